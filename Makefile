@@ -1,0 +1,46 @@
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+
+.PHONY: help env demo test lint up down lock clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+env: $(STAMP)  ## make .venv from the lock, Java included, if it is missing or out of date
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 not found: install it, or name it with make PYTHON=/path/to/python3.11"; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	UV_HTTP_TIMEOUT=180 $(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes --compile-bytecode requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m spark_jobs.java
+	rm -f $(VENV)/.installed-*
+	touch $@
+
+demo: env  ## run the daily pipeline in Airflow for three days and print its figures (KEEP=1 leaves the UIs running)
+	$(BIN)/elastic-ctr demo $(if $(KEEP),--keep)
+
+lint: env  ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## lint and run every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+up: env  ## start Airflow and MLflow on free loopback ports and leave them running
+	$(BIN)/elastic-ctr up
+
+down:  ## stop what `make up` started
+	$(BIN)/elastic-ctr down
+
+lock:  ## resolve pyproject.toml anew into requirements.lock (names, versions, hashes)
+	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes \
+		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+clean:  ## remove the environment and everything that demo, up and the tests made
+	rm -rf $(VENV) .run workspace

@@ -1,0 +1,78 @@
+"""Write a compressed model as a SavedModel of stock ops, for any TensorFlow or TF Serving."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from compression.serving_model import Inputs, ServingModel, input_specs
+from training.checkpoints import read_checkpoint
+
+SAVED_MODEL = "saved_model"
+SIGNATURE = "serving_default"
+OUTPUT = "probability"
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported.
+
+    Attributes:
+        rows: keys in the hash table.
+        inputs: names of the signature's inputs, in the schema's order.
+        bytes_exported: the SavedModel on disk.
+        bytes_variables: of these, the table's contents, its rows and the dense weights.
+        bytes_graph: of these, the graph.
+    """
+
+    rows: int
+    inputs: tuple[str, ...]
+    bytes_exported: int
+    bytes_variables: int
+    bytes_graph: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def export(compressed: Path, out: Path) -> ExportReport:
+    """Write `saved_model/` into `out`.
+
+    Its signature `serving_default` takes one string tensor per `schema.column_fields()`, named by the field ([batch];
+    multi-valued [batch, n] padded with `""`), and returns `probability` float32 [batch]. A batch of none works.
+
+    Args:
+        compressed: a `compressed` folder (a `checkpoint` works too, but its zero rows are then exported).
+        out: an existing folder.
+
+    Raises:
+        InputError: the folder is incomplete or damaged, or its weights do not fit its schema.
+    """
+    trained = read_checkpoint(compressed)
+    served = ServingModel(trained)
+    folder = out / SAVED_MODEL
+    tf.saved_model.save(served, str(folder), signatures={SIGNATURE: _signature(served, input_specs(trained.description.schema))})
+    return ExportReport(
+        rows=len(trained.keys),
+        inputs=tuple(field.name for field in trained.description.schema.column_fields()),
+        bytes_exported=_bytes(folder),
+        bytes_variables=_bytes(folder / "variables"),
+        bytes_graph=(folder / "saved_model.pb").stat().st_size,
+    )
+
+
+def _signature(served: ServingModel, specs: dict[str, tf.TensorSpec]) -> Any:
+    @tf.function(input_signature=[specs])
+    def serve(inputs: Inputs) -> dict[str, tf.Tensor]:
+        """Raw strings by field in, `probability` float32 [batch] out."""
+        return {OUTPUT: served.probability(inputs)}
+
+    return serve
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

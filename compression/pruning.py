@@ -1,0 +1,114 @@
+"""Cut a checkpoint down to what serving needs: admitted rows that are not zero, dense weights, encodings.
+
+Dropped are the optimizer's state, the counts, keys that were never admitted, and rows whose value is zero in every slab:
+an unknown key reads as the zero vector anyway, so with a tolerance of 0 no prediction changes by a bit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compression.settings import CompressionSettings
+from training.arrays import write_arrays
+from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, TABLE, TrainedModel, read_checkpoint
+from training.models.cross_input import write_encodings
+
+REPORT = "report.json"
+
+_OPTIMIZER = "optimizer.npz"
+_PARTS = (TABLE, DENSE, _OPTIMIZER, ENCODINGS, DESCRIPTION)
+
+
+@dataclass(frozen=True)
+class CompressionReport:
+    """What was dropped.
+
+    Attributes:
+        rows_before: admitted rows of the checkpoint.
+        rows_after: rows kept.
+        zero_rows: rows dropped because no slab holds a value above the tolerance.
+        bytes_before: the checkpoint on disk with optimizer state, counts and unadmitted keys.
+        bytes_before_weights: of these, what a server would need without pruning: keys, weights, encodings.
+        bytes_after: the compressed folder on disk, this report left out.
+        parts_before: bytes of each part of the checkpoint.
+        parts_after: bytes of each part of the compressed folder.
+    """
+
+    rows_before: int
+    rows_after: int
+    zero_rows: int
+    bytes_before: int
+    bytes_before_weights: int
+    bytes_after: int
+    parts_before: Mapping[str, int]
+    parts_after: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def compress(checkpoint: Path, settings: CompressionSettings, out: Path) -> CompressionReport:
+    """Write the compressed form of a checkpoint, which stays as it is.
+
+    Args:
+        checkpoint: a `checkpoint` folder (see docs/architecture.md).
+        settings: the tolerance below which a row counts as zero.
+        out: an existing folder; receives `model.json`, `dense.npz`, `encodings.npz`, `table/` and `report.json`.
+
+    Raises:
+        InputError: the checkpoint is incomplete or damaged.
+    """
+    trained = read_checkpoint(checkpoint)
+    kept = ~_is_zero(trained, settings.zero_tolerance)
+    _write(trained, kept, checkpoint, out)
+    before, after = _sizes(checkpoint), _sizes(out)
+    report = CompressionReport(
+        rows_before=len(kept),
+        rows_after=int(kept.sum()),
+        zero_rows=int((~kept).sum()),
+        bytes_before=sum(before.values()),
+        bytes_before_weights=_weights_bytes(trained) + sum(before[part] for part in (DENSE, ENCODINGS, DESCRIPTION)),
+        bytes_after=sum(after.values()),
+        parts_before=before,
+        parts_after=after,
+    )
+    (out / REPORT).write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _is_zero(trained: TrainedModel, tolerance: float) -> NDArray[np.bool_]:
+    """Rows, bool [N], that no slab has a value above the tolerance for. NaN is a value: it must not vanish here."""
+    within = [np.all(np.abs(rows) <= tolerance, axis=1) for rows in trained.vectors.values()]
+    return np.logical_and.reduce(within) if within else np.zeros(len(trained.keys), bool)
+
+
+def _write(trained: TrainedModel, kept: NDArray[np.bool_], checkpoint: Path, out: Path) -> None:
+    shutil.copyfile(checkpoint / DESCRIPTION, out / DESCRIPTION)
+    write_arrays(out / DENSE, trained.dense)
+    write_encodings(out / ENCODINGS, trained.encodings)
+    (out / TABLE).mkdir(exist_ok=True)
+    arrays: dict[str, NDArray[Any]] = {"keys": trained.keys, **trained.vectors}
+    for name, array in arrays.items():
+        np.save(out / TABLE / f"{name}.npy", array[kept], allow_pickle=False)
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    return {part: _bytes(folder / part) for part in _PARTS if (folder / part).exists()}
+
+
+def _bytes(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _weights_bytes(trained: TrainedModel) -> int:
+    return trained.keys.nbytes + sum(rows.nbytes for rows in trained.vectors.values())

@@ -1,0 +1,109 @@
+"""Train, shrink, check and promote the model of one day.
+
+Each task is one stage of `elastic-ctr`, in its own process. The first task waits until every earlier day that was
+requested is done, so that days are learned in order. A day without data is skipped; a candidate that is not better is
+refused on a green day; unsound data or an unsound model turns the day red.
+
+**To run it:** trigger a run and pick a date, or make a backfill over a range of days with *max active runs* 1 (Airflow
+ignores the DAG's own limit there). Settings that are left empty in the form keep the values of the YAML file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+from airflow.sdk import DAG, CronDataIntervalTimetable
+
+from dags.earlier_days import EarlierDays
+from dags.form import trigger_form
+from dags.stage_task import StageTask
+from pipelines.services.schedule import schedule_cron, schedule_zone
+
+DEFAULT_ARGUMENTS: dict[str, Any] = {
+    "owner": "elastic-ctr",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=30),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=10),
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A task: the stage it runs, what that does in a sentence, the pool it waits for and how long it may take."""
+
+    name: str
+    doc: str
+    pool: str = "default_pool"
+    timeout: timedelta = timedelta(hours=1)
+
+    @property
+    def task_id(self) -> str:
+        """The stage's name, as Airflow spells identifiers."""
+        return self.name.replace("-", "_")
+
+
+STAGES = (
+    Stage("ingest", "Read the day's raw log, type and deduplicate it, put bad rows aside.", "spark", timedelta(hours=4)),
+    Stage("validate-data", "Check the day's aggregates (Great Expectations); an unsound day stops here."),
+    Stage("feature-statistics", "Count impressions and clicks per field and value.", "spark", timedelta(hours=4)),
+    Stage("cross-graph", "Build the co-occurrence graph of the days before this one.", "spark", timedelta(hours=4)),
+    Stage("pretrain", "Fit encodings of the graph's nodes; training reads them frozen."),
+    Stage("train", "Evaluate yesterday's model on the day, then learn the day.", "gpu", timedelta(hours=12)),
+    Stage("compress", "Drop zero rows and optimizer state from a copy of the checkpoint."),
+    Stage("export", "Write the SavedModel of stock ops: raw strings in, probability out."),
+    Stage("validate-model", "Compare the export with the trained model, the champion and the baselines; write the verdict."),
+    Stage("promote", "Move the champion alias to a blessed candidate; leave it for a refused one."),
+    Stage("monitor", "Write the day's metrics file."),
+)
+
+FLOW = (
+    ("ingest", "validate_data", "feature_statistics", "train"),
+    ("ingest", "cross_graph", "pretrain", "train"),
+    ("train", "compress", "export", "validate_model", "promote", "monitor"),
+)
+"""Chains of tasks. The graph reads only earlier days, so it is built beside the check of this one."""
+
+
+def build_dag() -> DAG:
+    """Return the DAG; its schedule is `ELASTIC_CTR_SCHEDULE` (a cron expression) in `ELASTIC_CTR_TIMEZONE`."""
+    zone = schedule_zone()
+    dag = DAG(
+        dag_id="daily_retrain",
+        description="One task a stage: a day of impressions becomes a checked and promoted model.",
+        doc_md=__doc__,
+        schedule=CronDataIntervalTimetable(schedule_cron(), timezone=zone.key),
+        start_date=datetime(2015, 1, 1, tzinfo=zone),
+        catchup=False,
+        max_active_runs=1,
+        params=trigger_form(),
+        default_args=DEFAULT_ARGUMENTS,
+        tags=["elastic-ctr", "training"],
+    )
+    with dag:
+        _wire(EarlierDays(task_id="earlier_days", poke_interval=15, timeout=timedelta(days=1), doc_md=EarlierDays.__doc__))
+    return dag
+
+
+def _wire(first: EarlierDays) -> None:
+    tasks = {stage.task_id: _task(stage) for stage in STAGES}
+    first >> tasks["ingest"]
+    for chain in FLOW:
+        for before, after in pairwise(chain):
+            tasks[before] >> tasks[after]
+
+
+def _task(stage: Stage) -> StageTask:
+    return StageTask(
+        task_id=stage.task_id,
+        stage=stage.name,
+        pool=stage.pool,
+        execution_timeout=stage.timeout,
+        doc_md=f"{stage.doc}\n\nBy hand: `elastic-ctr {stage.name} --config FILE --date YYYY-MM-DD`",
+    )
+
+
+daily_retrain = build_dag()

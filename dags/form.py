@@ -1,0 +1,54 @@
+"""The trigger form: `config`, `date`, `workspace`, and the marked leaves of the configuration's JSON schema."""
+
+from __future__ import annotations
+
+import os
+
+from airflow.sdk import Param
+
+from pipelines.form import FormField, form_fields
+
+CONFIG_VARIABLE = "ELASTIC_CTR_CONFIG"
+DEFAULT_CONFIG = "conf/simulated.yaml"
+
+_PATH_PATTERN = r"^[^\x00-\x1f]*$"
+_SECTION = "What to train"
+
+
+def trigger_form() -> dict[str, Param]:
+    """Return the parameters of a training DAG, in the order of the form. An empty setting leaves the YAML's value."""
+    return {**_subject(), **{field.path: _setting(field) for field in form_fields()}}
+
+
+def setting_paths() -> tuple[str, ...]:
+    """Return the configuration paths that the form can override."""
+    return tuple(field.path for field in form_fields())
+
+
+def default_config() -> str:
+    """Return the configuration file of runs that name none: `ELASTIC_CTR_CONFIG`, else the simulator's profile."""
+    return os.environ.get(CONFIG_VARIABLE) or DEFAULT_CONFIG
+
+
+def _subject() -> dict[str, Param]:
+    return {
+        "config": Param(default_config(), "The YAML file of the pipeline.", **_path(min_length=1)),
+        "date": Param(
+            None,
+            "The day to train on. Empty: the day of the run's data interval (a backfill sets one per run).",
+            title="Date",
+            type=["null", "string"],
+            format="date",
+            section=_SECTION,
+        ),
+        "workspace": Param("", "Where artifacts go. Empty: `ELASTIC_CTR_WORKSPACE`, else `workspace`.", **_path(min_length=0)),
+    }
+
+
+def _path(*, min_length: int) -> dict[str, object]:
+    return {"type": "string", "minLength": min_length, "maxLength": 1024, "pattern": _PATH_PATTERN, "section": _SECTION}
+
+
+def _setting(field: FormField) -> Param:
+    section = field.path.rpartition(".")[0]
+    return Param(None, field.description, title=field.path, type=["null", field.type], section=section, **field.limits)

@@ -1,0 +1,89 @@
+"""From raw values to tokens, keys and numbers, in stock TensorFlow ops.
+
+One implementation: training calls it on a partition's distinct values, the exported graph on the raw request, so
+the two cannot differ. `key = farmhash64(vocabulary + "\\x1f" + token)` as a signed 64-bit integer; a null has a key
+of its own, `farmhash64(vocabulary + "\\x1e")`, which no token can collide with by spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from features.canonical import NULL, NUMBER, RULES
+from features.schema import ColumnField, Numeric, Schema, Time, Timestamp, Transform
+from features.times import epoch_ms, time_part
+
+_VALUE = "\x1f"
+_NO_VALUE = "\x1e"
+
+
+def canonical(raw: tf.Tensor) -> tf.Tensor:
+    """Return the canonical spelling (see `features.canonical`) of raw values, string of any shape."""
+    for rule in RULES:
+        raw = tf.strings.regex_replace(raw, rule.pattern, rule.replacement.replace("{1}", r"\1"))
+    return raw
+
+
+def tokens(schema: Schema, field: ColumnField, raw: tf.Tensor) -> tf.Tensor:
+    """Return what a field's ids are made of: the canonical value, the bucket's number or the time part.
+
+    Args:
+        schema: gives the time zone and the unit of times.
+        field: a field that reads a column.
+        raw: string [n], values as the log has them; `""` is null.
+
+    Returns:
+        string [n]; `""` where the value is null or unreadable.
+    """
+    if isinstance(field, Time):
+        return _time_tokens(schema, field, raw)
+    if isinstance(field, Numeric):
+        return _bucket_tokens(field, raw)
+    return canonical(raw)
+
+
+def cross_tokens(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Return the token of a cross from its parts' tokens, each string [n]; a null part keeps its place."""
+    return tf.strings.join(list(parts), separator=_VALUE)
+
+
+def keys(vocabulary: str, token: tf.Tensor) -> tf.Tensor:
+    """Return the int64 keys of tokens, in the tokens' shape."""
+    flat = tf.reshape(token, [-1])
+    salt = tf.where(flat == NULL, vocabulary + _NO_VALUE, vocabulary + _VALUE)
+    digest = tf.fingerprint(tf.strings.join([salt, flat]), method="farmhash64")
+    return tf.reshape(tf.bitcast(digest, tf.int64), tf.shape(token))
+
+
+def numbers(field: Numeric, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `(values float64 [n], present bool [n])` of a numeric field, transformed but not yet standardised.
+
+    What is not a number is absent, and its value 0.
+    """
+    value, present = _parse(raw)
+    if field.transform is Transform.LOG:
+        value = tf.sign(value) * tf.math.log1p(tf.abs(value))
+    return value, present
+
+
+def _parse(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    text = canonical(raw)
+    well_formed = tf.strings.regex_full_match(text, NUMBER)
+    value = tf.strings.to_number(tf.where(well_formed, text, "0"), tf.float64)
+    present = well_formed & tf.math.is_finite(value)
+    return tf.where(present, value, tf.zeros_like(value)), present
+
+
+def _bucket_tokens(field: Numeric, raw: tf.Tensor) -> tf.Tensor:
+    value, present = _parse(raw)
+    bucket = tf.searchsorted(tf.constant(field.boundaries, tf.float64), value, side="right")
+    return tf.where(present, tf.strings.as_string(bucket), NULL)
+
+
+def _time_tokens(schema: Schema, field: Time, raw: tf.Tensor) -> tf.Tensor:
+    stamp = Timestamp(column=field.source, unit=schema.timestamp.unit, assume_offset=schema.timestamp.assume_offset)
+    ms, valid = epoch_ms(canonical(raw), stamp)
+    part = time_part(ms, field.part, schema.timezone)
+    return tf.where(valid, tf.strings.as_string(part), NULL)

@@ -1,0 +1,1 @@
+"""The composition: configuration, artifacts, stages, tracking, command line."""

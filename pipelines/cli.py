@@ -1,0 +1,113 @@
+"""The command line. Exit codes: 0 done, 2 bad input or configuration, 3 unsound, 4 no data that day, 75 worth a retry."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from datetime import date, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from features.errors import ElasticCtrError, InputError, NoDataError
+from pipelines import commands, console
+from pipelines.artifacts import Store
+from pipelines.chain import STAGES, days_between, run_day, run_stage, sync
+from pipelines.config import default_workspace, load_config
+from pipelines.stages.stage import Context
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
+app.add_typer(commands.app)
+
+ConfigFile = Annotated[Path, typer.Option("--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="The YAML file.")]
+Workspace = Annotated[
+    Path | None,
+    typer.Option("--workspace", "-w", help="Where artifacts go (default: ELASTIC_CTR_WORKSPACE, else ./workspace)."),
+]
+Overrides = Annotated[list[str], typer.Option("--set", help="Override a key: --set training.batch_size=1024 (repeatable).")]
+Day = Annotated[datetime, typer.Option("--date", "-d", formats=["%Y-%m-%d"], help="The day, YYYY-MM-DD.")]
+
+
+def context(config: Path, workspace: Path | None, overrides: list[str], day: date) -> Context:
+    """Return what stages work with, from the options that every stage command takes."""
+    home = workspace or default_workspace()
+    return Context(load_config(config, overrides, home), day, Store(home), console.say)
+
+
+def _stage_command(name: str) -> Callable[..., None]:
+    def command(config: ConfigFile, day: Day, workspace: Workspace = None, overrides: Overrides = []) -> None:  # noqa: B006
+        outcome = run_stage(name, context(config, workspace, overrides, day.date()))
+        console.show_outcome(outcome)
+        typer.echo(f"manifest={outcome.version.manifest}")
+
+    return command
+
+
+for _name in STAGES:
+    app.command(_name, help=f"Run the stage {_name} for one day.", rich_help_panel="Stages")(_stage_command(_name))
+
+
+@app.command()
+def run(
+    config: ConfigFile,
+    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")],
+    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, included.")],
+    workspace: Workspace = None,
+    overrides: Overrides = [],  # noqa: B006
+    missing: Annotated[str, typer.Option(help="A day without data: `skip` it or `fail`.")] = "skip",
+) -> None:
+    """Run the whole chain for each day, in order, without Airflow. What is committed already is not done again."""
+    if missing not in ("skip", "fail"):
+        raise InputError(f"--missing {missing!r}: expected skip or fail")
+    base = context(config, workspace, overrides, first.date())
+    worked = 0
+    for day in days_between(first.date(), last.date()):
+        worked += _run_one(Context(base.config, day, base.store, base.report), missing)
+    sync(base)
+    if not worked:
+        console.say("nothing to do: every stage of every day is committed already")
+
+
+def _run_one(day_context: Context, missing: str) -> int:
+    """Run a day and return how many stages did work."""
+    console.heading(str(day_context.day))
+    worked = 0
+    try:
+        for outcome in run_day(day_context):
+            console.show_outcome(outcome)
+            worked += not outcome.reused
+    except NoDataError as error:
+        if missing == "fail":
+            raise
+        console.say(f"skipped: {error}")
+    return worked
+
+
+def main() -> None:
+    """Run the command line; an error of ours becomes one clear message and its exit code."""
+    _quiet_libraries()
+    try:
+        app(standalone_mode=True)
+    except ElasticCtrError as error:
+        console.complain(str(error))
+        sys.stdout.flush()
+        sys.exit(error.exit_code)
+
+
+def _quiet_libraries() -> None:
+    """Switch telemetry and start-up chatter of the libraries off, unless the user set them."""
+    quiet = {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "GX_ANALYTICS_ENABLED": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MPLBACKEND": "Agg",
+    }
+    os.environ.update({k: v for k, v in quiet.items() if k not in os.environ})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""`python -m pipelines.services up|down|status`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from features.errors import ElasticCtrError
+from pipelines.services import control
+
+Folder = Annotated[Path | None, typer.Option("--run-dir", help="Where databases and logs live (default .run).")]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="The embedded Airflow and MLflow.")
+
+
+@app.command()
+def up(run_dir: Folder = None) -> None:
+    """Start both, unless they are up."""
+    folder = run_dir or control.default_folder()
+    already = control.status(folder) is not None
+    _show(control.up(folder), "already up" if already else "up")
+
+
+@app.command()
+def down(run_dir: Folder = None) -> None:
+    """Stop both; data and logs stay."""
+    typer.echo(f"stopped ({control.down(run_dir or control.default_folder())} processes)")
+
+
+@app.command()
+def status(run_dir: Folder = None) -> None:
+    """Say where they are; exit code 1 when they are not up."""
+    services = control.status(run_dir or control.default_folder())
+    if services is None:
+        typer.echo("not up")
+        raise typer.Exit(1)
+    _show(services, "up")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one message and its exit code."""
+    try:
+        app()
+    except ElasticCtrError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+
+
+def _show(services: control.Services, word: str) -> None:
+    typer.echo(f"{word}\n  Airflow  {services.airflow_url}\n  MLflow   {services.mlflow_url}\n  logs     {services.folder}/logs")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The environment of the embedded services: every setting that differs from Airflow's and MLflow's defaults, and why."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.services.schedule import SCHEDULE_VARIABLE
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LOOPBACK = "127.0.0.1"
+DATA_VARIABLE = "ELASTIC_CTR_DATA"
+
+SQLITE_BUSY_S = 60
+"""How long a writer waits for another one; on a busy machine Airflow's processes hold the lock for seconds."""
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "SCARF_ANALYTICS": "false",
+    "GX_ANALYTICS_ENABLED": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
+"""Telemetry off, in everything that is started here and in what that starts."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the services live: the run folder, their ports, and the secret that signs Airflow's tokens."""
+
+    folder: Path
+    airflow_port: int
+    mlflow_port: int
+    secret: str
+
+    @property
+    def airflow_url(self) -> str:
+        """The address of Airflow's UI and API."""
+        return f"http://{LOOPBACK}:{self.airflow_port}"
+
+    @property
+    def mlflow_url(self) -> str:
+        """The address of MLflow's UI and API."""
+        return f"http://{LOOPBACK}:{self.mlflow_port}"
+
+    @property
+    def airflow_home(self) -> Path:
+        """Airflow's own folder, inside the run folder."""
+        return self.folder / "airflow"
+
+
+def airflow_environment(layout: Layout) -> dict[str, str]:
+    """Return the whole environment of Airflow's processes, and so of the stages that they run."""
+    return {**_inherited(), **_airflow_settings(layout), **_passed_to_stages(layout)}
+
+
+def mlflow_environment() -> dict[str, str]:
+    """Return the whole environment of the MLflow server. Job execution off: it would start eight more processes."""
+    return {**_inherited(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
+def data_folder() -> Path:
+    """Return where the real data lies, if it does: `ELASTIC_CTR_DATA`, else `shared/data` beside the repository."""
+    return Path(os.environ.get(DATA_VARIABLE) or REPOSITORY.parent / "shared" / "data").resolve()
+
+
+def _inherited() -> dict[str, str]:
+    """What the caller has, but for other installations' settings; loopback never goes through a proxy."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW", "MLFLOW_"))}
+    return {**own, **QUIET, "NO_PROXY": f"{LOOPBACK},localhost", "no_proxy": f"{LOOPBACK},localhost"}
+
+
+def _passed_to_stages(layout: Layout) -> dict[str, str]:
+    path = os.pathsep.join(part for part in (str(REPOSITORY), os.environ.get("PYTHONPATH", "")) if part)
+    return {"MLFLOW_TRACKING_URI": layout.mlflow_url, "PYTHONPATH": path, DATA_VARIABLE: str(data_folder())}
+
+
+def _airflow_settings(layout: Layout) -> dict[str, str]:
+    home = layout.airflow_home
+    return {
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{layout.airflow_url}/execution/",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={SQLITE_BUSY_S}",
+        "AIRFLOW__API__HOST": LOOPBACK,
+        "AIRFLOW__API__PORT": str(layout.airflow_port),
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__BASE_URL": layout.airflow_url,
+        "AIRFLOW__API_AUTH__JWT_SECRET": layout.secret,
+        "AIRFLOW__API__SECRET_KEY": layout.secret,
+        # Only a schedule that was asked for makes runs by itself: unpausing a daily DAG would start yesterday's at once.
+        "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(bool(os.environ.get(SCHEDULE_VARIABLE))),
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+        "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        # Keeps /proc/<pid>/environ readable, by which all processes are found again at the end.
+        "SPT_NOENV": "1",
+    }

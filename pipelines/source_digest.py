@@ -1,0 +1,58 @@
+"""A digest of the project's source that a module imports, directly or not: part of every artifact's hash.
+
+It follows `import` statements in the text, those inside functions too, so that lazy imports count. A change of the
+documentation, of a test or of another stage leaves it as it is.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = frozenset({"features", "simulator", "spark_jobs", "training", "compression", "validation", "pipelines"})
+
+
+def source_digest(module: str, root: Path = ROOT) -> str:
+    """Return a hex digest of the sources in the import closure of a module (`pipelines.stages.train`)."""
+    digest = hashlib.sha256()
+    for name, path in sorted(closure(module, root).items()):
+        digest.update(name.encode() + b"\x00" + path.read_bytes() + b"\x00")
+    return digest.hexdigest()
+
+
+def closure(module: str, root: Path = ROOT) -> dict[str, Path]:
+    """Return the project modules that a module imports, itself included, by name."""
+    found: dict[str, Path] = {}
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        path = _path(name, root)
+        if name in found or path is None:
+            continue
+        found[name] = path
+        pending += _imports(path)
+    return found
+
+
+def _path(name: str, root: Path) -> Path | None:
+    base = root.joinpath(*name.split("."))
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((c for c in candidates if c.is_file()), None)
+
+
+@lru_cache(maxsize=512)
+def _imports(path: Path) -> tuple[str, ...]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return tuple(name for node in ast.walk(tree) for name in _names(node) if name.split(".")[0] in PACKAGES)
+
+
+def _names(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)

@@ -1,0 +1,36 @@
+"""The files behind a source, found without Spark: their names, sizes and times tell whether a day must be ingested anew."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+from spark_jobs.settings import Source
+
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
+
+
+def source_files(source: Source, day: date) -> list[Path]:
+    """Return the local files that a source's patterns match for a day, side tables included, sorted."""
+    patterns = [source.path] if isinstance(source.path, str) else list(source.path)
+    patterns += [table.path for table in source.side_tables]
+    return sorted({file for pattern in patterns for file in _matches(pattern.replace("{date}", day.isoformat()))})
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    for plain in expand_braces(pattern):
+        for name in glob.glob(plain, recursive=True):  # noqa: PTH207 (the pattern may be absolute)
+            path = Path(name)
+            yield from (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return the patterns that `a{b,c}` stands for: `ab` and `ac`."""
+    found = _BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    return [whole for part in found.group(1).split(",") for whole in expand_braces(head + part + tail)]

@@ -1,0 +1,34 @@
+"""Stage `feature_statistics`: per field and value, over a window that ends with the day."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+
+
+class FeatureStatistics(Stage):
+    """Earlier days of the window enter as their kept partial aggregates, so the cost of a day does not grow."""
+
+    name = "feature-statistics"
+    artifact = "feature_statistics"
+    sections = ("features", "statistics")
+
+    def inputs(self, context: Context) -> Inputs:
+        """The day's impressions, and the statistics of the window's earlier days."""
+        first = context.day - timedelta(days=context.config.statistics.window_days - 1)
+        earlier = [v for v in context.store.before("feature_statistics", context.day) if v.day >= first]
+        return {"impressions": require(context, "impressions", "ingest"), **{f"statistics-{v.day}": v for v in earlier}}
+
+    def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
+        """See `spark_jobs.feature_statistics.feature_statistics`."""
+        from spark_jobs.feature_statistics import feature_statistics
+        from spark_jobs.session import spark_session
+
+        config = context.config
+        today = {context.day: inputs["impressions"].path}
+        earlier = {v.day: v.path for name, v in inputs.items() if name.startswith("statistics-")}
+        return feature_statistics(
+            spark_session(config.spark), config.features, today, earlier, context.day, config.statistics, out
+        )

@@ -1,0 +1,74 @@
+"""Stage `promote`: a blessed export becomes the champion; a refused one is passed over."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.errors import UnsoundError
+from pipelines.artifacts import Version
+from pipelines.registry import CHAMPION, Registry
+from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.tracking import Tracker, reachable
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What was decided about the day's candidate, and why."""
+
+    promoted: bool
+    reason: str
+    model_version: str | None = None
+    replaced: str | None = None
+
+
+class Promote(Stage):
+    """Moves the registry's alias by compare-and-set; the champion only moves forward in date."""
+
+    name = "promote"
+    artifact = "promotion"
+    sections = ("tracking",)
+
+    def inputs(self, context: Context) -> Inputs:
+        """The day's verdict, and what it judged."""
+        return {
+            "validation_report": require(context, "validation_report", "validate-model"),
+            "export": require(context, "export", "export"),
+            "compressed": require(context, "compressed", "compress"),
+        }
+
+    def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
+        """Decide, register, move the alias; write `decision.json`."""
+        verdict = inputs["validation_report"].metrics["verdict"]
+        if verdict == "unsound":
+            raise UnsoundError(f"the model of {context.day} is unsound: it is not promoted, and the last champion stays")
+        decision = _promote(context, inputs["export"]) if verdict == "blessed" else Decision(False, "refused by the model gate")
+        facts = {
+            "promoted": decision.promoted,
+            "reason": decision.reason,
+            "model_version": decision.model_version,
+            "replaced": decision.replaced,
+        }
+        (out / "decision.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        context.report(f"{'promoted' if decision.promoted else 'not promoted'}: {decision.reason}")
+        return facts
+
+
+def _promote(context: Context, export: Version) -> Decision:
+    settings = context.config.tracking
+    tracker = Tracker(context.store.workspace, settings.experiment)
+    client = tracker.client()
+    registry = Registry(client, settings.registered_model)
+    day = context.day.isoformat()
+    with reachable(tracker.uri):
+        serving = registry.alias(CHAMPION)
+        run_id = tracker.day_run(client, f"{context.config.name}/{day}", int(time.time() * 1000))
+        version = registry.register(
+            export.path / "saved_model", run_id, day, export.hash, {"elastic_ctr.pipeline": context.config.name}
+        )
+        if serving is not None and serving != version and registry.day_of(serving) > day:
+            return Decision(False, f"version {serving} of a later day ({registry.day_of(serving)}) serves", version, None)
+        registry.move(version, serving)
+    return Decision(True, "blessed by the model gate", version, serving)

@@ -1,0 +1,43 @@
+"""Stage `validate_data`: the day's aggregates against the expectations of schema and gate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from features.errors import UnsoundError
+from pipelines.artifacts import Version
+from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+
+HISTORY_DAYS = 7
+
+
+class ValidateData(Stage):
+    """A day that fails is published with its verdict and Data Docs, and stops there (exit 3)."""
+
+    name = "validate-data"
+    artifact = "data_verdict"
+    sections = ("features", "data_gate")
+
+    def inputs(self, context: Context) -> Inputs:
+        """The day's impressions, and those of up to seven earlier days to compare with."""
+        earlier = list(context.store.before("impressions", context.day))[:HISTORY_DAYS]
+        return {"impressions": require(context, "impressions", "ingest"), **{f"history-{v.day}": v for v in earlier}}
+
+    def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
+        """See `validation.expectations.check_data`."""
+        from validation.expectations import check_data
+
+        aggregates = inputs["impressions"].path / "aggregates.parquet"
+        history = [v.path / "aggregates.parquet" for name, v in inputs.items() if name.startswith("history-")]
+        verdict = check_data(aggregates, history, context.config.features, context.config.data_gate, out)
+        return {"passed": verdict.passed, "expectations": verdict.evaluated, "failed": len(verdict.failed)}
+
+    def judge(self, version: Version) -> None:
+        """Stop the day when an expectation failed."""
+        if not version.metrics["passed"]:
+            verdict = json.loads((version.path / "verdict.json").read_text(encoding="utf-8"))
+            words = "; ".join(verdict["reasons"])
+            raise UnsoundError(
+                f"data of {version.day} failed its gate: {words}. Report: {version.path / 'data_docs'}. The last champion stays."
+            )

@@ -1,0 +1,141 @@
+"""Ingest: the raw log's records of one day to the `impressions` artifact; what cannot be used is quarantined, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
+
+from features.errors import InputError, NoDataError
+from features.schema import Schema
+from spark_jobs.aggregates import DAY, Metric, aggregates, counts, write_metrics
+from spark_jobs.files import write_sorted
+from spark_jobs.negatives import recent, with_negatives
+from spark_jobs.records import REASON, RECORD, UNDATED, Reason, impressions, judged, moments
+from spark_jobs.settings import Negatives, Partitioning, Source
+from spark_jobs.sources import describe, join_side_tables, read_errors, read_log
+
+_ORDER = ("timestamp_ms", "record_id")
+_MINUTES_PER_DAY = 1440
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What became of the day's records: `rows_in = rows_kept + rows_quarantined`, the latter by reason."""
+
+    rows_in: int
+    rows_kept: int
+    rows_quarantined: int
+    reasons: dict[str, int]
+
+
+def ingest(spark: SparkSession, source: Source, schema: Schema, day: date, out: Path) -> IngestReport:
+    """Write `impressions/`, `quarantine/` and `aggregates.parquet` of one day into `out`.
+
+    A day is a local date in the schema's time zone. With `partition: timestamp` records of other days are not rows in,
+    and undated ones are quarantined each day. `record_id` hashes the raw record; where duplicates are not removed, the
+    hash of a repeat takes its number in. Drawn negatives count as rows in.
+
+    Args:
+        spark: the session.
+        source: where the log lies and how it is read.
+        schema: which columns are label, ids, time, features and extras.
+        day: the day to ingest.
+        out: an existing folder.
+
+    Raises:
+        NoDataError: the source has no record of the day.
+        InputError: a file cannot be read, a column is missing, a side table repeats an id, or no time can be read at all.
+    """
+    with read_errors(), ExitStack() as held:
+        raw = _raw(spark, source, schema, day, held)
+        records = held.enter_context(_persisted(judged(raw, source, schema, day)))
+        try:
+            return _write(spark, records, source, schema, day, out)
+        except NoDataError:
+            _require_times(raw, source, schema)
+            raise
+
+
+@contextmanager
+def _persisted(frame: DataFrame) -> Iterator[DataFrame]:
+    frame.persist()
+    try:
+        yield frame
+    finally:
+        frame.unpersist()
+
+
+def _raw(spark: SparkSession, source: Source, schema: Schema, day: date, held: ExitStack) -> DataFrame:
+    log = read_log(spark, source, day)
+    if source.negatives is None:
+        return log
+    where = describe(source.path)
+    clicks = held.enter_context(_persisted(recent(log, moments(log, schema, where), source.negatives, schema, day)))
+    history = clicks
+    for earlier in _earlier_logs(spark, source, source.negatives, day):
+        history = history.unionByName(recent(earlier, moments(earlier, schema, where), source.negatives, schema, day))
+    return with_negatives(clicks, history, source.negatives, schema, day)
+
+
+def _earlier_logs(spark: SparkSession, source: Source, negatives: Negatives, day: date) -> Iterator[DataFrame]:
+    """The logs of the days before that a window reaches into, where each day has files of its own."""
+    if source.partition is Partitioning.TIMESTAMP:
+        return
+    for back in range(1, 2 + negatives.window_minutes // _MINUTES_PER_DAY):
+        try:
+            yield read_log(spark, source, day - timedelta(days=back))
+        except NoDataError:
+            continue
+
+
+def _write(spark: SparkSession, records: DataFrame, source: Source, schema: Schema, day: date, out: Path) -> IngestReport:
+    joined = join_side_tables(spark, records.where(F.col(REASON).isNull()), source.side_tables, day)
+    kept = impressions(joined, schema, describe(source.path))
+    groups = records.groupBy(REASON, UNDATED).count().collect()
+    report, undated = _report(groups), sum(group["count"] for group in groups if group[UNDATED])
+    _require_records(report, undated, source, schema, day)
+    write_sorted(kept, out / "impressions", _ORDER, report.rows_kept)
+    bad = records.where(F.col(REASON).isNotNull()).select(F.col(REASON).alias("reason"), F.col(RECORD).alias("record"))
+    write_sorted(bad, out / "quarantine", ("reason", "record"), report.rows_quarantined)
+    written = spark.read.schema(kept.schema).parquet(str(out / "impressions"))
+    write_metrics([*_counts(report, undated), *aggregates(written, schema)], out / "aggregates.parquet")
+    return report
+
+
+def _report(groups: list[Row]) -> IngestReport:
+    reasons = {reason.value: 0 for reason in Reason}
+    for group in groups:
+        if group[REASON] is not None:
+            reasons[group[REASON]] += group["count"]
+    rows_in, quarantined = sum(group["count"] for group in groups), sum(reasons.values())
+    return IngestReport(rows_in, rows_in - quarantined, quarantined, reasons)
+
+
+def _require_records(report: IngestReport, undated: int, source: Source, schema: Schema, day: date) -> None:
+    """Refuse a day without records; undated ones of a log that is partitioned by timestamp make no day."""
+    by_time = source.partition is Partitioning.TIMESTAMP
+    if report.rows_in - (undated if by_time else 0) > 0:
+        return
+    also = f" ({undated} records have no readable time in {schema.timestamp.column!r})" if undated else ""
+    raise NoDataError(f"{describe(source.path)} holds no record of {day} ({schema.timezone}){also}")
+
+
+def _require_times(raw: DataFrame, source: Source, schema: Schema) -> None:
+    """Refuse a log none of whose times can be read: that is a wrong unit, not a day without data."""
+    where, stamp = describe(source.path), schema.timestamp
+    if raw.where(moments(raw, schema, where).isNotNull()).isEmpty() and not raw.isEmpty():
+        raise InputError(
+            f"{where}: no time in column {stamp.column!r} can be read as {stamp.unit.value!r}: correct `timestamp.unit`"
+        )
+
+
+def _counts(report: IngestReport, undated: int) -> Iterator[Metric]:
+    yield from counts({"rows_in": report.rows_in, "rows_quarantined": report.rows_quarantined, "undated": undated})
+    for reason, number in report.reasons.items():
+        yield Metric(DAY, f"quarantined:{reason}", float(number))

@@ -1,0 +1,137 @@
+"""Judging raw records: their moment, their label, their identity, and why one cannot be used."""
+
+from __future__ import annotations
+
+from datetime import date
+from enum import StrEnum
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as F
+from pyspark.sql.types import TimestampType
+
+from features.canonical import NULL
+from features.errors import InputError
+from features.schema import ColumnField, MultiValued, Schema, TimeUnit
+from spark_jobs.settings import Partitioning, Source
+from spark_jobs.sources import CORRUPT, column_type, describe, require_columns
+from spark_jobs.times import epoch_ms, in_day
+from spark_jobs.values import as_text, number, quoted, single_value, value_list
+
+REASON = "__reason"
+"""Why a record is quarantined, null for one that is kept."""
+
+UNDATED = "__undated"
+"""Whether a record's moment is unknown, so that it belongs to no day."""
+
+RECORD = "__record"
+"""The raw record as JSON."""
+
+_MS, _ID = "__ms", "__id"
+_NULL_MARK = "\x00"
+
+
+class Reason(StrEnum):
+    """Why a record is quarantined; the first that applies counts."""
+
+    MALFORMED = "malformed"
+    TIMESTAMP = "timestamp"
+    WRONG_DAY = "wrong_day"
+    LABEL = "label"
+    USER = "user"
+    ITEM = "item"
+    DUPLICATE = "duplicate"
+
+
+def moments(raw: DataFrame, schema: Schema, where: str) -> Column:
+    """Return when each raw record happened: milliseconds UTC (long), null where the log's time cannot be read.
+
+    Raises:
+        InputError: the time column is missing, or is of a type that the schema's unit does not fit.
+    """
+    column = schema.timestamp.column
+    require_columns(raw.columns, {column: "the timestamp"}, where)
+    kind = column_type(raw, column)
+    if isinstance(kind, TimestampType) and schema.timestamp.unit is not TimeUnit.ISO:
+        raise InputError(f"column {column!r} of {where} holds times, not epochs: set `timestamp.unit: iso`")
+    return epoch_ms(single_value(column, kind), schema.timestamp)
+
+
+def judged(raw: DataFrame, source: Source, schema: Schema, day: date) -> DataFrame:
+    """Return the day's raw records with their moment, identity and `REASON`, `UNDATED`, `RECORD`.
+
+    With `partition: timestamp` records dated otherwise are left out and undated ones stay; with `partition: path`
+    every record stays. A malformed line goes to the day that can be read from it, if one can.
+    """
+    where = describe(source.path)
+    needed = {schema.label: "the label", schema.user: "the user", schema.item: "the item"}
+    require_columns(raw.columns, needed, where)
+    stamped = raw.withColumn(_MS, moments(raw, schema, where))
+    if source.partition is Partitioning.TIMESTAMP:
+        stamped = stamped.where(F.col(_MS).isNull() | in_day(F.col(_MS), day, schema.timezone))
+    identified = stamped.withColumn(_ID, digest(raw))
+    numbered = identified.withColumn("__n", F.row_number().over(Window.partitionBy(_ID).orderBy(_ID)))
+    return numbered.select(
+        *(quoted(name) for name in raw.columns),
+        _MS,
+        F.when(F.col("__n") > 1, F.xxhash64(_ID, "__n")).otherwise(F.col(_ID)).alias(_ID),
+        _reason(raw, source, schema, day).alias(REASON),
+        F.col(_MS).isNull().alias(UNDATED),
+        F.to_json(F.struct(*(quoted(name) for name in raw.columns))).alias(RECORD),
+    )
+
+
+def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
+    """Return kept records as the `impressions` artifact has them: ids, label, time, canonical fields, extras.
+
+    Raises:
+        InputError: a column that a field or an extra reads is missing, or holds what its kind cannot be.
+    """
+    columns = {schema.source_column(field): f"field {field.name!r}" for field in schema.column_fields()}
+    require_columns(records.columns, {**columns, **dict.fromkeys(schema.extras, "`extras`")}, where)
+    return records.select(
+        F.col(_ID).alias("record_id"),
+        _label(records, schema).cast("byte").alias("label"),
+        F.col(_MS).alias("timestamp_ms"),
+        _single(records, schema.user).alias("user"),
+        _single(records, schema.item).alias("item"),
+        *(_field(records, schema, field).alias(field.name) for field in schema.column_fields()),
+        *(quoted(name) for name in schema.extras),
+    )
+
+
+def digest(raw: DataFrame) -> Column:
+    """Return a 64-bit hash (long) of whole records as text, nulls marked so that they keep their place."""
+
+    def text(name: str) -> Column:
+        return F.coalesce(as_text(quoted(name), column_type(raw, name)), F.lit(_NULL_MARK))
+
+    return F.xxhash64(*(text(name) for name in raw.columns))
+
+
+def _reason(raw: DataFrame, source: Source, schema: Schema, day: date) -> Column:
+    reason = F.when(F.col(CORRUPT).isNotNull(), Reason.MALFORMED.value)
+    reason = reason.when(F.col(_MS).isNull(), Reason.TIMESTAMP.value)
+    reason = reason.when(~in_day(F.col(_MS), day, schema.timezone), Reason.WRONG_DAY.value)
+    reason = reason.when(_label(raw, schema).isNull(), Reason.LABEL.value)
+    reason = reason.when(_single(raw, schema.user) == NULL, Reason.USER.value)
+    reason = reason.when(_single(raw, schema.item) == NULL, Reason.ITEM.value)
+    return reason.when(F.col("__n") > 1, Reason.DUPLICATE.value) if source.deduplicate else reason
+
+
+def _label(frame: DataFrame, schema: Schema) -> Column:
+    """1 or 0, null where the label is missing or means neither."""
+    text = _single(frame, schema.label)
+    if schema.label_at_least is not None:
+        return (number(text) >= schema.label_at_least).cast("int")
+    return F.when(text.isin("1", "true"), 1).when(text.isin("0", "false"), 0)
+
+
+def _single(frame: DataFrame, name: str) -> Column:
+    return single_value(name, column_type(frame, name))
+
+
+def _field(frame: DataFrame, schema: Schema, field: ColumnField) -> Column:
+    name = schema.source_column(field)
+    if isinstance(field, MultiValued):
+        return value_list(name, column_type(frame, name), field.separator)
+    return _single(frame, name)

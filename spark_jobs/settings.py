@@ -1,0 +1,95 @@
+"""What YAML says of sources, statistics and the cross graph. Free of Spark, so that anything may read it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from features.schema import Frozen, Relation
+
+
+class Format(StrEnum):
+    """File formats that sources and side tables come in."""
+
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+class Partitioning(StrEnum):
+    """How a record's day is known: from its timestamp, or from a `{date}` in the path (timestamps must then agree)."""
+
+    TIMESTAMP = "timestamp"
+    PATH = "path"
+
+
+class SideTable(Frozen):
+    """A table of users, items, … joined to the log by id (left join: an unknown id leaves nulls).
+
+    `key` is the column of the log, `table_key` (default: the same) the one of the table. `columns` (default: all)
+    are taken over; `prefix` is put before each.
+    """
+
+    path: str
+    format: Format = Format.CSV
+    separator: str = ","
+    key: str
+    table_key: str = ""
+    columns: tuple[str, ...] = ()
+    prefix: str = ""
+
+
+class Negatives(Frozen):
+    """For logs of clicks only: how impressions without a click are drawn.
+
+    For each click `per_click` items are drawn, seeded by the click, uniformly from the items clicked by anyone in
+    the `window_minutes` before it, leaving out the items of the click's own session.
+    """
+
+    per_click: Annotated[int, Field(ge=1, le=100)] = 4
+    window_minutes: Annotated[int, Field(ge=1)] = 60
+    session: str
+    seed: int = 0
+
+
+class Source(Frozen):
+    """Where the log lies and how it is read.
+
+    `path` is one or more file patterns (`*`, `?`, `[..]`, `{a,b}`); with `partition: path` it holds `{date}`.
+    `rename` maps a column of the file to the name that the schema uses. `null_values` are read as null in CSV.
+    """
+
+    path: str | tuple[str, ...]
+    format: Format = Format.PARQUET
+    separator: str = ","
+    partition: Partitioning = Partitioning.TIMESTAMP
+    rename: dict[str, str] = {}
+    null_values: tuple[str, ...] = ()
+    side_tables: tuple[SideTable, ...] = ()
+    negatives: Negatives | None = None
+    deduplicate: bool = True
+
+
+class SparkSettings(Frozen):
+    """The Spark session."""
+
+    master: str = "local[*]"
+    driver_memory: str = "2g"
+    shuffle_partitions: Annotated[int, Field(ge=1)] = 4
+
+
+class StatisticsSettings(Frozen):
+    """Feature statistics: the window in days (the day itself included) and the prior weight of the smoothed CTR."""
+
+    window_days: Annotated[int, Field(ge=1)] = 7
+    smoothing: Annotated[float, Field(ge=0)] = 20.0
+
+
+class GraphSettings(Frozen):
+    """The co-occurrence graph: its pairs of fields, window (days strictly before the day) and least support."""
+
+    relations: tuple[Relation, ...] = ()
+    window_days: Annotated[int, Field(ge=1)] = 7
+    min_impressions: Annotated[int, Field(ge=1)] = 3
+    smoothing: Annotated[float, Field(ge=0)] = 20.0

@@ -1,0 +1,86 @@
+"""A checkpoint trained by hand on an awkward day, its compressed form and its export, made once a session."""
+
+import numpy as np
+import pytest
+from awkward_day import MODEL, RELATIONS, ROWS, SCHEMA, draw_columns, write_partition
+
+from training.settings import TrainingSettings
+
+
+@pytest.fixture(scope="session")
+def partition(tmp_path_factory):
+    return write_partition(tmp_path_factory.mktemp("partition"), draw_columns(ROWS, seed=1))
+
+
+@pytest.fixture(scope="session")
+def trained_on(partition):
+    from training.examples import read_examples
+
+    return read_examples(partition, SCHEMA, RELATIONS)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(trained_on, tmp_path_factory):
+    """A checkpoint with learned rows, rows that the optimizer zeroed, and keys that were never admitted."""
+    from training.arrays import write_arrays
+    from training.checkpoints import Description, write_description
+    from training.models.cross_input import write_encodings
+    from training.models.ctr import CtrModel
+    from training.scalers import Scaler
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    draw = np.random.default_rng(2)
+    model = CtrModel(SCHEMA, MODEL, RELATIONS, seed=3)
+    dense = {name: (w + draw.normal(0, 0.2, w.shape)).astype(np.float32) for name, w in model.weights().items()}
+    write_arrays(folder / "dense.npz", dense)
+    write_arrays(folder / "optimizer.npz", {f"{name}/m": w for name, w in dense.items()})
+    _table(trained_on, draw).save(folder / "table")
+    write_encodings(folder / "encodings.npz", {RELATIONS[0].name: _encoding(trained_on.pairs[:, 0], draw)})
+    scalers = {"price": Scaler(2.5, 4.0), "age": Scaler(-0.5, 0.3)}
+    write_description(folder, Description(SCHEMA, MODEL, TrainingSettings(), scalers, RELATIONS, step=41))
+    return folder
+
+
+def _table(examples, draw):
+    import tensorflow as tf
+
+    from training.elastic import CountAdmission, ElasticTable, GroupAdam, SlabSpec
+
+    specs = {"wide": SlabSpec(1, GroupAdam(0.05), 0.0), "deep": SlabSpec(MODEL.dim, GroupAdam(0.05), 0.3)}
+    table = ElasticTable(specs, CountAdmission(3), seed=4)
+    keys = np.concatenate([examples.keys.ravel(), *(values.values for values in examples.lists)])
+    batch = table.prepare(keys)
+    table.materialise(batch)
+    table.apply_gradients(batch, {name: draw.normal(0, 1, (len(keys), spec.dim)) for name, spec in specs.items()})
+    zeroed = np.arange(2, len(table), 5, dtype=np.int32)
+    for slab in table.slabs.values():
+        slab.weights.scatter_update(tf.IndexedSlices(tf.zeros([len(zeroed), slab.spec.dim]), zeroed))
+    only_wide = np.array([4, 6], np.int32)  # zero in one slab is not zero in every slab
+    table.slabs["wide"].weights.scatter_update(tf.IndexedSlices(tf.zeros([2, 1]), only_wide))
+    return table
+
+
+def _encoding(pairs, draw):
+    from training.models.cross_input import Encoding, sorted_nodes
+
+    sides = [np.unique(keys)[::2] for keys in pairs.T]
+    left, right = (sorted_nodes(k, draw.normal(0, 0.5, (len(k), 3)), draw.normal(0, 0.2, len(k))) for k in sides)
+    return Encoding(left, right, -1.25)
+
+
+@pytest.fixture(scope="session")
+def compressed(checkpoint, tmp_path_factory):
+    from compression.pruning import compress
+    from compression.settings import CompressionSettings
+
+    folder = tmp_path_factory.mktemp("compressed")
+    compress(checkpoint, CompressionSettings(), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported(compressed, tmp_path_factory):
+    from compression.export import export
+
+    folder = tmp_path_factory.mktemp("export")
+    return folder, export(compressed, folder)

@@ -1,0 +1,61 @@
+"""The model's forward pass in NumPy and float64, from a checkpoint's arrays: what every other form must agree with."""
+
+import numpy as np
+
+from training.checkpoints import read_checkpoint
+
+
+def probabilities(folder, examples):
+    """float64 [n] for the examples, computed row by row."""
+    trained = read_checkpoint(folder)
+    return np.array([_probability(trained, examples.slice(i, i + 1)) for i in range(len(examples))])
+
+
+def _probability(trained, one):
+    rows = {key: i for i, key in enumerate(trained.keys.tolist())}
+    wide, deep = ([_field(trained.vectors[slab], rows, keys) for keys in _keys(one)] for slab in ("wide", "deep"))
+    dense, cross = _numbers(trained, one), _cross(trained, one)
+    hidden = np.concatenate([*deep, dense, cross])
+    weights = {name: w.astype(np.float64) for name, w in trained.dense.items()}
+    for layer in range(len(trained.description.model.hidden)):
+        hidden = np.maximum(hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0)
+    logit = sum(w[0] for w in wide) + dense @ weights["wide/dense"] + hidden @ weights["deep/out"] + weights["bias"]
+    return 1 / (1 + np.exp(-logit))
+
+
+def _keys(one):
+    return [[key] for key in one.keys[0].tolist()] + [values.values.tolist() for values in one.lists]
+
+
+def _field(vectors, rows, keys):
+    zero = np.zeros(vectors.shape[1])
+    found = [vectors[rows[key]].astype(np.float64) if key in rows else zero for key in keys]
+    return np.mean(found, axis=0) if found else zero
+
+
+def _numbers(trained, one):
+    scalers = [trained.description.scalers[name] for name in ("price", "age")]
+    pairs = [
+        (np.clip((x - s.mean) / s.std, -10, 10), 1.0) if there else (0.0, 0.0)
+        for x, there, s in zip(one.numbers[0], one.present[0], scalers, strict=True)
+    ]
+    return np.array(pairs).ravel()
+
+
+def _cross(trained, one):
+    columns = []
+    for relation, (left, right) in zip(trained.description.relations, one.pairs[0].tolist(), strict=True):
+        encoding = trained.encodings.get(relation.name)
+        if encoding is None:
+            columns.append(0.0)
+            continue
+        (hu, bu), (hv, bv) = _node(encoding.left, left), _node(encoding.right, right)
+        columns.append(encoding.mean + bu + bv + hu @ hv)
+    return np.array(columns)
+
+
+def _node(nodes, key):
+    at = np.flatnonzero(nodes.keys == key)
+    if not len(at):
+        return np.zeros(nodes.vectors.shape[1]), 0.0
+    return nodes.vectors[at[0]].astype(np.float64), float(nodes.biases[at[0]])

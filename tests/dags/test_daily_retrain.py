@@ -1,0 +1,207 @@
+"""The DAG as Airflow reads it: structure, form, limits, documents, and what parsing costs."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.airflow
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STAGES = (
+    "ingest",
+    "validate_data",
+    "feature_statistics",
+    "cross_graph",
+    "pretrain",
+    "train",
+    "compress",
+    "export",
+    "validate_model",
+    "promote",
+    "monitor",
+)
+
+PARSE = """
+import json, sys, time
+from airflow.sdk import DAG, BaseOperator, BaseSensorOperator, CronDataIntervalTimetable, Param
+began = time.perf_counter()
+import dags.daily_retrain
+seconds = time.perf_counter() - began
+heavy = ("tensorflow", "keras", "pyspark", "mlflow", "great_expectations", "pandas", "numpy", "sklearn", "numba", "matplotlib")
+print(json.dumps({"seconds": seconds, "heavy": [name for name in heavy if name in sys.modules]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def dag_bag(airflow_database):
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag(REPOSITORY / "dags")
+
+
+@pytest.fixture(scope="module")
+def dag(dag_bag):
+    return dag_bag.dags["daily_retrain"]
+
+
+def test_every_dag_file_imports(dag_bag):
+    assert dag_bag.import_errors == {}
+    assert "daily_retrain" in dag_bag.dags
+
+
+def test_only_dag_files_are_read_for_dags(dag_bag):
+    files = {Path(dag.fileloc).name for dag in dag_bag.dags.values()}
+    ignored = set((REPOSITORY / "dags" / ".airflowignore").read_text().split())
+    assert {path.name for path in (REPOSITORY / "dags").glob("*.py")} == files | ignored
+
+
+def test_the_tasks_hang_together_as_the_stages_need_each_other(dag):
+    assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {
+        "earlier_days": {"ingest"},
+        "ingest": {"validate_data", "cross_graph"},
+        "validate_data": {"feature_statistics"},
+        "feature_statistics": {"train"},
+        "cross_graph": {"pretrain"},
+        "pretrain": {"train"},
+        "train": {"compress"},
+        "compress": {"export"},
+        "export": {"validate_model"},
+        "validate_model": {"promote"},
+        "promote": {"monitor"},
+        "monitor": set(),
+    }
+
+
+def test_each_stage_is_one_command_of_the_command_line(dag):
+    from pipelines.chain import STAGES as COMMANDS
+
+    assert {dag.get_task(stage).stage for stage in STAGES} == set(COMMANDS)
+
+
+def test_one_run_at_a_time_and_no_catching_up(dag):
+    assert dag.max_active_runs == 1
+    assert dag.catchup is False
+
+
+def test_each_run_covers_the_day_before_it(dag):
+    from airflow.sdk import CronDataIntervalTimetable
+
+    assert isinstance(dag.timetable, CronDataIntervalTimetable)
+    assert dag.timetable.expression == "0 0 * * *"
+
+
+def test_scarce_things_have_pools(dag):
+    pools = {task.task_id: task.pool for task in dag.tasks}
+    assert {task for task, pool in pools.items() if pool == "gpu"} == {"train"}
+    assert {task for task, pool in pools.items() if pool == "spark"} == {"ingest", "feature_statistics", "cross_graph"}
+
+
+@pytest.mark.parametrize("task_id", ["earlier_days", *STAGES])
+def test_every_task_has_retries_an_owner_and_documents(dag, task_id):
+    task = dag.get_task(task_id)
+    assert task.retries == 2
+    assert task.retry_exponential_backoff
+    assert task.owner == "elastic-ctr"
+    assert len(task.doc_md) > 30
+
+
+@pytest.mark.parametrize("task_id", STAGES)
+def test_every_stage_has_a_time_limit(dag, task_id):
+    assert timedelta(minutes=1) < dag.get_task(task_id).execution_timeout <= timedelta(hours=12)
+
+
+def test_waiting_takes_no_slot_and_ends(dag):
+    waiting = dag.get_task("earlier_days")
+    assert waiting.reschedule
+    assert waiting.timeout <= 86_400
+
+
+def test_the_dag_is_described(dag):
+    assert dag.doc_md
+    assert "backfill" in dag.doc_md
+    assert {"elastic-ctr", "training"} <= set(dag.tags)
+
+
+def test_the_form_offers_the_marked_settings_flattened(dag):
+    from pipelines.form import FORM
+
+    assert list(dag.params) == ["config", "date", "workspace", *FORM]
+    assert all(dag.params[path] is None for path in (*FORM, "date"))
+
+
+def test_the_form_knows_types_limits_and_sections(dag):
+    batch_size = dag.params.get_param("training.batch_size")
+    assert batch_size.schema["type"] == ["null", "integer"]
+    assert batch_size.schema["minimum"] == 1
+    assert batch_size.schema["section"] == "training"
+    assert batch_size.description
+    assert dag.params.get_param("date").schema["format"] == "date"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("training.batch_size", 0), ("training.batch_size", "many"), ("date", 5), ("config", "a\0b")]
+)
+def test_the_form_refuses_wrong_values(dag, name, value):
+    from airflow.sdk.exceptions import ParamValidationError
+
+    with pytest.raises(ParamValidationError):
+        dag.params.get_param(name).__copy__().resolve(value)
+
+
+def parse(**environment: str) -> dict:
+    outcome = subprocess.run(
+        [sys.executable, "-c", PARSE],
+        env={**os.environ, **environment},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(outcome.stdout.splitlines()[-1])
+
+
+def test_parsing_is_quick_and_loads_nothing_heavy():
+    parsed = min((parse() for _ in range(2)), key=lambda each: each["seconds"])
+    assert parsed["heavy"] == []
+    assert parsed["seconds"] < 1.0
+
+
+def test_schedule_zone_and_default_config_come_from_the_environment():
+    script = (
+        "from dags.daily_retrain import daily_retrain as dag; "
+        "print(dag.timetable.expression, dag.timetable.timezone, dag.params['config'])"
+    )
+    environment = {
+        "ELASTIC_CTR_SCHEDULE": "30 2 * * *",
+        "ELASTIC_CTR_TIMEZONE": "Asia/Shanghai",
+        "ELASTIC_CTR_CONFIG": "conf/mine.yaml",
+    }
+    outcome = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**os.environ, **environment},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    line = outcome.stdout.splitlines()[-1]
+    assert line.startswith("30 2 * * *")
+    assert "Asia/Shanghai" in line
+    assert line.endswith("conf/mine.yaml")
+
+
+def test_an_unknown_time_zone_is_a_clear_error():
+    outcome = subprocess.run(
+        [sys.executable, "-c", "import dags.daily_retrain"],
+        env={**os.environ, "ELASTIC_CTR_TIMEZONE": "Mars/Olympus"},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ELASTIC_CTR_TIMEZONE='Mars/Olympus' is no time zone" in outcome.stderr

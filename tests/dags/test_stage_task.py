@@ -1,0 +1,108 @@
+"""Exit codes as Airflow's outcomes, the manifest as the only XCom, and the end of a killed task."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from dags.stage_task import MAX_XCOM_CHARACTERS, RUN_URL_VARIABLE, StageTask, stage_environment
+
+pytestmark = pytest.mark.airflow
+
+
+def run_script(script: str) -> str:
+    return task().run_command([sys.executable, "-c", script], os.environ)
+
+
+def task() -> StageTask:
+    return StageTask(task_id="train", stage="train")
+
+
+def test_the_manifest_is_what_comes_back():
+    assert run_script("print('working'); print('manifest=/ws/checkpoint/_COMMIT.json')") == "/ws/checkpoint/_COMMIT.json"
+
+
+def test_the_last_manifest_counts_and_later_chatter_does_not_hide_it():
+    assert run_script("import sys; print('manifest=/a'); print('manifest=/b'); print('bye', file=sys.stderr)") == "/b"
+
+
+@pytest.mark.parametrize("line", ["print('done')", "print('manifest=')", f"print('manifest=/' + 'x' * {MAX_XCOM_CHARACTERS})"])
+def test_a_stage_without_a_usable_manifest_fails_for_good(line):
+    with pytest.raises(AirflowFailException, match="manifest="):
+        run_script(line)
+
+
+def test_the_longest_manifest_passes():
+    path = "/" + "x" * (MAX_XCOM_CHARACTERS - 1)
+    assert run_script(f"print('manifest={path}')") == path
+
+
+def test_no_data_skips_the_task():
+    with pytest.raises(AirflowSkipException, match="no data"):
+        run_script("raise SystemExit(4)")
+
+
+@pytest.mark.parametrize(("code", "meaning"), [(2, "bad input"), (3, "unsound"), (1, "unexpected"), (120, "unexpected")])
+def test_what_a_retry_cannot_cure_fails_for_good(code, meaning):
+    with pytest.raises(AirflowFailException, match=meaning):
+        run_script(f"raise SystemExit({code})")
+
+
+@pytest.mark.parametrize("code", [75, 137, 143])
+def test_trouble_of_the_surroundings_is_worth_a_retry(code):
+    with pytest.raises(AirflowException) as error:
+        run_script(f"raise SystemExit({code})")
+    assert not isinstance(error.value, AirflowFailException | AirflowSkipException)
+
+
+def test_a_killed_stage_is_worth_a_retry():
+    with pytest.raises(AirflowException, match="killed") as error:
+        run_script("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    assert not isinstance(error.value, AirflowFailException)
+
+
+def test_a_manifest_does_not_hide_a_bad_exit_code():
+    with pytest.raises(AirflowFailException):
+        run_script("print('manifest=/a'); raise SystemExit(3)")
+
+
+def test_on_kill_ends_the_stage():
+    running = task()
+    began = time.monotonic()
+    threading.Timer(0.7, running.on_kill).start()
+    with pytest.raises(AirflowException, match="killed"):
+        running.run_command([sys.executable, "-c", "import time; time.sleep(60)"], os.environ)
+    assert time.monotonic() - began < 20
+
+
+def test_on_kill_from_a_signal_handler_while_waiting_ends_the_stage():
+    running = task()
+    previous = signal.signal(signal.SIGTERM, lambda _number, _frame: running.on_kill())
+    threading.Timer(0.7, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    try:
+        with pytest.raises(AirflowException, match="killed"):
+            running.run_command([sys.executable, "-c", "import time; time.sleep(60)"], os.environ)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def test_on_kill_before_the_stage_has_started_does_nothing():
+    task().on_kill()
+
+
+def test_a_stage_does_not_see_airflows_secrets():
+    given = {"AIRFLOW__API_AUTH__JWT_SECRET": "s", "_AIRFLOW_X": "s", "MLFLOW_TRACKING_URI": "http://m", "PATH": "/bin"}
+    assert stage_environment(given, "http://log") == {
+        "MLFLOW_TRACKING_URI": "http://m",
+        "PATH": "/bin",
+        "PYTHONUNBUFFERED": "1",
+        RUN_URL_VARIABLE: "http://log",
+    }
+
+
+def test_nothing_of_a_stage_task_is_a_template():
+    assert tuple(StageTask.template_fields) == ()

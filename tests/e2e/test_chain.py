@@ -1,0 +1,114 @@
+"""The whole chain on simulated days, as a user runs it."""
+
+import json
+import time
+from datetime import date
+
+import numpy as np
+import pandas as pd
+import pytest
+from worlds import FIRST, LAST
+
+from pipelines.report import ARTIFACTS
+
+pytestmark = pytest.mark.slow
+DAYS = [date(2026, 1, d) for d in (1, 2, 3)]
+KEYS = [
+    "date",
+    "rows",
+    "auc_progressive",
+    "auc",
+    "auc_exported",
+    "log_loss",
+    "calibration",
+    "auc_lr_baseline",
+    "rows_in_table",
+    "keys_seen",
+    "zero_rows",
+    "bytes_trained",
+    "bytes_exported",
+    "parity_max_abs_diff",
+    "verdict",
+    "run_id",
+]
+
+
+def figures(world, day):
+    return json.loads(world.run("report", "--date", str(day), "--json").stdout)
+
+
+def test_every_stage_of_every_day_is_committed_and_intact(world):
+    for day in DAYS:
+        for artifact in ARTIFACTS:
+            world.store.current(artifact, day).verify()
+
+
+def test_the_report_has_its_keys_and_the_numbers_hang_together(world):
+    first, last = figures(world, DAYS[0]), figures(world, DAYS[2])
+    assert set(KEYS) <= set(first)
+    assert first["auc_progressive"] is None
+    assert last["auc_progressive"] > 0.52
+    assert last["rows"] == 4000
+    assert last["auc_exported"] == pytest.approx(last["auc"], abs=1e-6)
+    assert last["parity_max_abs_diff"] <= 1e-6
+    assert last["keys_seen"] > first["keys_seen"]
+    assert last["bytes_exported"] < last["bytes_trained"]
+    assert last["run_id"]
+
+
+def test_rows_in_are_rows_kept_and_quarantined(world):
+    for day in DAYS:
+        counts = world.store.current("impressions", day).metrics
+        assert counts["rows_in"] == counts["rows_kept"] + counts["rows_quarantined"]
+
+
+def test_a_second_run_does_nothing_and_says_so_in_seconds(world):
+    before = {v.path: v.manifest.stat().st_mtime_ns for a in ARTIFACTS for v in world.store.before(a, date.max)}
+    started = time.monotonic()
+    done = world.run("run", "--config", str(world.config), "--from", FIRST, "--to", LAST)
+    assert time.monotonic() - started < 60
+    assert "nothing to do" in done.stdout
+    assert before == {v.path: v.manifest.stat().st_mtime_ns for a in ARTIFACTS for v in world.store.before(a, date.max)}
+
+
+def test_training_reads_nothing_of_its_own_day_or_later(world):
+    inputs = world.store.current("checkpoint", DAYS[2]).commit["inputs"]
+    assert inputs["checkpoint"]["day"] == str(DAYS[1])
+    assert inputs["statistics"]["day"] == str(DAYS[1])
+    graph = world.store.current("cross_graph", DAYS[2]).commit["inputs"]
+    assert {entry["day"] for entry in graph.values()} == {str(DAYS[0]), str(DAYS[1])}
+
+
+def test_the_champion_scores_raw_rows(world, tmp_path):
+    log = world.workspace / "logs" / f"dt={DAYS[2]}" / "part-00000.parquet"
+    rows = pd.read_parquet(log).head(200)
+    rows.to_parquet(tmp_path / "rows.parquet")
+    out = tmp_path / "scored.csv"
+    world.run("predict", "--config", str(world.config), "--input", str(tmp_path / "rows.parquet"), "--output", str(out))
+    scored = pd.read_csv(out)
+    assert len(scored) == 200
+    assert scored["probability"].between(0, 1).all()
+    assert np.corrcoef(scored["probability"], rows["click"].astype(float))[0, 1] > 0
+
+
+def test_one_mlflow_parent_a_day_with_a_child_a_stage(world):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{world.workspace}/mlflow.db")
+    experiment = client.get_experiment_by_name("elastic-ctr")
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
+    assert sorted(r.info.run_name for r in parents) == [str(d) for d in DAYS]
+    for parent in parents:
+        children = {r.info.run_name for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+        assert {"ingest", "train", "validate-model", "promote", "monitor"} <= children
+        assert "auc" in parent.data.metrics
+    champion = client.get_model_version_by_alias("ctr", "champion")
+    assert champion.tags["elastic_ctr.day"] in {str(d) for d in DAYS}
+
+
+def test_status_and_lineage_can_be_read(world):
+    assert str(DAYS[1]) in world.run("status").stdout
+    tree = json.loads(world.run("lineage", "--artifact", "export", "--date", str(DAYS[2])).stdout)
+    checkpoint = tree["made_from"]["compressed"]["made_from"]["checkpoint"]
+    assert checkpoint["made_from"]["checkpoint"]["day"] == str(DAYS[1])

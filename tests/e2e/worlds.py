@@ -1,0 +1,59 @@
+"""A small simulated world and the command line on it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from pipelines.artifacts import Store
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = Path(sys.executable).with_name("elastic-ctr")
+FIRST, LAST = "2026-01-01", "2026-01-03"
+SMALL = {
+    "simulator": {"impressions_per_day": 4000, "users": 1500, "items": 400, "new_items_per_day": 20},
+    "training": {"batch_size": 128},
+    "model": {"hidden": [16], "dim": 8},
+    "data_gate": {"min_rows": 100},
+    "model_gate": {"max_auc_drop_to_champion": 0.2, "max_auc_drop_to_baseline": 0.2, "max_p99_ms": 10_000},
+    "spark": {"master": "local[2]", "shuffle_partitions": 2},
+}
+
+
+@dataclass(frozen=True)
+class World:
+    """A workspace, its configuration, and the command line on it."""
+
+    workspace: Path
+    config: Path
+
+    @property
+    def store(self):
+        return Store(self.workspace)
+
+    def environment(self):
+        quiet = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_TRACKING", "ELASTIC_CTR"))}
+        return {**quiet, "NO_PROXY": "*", "CUDA_VISIBLE_DEVICES": "-1"}
+
+    def command(self, *arguments):
+        return [str(COMMAND), *arguments, "--workspace", str(self.workspace)]
+
+    def run(self, *arguments, code=0):
+        done = subprocess.run(
+            self.command(*arguments), env=self.environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=900
+        )
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
+        return done
+
+
+def make_world(folder: Path, changes: dict | None = None) -> World:
+    """Write the simulated profile, made small, into a folder."""
+    document = yaml.safe_load((REPOSITORY / "conf" / "simulated.yaml").read_text())
+    for section, values in {**SMALL, **(changes or {})}.items():
+        document[section] = {**document.get(section, {}), **values}
+    config = folder / "config.yaml"
+    config.write_text(yaml.safe_dump(document))
+    return World(folder / "workspace", config)

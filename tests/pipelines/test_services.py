@@ -1,0 +1,182 @@
+"""The embedded services, started and stopped for real."""
+
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+import httpx
+import psutil
+import pytest
+import yaml
+
+from features.errors import InputError
+from pipelines.demo.run import KUAIRAND, SIMULATED, default_subject, last_of
+from pipelines.demo.watch import DAG_ID, Watcher, Window
+from pipelines.services import control
+from pipelines.services.environment import DATA_VARIABLE, QUIET, Layout, airflow_environment, mlflow_environment
+from pipelines.services.processes import free_ports, stop_all, tagged, wait_until
+from pipelines.services.schedule import SCHEDULE_VARIABLE, TIMEZONE_VARIABLE, schedule_cron, schedule_zone
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def layout(folder: Path) -> Layout:
+    airflow, mlflow = free_ports(2)
+    return Layout(folder, airflow, mlflow, "s" * 128)
+
+
+def test_telemetry_is_off_everywhere(tmp_path):
+    for environment in (airflow_environment(layout(tmp_path)), mlflow_environment()):
+        assert QUIET.items() <= environment.items()
+    assert QUIET["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert QUIET["DO_NOT_TRACK"] == "true"
+
+
+def test_everything_stays_on_loopback_and_in_the_run_folder(tmp_path):
+    environment = airflow_environment(layout(tmp_path))
+    assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert environment["AIRFLOW_HOME"].startswith(str(tmp_path))
+    assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{tmp_path}/airflow/airflow.db?timeout=60"
+    assert environment["MLFLOW_TRACKING_URI"].startswith("http://127.0.0.1:")
+
+
+def test_another_installations_settings_do_not_leak_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTOR", "CeleryExecutor")
+    monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "theirs")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    environment = airflow_environment(layout(tmp_path))
+    assert environment["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
+    assert "AIRFLOW__CORE__FERNET_KEY" not in environment
+    assert "MLFLOW_TRACKING_URI" not in mlflow_environment()
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [(None, "False"), ("", "False"), ("0 3 * * *", "True")])
+def test_only_a_schedule_that_was_asked_for_runs_by_itself(tmp_path, monkeypatch, schedule, expected):
+    monkeypatch.delenv(SCHEDULE_VARIABLE, raising=False)
+    if schedule is not None:
+        monkeypatch.setenv(SCHEDULE_VARIABLE, schedule)
+    assert airflow_environment(layout(tmp_path))["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] == expected
+    assert schedule_cron() == (schedule or "0 0 * * *")
+
+
+def test_an_unknown_zone_is_refused(monkeypatch):
+    monkeypatch.setenv(TIMEZONE_VARIABLE, "Mars/Olympus")
+    with pytest.raises(InputError, match="Asia/Shanghai"):
+        schedule_zone()
+
+
+def test_each_start_has_a_long_secret_of_its_own(tmp_path):
+    first, second = control.new_layout(tmp_path), control.new_layout(tmp_path)
+    assert first.secret != second.secret
+    assert len(first.secret) >= 64
+
+
+def test_the_demonstration_takes_the_real_log_where_it_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
+    assert default_subject() == SIMULATED
+    (tmp_path / "kuairand_pure").mkdir()
+    assert default_subject() == KUAIRAND
+
+
+@pytest.mark.parametrize("subject", [KUAIRAND, SIMULATED], ids=["kuairand_pure", "simulated"])
+def test_the_demonstrations_configurations_exist_and_begin_where_they_say(subject):
+    config = yaml.safe_load(subject.config.read_text())
+    assert config.get("simulator", {"first_day": subject.first})["first_day"] == subject.first
+
+
+def test_three_days_end_two_days_later():
+    assert last_of(date(2022, 4, 30), 3) == date(2022, 5, 2)
+
+
+def test_mlflow_starts_answers_and_leaves_nothing(tmp_path):
+    where = layout(tmp_path)
+    process = control.start_mlflow(where)
+    try:
+        wait_until(lambda: _answers(f"{where.mlflow_url}/health"), [process], 120, "MLflow")
+        body = {"name": "probe"}
+        made = httpx.post(f"{where.mlflow_url}/api/2.0/mlflow/experiments/create", json=body, trust_env=False)
+        assert made.is_success
+        assert made.json()["experiment_id"] == "1"
+        assert _listening(tmp_path) == {("127.0.0.1", where.mlflow_port)}
+    finally:
+        stop_all(tmp_path, 10)
+    assert tagged(tmp_path) == []
+    assert (tmp_path / "mlflow" / "mlflow.db").is_file()
+
+
+def test_nothing_is_up_in_an_empty_folder(tmp_path):
+    assert control.status(tmp_path) is None
+    assert control.down(tmp_path) == 0
+
+
+def test_a_record_of_processes_that_are_gone_is_not_up(tmp_path):
+    gone = control.Services(str(tmp_path), "http://127.0.0.1:9", "http://127.0.0.1:9", (control.Process("x", 1, 0.0, ""),))
+    control.record(gone)
+    assert control.status(tmp_path) is None
+
+
+def test_status_of_what_is_not_up_has_exit_code_1(tmp_path):
+    command = [sys.executable, "-m", "pipelines.services", "status", "--run-dir", str(tmp_path)]
+    outcome = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stdout.strip()) == (1, "not up")
+
+
+@pytest.mark.slow
+@pytest.mark.airflow
+def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_failed_one(tmp_path):
+    """One start of the real thing (about a minute): see each assertion's comment for what it is about."""
+    folder = tmp_path / "run"
+    with control.running(folder, keep=False) as services:
+        assert control.up(folder) == services  # the second `up` finds the first
+        assert _listening(folder) <= {("127.0.0.1", httpx.URL(url).port) for url in (services.airflow_url, services.mlflow_url)}
+        api = services.api()
+        api.set_pool("gpu", 1, "as it is already")
+        wait_until(lambda: api.has_dag(DAG_ID), services.processes, 120, DAG_ID)
+        missing, unknown = _outcome(api, date(2022, 4, 25), 2, {"config": str(tmp_path / "none.yaml")})
+        assert missing["ingest"] == ("failed", 1)  # bad input is not tried again
+        assert unknown["earlier_days"] == ("failed", 1)  # the next day does not train over the hole
+        assert unknown["ingest"][0] == "upstream_failed"
+        (refused,) = _outcome(api, date(2022, 4, 28), 1, {"config": "other.yaml", "batchsize": 1})
+        assert refused["earlier_days"] == ("failed", 1)  # unknown parameter
+        (skipped,) = _outcome(api, date(2020, 1, 1), 1, {"config": str(SIMULATED.config), "workspace": str(tmp_path / "ws")})
+        assert {state for task, (state, _) in skipped.items() if task != "earlier_days"} == {"skipped"}
+        assert skipped["earlier_days"][0] == "success"
+    assert control.status(folder) is None
+    assert tagged(folder) == []
+
+
+def _outcome(api, first: date, days: int, conf: dict) -> list[dict[str, tuple[str, int]]]:
+    """Run a backfill and return, for each day, every task's state and number of tries."""
+    window = Window(first, last_of(first, days), ZoneInfo("UTC"))
+    api.backfill(DAG_ID, window.first, window.last, conf, window.zone)
+    runs = Watcher(api, window, lambda _line: None, lambda _done, _total: None).follow(300)
+    return [{task.task_id: (task.state, task.tries) for task in run.tasks} for run in runs]
+
+
+def _listening(folder: Path) -> set[tuple[str, int]]:
+    """Addresses on which any process of the run folder listens."""
+    connections = [each for process in tagged(folder) for each in _connections(process)]
+    return {(each.laddr.ip, each.laddr.port) for each in connections if each.status == psutil.CONN_LISTEN}
+
+
+def _connections(process: psutil.Process) -> list:
+    try:
+        return process.net_connections(kind="inet")
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2, trust_env=False).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def test_the_run_folder_can_be_named_by_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv(control.RUN_FOLDER_VARIABLE, str(tmp_path))
+    assert control.default_folder() == tmp_path
+    monkeypatch.delenv(control.RUN_FOLDER_VARIABLE)
+    assert control.default_folder() == REPOSITORY / ".run"

@@ -1,0 +1,93 @@
+"""Chunks: their bounds, their independence, the traffic of the day, what a record's columns come from."""
+
+from datetime import date
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.impressions import DAY_MS, LOG_SCHEMA, Chunk, Stream, chunks, day_start_ms, impressions
+from simulator.settings import SimulatorSettings
+from simulator.world import World
+
+DAY = date(2026, 2, 1)
+SETTINGS = SimulatorSettings(impressions_per_day=60_000, users=5_000, items=500)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(SETTINGS)
+
+
+@given(total=st.integers(1, 10_000_000), size=st.integers(1_000, 1_000_000))
+def test_chunks_cover_the_day_without_gap_or_overlap(total, size):
+    parts = chunks(SimulatorSettings(impressions_per_day=total, chunk_rows=size))
+    assert [p.index for p in parts] == list(range(len(parts)))
+    assert [p.start for p in parts] == [0, *np.cumsum([p.rows for p in parts])[:-1]]
+    assert sum(p.rows for p in parts) == total
+    assert all(1 <= p.rows <= size for p in parts)
+
+
+def test_a_chunk_does_not_depend_on_the_ones_before(world):
+    parts = chunks(SETTINGS.model_copy(update={"chunk_rows": 10_000}))
+    alone = impressions(World(SETTINGS), DAY, parts[3])
+    for part in parts[:3]:
+        impressions(world, DAY, part)
+    assert impressions(world, DAY, parts[3]).equals(alone)
+
+
+def test_chunks_are_drawn_independently(world):
+    one, two = (impressions(world, DAY, Chunk(i, i * 10_000, 10_000))["user_id"].to_numpy() for i in (0, 1))
+    assert abs(np.corrcoef(np.argsort(one), np.argsort(two))[0, 1]) < 0.05
+    assert (one == two).mean() < 0.01
+
+
+def test_traffic_is_least_at_midnight_and_most_at_noon(world):
+    times = impressions(world, DAY, Chunk(0, 0, 60_000))["timestamp_ms"].to_numpy() - day_start_ms(DAY)
+    counts = np.bincount(times // 3_600_000, minlength=24)
+    hours = np.arange(25) / 24
+    traffic = hours - 0.6 / (2 * np.pi) * np.sin(2 * np.pi * hours)
+    np.testing.assert_allclose(counts, 60_000 * np.diff(traffic), atol=3)
+    assert counts.argmin() in (0, 23)
+    assert counts.argmax() in (11, 12)
+    assert times.min() >= 0
+    assert times.max() < DAY_MS
+
+
+def test_ids_are_readable_and_late_ones_are_apart(world):
+    own, late = (impressions(world, DAY, Chunk(1, 200, 3), stream)["impression_id"].to_pylist() for stream in Stream)
+    assert own == [202602010000000200, 202602010000000201, 202602010000000202]
+    assert late == [202602015000000200, 202602015000000201, 202602015000000202]
+
+
+def test_the_random_buckets_propensity_is_one_over_the_candidates(world):
+    frame = impressions(world, DAY, Chunk(0, 0, 60_000)).to_pandas()
+    control = frame[frame.policy == "random"]
+    assert len(control) / len(frame) == pytest.approx(SETTINGS.random_share, abs=0.005)
+    assert set(control.propensity) == {1 / SETTINGS.policy.candidates}
+    logged = frame[frame.policy == "logged"].propensity
+    assert logged.min() >= SETTINGS.policy.exploration / SETTINGS.policy.candidates
+    assert logged.max() <= 1
+    assert logged.mean() > 1.5 / SETTINGS.policy.candidates
+
+
+@pytest.mark.parametrize(("share", "bucket"), [(0.0, {"logged"}), (1.0, {"random"})])
+def test_a_bucket_may_be_empty(share, bucket):
+    settings = SETTINGS.model_copy(update={"random_share": share})
+    assert set(impressions(World(settings), DAY, Chunk(0, 0, 2_000))["policy"].to_pylist()) == bucket
+
+
+def test_prices_are_null_in_the_share_asked_for():
+    settings = SETTINGS.model_copy(update={"null_price_share": 0.25})
+    prices = impressions(World(settings), DAY, Chunk(0, 0, 20_000))["price"]
+    assert prices.null_count / 20_000 == pytest.approx(0.25, abs=0.015)
+
+
+def test_smallest_world():
+    tiny = SimulatorSettings(
+        impressions_per_day=1, users=1, items=8, new_items_per_day=0, categories=1, advertisers=1, latent_dim=1
+    )
+    table = impressions(World(tiny), tiny.first_day, chunks(tiny)[0])
+    assert table.schema.equals(LOG_SCHEMA)
+    assert (table["user_id"].to_pylist(), len(table)) == ([0], 1)

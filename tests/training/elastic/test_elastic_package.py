@@ -1,0 +1,23 @@
+"""The package's front door: light to import, and every name it promises is there."""
+
+import subprocess
+import sys
+
+import pytest
+
+import training.elastic
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = "import sys, training.elastic; print(sorted({'tensorflow', 'numba', 'numpy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", training.elastic.__all__)
+def test_every_promised_name_is_there(name):
+    assert getattr(training.elastic, name).__name__ == name
+
+
+def test_any_other_name_is_refused():
+    with pytest.raises(AttributeError, match="no attribute 'Tabel'"):
+        _ = training.elastic.Tabel

@@ -1,0 +1,138 @@
+"""Who gets blessed: the truth table of the model gate."""
+
+import json
+import math
+from dataclasses import fields, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from validation.checks import Check
+from validation.gates import BOOTSTRAP, Evidence, Outcome, judge
+from validation.settings import DataGateSettings, ModelGateSettings
+
+GOOD = Evidence(
+    auc=0.74,
+    auc_exported=0.74,
+    log_loss=0.55,
+    calibration=1.02,
+    auc_baseline=0.72,
+    auc_champion=0.735,
+    parity_max_abs_diff=2e-7,
+    bytes_exported=5_000_000,
+    p99_ms=4.0,
+)
+SETTINGS = ModelGateSettings()
+
+TABLE = [
+    ("as good as it gets", {}, Outcome.BLESSED, set()),
+    ("a little worse than the champion, within the margin", {"auc_champion": 0.7449}, Outcome.BLESSED, set()),
+    ("worse than the champion", {"auc_champion": 0.7451}, Outcome.REFUSED, {"auc_minus_champion"}),
+    ("within the margin of the baseline", {"auc_baseline": 0.7499}, Outcome.BLESSED, set()),
+    ("worse than the baseline", {"auc_baseline": 0.7501}, Outcome.REFUSED, {"auc_minus_baseline"}),
+    ("too slow", {"p99_ms": 251.0}, Outcome.REFUSED, {"p99_ms"}),
+    ("worse and slow", {"auc_champion": 0.8, "p99_ms": 251.0}, Outcome.REFUSED, {"auc_minus_champion", "p99_ms"}),
+    ("parity at the limit", {"parity_max_abs_diff": 1e-6}, Outcome.BLESSED, set()),
+    ("parity broken", {"parity_max_abs_diff": 1.1e-6}, Outcome.UNSOUND, {"parity_max_abs_diff"}),
+    ("parity unknown", {"parity_max_abs_diff": math.nan}, Outcome.UNSOUND, {"parity_max_abs_diff"}),
+    ("parity missing", {"parity_max_abs_diff": None}, Outcome.UNSOUND, {"parity_max_abs_diff"}),
+    ("predicts half the clicks", {"calibration": 0.5}, Outcome.UNSOUND, {"calibration"}),
+    ("predicts twice the clicks", {"calibration": 2.0}, Outcome.UNSOUND, {"calibration"}),
+    ("no click to calibrate on", {"calibration": math.inf}, Outcome.UNSOUND, {"calibration"}),
+    ("worse than chance", {"auc": 0.49}, Outcome.UNSOUND, {"auc"}),
+    ("AUC undefined", {"auc": math.nan}, Outcome.UNSOUND, {"auc"}),
+    ("log loss is NaN", {"log_loss": math.nan}, Outcome.UNSOUND, {"log_loss"}),
+    ("log loss is infinite", {"log_loss": math.inf}, Outcome.UNSOUND, {"log_loss"}),
+    ("the champion's AUC is NaN", {"auc_champion": math.nan}, Outcome.REFUSED, {"auc_minus_champion"}),
+    ("the baseline's AUC is NaN", {"auc_baseline": math.nan}, Outcome.REFUSED, {"auc_minus_baseline"}),
+    ("latency unknown", {"p99_ms": math.nan}, Outcome.REFUSED, {"p99_ms"}),
+    ("unsound beats refused", {"calibration": 9.0, "p99_ms": 999.0}, Outcome.UNSOUND, {"calibration", "p99_ms"}),
+    (
+        "the export lost what training learned",
+        {"auc_exported": 0.4},
+        Outcome.UNSOUND,
+        {"auc_exported", "auc_minus_baseline", "auc_minus_champion"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("changes", "outcome", "failed"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_the_truth_table(changes, outcome, failed):
+    verdict = judge(replace(GOOD, **changes), SETTINGS)
+    assert verdict.outcome is outcome
+    assert {c.name for c in verdict.checks if not c.passed} == failed
+    assert len(verdict.reasons) == len(failed)
+    assert len(verdict.checks) == 8
+
+
+def test_without_a_champion_the_bootstrap_is_explicit():
+    verdict = judge(replace(GOOD, auc_champion=None), SETTINGS)
+    assert verdict.outcome is Outcome.BLESSED
+    assert verdict.reasons == (BOOTSTRAP,)
+    assert "auc_minus_champion" not in {c.name for c in verdict.checks}
+
+
+def test_a_bootstrap_does_not_excuse_the_other_gates():
+    worse = judge(replace(GOOD, auc_champion=None, auc_baseline=0.8), SETTINGS)
+    unsound = judge(replace(GOOD, auc_champion=None, parity_max_abs_diff=0.1), SETTINGS)
+    assert (worse.outcome, unsound.outcome) == (Outcome.REFUSED, Outcome.UNSOUND)
+    assert worse.reasons[-1] == unsound.reasons[-1] == BOOTSTRAP
+
+
+@given(st.sampled_from([f.name for f in fields(Evidence) if f.name != "bytes_exported"]))
+def test_no_figure_may_be_nan(name):
+    assert judge(replace(GOOD, **{name: math.nan}), SETTINGS).outcome is not Outcome.BLESSED
+
+
+@given(st.floats(0.3, 0.9), st.floats(0.3, 0.9))
+def test_a_better_candidate_never_gets_a_worse_verdict(first, second):
+    rank = [Outcome.UNSOUND, Outcome.REFUSED, Outcome.BLESSED]
+    low, high = sorted((first, second))
+    worse, better = (judge(replace(GOOD, auc=a, auc_exported=a), SETTINGS).outcome for a in (low, high))
+    assert rank.index(worse) <= rank.index(better)
+
+
+@pytest.mark.parametrize("name", sorted(ModelGateSettings.model_fields))
+def test_a_gate_cannot_be_switched_off_by_removing_its_threshold(name):
+    with pytest.raises(ValidationError):
+        ModelGateSettings.model_validate({name: None})
+    with pytest.raises(ValidationError):
+        ModelGateSettings.model_validate({name: math.nan})
+    with pytest.raises(ValidationError):
+        ModelGateSettings.model_validate({name: math.inf})
+
+
+def test_limits_that_nothing_could_pass_are_refused():
+    with pytest.raises(ValidationError, match="no model could pass"):
+        ModelGateSettings(min_calibration=1.2, max_calibration=0.8)
+    with pytest.raises(ValidationError, match="no day could pass"):
+        DataGateSettings(min_ctr=0.5, max_ctr=0.4)
+
+
+def test_a_check_without_a_limit_cannot_be_made():
+    with pytest.raises(ValueError, match="no limit"):
+        Check("auc", 0.7, None, None, "AUC")
+    with pytest.raises(ValueError, match="no limit"):
+        Check("auc", 0.7, math.nan, None, "AUC")
+
+
+def test_the_verdict_file_is_plain_json_even_with_nan():
+    document = json.loads(json.dumps(judge(replace(GOOD, log_loss=math.nan), SETTINGS).as_dict(), allow_nan=False))
+    assert document["verdict"] == "unsound"
+    assert document["reasons"] == ["log loss of the exported model: not a number, must be at least 0"]
+    assert document["metrics"]["log_loss"] is None
+    assert document["metrics"]["auc"] == 0.74
+    assert set(document["checks"][0]) == {"name", "value", "limit", "passed", "words"}
+
+
+def test_limits_are_said_in_words():
+    limits = [Check("x", 1.0, low, high, "x").limit for low, high in [(0.5, None), (None, 1e-6), (0, 0), (0.7, 1.4)]]
+    assert limits == ["at least 0.5", "at most 1e-06", "exactly 0", "between 0.7 and 1.4"]
+
+
+def test_the_limits_themselves_pass():
+    assert Check("x", 0.7, 0.7, 1.4, "x").passed
+    assert Check("x", 1.4, 0.7, 1.4, "x").passed
+    assert not Check("x", math.nextafter(1.4, 2), 0.7, 1.4, "x").passed

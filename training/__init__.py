@@ -1,0 +1,1 @@
+"""Learning: the elastic table, the models on top of it, and the trainer. No Spark, no Airflow here."""

@@ -1,0 +1,139 @@
+"""What a trained model is, read from a checkpoint or from a compressed folder, without a training table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from features.errors import InputError
+from features.schema import Relation, Schema
+from training.arrays import Arrays, read_arrays
+from training.elastic.checkpoint import HEADER, read_vectors
+from training.models.cross_input import Encoding, read_encodings
+from training.scalers import Scaler
+from training.settings import ModelSettings, TrainingSettings
+
+DESCRIPTION = "model.json"
+DENSE = "dense.npz"
+ENCODINGS = "encodings.npz"
+TABLE = "table"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `model.json` says: the schema and settings a model was trained with, and its scalers by dense field."""
+
+    schema: Schema
+    model: ModelSettings
+    training: TrainingSettings
+    scalers: Mapping[str, Scaler]
+    relations: tuple[Relation, ...]
+    step: int
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained model as plain arrays.
+
+    Attributes:
+        description: schema, settings, scalers, relations, step.
+        dense: dense weights by name, float32.
+        keys: int64 [N] ascending, of the admitted rows.
+        vectors: float32 [N, width] by slab (`wide`, `deep`), in the order of `keys`.
+        encodings: frozen encodings by relation name; empty when it was trained without.
+    """
+
+    description: Description
+    dense: Arrays
+    keys: NDArray[np.int64]
+    vectors: Mapping[str, NDArray[np.float32]]
+    encodings: Mapping[str, Encoding]
+
+
+def read_checkpoint(folder: Path) -> TrainedModel:
+    """Read a `checkpoint` or a `compressed` folder.
+
+    Raises:
+        InputError: a file is missing, damaged, or does not fit the others.
+    """
+    keys, vectors = _read_rows(folder / TABLE)
+    return TrainedModel(
+        description=read_description(folder),
+        dense=read_arrays(folder / DENSE),
+        keys=keys,
+        vectors=vectors,
+        encodings=read_encodings(folder / ENCODINGS),
+    )
+
+
+def read_description(folder: Path) -> Description:
+    """Read a folder's `model.json`.
+
+    Raises:
+        InputError: it is missing or not of the expected form.
+    """
+    path = folder / DESCRIPTION
+    try:
+        return _parse(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
+        raise InputError(f"{path}: no readable description of a model ({error}); train this day again") from error
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Write a folder's `model.json`."""
+    schema = description.schema.model_dump(mode="json")
+    document = {
+        "schema": schema | {"forbidden": sorted(schema["forbidden"])},
+        "model": description.model.model_dump(mode="json"),
+        "training": description.training.model_dump(mode="json"),
+        "scalers": {name: asdict(scaler) for name, scaler in sorted(description.scalers.items())},
+        "relations": [relation.model_dump(mode="json") for relation in description.relations],
+        "step": description.step,
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _parse(document: dict[str, Any]) -> Description:
+    return Description(
+        schema=Schema.model_validate(document["schema"]),
+        model=ModelSettings.model_validate(document["model"]),
+        training=TrainingSettings.model_validate(document["training"]),
+        scalers={name: Scaler(**figures) for name, figures in document["scalers"].items()},
+        relations=tuple(Relation.model_validate(r) for r in document["relations"]),
+        step=int(document["step"]),
+    )
+
+
+def _read_rows(folder: Path) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+    if (folder / HEADER).exists():
+        saved = read_vectors(folder)
+        keys, vectors = saved.keys, dict(saved.vectors)
+    else:
+        keys, vectors = _compressed_rows(folder)
+    wrong = {name: rows.shape for name, rows in vectors.items() if rows.ndim != 2 or len(rows) != len(keys)}
+    if wrong:
+        raise InputError(f"{folder}: {len(keys)} keys but rows of shape {wrong}; write the folder again")
+    order = np.argsort(keys)
+    return keys[order], {name: rows[order] for name, rows in vectors.items()}
+
+
+def _compressed_rows(folder: Path) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+    arrays = {path.stem: _load(path) for path in sorted(folder.glob("*.npy"))}
+    if "keys" not in arrays:
+        raise InputError(f"{folder}: neither the table of a checkpoint (table.json) nor of a compressed model (keys.npy)")
+    keys = arrays.pop("keys")
+    return keys.astype(np.int64), arrays
+
+
+def _load(path: Path) -> NDArray[Any]:
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: damaged array ({error}); compress this day again") from error

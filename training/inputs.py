@@ -1,0 +1,104 @@
+"""From examples to what a step reads: keys, standardised numbers and p_uv, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from features.schema import Relation, Schema
+from training.examples import Examples
+from training.layout import Layout
+from training.models.cross_input import Encoding, Encodings, cross_value
+from training.models.pooling import dense_inputs
+from training.ragged import Ragged
+from training.scalers import Scaler, as_arrays
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the models read of impressions, one per row.
+
+    Attributes:
+        keys: int64 [n, S], of the single-valued id fields.
+        lists: keys of the multi-valued fields.
+        dense: float32 [n, 2 * D], standardised numbers and flags.
+        cross: float32 [n, R], p_uv of each relation.
+        label: float32 [n].
+    """
+
+    keys: NDArray[np.int64]
+    lists: tuple[Ragged, ...]
+    dense: NDArray[np.float32]
+    cross: NDArray[np.float32]
+    label: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, indices: NDArray[np.int64]) -> Self:
+        """Return the impressions at these positions, int64 [b], in that order."""
+        return type(self)(
+            keys=self.keys[indices],
+            lists=tuple(values.take(indices) for values in self.lists),
+            dense=self.dense[indices],
+            cross=self.cross[indices],
+            label=self.label[indices],
+        )
+
+    def flat_keys(self) -> NDArray[np.int64]:
+        """Return all keys, int64 [n * S + k]: the single-valued ones row by row, then list after list."""
+        return np.concatenate([self.keys.reshape(-1), *(values.values for values in self.lists)])
+
+    def segments(self) -> NDArray[np.int32]:
+        """Return for each key of a list, int32 [k], `impression * lists + list` (see `pool_fields`)."""
+        owners = [np.repeat(np.arange(len(self)), v.lengths()) * len(self.lists) + i for i, v in enumerate(self.lists)]
+        return np.concatenate([np.zeros(0, np.int64), *owners]).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class Featurizer:
+    """What turns examples into inputs: the schema, the scalers and the frozen encodings of one model."""
+
+    schema: Schema
+    relations: Sequence[Relation]
+    scalers: Mapping[str, Scaler]
+    encodings: Encodings
+
+    def inputs(self, examples: Examples) -> Inputs:
+        """Standardise the numbers and compute p_uv, block by block."""
+        starts = range(0, max(1, len(examples)), _BLOCK)
+        blocks = [examples.slice(start, start + _BLOCK) for start in starts]
+        return Inputs(
+            keys=examples.keys,
+            lists=examples.lists,
+            dense=np.concatenate([self._dense(block) for block in blocks]),
+            cross=np.concatenate([self._cross(block) for block in blocks]),
+            label=examples.label,
+        )
+
+    def _dense(self, examples: Examples) -> NDArray[np.float32]:
+        means, stds = as_arrays(self.scalers, Layout.of(self.schema).dense)
+        values: NDArray[np.float32] = dense_inputs(
+            tf.constant(examples.numbers), tf.constant(examples.present), tf.constant(means), tf.constant(stds)
+        ).numpy()
+        return values
+
+    def _cross(self, examples: Examples) -> NDArray[np.float32]:
+        columns = [_column(self.encodings.get(r.name), examples.pairs[:, i]) for i, r in enumerate(self.relations)]
+        return np.stack(columns, axis=1) if columns else np.zeros((len(examples), 0), np.float32)
+
+
+_BLOCK = 65_536
+
+
+def _column(encoding: Encoding | None, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+    if encoding is None:
+        return np.zeros(len(pairs), np.float32)
+    sides = [nodes.table()[nodes.positions(pairs[:, i])] for i, nodes in enumerate((encoding.left, encoding.right))]
+    column: NDArray[np.float32] = cross_value(tf.constant(sides[0]), tf.constant(sides[1]), encoding.mean).numpy()
+    return column

@@ -1,0 +1,153 @@
+"""The day's two learners, the model and its baseline: built from settings, saved, and restored from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tensorflow as tf
+
+from features.schema import Relation, Schema
+from training.arrays import read_arrays, write_arrays
+from training.checkpoints import DENSE, TABLE, Description
+from training.elastic.admission import CountAdmission
+from training.elastic.optimizers import GroupAdam
+from training.elastic.slab import SlabSpec
+from training.elastic.table import ElasticTable
+from training.inputs import Inputs
+from training.learner import Learner, Prepared
+from training.models.baselines import LogisticRegression
+from training.models.blocks import Weights, carry_over
+from training.models.ctr import DEEP, WIDE, CtrModel
+from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
+
+BASELINE = "baseline"
+"""Folder of the baseline inside a checkpoint."""
+
+OPTIMIZER = "optimizer.npz"
+"""State of the dense weights' optimizer, as `<weight>/<slot>`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What learners are built from."""
+
+    schema: Schema
+    model: ModelSettings
+    training: TrainingSettings
+    relations: Sequence[Relation]
+
+
+@dataclass(frozen=True)
+class PreparedPair:
+    """One batch, prepared for both learners."""
+
+    model: Prepared
+    baseline: Prepared
+
+
+@dataclass(frozen=True)
+class Learners:
+    """The model and the baseline; they learn the same batches."""
+
+    model: Learner
+    baseline: Learner
+
+    @classmethod
+    def fresh(cls, recipe: Recipe) -> Learners:
+        """Build both, with nothing learned."""
+        return cls(_fresh_model(recipe), _fresh_baseline(recipe))
+
+    @classmethod
+    def restored(cls, recipe: Recipe, folder: Path, saved: Description) -> Learners:
+        """Build both and take over what a checkpoint learned, as far as the recipe still has a place for it.
+
+        Rows are kept by key, so every field that stayed keeps its own. A changed learning rate restates the
+        optimizer's dual sums, so that the weights stay what they are.
+
+        Raises:
+            InputError: the checkpoint is incomplete or damaged, or the embedding width changed.
+        """
+        learners, before = cls.fresh(recipe), cls.fresh(Recipe(saved.schema, saved.model, saved.training, saved.relations))
+        _restore(learners.model, before.model, folder)
+        _restore(learners.baseline, before.baseline, folder / BASELINE)
+        return learners
+
+    def prepare(self, inputs: Inputs) -> PreparedPair:
+        """Prepare a batch for both (host only)."""
+        return PreparedPair(self.model.prepare(inputs), self.baseline.prepare(inputs))
+
+    def learn(self, prepared: PreparedPair) -> float:
+        """Let both take one step; return the model's loss before it."""
+        self.baseline.learn(prepared.baseline)
+        return self.model.learn(prepared.model)
+
+    def save(self, folder: Path) -> None:
+        """Write both into a checkpoint folder."""
+        _save(self.model, folder)
+        _save(self.baseline, folder / BASELINE)
+
+
+def _fresh_model(recipe: Recipe) -> Learner:
+    settings, seed = recipe.model, recipe.training.seed
+    specs = {
+        WIDE: SlabSpec(1, GroupAdam.from_settings(settings.wide), 0.0),
+        DEEP: SlabSpec(settings.dim, GroupAdam.from_settings(settings.deep), settings.init_scale),
+    }
+    model = CtrModel(recipe.schema, settings, recipe.relations, seed)
+    return Learner(model, _table(specs, recipe.training), _ungrouped(settings.dense), seed)
+
+
+def _fresh_baseline(recipe: Recipe) -> Learner:
+    optimizer = GroupAdam(learning_rate=recipe.training.baseline_learning_rate)
+    table = _table({WIDE: SlabSpec(1, optimizer, 0.0)}, recipe.training)
+    return Learner(LogisticRegression(recipe.schema, recipe.relations), table, optimizer, recipe.training.seed)
+
+
+def _table(specs: Mapping[str, SlabSpec], training: TrainingSettings) -> ElasticTable:
+    return ElasticTable(specs, CountAdmission(training.admission.min_count), training.seed)
+
+
+def _ungrouped(settings: OptimizerSettings) -> GroupAdam:
+    """The rule for dense weights, whose rows are no groups and whose entries are not to become zero."""
+    return GroupAdam.from_settings(settings.model_copy(update={"l1": 0.0, "l21": 0.0}))
+
+
+def _save(learner: Learner, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(folder / DENSE, learner.model.weights())
+    states = {f"{name}/{slot}": state.numpy() for name, slots in learner.slots.items() for slot, state in slots.items()}
+    write_arrays(folder / OPTIMIZER, states)
+    learner.table.save(folder / TABLE)
+
+
+def _restore(learner: Learner, before: Learner, folder: Path) -> None:
+    """Load what `folder` holds, which was saved by a learner like `before`."""
+    learner.table.restore(folder / TABLE)
+    for name, slab in learner.table.slabs.items():
+        _restate(slab.slots["z"], before.table.slabs[name].spec.optimizer, slab.spec.optimizer)
+    learner.model.load(_carried(read_arrays(folder / DENSE), learner.model.weights(), before, learner))
+    states = read_arrays(folder / OPTIMIZER)
+    for slot in learner.optimizer.slot_names:
+        _restore_slot(
+            slot, {name.removesuffix(f"/{slot}"): a for name, a in states.items() if name.endswith(f"/{slot}")}, before, learner
+        )
+
+
+def _restore_slot(slot: str, saved: Weights, before: Learner, learner: Learner) -> None:
+    fresh = {name: slots[slot].numpy() for name, slots in learner.slots.items()}
+    for name, array in _carried(saved, fresh, before, learner).items():
+        learner.slots[name][slot].assign(array)
+        if slot == "z":
+            _restate(learner.slots[name][slot], before.optimizer, learner.optimizer)
+
+
+def _carried(saved: Weights, fresh: Weights, before: Learner, after: Learner) -> Weights:
+    return carry_over(saved, fresh, before.model.blocks(), after.model.blocks())
+
+
+def _restate(dual: tf.Variable, before: GroupAdam, after: GroupAdam) -> None:
+    """Rescale z ∝ x/η to another learning rate η; otherwise the next step would scale x by the ratio."""
+    if before.learning_rate != after.learning_rate:
+        dual.assign(dual * (before.learning_rate / after.learning_rate))

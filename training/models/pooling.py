@@ -1,0 +1,47 @@
+"""From the vectors of single keys to one vector per field, in ops that the trained and the exported graph share."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+
+def pool_fields(singles: tf.Tensor, listed: tf.Tensor, segments: tf.Tensor, lists: int) -> tf.Tensor:
+    """Append the mean vector of each multi-valued field to the vectors of the single-valued ones.
+
+    Args:
+        singles: float32 [b, S, d], vectors of the single-valued fields.
+        listed: float32 [k, d], vectors of every value present in any multi-valued field, in any order. A value
+            without a row is the zero vector and counts in the mean; padding must not be among them.
+        segments: int32 [k], `impression * lists + position of the field among the multi-valued ones`.
+        lists: number of multi-valued fields, L.
+
+    Returns:
+        float32 [b, S + L, d]; an empty list gives the zero vector.
+    """
+    if lists == 0:
+        return singles
+    batch, dim = tf.shape(singles)[0], singles.shape[-1]
+    pooled = tf.math.unsorted_segment_mean(listed, segments, batch * lists)
+    return tf.concat([singles, tf.reshape(pooled, [batch, lists, dim])], axis=1)
+
+
+def dense_inputs(values: tf.Tensor, present: tf.Tensor, means: tf.Tensor, stds: tf.Tensor) -> tf.Tensor:
+    """Standardise numbers, each followed by a flag that says whether it is present.
+
+    Args:
+        values: float64 [b, D], as `features.keys.numbers` gives them.
+        present: bool [b, D].
+        means: float64 [D].
+        stds: float64 [D], positive.
+
+    Returns:
+        float32 [b, 2 * D]: value, flag, value, flag, …; values are cut at ±`LIMIT` and 0 where absent.
+    """
+    scaled = tf.clip_by_value((values - means) / stds, -LIMIT, LIMIT)
+    flags = tf.cast(present, tf.float64)
+    paired = tf.stack([tf.where(present, scaled, tf.zeros_like(scaled)), flags], axis=2)
+    return tf.cast(tf.reshape(paired, [tf.shape(values)[0], 2 * values.shape[1]]), tf.float32)
+
+
+LIMIT = 10.0
+"""Standard deviations beyond which a number says no more: one absurd value must not swamp the step."""

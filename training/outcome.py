@@ -1,0 +1,116 @@
+"""What a day of learning came to: figures, and the held-out impressions with their probabilities."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, TABLE
+from training.examples import Examples
+from training.learners import OPTIMIZER, Learners
+from training.metrics import auc, calibration, log_loss
+
+HELDOUT = "heldout.parquet"
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Examples learned, seconds in steps, and seconds in which the step waited for input."""
+
+    examples: int
+    step_s: float
+    input_s: float
+
+    def after_reading(self, reading_s: float) -> Timing:
+        """Add the seconds it took to read and hash the partition."""
+        return replace(self, input_s=self.input_s + reading_s)
+
+    @property
+    def examples_per_s(self) -> float:
+        """Examples learned per second of steps and input together; NaN when nothing was learned."""
+        seconds = self.step_s + self.input_s
+        return self.examples / seconds if self.examples and seconds else math.nan
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A learned day.
+
+    Attributes:
+        examples: the whole day.
+        learned: how many of them were learned; the rest is the held-out slice.
+        progressive: probabilities of the whole day before it was learned, or None on the first day.
+        heldout: probabilities of the held-out slice, by the model and by the baseline.
+        timing: of learning the day.
+    """
+
+    examples: Examples
+    learned: int
+    progressive: NDArray[np.float32] | None
+    heldout: tuple[NDArray[np.float32], NDArray[np.float32]]
+    timing: Timing
+
+
+def write_outcome(outcome: Outcome, learners: Learners, out: Path) -> dict[str, float]:
+    """Write `heldout.parquet` and `metrics.json` (NaN as null) into a checkpoint, and return the figures."""
+    pq.write_table(_heldout(outcome), out / HELDOUT)
+    figures = _quality(outcome) | _size(learners, out) | _speed(outcome.timing)
+    document = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+    (out / METRICS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return figures
+
+
+def _heldout(outcome: Outcome) -> pa.Table:
+    part = outcome.examples.slice(outcome.learned, len(outcome.examples))
+    model, baseline = outcome.heldout
+    columns = {
+        "record_id": part.record_id,
+        "user": pa.array(part.users[part.user], pa.string()),
+        "label": part.label.astype(np.int8),
+    }
+    return pa.table(columns | {"p_model": model, "p_baseline": baseline})
+
+
+def _quality(outcome: Outcome) -> dict[str, float]:
+    examples, (model, baseline) = outcome.examples, outcome.heldout
+    label = examples.label[outcome.learned :]
+    before = outcome.progressive
+    return {
+        "rows": len(examples),
+        "rows_learned": outcome.learned,
+        "rows_heldout": len(label),
+        "auc_progressive": math.nan if before is None else auc(examples.label, before),
+        "log_loss_progressive": math.nan if before is None else log_loss(examples.label, before),
+        "auc": auc(label, model),
+        "log_loss": log_loss(label, model),
+        "calibration": calibration(label, model),
+        "auc_lr_baseline": auc(label, baseline),
+    }
+
+
+def _size(learners: Learners, out: Path) -> dict[str, float]:
+    statistics = learners.model.table.statistics()
+    return {
+        "rows_in_table": statistics.rows,
+        "keys_seen": statistics.keys_seen,
+        "zero_rows": statistics.zero_rows,
+        "bytes_trained": _trained_bytes(out),
+    }
+
+
+def _trained_bytes(out: Path) -> int:
+    """Bytes on disk of the model with its optimizer state; the baseline and the reports are not part of it."""
+    files = [out / DESCRIPTION, out / DENSE, out / OPTIMIZER, out / ENCODINGS, *sorted((out / TABLE).iterdir())]
+    return sum(file.stat().st_size for file in files)
+
+
+def _speed(timing: Timing) -> dict[str, float]:
+    return {"examples_per_s": timing.examples_per_s, "step_s": timing.step_s, "input_s": timing.input_s}

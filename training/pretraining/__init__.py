@@ -1,0 +1,1 @@
+"""Encodings learned from the cross graph before the click model is trained."""

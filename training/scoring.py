@@ -1,0 +1,59 @@
+"""Scoring impressions with a trained or a compressed model, without a training table."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from training.checkpoints import TrainedModel, read_checkpoint
+from training.examples import Examples
+from training.forward import Forward
+from training.inputs import Featurizer
+from training.models.ctr import CtrModel
+
+
+class Scorer:
+    """Gives click probabilities; a key without a row counts as the zero vector.
+
+        probabilities = Scorer.load(checkpoint).score(read_examples(partition, schema, relations))
+
+    On a checkpoint it gives the trainer's probabilities, and on a losslessly compressed one the same, to the bit.
+    """
+
+    def __init__(self, trained: TrainedModel) -> None:
+        about = trained.description
+        self.description = about
+        model = CtrModel(about.schema, about.model, about.relations)
+        model.load(trained.dense)
+        self._featurizer = Featurizer(about.schema, about.relations, about.scalers, trained.encodings)
+        self._keys = trained.keys
+        slabs = {name: tf.constant(_with_zero_row(rows)) for name, rows in trained.vectors.items()}
+        self._forward = Forward(model, self._rows, {name: partial(tf.gather, slab) for name, slab in slabs.items()})
+
+    @classmethod
+    def load(cls, folder: Path) -> Scorer:
+        """Load a `checkpoint` or a `compressed` folder.
+
+        Raises:
+            InputError: the folder is incomplete or damaged.
+        """
+        return cls(read_checkpoint(folder))
+
+    def score(self, examples: Examples) -> NDArray[np.float32]:
+        """Return the click probabilities, float32 [n], of examples read with the model's schema and relations."""
+        return self._forward.probabilities(self._featurizer.inputs(examples))
+
+    def _rows(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Rows int32 of keys; the zero row 0 where the key is unknown."""
+        if not len(self._keys):
+            return np.zeros(len(keys), np.int32)
+        found = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[found] == keys, found + 1, 0).astype(np.int32)
+
+
+def _with_zero_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows])

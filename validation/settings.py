@@ -1,0 +1,55 @@
+"""What YAML says of the gates. Free of Great Expectations and TensorFlow.
+
+A gate without thresholds fails closed: every threshold has a value, and `null` is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from features.schema import Frozen
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class DataGateSettings(Frozen):
+    """When a day's data may be learned from."""
+
+    min_rows: Annotated[int, Field(ge=1)] = 1000
+    max_quarantined_share: Share = 0.05
+    min_ctr: Share = 0.0005
+    max_ctr: Share = 0.95
+    max_null_share: Share = 0.5
+    null_share_by_field: dict[str, Share] = {}
+    max_rows_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
+
+    @model_validator(mode="after")
+    def _limits_are_ordered(self) -> Self:
+        if self.min_ctr > self.max_ctr:
+            raise ValueError(f"min_ctr {self.min_ctr} is above max_ctr {self.max_ctr}: no day could pass")
+        return self
+
+
+class ModelGateSettings(Frozen):
+    """When a candidate is sound (parity, calibration bounds) and when it is blessed (AUC against its rivals).
+
+    AUC differences are candidate minus rival on the same held-out impressions; `calibration` is Σp / Σy.
+    """
+
+    max_parity_diff: Positive = 1e-6
+    min_calibration: Positive = 0.7
+    max_calibration: Positive = 1.4
+    min_auc: Share = 0.5
+    max_auc_drop_to_champion: Share = 0.005
+    max_auc_drop_to_baseline: Share = 0.01
+    max_p99_ms: Positive = 250.0
+
+    @model_validator(mode="after")
+    def _limits_are_ordered(self) -> Self:
+        if self.min_calibration > self.max_calibration:
+            limits = f"min_calibration {self.min_calibration} is above max_calibration {self.max_calibration}"
+            raise ValueError(f"{limits}: no model could pass")
+        return self
