@@ -14,13 +14,22 @@ from pipelines import console
 from pipelines.artifacts import Store
 from pipelines.config import Config, default_workspace, load_config
 from pipelines.lineage import ancestry_text, champion
+from pipelines.demo.__main__ import demo
 from pipelines.report import ARTIFACTS, day_report, days_with_artifacts, report_json
+from pipelines.services.__main__ import down, up
 
 app = typer.Typer()
+
+SHOWN_DAYS = 7
+"""How many of the latest days `status` shows."""
 
 WorkspaceOption = Annotated[Optional[Path], typer.Option("--workspace", "-w", help="Where artifacts lie.")]  # noqa: UP045
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="The YAML file.")]
 DayOption = Annotated[datetime, typer.Option("--date", "-d", formats=["%Y-%m-%d"], help="The day, YYYY-MM-DD.")]
+
+app.command("demo")(demo)
+app.command("up")(up)
+app.command("down")(down)
 
 
 def _store(workspace: Path | None) -> Store:
@@ -49,8 +58,9 @@ def status(workspace: WorkspaceOption = None) -> None:
     from pipelines.journal import Journal
 
     store = _store(workspace)
-    rows = [[str(day), *("yes" if store.current(a, day) else "–" for a in ARTIFACTS)] for day in days_with_artifacts(store)]
-    console.table(f"workspace {store.workspace}", ("day", *ARTIFACTS), rows)
+    days = list(days_with_artifacts(store))[-SHOWN_DAYS:]
+    rows = [[artifact, *("yes" if store.current(artifact, day) else "–" for day in days)] for artifact in ARTIFACTS]
+    console.table(f"workspace {store.workspace}", ("artifact", *(f"{day:%m-%d}" for day in days)), rows)
     serving = champion(store)
     console.say(f"champion: version {serving.metrics['model_version']} of {serving.day}" if serving else "champion: none yet")
     console.say(f"tracking events that wait for MLflow: {sum(1 for _ in Journal(store.workspace).pending())}")
@@ -151,3 +161,23 @@ def simulate(
     for day in days_between(first.date(), last.date()):
         written = simulate_day(settings, day, home / "logs")
         console.say(f"{day}: {written.rows:,} impressions, {written.clicks:,} clicks in {written.seconds:.1f} s")
+
+
+@app.command()
+def truth(
+    config: ConfigOption,
+    source: Annotated[Path, typer.Option("--input", "-i", help="Parquet of simulated impressions.")],
+    out: Annotated[Path, typer.Option("--output", "-o", help="Parquet to write: the rows, with `true_probability`.")],
+) -> None:
+    """Add the true click probability to simulated impressions: what only a simulator knows."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from simulator.truth import true_probability
+
+    settings = load_config(config).simulator
+    if settings is None:
+        raise InputError(f"{config} has no section `simulator`: only a simulated log has a known truth")
+    table = pq.read_table(source)
+    pq.write_table(table.append_column("true_probability", pa.array(true_probability(settings, table))), out)
+    console.say(f"wrote {out}: {table.num_rows:,} impressions")

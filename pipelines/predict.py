@@ -97,4 +97,4 @@ def _values(value: object, separator: str) -> list[str]:
 def _is_null(value: object) -> bool:
     import pandas as pd
 
-    return bool(pd.isna(value)) if np.isscalar(value) or value is None or value is pd.NA else False
+    return value is None or value is pd.NA or (isinstance(value, float) and value != value)

@@ -39,7 +39,7 @@ _FROM = {
     "keys_seen": ("checkpoint", "keys_seen"),
     "zero_rows": ("checkpoint", "zero_rows"),
     "bytes_trained": ("checkpoint", "bytes_trained"),
-    "bytes_exported": ("export", "bytes"),
+    "bytes_exported": ("export", "bytes_exported"),
     "parity_max_abs_diff": ("validation_report", "parity_max_abs_diff"),
     "p99_ms": ("validation_report", "p99_ms"),
     "verdict": ("validation_report", "verdict"),

@@ -106,7 +106,8 @@ def read_errors() -> Iterator[None]:
         if not _READ_FAILURES.search(text):
             raise
         found = _FILE.search(text)
-        reason = next((line.strip() for line in text.splitlines() if line.strip()), "")
+        cause = str(error.java_exception.getMessage()) if isinstance(error, Py4JJavaError) else text
+        reason = " ".join(cause.split())
         named = found.group(0) if found else "of the source"
         raise InputError(
             f"file {named} cannot be read (truncated, damaged or of another layout): {reason[:300]}. Replace or remove it."

@@ -36,8 +36,8 @@ def token(schema: Schema, field: ColumnField, value: Column) -> Column:
 def field_tokens(schema: Schema, field: KeyField) -> Column:
     """Return a field's tokens as a list<string> without repeats; a record without a value has the one token `""`."""
     if isinstance(field, Cross):
-        parts = (schema.field(name) for name in field.of)
-        return F.array(F.concat_ws(_PART, *(token(schema, part, quoted(part.name)) for part in parts)))
+        columns = {part.name: part for part in schema.column_fields()}
+        return F.array(F.concat_ws(_PART, *(token(schema, columns[name], quoted(name)) for name in field.of)))
     if not isinstance(field, MultiValued):
         return F.array(token(schema, field, quoted(field.name)))
     values = F.array_distinct(quoted(field.name))

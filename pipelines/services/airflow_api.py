@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
@@ -14,8 +14,11 @@ from tenacity import Retrying, retry_if_result, stop_after_attempt, wait_fixed
 from features.errors import InputError, RetryableError
 
 TIMEOUT_S = 120.0
-LOCK_WAIT_S = 2.0
-LOCK_ATTEMPTS = 20
+BUSY = (httpx.codes.SERVICE_UNAVAILABLE,)
+"""What Airflow answers when its sqlite database is locked by another of its processes."""
+
+BUSY_WAIT_S = 3.0
+BUSY_ATTEMPTS = 25
 
 _PAGE = 100
 
@@ -68,7 +71,10 @@ class AirflowApi:
         return self._send("GET", f"/api/v2/dags/{dag_id}", accept=(httpx.codes.NOT_FOUND,)).is_success
 
     def backfill(self, dag_id: str, first: date, last: date, conf: Mapping[str, Any], zone: ZoneInfo) -> int:
-        """Request a run for each day, one at a time and in order, failed days again; return the backfill's id."""
+        """Request a run for each day, one at a time and in order, days that ran before again; return the backfill's id.
+
+        Airflow allows one backfill of a DAG at a time, and notices only after a while that one has ended: wait for it.
+        """
         body = {
             "dag_id": dag_id,
             "from_date": datetime.combine(first, time.min, zone).isoformat(),
@@ -77,7 +83,7 @@ class AirflowApi:
             "reprocess_behavior": "completed",
             "dag_run_conf": dict(conf),
         }
-        return int(self._send("POST", "/api/v2/backfills", json=body).json()["id"])
+        return int(self._send("POST", "/api/v2/backfills", busy=(*BUSY, httpx.codes.CONFLICT), json=body).json()["id"])
 
     def runs(self, dag_id: str, first: date, last: date, zone: ZoneInfo) -> list[DagRun]:
         """Return the backfill's runs of these days (at most a hundred), in order."""
@@ -99,24 +105,26 @@ class AirflowApi:
         content = self._send("GET", path, headers={"accept": "application/json"}).json()["content"]
         return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in content)
 
-    def _send(self, method: str, path: str, accept: tuple[int, ...] = (), **options: Any) -> httpx.Response:
+    def _send(
+        self, method: str, path: str, accept: Collection[int] = (), busy: Collection[int] = BUSY, **options: Any
+    ) -> httpx.Response:
+        """Return a good answer, or one whose status is in `accept`; ask again while the status is in `busy`."""
         try:
-            response = self._patiently(method, path, options)
+            response = self._patiently(method, path, busy, options)
             if response.status_code == httpx.codes.UNAUTHORIZED:
                 self._log_in()
-                response = self._patiently(method, path, options)
+                response = self._patiently(method, path, busy, options)
         except httpx.HTTPError as error:
             raise RetryableError(f"Airflow at {self._client.base_url} does not answer ({error}); see its logs") from error
         if response.is_success or response.status_code in accept:
             return response
         raise InputError(f"Airflow refused {method} {path} ({response.status_code}): {response.text[:2000]}")
 
-    def _patiently(self, method: str, path: str, options: Mapping[str, Any]) -> httpx.Response:
-        """Ask again while Airflow says that its sqlite database is locked by another of its processes (503)."""
+    def _patiently(self, method: str, path: str, busy: Collection[int], options: Mapping[str, Any]) -> httpx.Response:
         attempts = Retrying(
-            retry=retry_if_result(lambda response: response.status_code == httpx.codes.SERVICE_UNAVAILABLE),
-            wait=wait_fixed(LOCK_WAIT_S),
-            stop=stop_after_attempt(LOCK_ATTEMPTS),
+            retry=retry_if_result(lambda response: response.status_code in busy),
+            wait=wait_fixed(BUSY_WAIT_S),
+            stop=stop_after_attempt(BUSY_ATTEMPTS),
             retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
         )
         return attempts(self._client.request, method, path, **options)

@@ -37,13 +37,13 @@ class Ingest(Stage):
 
 
 def _simulate(context: Context) -> None:
-    """Write the day's simulated log below `<workspace>/logs` unless it is there."""
+    """Write the day's simulated log below `<workspace>/logs` unless it is there, made with the same settings."""
     settings = context.config.simulator
     if settings is None:
         return
-    from simulator.log import simulate_day
+    from simulator.log import is_simulated, simulate_day
 
     logs = context.store.workspace / "logs"
-    if not (logs / f"dt={context.day.isoformat()}").is_dir():
+    if not is_simulated(settings, context.day, logs):
         simulated = simulate_day(settings, context.day, logs)
         context.report(f"simulated {simulated.rows:,} impressions in {simulated.seconds:.1f} s")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from features.errors import InputError
 from pipelines.artifacts import Version
 from pipelines.lineage import sound_checkpoint
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+
+if TYPE_CHECKING:
+    from training.trainer import Progress
 
 
 class Train(Stage):
@@ -48,7 +52,13 @@ class Train(Stage):
             statistics=paths.get("statistics"),
             encodings=paths["encodings"],
         )
-        return train_day(request, out, lambda progress: context.report(str(progress)))
+        return train_day(request, out, lambda p: context.report(_words(p)))
+
+
+def _words(progress: Progress) -> str:
+    """Spell progress as one line of a log."""
+    share = f"{progress.done:,} of {progress.total:,} examples"
+    return f"{progress.phase}: {share}, {progress.examples_per_s:,.0f}/s, loss {progress.loss:.4f}"
 
 
 def _sound_data(context: Context) -> Version:

@@ -78,9 +78,9 @@ def test_parity_with_the_trainers_own_scores(parity, compressed, trained_on):
     np.testing.assert_allclose(parity.serving.probability, scored, rtol=0, atol=1e-6)
 
 
-def test_unseen_values_get_the_zero_vector(serve, compressed, tmp_path):
-    columns = draw_columns(40, seed=9)
-    columns["user_id"] = [f"never seen {i}" for i in range(40)]
+def test_another_day_with_users_never_seen_among_the_known_ones(serve, compressed, tmp_path):
+    columns = draw_columns(60, seed=9)
+    columns["user_id"] = [f"never seen {i}" if i % 2 else user for i, user in enumerate(columns["user_id"])]
     examples = read_examples(write_partition(tmp_path / "new", columns), SCHEMA, RELATIONS)
     np.testing.assert_allclose(serve(columns), numpy_reference.probabilities(compressed, examples), rtol=0, atol=1e-6)
 

@@ -114,20 +114,27 @@ def test_a_pool_is_made_or_changed(server):
     assert server.requests[-1][3] == changed
 
 
-def test_what_airflow_refuses_is_told_with_its_words(server):
+def test_a_backfill_waits_until_the_one_before_it_is_noticed_to_have_ended(server, monkeypatch):
+    monkeypatch.setattr("pipelines.services.airflow_api.BUSY_WAIT_S", 0.0)
+    server.answers["POST", "/api/v2/backfills"] = [(409, {"detail": "already running"}), (200, {"id": 9})]
+    assert AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC) == 9
+
+
+def test_what_airflow_refuses_is_told_with_its_words(server, monkeypatch):
+    monkeypatch.setattr("pipelines.services.airflow_api.BUSY_WAIT_S", 0.0)
     server.answers["POST", "/api/v2/backfills"] = (409, {"detail": "There is already a running backfill"})
     with pytest.raises(InputError, match=r"409.*already a running backfill"):
         AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC)
 
 
 def test_a_locked_database_is_asked_again(server, monkeypatch):
-    monkeypatch.setattr("pipelines.services.airflow_api.LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("pipelines.services.airflow_api.BUSY_WAIT_S", 0.0)
     server.answers["POST", "/api/v2/backfills"] = [(503, {"detail": "Database is locked"}), (200, {"id": 8})]
     assert AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC) == 8
 
 
 def test_a_database_that_stays_locked_is_an_error(server, monkeypatch):
-    monkeypatch.setattr("pipelines.services.airflow_api.LOCK_WAIT_S", 0.0)
+    monkeypatch.setattr("pipelines.services.airflow_api.BUSY_WAIT_S", 0.0)
     server.answers["POST", "/api/v2/backfills"] = (503, {"detail": "Database is locked"})
     with pytest.raises(InputError, match="Database is locked"):
         AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC)

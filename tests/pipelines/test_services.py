@@ -140,7 +140,8 @@ def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_faile
         assert unknown["ingest"][0] == "upstream_failed"
         (refused,) = _outcome(api, date(2022, 4, 28), 1, {"config": "other.yaml", "batchsize": 1})
         assert refused["earlier_days"] == ("failed", 1)  # unknown parameter
-        (skipped,) = _outcome(api, date(2020, 1, 1), 1, {"config": str(SIMULATED.config), "workspace": str(tmp_path / "ws")})
+        empty = {"config": str(_with_an_empty_day(tmp_path)), "workspace": str(tmp_path / "ws")}
+        (skipped,) = _outcome(api, SIMULATED.first, 1, empty)
         assert {state for task, (state, _) in skipped.items() if task != "earlier_days"} == {"skipped"}
         assert skipped["earlier_days"][0] == "success"
     assert control.status(folder) is None
@@ -153,6 +154,16 @@ def _outcome(api, first: date, days: int, conf: dict) -> list[dict[str, tuple[st
     api.backfill(DAG_ID, window.first, window.last, conf, window.zone)
     runs = Watcher(api, window, lambda _line: None, lambda _done, _total: None).follow(300)
     return [{task.task_id: (task.state, task.tries) for task in run.tasks} for run in runs]
+
+
+def _with_an_empty_day(folder: Path) -> Path:
+    """Write the simulator's profile, small, with no record on its first day."""
+    document = yaml.safe_load(SIMULATED.config.read_text())
+    faults = [{"kind": "empty_day", "days": [SIMULATED.first]}]
+    document["simulator"].update(impressions_per_day=200, faults=faults)
+    path = folder / "empty_day.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
 
 
 def _listening(folder: Path) -> set[tuple[str, int]]:

@@ -229,7 +229,7 @@ def test_aggregates_agree_with_pandas(typed):
 
 def test_the_same_records_give_the_same_bytes_in_any_order_and_partitioning(spark, typed, tmp_path):
     _, folder, log = typed
-    log.sample(frac=1, random_state=3).to_parquet(tmp_path / "shuffled.parquet")
+    log.sample(frac=1, random_state=3).to_parquet(tmp_path / "shuffled.parquet", index=False)
     spark.conf.set("spark.sql.shuffle.partitions", 5)
     try:
         ingest(spark, Source(path=str(tmp_path / "shuffled.parquet")), TYPED, DAY, tmp_path)
@@ -240,7 +240,7 @@ def test_the_same_records_give_the_same_bytes_in_any_order_and_partitioning(spar
 
 
 def test_without_deduplication_repeats_stay_with_ids_of_their_own(spark, typed, tmp_path):
-    first, folder, log = typed
+    first, folder, _ = typed
     report = ingest(spark, Source(path=f"{folder}/{{a,b}}.parquet", deduplicate=False), TYPED, DAY, tmp_path)
     assert report.rows_kept == first.rows_kept + first.reasons["duplicate"]
     ids = kept(tmp_path)["record_id"]
@@ -250,9 +250,7 @@ def test_without_deduplication_repeats_stay_with_ids_of_their_own(spark, typed, 
 
 def test_a_day_outside_the_log_has_no_data(spark, typed, tmp_path):
     _, folder, _ = typed
-    with pytest.raises(
-        NoDataError, match=r"holds no record of 2022-06-01 \(Asia/Shanghai\) \(\d+ records have no readable time in 'when'\)"
-    ):
+    with pytest.raises(NoDataError, match=r"no record of 2022-06-01 \(Asia/Shanghai\) \(\d+ records have no readable time"):
         ingest(spark, Source(path=f"{folder}/{{a,b}}.parquet"), TYPED, date(2022, 6, 1), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -58,9 +58,7 @@ def test_a_day_without_its_file_is_a_day_without_data(spark, tmp_path):
 
 def test_a_missing_column_is_named_with_its_closest_neighbour(spark, tmp_path):
     (tmp_path / "a.csv").write_text("user_id,clicked\n1,2\n")
-    with pytest.raises(
-        InputError, match=r"a\.csv has no column 'userid' .*perhaps 'user_id'.*Columns there are: user_id, clicked"
-    ):
+    with pytest.raises(InputError, match=r"a\.csv has no column 'userid' .*perhaps 'user_id'.*there are: user_id, clicked"):
         read_log(spark, csv_source(tmp_path / "a.csv", rename={"userid": "user"}), DAY)
 
 
