@@ -30,6 +30,8 @@ def epoch_ms(raw: tf.Tensor, timestamp: Timestamp) -> tuple[tf.Tensor, tf.Tensor
     valid = tf.strings.regex_full_match(raw, EPOCH)
     number = tf.strings.to_number(tf.where(valid, raw, "0"), tf.int64)
     times, per = _MS_PER_UNIT[timestamp.unit]
+    valid &= tf.abs(number) <= tf.int64.max // times  # what does not fit int64 milliseconds is no time
+    number = tf.where(valid, number, tf.zeros_like(number))
     return tf.math.floordiv(number * times, per), valid
 
 

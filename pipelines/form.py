@@ -17,7 +17,6 @@ FORM = (
     "model.deep.l21",
     "model.deep.l1",
     "model.dense.learning_rate",
-    "compression.zero_tolerance",
     "model_gate.max_auc_drop_to_champion",
     "model_gate.max_auc_drop_to_baseline",
 )

@@ -40,8 +40,8 @@ class ModelSettings(Frozen):
     hidden: tuple[Count, ...] = (128, 64)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     init_scale: Positive = 0.01
-    deep: OptimizerSettings = OptimizerSettings()
-    wide: OptimizerSettings = OptimizerSettings(learning_rate=1e-2)
+    deep: OptimizerSettings = OptimizerSettings(learning_rate=3e-3)
+    wide: OptimizerSettings = OptimizerSettings()
     dense: OptimizerSettings = OptimizerSettings()
 
 
@@ -54,7 +54,7 @@ class TrainingSettings(Frozen):
     shuffle_block: Count = 65_536
     seed: Seed = 17
     admission: AdmissionSettings = AdmissionSettings()
-    baseline_learning_rate: Positive = 2e-2
+    baseline_learning_rate: Positive = 5e-3
 
 
 class PretrainSettings(Frozen):

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from features.errors import InputError
 from features.schema import Schema
 from training.metrics import auc, calibration, expected_calibration_error, grouped_auc, log_loss
 from validation.gates import Evidence, Verdict, judge
@@ -35,12 +36,14 @@ class Candidate:
         checkpoint: the trained model, with its `heldout.parquet`.
         export: the `export` artifact.
         champion: the `compressed` artifact of the model that serves now; None when there is none.
+        compressed: the candidate's own `compressed` artifact, for the picture of sizes; None leaves that out.
     """
 
     partition: Path
     checkpoint: Path
     export: Path
     champion: Path | None
+    compressed: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -74,12 +77,14 @@ def check_model(candidate: Candidate, schema: Schema, settings: ModelGateSetting
     champion = None if candidate.champion is None else score_champion(candidate.champion, candidate.partition, heldout)
     verdict = judge(_evidence(heldout, exported, champion, parity, _bytes(candidate.export)), settings)
     _write(out, verdict, parity, exported)
-    plot_model(heldout.label, _curves(heldout, exported, champion), out / "plots")
+    plot_model(heldout.label, _curves(heldout, exported, champion), out / "plots", _sizes(candidate))
     return _figures(verdict, heldout, exported)
 
 
 def read_heldout(path: Path) -> HeldOut:
-    """Read the held-out slice that training wrote; raises FileNotFoundError when it is not there."""
+    """Read the held-out slice that training wrote; raises InputError when it is not there."""
+    if not path.is_file():
+        raise InputError(f"{path}: not there; train that day again")
     table = pq.read_table(path)
     user = np.unique(table["user"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
     columns = [table[name].to_numpy() for name in ("label", "p_model", "p_baseline")]
@@ -95,7 +100,8 @@ def score_champion(compressed: Path, partition: Path, heldout: HeldOut) -> Score
     description = scorer.description
     examples = read_examples(partition, description.schema, description.relations, AbsentFields.NULL)
     last = examples.slice(len(examples.label) - len(heldout.record), len(examples.label))
-    assert np.array_equal(last.record_id, heldout.record), "the held-out slice is the last one by time"
+    if not np.array_equal(last.record_id, heldout.record):
+        raise InputError(f"{partition}: its last records are not the held-out ones; train that day again on this partition")
     return scorer.score(last)
 
 
@@ -135,6 +141,19 @@ def _figures(verdict: Verdict, heldout: HeldOut, exported: Scores) -> dict[str, 
     if evidence.auc_champion is not None:
         lift["lift_auc_vs_champion"] = evidence.auc_exported - evidence.auc_champion
     return {"verdict": str(verdict.outcome), **verdict.as_dict()["metrics"], **lift, **{k: f() for k, f in more.items()}}
+
+
+def _sizes(candidate: Candidate) -> dict[str, int] | None:
+    """Bytes of the model by form, from what compression reported and what lies on disk."""
+    if candidate.compressed is None:
+        return None
+    report = json.loads((candidate.compressed / "report.json").read_text(encoding="utf-8"))
+    return {
+        "trained": report["bytes_before"],
+        "without optimizer state": report["bytes_before_weights"],
+        "without zero rows": report["bytes_after"],
+        "exported, with its graph": _bytes(candidate.export),
+    }
 
 
 def _bytes(folder: Path) -> int:

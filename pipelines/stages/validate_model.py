@@ -26,6 +26,7 @@ class ValidateModel(Stage):
             "impressions": require(context, "impressions", "ingest"),
             "checkpoint": require(context, "checkpoint", "train"),
             "export": require(context, "export", "export"),
+            "compressed": require(context, "compressed", "compress"),
             **({"champion": champion} if champion else {}),
         }
 
@@ -34,7 +35,7 @@ class ValidateModel(Stage):
         from validation.model_check import Candidate, check_model
 
         paths = {name: version.path for name, version in inputs.items()}
-        candidate = Candidate(paths["impressions"], paths["checkpoint"], paths["export"], paths.get("champion"))
+        candidate = Candidate(paths["impressions"], paths["checkpoint"], paths["export"], paths.get("champion"), paths["compressed"])
         return check_model(candidate, context.config.features, context.config.model_gate, out)
 
     def judge(self, version: Version) -> None:

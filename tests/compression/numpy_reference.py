@@ -6,8 +6,12 @@ from training.checkpoints import read_checkpoint
 
 
 def probabilities(folder, examples):
+    """float64 [n] for the examples by the model of a folder."""
+    return probabilities_of(read_checkpoint(folder), examples)
+
+
+def probabilities_of(trained, examples):
     """float64 [n] for the examples, computed row by row."""
-    trained = read_checkpoint(folder)
     return np.array([_probability(trained, examples.slice(i, i + 1)) for i in range(len(examples))])
 
 
@@ -34,7 +38,8 @@ def _field(vectors, rows, keys):
 
 
 def _numbers(trained, one):
-    scalers = [trained.description.scalers[name] for name in ("price", "age")]
+    about = trained.description
+    scalers = [about.scalers[field.name] for field in about.schema.dense_fields()]
     pairs = [
         (np.clip((x - s.mean) / s.std, -10, 10), 1.0) if there else (0.0, 0.0)
         for x, there, s in zip(one.numbers[0], one.present[0], scalers, strict=True)

@@ -17,7 +17,6 @@ def test_types_limits_and_defaults_come_from_the_models():
         Config.model_fields["training"].default.batch_size,
     )
     assert fields["model.deep.l21"].limits == {"minimum": 0}
-    assert fields["compression.zero_tolerance"].type == "number"
 
 
 def test_a_default_set_by_the_parent_wins_over_the_leafs_own():

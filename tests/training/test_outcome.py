@@ -1,0 +1,98 @@
+"""The figures and the held-out file of a day."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from training_data import MODEL, SCHEMA, TRAINING
+
+from training.checkpoints import Description, write_description
+from training.examples import Examples
+from training.learners import Learners, Recipe
+from training.models.cross_input import write_encodings
+from training.outcome import Outcome, Timing, write_outcome
+from training.ragged import Ragged
+
+
+def examples(label):
+    rows = len(label)
+    return Examples(
+        keys=np.zeros((rows, 5), np.int64),
+        lists=(Ragged(np.zeros(0, np.int64), np.zeros(rows + 1, np.int64)),),
+        numbers=np.zeros((rows, 1)),
+        present=np.zeros((rows, 1), bool),
+        pairs=np.zeros((rows, 0, 2), np.int64),
+        label=np.array(label, np.float32),
+        user=np.arange(rows) % 2,
+        users=np.array(["ann", "bob"], object),
+        record_id=np.arange(rows) + 100,
+        timestamp_ms=np.arange(rows),
+    )
+
+
+@pytest.fixture(scope="module")
+def learners():
+    return Learners.fresh(Recipe(SCHEMA, MODEL, TRAINING, ()))
+
+
+@pytest.fixture
+def checkpoint(tmp_path, learners):
+    write_description(tmp_path, Description(SCHEMA, MODEL, TRAINING, {}, (), 0))
+    write_encodings(tmp_path / "encodings.npz", {})
+    learners.save(tmp_path)
+    return tmp_path
+
+
+def outcome(label=(0, 1, 0, 1, 1, 0), progressive=None):
+    heldout = (np.array([0.75, 0.25], np.float32), np.array([0.25, 0.75], np.float32))
+    return Outcome(examples(label), 4, progressive, heldout, Timing(4, 1.5, 0.5))
+
+
+def test_heldout_figures_by_hand(checkpoint, learners):
+    figures = write_outcome(outcome(), learners, checkpoint)
+    assert (figures["auc"], figures["auc_lr_baseline"]) == (1.0, 0.0)
+    assert figures["log_loss"] == pytest.approx(-math.log(0.75))
+    assert figures["calibration"] == 1.0
+    assert (figures["rows"], figures["rows_learned"], figures["rows_heldout"]) == (6, 4, 2)
+
+
+def test_progressive_figures_cover_the_whole_day(checkpoint, learners):
+    progressive = np.array([0.1, 0.9, 0.2, 0.8, 0.3, 0.4], np.float32)
+    figures = write_outcome(outcome(progressive=progressive), learners, checkpoint)
+    assert figures["auc_progressive"] == pytest.approx(8 / 9)  # of nine pairs only (.3, .4) is the wrong way round
+    label = np.array([0, 1, 0, 1, 1, 0])
+    assert figures["log_loss_progressive"] == pytest.approx(
+        -np.mean(np.log(np.where(label, progressive, 1 - progressive))), rel=1e-6
+    )
+
+
+def test_undefined_figures_are_nan_and_null_on_disk(checkpoint, learners):
+    figures = write_outcome(outcome(label=(0, 1, 0, 1, 0, 0)), learners, checkpoint)
+    undefined = {name for name, value in figures.items() if math.isnan(value)}
+    assert undefined == {"auc", "auc_lr_baseline", "calibration", "auc_progressive", "log_loss_progressive"}
+    on_disk = json.loads((checkpoint / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert {name for name, value in on_disk.items() if value is None} == undefined
+
+
+def test_the_heldout_file_by_hand(checkpoint, learners):
+    write_outcome(outcome(), learners, checkpoint)
+    assert pq.read_table(checkpoint / "heldout.parquet").to_pylist() == [
+        {"record_id": 104, "user": "ann", "label": 1, "p_model": 0.75, "p_baseline": 0.25},
+        {"record_id": 105, "user": "bob", "label": 0, "p_model": 0.25, "p_baseline": 0.75},
+    ]
+
+
+def test_trained_bytes_leave_out_the_baseline_and_the_reports(checkpoint, learners):
+    figures = write_outcome(outcome(), learners, checkpoint)
+    parts = ["model.json", "dense.npz", "optimizer.npz", "encodings.npz"]
+    files = [checkpoint / name for name in parts] + list((checkpoint / "table").iterdir())
+    assert figures["bytes_trained"] == sum(f.stat().st_size for f in files)
+
+
+def test_speed_counts_steps_and_input():
+    timing = Timing(examples=100, step_s=1.5, input_s=0.5)
+    assert timing.examples_per_s == 50
+    assert timing.after_reading(0.5) == Timing(100, 1.5, 1.0)
+    assert math.isnan(Timing(0, 0.0, 1.0).examples_per_s)

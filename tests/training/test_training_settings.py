@@ -1,0 +1,74 @@
+"""What YAML may say of training, and what it may not."""
+
+import subprocess
+import sys
+
+import pytest
+from pydantic import ValidationError
+from training_data import SCHEMA
+
+from features.errors import InputError
+from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Timestamp
+from training.layout import Layout
+from training.settings import ModelSettings, OptimizerSettings, PretrainSettings, TrainingSettings
+
+
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [
+        (TrainingSettings, {"batch_size": 0}),
+        (TrainingSettings, {"passes": 0}),
+        (TrainingSettings, {"holdout_fraction": 0}),
+        (TrainingSettings, {"holdout_fraction": 1}),
+        (TrainingSettings, {"seed": -1}),
+        (TrainingSettings, {"batchsize": 5}),
+        (ModelSettings, {"dim": 0}),
+        (ModelSettings, {"hidden": [0]}),
+        (ModelSettings, {"dropout": 1}),
+        (ModelSettings, {"kind": "magic"}),
+        (OptimizerSettings, {"learning_rate": 0}),
+        (OptimizerSettings, {"l21": -1}),
+        (PretrainSettings, {"l2": 0}),
+        (PretrainSettings, {"epochs": 0}),
+    ],
+)
+def test_impossible_settings_are_refused(settings, values):
+    with pytest.raises(ValidationError, match=next(iter(values))):
+        settings.model_validate(values)
+
+
+def test_settings_survive_json():
+    settings = ModelSettings(hidden=(3, 2), deep=OptimizerSettings(l21=0.5))
+    assert ModelSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_settings_load_without_tensorflow():
+    code = "import sys, training.settings; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_layout_sorts_fields_by_how_they_enter():
+    layout = Layout.of(SCHEMA, (Relation(left="user_id", right="age"),))
+    assert layout.singles == ("user_id", "item_id", "age", "hour", "user_age")
+    assert layout.lists == ("tags",)
+    assert layout.dense == ("price",)
+    assert layout.relations == ("user_id__age",)
+    assert layout.keyed == (*layout.singles, "tags")
+
+
+def test_a_layout_follows_the_order_of_the_schema():
+    fields = (
+        Numeric(name="n"),
+        MultiValued(name="l"),
+        Categorical(name="b"),
+        Categorical(name="a"),
+        Cross(name="c", of=("a", "b")),
+    )
+    schema = Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields)
+    assert Layout.of(schema) == Layout(singles=("b", "a", "c"), lists=("l",), dense=("n",), relations=())
+
+
+@pytest.mark.parametrize("right", ["tags", "price", "nobody"])
+def test_relations_join_single_valued_id_fields_only(right):
+    with pytest.raises(InputError, match=right):
+        Layout.of(SCHEMA, (Relation(left="user_id", right=right),))
