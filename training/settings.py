@@ -65,6 +65,6 @@ class PretrainSettings(Frozen):
 
     dim: Count = 8
     epochs: Count = 10
-    l2: Positive = 4.0
+    l2: Positive = 10.0
     heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
     seed: Seed = 17

@@ -104,7 +104,7 @@ def _show_results(console: Console, api: AirflowApi, days: Sequence[DayRun], wor
 def _show_failure(console: Console, api: AirflowApi, day: DayRun, task: TaskInstance) -> None:
     console.print(f"[bold red]{day.run.day}: {task.task_id} failed.[/bold red] Its log ends with:", highlight=False)
     lines = api.log(DAG_ID, day.run.run_id, task.task_id, task.tries).splitlines()
-    console.print("\n".join(lines[-LOG_LINES:]), markup=False, highlight=False)
+    console.print("\n".join(lines[-LOG_LINES:]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_addresses(console: Console, services: Services, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""What the demonstration prints at its end: a row per day, and where the time went."""
+"""What the demonstration prints at its end: what each day brought, and where the time went."""
 
 from __future__ import annotations
 
@@ -11,22 +11,34 @@ from pipelines.demo.watch import DayRun
 
 MISSING = "–"
 
+LABELS = (
+    "rows",
+    "AUC, progressive",
+    "AUC, held out",
+    "AUC, exported",
+    "AUC, baseline",
+    "rows in table",
+    "bytes, trained",
+    "bytes, exported",
+    "parity, max |Δp|",
+    "verdict",
+    "run",
+    "seconds",
+)
+"""What is said of a day. Progressive: the model of the day before on the whole day, before learning it."""
+
 _FIGURES = ("rows", "auc_progressive", "auc", "auc_exported", "auc_lr_baseline", "rows_in_table")
 
 
 def day_table(days: Sequence[DayRun], reports: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Return a row per day from the runs and the days' reports (keys of `elastic-ctr report --json`)."""
-    table = Table(
-        title="What each day brought (AUC on the day's held-out slice; progressive: yesterday's model, before learning)"
-    )
-    table.add_column("day", no_wrap=True)
-    for name in ("rows", "AUC progressive", "AUC", "AUC exported", "AUC baseline", "rows in table", "bytes", "parity"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    table.add_column("run")
-    table.add_column("seconds", justify="right")
+    """Return a column per day from the runs and the days' reports (keys of `elastic-ctr report --json`)."""
+    table = Table(title="What each day brought")
+    table.add_column("", no_wrap=True)
     for day in days:
-        table.add_row(*_day_cells(day, reports.get(day.run.day, {})))
+        table.add_column(day.run.day, justify="right", no_wrap=True)
+    columns = [list(_day_cells(day, reports.get(day.run.day, {}))) for day in days]
+    for index, label in enumerate(LABELS):
+        table.add_row(label, *(column[index] for column in columns))
     return table
 
 
@@ -45,10 +57,10 @@ def stage_table(days: Sequence[DayRun]) -> Table:
 
 
 def _day_cells(day: DayRun, report: Mapping[str, Any]) -> Iterable[str]:
-    yield day.run.day
     for name in _FIGURES:
         yield _number(report.get(name), ",.0f" if name.startswith("rows") else ".4f")
-    yield f"{_bytes(report.get('bytes_trained'))} → {_bytes(report.get('bytes_exported'))}"
+    yield _bytes(report.get("bytes_trained"))
+    yield _bytes(report.get("bytes_exported"))
     yield _number(report.get("parity_max_abs_diff"), ".1e")
     yield str(report.get("verdict") or MISSING)
     yield _state_of(day)
@@ -68,7 +80,7 @@ def _by_task(days: Sequence[DayRun]) -> dict[str, list[float | None]]:
 
 
 def _number(value: Any, style: str) -> str:
-    return MISSING if value is None else format(value, style)
+    return MISSING if value is None or value != value else format(value, style)
 
 
 def _bytes(count: Any) -> str:

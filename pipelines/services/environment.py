@@ -21,6 +21,7 @@ QUIET = {
     "SCARF_ANALYTICS": "false",
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 """Telemetry off, in everything that is started here and in what that starts."""
 

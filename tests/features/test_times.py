@@ -27,11 +27,11 @@ def test_units_scale_and_round_down():
     assert parse("us", "1650812741437999", "-1") == ([1650812741437, -1], [True, True])
 
 
-@pytest.mark.parametrize("raw", ["", "1.5", "12:00", "1650812741437000000000", "abc"])
 def test_seconds_that_overflow_milliseconds_are_invalid():
     assert parse("s", "9223372036854775", "9223372036854776") == ([9223372036854775000, 0], [True, False])
 
 
+@pytest.mark.parametrize("raw", ["", "1.5", "12:00", "1650812741437000000000", "abc"])
 def test_what_is_no_epoch_is_invalid(raw):
     assert parse("ms", raw) == ([0], [False])
 
