@@ -11,8 +11,8 @@ from pipelines.form import FormField, form_fields
 CONFIG_VARIABLE = "ELASTIC_CTR_CONFIG"
 DEFAULT_CONFIG = "conf/simulated.yaml"
 
-_PATH_PATTERN = r"^[^\x00-\x1f]*$"
 _SECTION = "What to train"
+_PATH = {"maxLength": 1024, "pattern": r"^[^\x00-\x1f]*$", "section": _SECTION}
 
 
 def trigger_form() -> dict[str, Param]:
@@ -32,7 +32,7 @@ def default_config() -> str:
 
 def _subject() -> dict[str, Param]:
     return {
-        "config": Param(default_config(), "The YAML file of the pipeline.", **_path(min_length=1)),
+        "config": Param(default_config(), "The YAML file of the pipeline.", type="string", minLength=1, **_PATH),
         "date": Param(
             None,
             "The day to train on. Empty: the day of the run's data interval (a backfill sets one per run).",
@@ -41,12 +41,10 @@ def _subject() -> dict[str, Param]:
             format="date",
             section=_SECTION,
         ),
-        "workspace": Param("", "Where artifacts go. Empty: `ELASTIC_CTR_WORKSPACE`, else `workspace`.", **_path(min_length=0)),
+        "workspace": Param(
+            None, "Where artifacts go. Empty: `ELASTIC_CTR_WORKSPACE`, else `workspace`.", type=["null", "string"], **_PATH
+        ),
     }
-
-
-def _path(*, min_length: int) -> dict[str, object]:
-    return {"type": "string", "minLength": min_length, "maxLength": 1024, "pattern": _PATH_PATTERN, "section": _SECTION}
 
 
 def _setting(field: FormField) -> Param:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-from features.errors import ElasticCtrError, RetryableError
+from features.errors import ElasticCtrError, InputError, RetryableError
 from pipelines.journal import Event, Journal
 from pipelines.report import day_report, figures_of
 from pipelines.stages.stage import Context, Outcome, Stage, execute
@@ -70,7 +70,9 @@ def run_day(context: Context, stages: Sequence[str] = tuple(STAGES)) -> Iterator
 
 
 def days_between(first: date, last: date) -> list[date]:
-    """Return all days from first to last, both included."""
+    """Return all days from first to last, both included; raises InputError when the last is before the first."""
+    if first > last:
+        raise InputError(f"{first} is after {last}: the first day must not be later than the last")
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -107,6 +108,8 @@ def _quiet_libraries() -> None:
         "MPLBACKEND": "Agg",
     }
     os.environ.update({k: v for k, v in quiet.items() if k not in os.environ})
+    for name in ("tensorflow", "great_expectations", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 if __name__ == "__main__":

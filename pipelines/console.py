@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from pipelines.stages.stage import Outcome
@@ -41,11 +42,11 @@ def show_outcome(outcome: Outcome) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; numbers are aligned right."""
-    view = Table(title=title, title_justify="left", title_style="bold")
+    view = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in columns:
-        view.add_column(column, justify="right")
+        view.add_column(Text(column), justify="right")
     for row in rows:
-        view.add_row(*(format_value(value) for value in row))
+        view.add_row(*(Text(format_value(value)) for value in row))
     _out.print(view)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
@@ -67,8 +68,8 @@ def days_with_artifacts(store: Store) -> Iterator[date]:
 
 
 def report_json(report: Mapping[str, Any]) -> str:
-    """Return a report as JSON; what is not a number is null, as JSON knows no NaN."""
-    return json.dumps({k: None if isinstance(v, float) and v != v else v for k, v in report.items()}, indent=1)
+    """Return a report as JSON; what is not a finite number is null, as JSON knows neither NaN nor infinity."""
+    return json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in report.items()}, indent=1)
 
 
 def _figure(version: Version | None, name: str) -> Any:

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from features.schema import Relation, Schema
 from training.arrays import read_arrays, write_arrays
@@ -73,6 +75,17 @@ class Learners:
         _restore(learners.model, before.model, folder)
         _restore(learners.baseline, before.baseline, folder / BASELINE)
         return learners
+
+    def start_at_click_rate(self, label: NDArray[np.float32]) -> None:
+        """Set both biases to the log-odds of the labels float32 [n] about to be learned, which steps alone reach slowly.
+
+        Labels of one class leave the biases at 0.
+        """
+        rate = float(np.mean(label)) if len(label) else 0.0
+        if 0 < rate < 1:
+            bias = np.asarray(np.log(rate / (1 - rate)), np.float32)
+            for learner in (self.model, self.baseline):
+                learner.model.load({**learner.model.weights(), "bias": bias})
 
     def prepare(self, inputs: Inputs) -> PreparedPair:
         """Prepare a batch for both (host only)."""

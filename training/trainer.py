@@ -92,6 +92,8 @@ def train_day(request: TrainRequest, out: Path, progress: Listener | None = None
     reading_s = time.perf_counter() - started
     learners, progressive = _warm_start(request, examples, featurizer, progress)
     start = heldout_start(len(examples), request.training.holdout_fraction)
+    if progressive is None:
+        learners.start_at_click_rate(examples.label[:start])
     timing = _learn(learners, featurizer.inputs(examples.slice(0, start)), request.training, "day", progress)
     outcome = Outcome(
         examples=examples,

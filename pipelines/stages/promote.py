@@ -9,7 +9,7 @@ from pathlib import Path
 
 from features.errors import UnsoundError
 from pipelines.artifacts import Version
-from pipelines.registry import CHAMPION, Registry
+from pipelines.registry import CHAMPION, PREVIOUS, Registry
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 from pipelines.tracking import Tracker, reachable
 
@@ -60,6 +60,7 @@ def _promote(context: Context, export: Version) -> Decision:
     settings = context.config.tracking
     tracker = Tracker(context.store.workspace, settings.experiment)
     client = tracker.client()
+    tracker.sync()  # so that the day's run begins with its first stage
     registry = Registry(client, settings.registered_model)
     day = context.day.isoformat()
     with reachable(tracker.uri):
@@ -71,4 +72,6 @@ def _promote(context: Context, export: Version) -> Decision:
         if serving is not None and serving != version and registry.day_of(serving) > day:
             return Decision(False, f"version {serving} of a later day ({registry.day_of(serving)}) serves", version, None)
         registry.move(version, serving)
-    return Decision(True, "blessed by the model gate", version, serving)
+        # A run that was killed after its move finds itself serving; what it replaced is remembered there.
+        replaced = registry.alias(PREVIOUS) if serving == version else serving
+    return Decision(True, "blessed by the model gate", version, replaced)

@@ -115,7 +115,6 @@ def test_staging_of_a_dead_process_is_swept(store):
 CRASHING = """
     import os, signal, sys
     from datetime import date
-from pathlib import Path
     from pathlib import Path
     from pipelines import artifacts
     step, workspace = sys.argv[1], Path(sys.argv[2])

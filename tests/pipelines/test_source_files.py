@@ -12,7 +12,13 @@ DAY = date(2024, 1, 2)
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
-    [("a", ["a"]), ("a{b,c}", ["ab", "ac"]), ("{a,b}{c,d}", ["ac", "ad", "bc", "bd"]), ("{a,{b,c}}", ["a", "b", "c"]), ("{one}", ["{one}"])],
+    [
+        ("a", ["a"]),
+        ("a{b,c}", ["ab", "ac"]),
+        ("{a,b}{c,d}", ["ac", "ad", "bc", "bd"]),
+        ("{a,{b,c}}", ["a", "b", "c"]),
+        ("{one}", ["{one}"]),
+    ],
 )
 def test_braces(pattern, expected):
     assert sorted(set(expand_braces(pattern))) == expected
@@ -23,9 +29,16 @@ def test_patterns_dates_folders_and_side_tables(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     source = Source.model_validate(
-        {"path": [f"{tmp_path}/dt={{date}}/*.csv", f"{tmp_path}/more"], "side_tables": [{"path": f"{tmp_path}/users.csv", "key": "u"}]}
+        {
+            "path": [f"{tmp_path}/dt={{date}}/*.csv", f"{tmp_path}/more"],
+            "side_tables": [{"path": f"{tmp_path}/users.csv", "key": "u"}],
+        }
     )
-    assert [p.relative_to(tmp_path).as_posix() for p in source_files(source, DAY)] == ["dt=2024-01-02/a.csv", "more/x.csv", "users.csv"]
+    assert [p.relative_to(tmp_path).as_posix() for p in source_files(source, DAY)] == [
+        "dt=2024-01-02/a.csv",
+        "more/x.csv",
+        "users.csv",
+    ]
 
 
 def test_no_match_is_no_file(tmp_path):

@@ -1,0 +1,32 @@
+"""The tags that tie a run to its cause."""
+
+import pytest
+
+from pipelines.tracking import run_tags
+
+AIRFLOW = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "ELASTIC_CTR_AIRFLOW_URL")
+
+
+@pytest.fixture(autouse=True)
+def outside_airflow(monkeypatch):
+    for name in AIRFLOW:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_configuration_and_data_are_named():
+    assert run_tags({"name": "p", "seed": 3}, {"checkpoint": "ab"}) == {
+        "config.name": "p",
+        "config.seed": "3",
+        "digest.checkpoint": "ab",
+    }
+
+
+def test_inside_airflow_the_run_is_named(monkeypatch):
+    for name in AIRFLOW:
+        monkeypatch.setenv(name, f"{name} here")
+    assert run_tags({}, {}) == {name.lower(): f"{name} here" for name in AIRFLOW}
+
+
+def test_an_empty_variable_is_no_tag(monkeypatch):
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "")
+    assert run_tags({}, {}) == {}

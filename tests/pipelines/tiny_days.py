@@ -1,0 +1,84 @@
+"""A configuration of ten lines, artifacts with made-up content, and a chain of stages that cost nothing."""
+
+from datetime import date
+
+import yaml
+
+from features.errors import NoDataError
+from pipelines.artifacts import Store
+from pipelines.config import load_config
+from pipelines.stages.stage import Context, Stage
+
+DAYS = [date(2026, 1, d) for d in range(1, 6)]
+EMPTY_DAY = DAYS[1]
+"""The day that the tiny chain's source holds nothing of."""
+
+DOCUMENT = {
+    "name": "tiny",
+    "source": {"path": "logs/*.csv", "format": "csv"},
+    "features": {
+        "label": "click",
+        "user": "user_id",
+        "item": "ad",
+        "timestamp": {"column": "time", "unit": "s"},
+        "forbidden": ["dwell", "like", "share", "bought", "rating", "finished"],
+        "fields": [{"name": "ad", "kind": "categorical"}, {"name": "tags", "kind": "multi_valued", "separator": "|"}],
+    },
+}
+AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+"""Variables with which MLflow is away."""
+
+
+def write_config(folder, **sections):
+    """Write the configuration, some sections changed, and return its path."""
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({**DOCUMENT, **sections}), encoding="utf-8")
+    return path
+
+
+def make_context(folder, day=DAYS[0], overrides=(), report=None, **sections):
+    """Return what stages work with; the workspace is `<folder>/workspace`."""
+    workspace = folder / "workspace"
+    config = load_config(write_config(folder, **sections), overrides, workspace)
+    return Context(config, day, Store(workspace), *([report] if report else []))
+
+
+def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics):
+    """Publish a version with made-up content; `inputs` are recorded under their artifacts' names."""
+    version = version or f"{artifact}{day.day}"
+    entries = {v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash} for v in inputs}
+    with store.staging(artifact, day, version) as out:
+        for name, text in (files or {"data.txt": f"{artifact} {day} {version}"}).items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(text, encoding="utf-8")
+        facts = {"stage": artifact, "inputs": entries, "metrics": metrics, "config": {}, "seconds": 0.5}
+        return store.publish(out, artifact, day, version, facts)
+
+
+def publish_candidate(store, day, verdict="blessed", content="weights"):
+    """Publish what `promote` reads: an export, its compressed model, and the verdict on them."""
+    export = publish(store, "export", day, f"{content}{day.day}", files={"saved_model/saved_model.pb": f"{content} {day}"})
+    compressed = publish(store, "compressed", day, f"c{content}{day.day}", files={"data.txt": f"{content} {day}"})
+    publish(store, "validation_report", day, f"{verdict}{content}{day.day}", [export, compressed], verdict=verdict)
+    return export
+
+
+class Step(Stage):
+    """A link of the tiny chain: reads the link before it, writes one file."""
+
+    name = "ingest"
+    artifact = "impressions"
+    sections = ("features", "model", "compression")
+    reads = ""
+
+    def inputs(self, context):
+        """The version that the link before made."""
+        found = context.store.current(self.reads, context.day) if self.reads else None
+        return {self.reads: found} if found else {}
+
+    def run(self, context, inputs, out):
+        """Write the names of what was read; the source of the chain holds nothing of one day."""
+        if not self.reads and context.day == EMPTY_DAY:
+            raise NoDataError(f"no file for {context.day} at logs/*.csv")
+        (out / "read.txt").write_text(" ".join(inputs), encoding="utf-8")
+        return {"rows_kept": 7, "inputs": len(inputs), "promoted": False, "skill": float("nan")}
