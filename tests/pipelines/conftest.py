@@ -1,13 +1,20 @@
-"""Fixtures of the pipeline's tests: MLflow's database made once, a chain of stages that cost nothing."""
+"""Fixtures of the pipeline's tests: MLflow's database made once, a chain of stages that cost nothing, the command line."""
 
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import tiny_days
 
 from pipelines import chain
+from pipelines.cli import main
 from pipelines.report import ARTIFACTS
 from pipelines.tracking import Tracker
+
+COMMAND = Path(sys.executable).with_name("elastic-ctr")
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +52,35 @@ def tiny_chain(monkeypatch):
         step = f"Step_{artifact}"
         monkeypatch.setattr(tiny_days, step, type(step, (tiny_days.Step,), attributes), raising=False)
         monkeypatch.setitem(chain.STAGES, name, f"tiny_days:{step}")
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Run the command in a process of its own, in an empty folder, MLflow away."""
+
+    def run(*arguments, code=0):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ELASTIC_CTR")}
+        environment |= {**tiny_days.AWAY, "COLUMNS": "200", "ELASTIC_CTR_WORKSPACE": str(tmp_path / "workspace")}
+        done = subprocess.run(
+            [str(COMMAND), *map(str, arguments)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    return run
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, capsys):
+    """Run the command in this process; returns its exit code, standard output and standard error."""
+    monkeypatch.setenv("ELASTIC_CTR_WORKSPACE", str(tmp_path / "workspace"))
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["elastic-ctr", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return ended.value.code or 0, printed.out, printed.err
+
+    return run
