@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import time
 from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
-from features.errors import ElasticCtrError, InputError, RetryableError
+from features.errors import InputError, NoDataError, RetryableError
 from pipelines.journal import Event, Journal
 from pipelines.report import day_report, figures_of
 from pipelines.stages.stage import Context, Outcome, Stage, execute
@@ -53,7 +55,9 @@ def run_stage(name: str, context: Context) -> Outcome:
     started_ms = _now_ms()
     try:
         outcome = execute(make_stage(name), context)
-    except ElasticCtrError as error:
+    except NoDataError:
+        raise
+    except Exception as error:
         _journal_failure(name, context, started_ms, error)
         raise
     if not outcome.reused:
@@ -97,14 +101,21 @@ def _event(name: str, context: Context, outcome: Outcome, started_ms: int) -> Ev
         ended_ms=_now_ms(),
         metrics=figures_of(version.metrics),
         params=_params(version.commit["config"]),
-        tags=run_tags({"name": context.config.name}, {version.artifact: version.digest}),
+        tags=run_tags(_causes(context), {version.artifact: version.digest}),
         artifacts=tuple(str(p) for p in paths if Path(p).exists()),
         day_metrics=figures_of(day_report(context.store, context.day)) if name == "monitor" else {},
     )
 
 
-def _journal_failure(name: str, context: Context, started_ms: int, error: ElasticCtrError) -> None:
-    tags = {"error": f"{type(error).__name__}: {error}", **run_tags({"name": context.config.name}, {})}
+def _causes(context: Context) -> dict[str, str]:
+    """What the configuration was, for tags: its name, the hash of all of it, and the seed."""
+    config = context.config
+    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True, default=str).encode()).hexdigest()
+    return {"name": config.name, "hash": digest[:16], "seed": str(config.training.seed)}
+
+
+def _journal_failure(name: str, context: Context, started_ms: int, error: Exception) -> None:
+    tags = {"error": f"{type(error).__name__}: {error}", **run_tags(_causes(context), {})}
     day = context.day.isoformat()
     event = Event(context.config.name, day, name, f"failed-{started_ms}", "FAILED", started_ms, _now_ms(), tags=tags)
     Journal(context.store.workspace).append(event)

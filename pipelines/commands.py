@@ -13,8 +13,8 @@ from features.errors import InputError
 from pipelines import console
 from pipelines.artifacts import Store
 from pipelines.config import Config, default_workspace, load_config
-from pipelines.lineage import ancestry_text, champion
 from pipelines.demo.__main__ import demo
+from pipelines.lineage import ancestry_text, champion
 from pipelines.report import ARTIFACTS, day_report, days_with_artifacts, report_json
 from pipelines.services.__main__ import down, up
 

@@ -2,7 +2,7 @@
 
 Parquet counts by its rows in order, NumPy files by their arrays, JSON by its values without measured times, any other
 file by its bytes. Plots, Data Docs and the protocol buffers of a SavedModel (whose bytes TensorFlow does not keep
-stable) do not count, nor what serving cost: the predictions of an export do, in the validation report.
+stable, nor their size) do not count, nor what serving cost: the predictions of an export do, in the validation report.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 IGNORED_PARTS = frozenset({"plots", "data_docs", "saved_model", "serving.json"})
-_MEASURED = ("seconds", "_s", "_ms", "_per_s", "rss_bytes")
+_MEASURED = ("seconds", "_s", "_ms", "_per_s", "rss_bytes", "bytes_exported", "bytes_graph")
 _SUM_CHUNK_BYTES = 1 << 20
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 PREVIOUS = "previous"
 _DIGEST = "elastic_ctr.digest"
+_REPLACED = "elastic_ctr.replaced"
 DAY = "elastic_ctr.day"
 
 
@@ -51,6 +52,11 @@ class Registry:
         labels = {_DIGEST: digest, DAY: day, **tags}
         return str(self.client.create_model_version(self.name, source, run_id, tags=labels).version)
 
+    def decided(self, version: str) -> str | None:
+        """Return what a version replaced when it was promoted (`""`: nothing), or None if it never was."""
+        replaced = self.client.get_model_version(self.name, version).tags.get(_REPLACED)
+        return None if replaced is None else str(replaced)
+
     def move(self, version: str, expected: str | None) -> None:
         """Make `version` the champion and the old champion `previous`, if the champion is still `expected`.
 
@@ -58,12 +64,11 @@ class Registry:
             RetryableError: someone else moved the alias meanwhile.
         """
         now = self.alias(CHAMPION)
-        if now == version:
-            return
         if now != expected:
             raise RetryableError(
                 f"champion of {self.name} moved from {expected} to {now} meanwhile: validate against it and promote again"
             )
+        self.client.set_model_version_tag(self.name, version, _REPLACED, now or "")
         if now is not None:
             self.client.set_registered_model_alias(self.name, PREVIOUS, now)
         self.client.set_registered_model_alias(self.name, CHAMPION, version)

@@ -7,9 +7,11 @@ same time and step, which MLflow keeps once. MLflow is imported here only, insid
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,10 +152,22 @@ def _seconds(event: Event) -> str:
     return f"{(event.ended_ms - event.started_ms) / 1000:.1f}"
 
 
+@lru_cache(maxsize=1)
+def git_revision() -> str:
+    """Return the commit of the checkout that runs, or "" where there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
 def run_tags(pipeline_config: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that tie a run to its cause: configuration, data, source revision, and the Airflow run."""
     tags = {f"digest.{name}": digest for name, digest in digests.items()}
     tags |= {f"config.{k}": str(v) for k, v in pipeline_config.items()}
+    tags |= {"git.revision": revision} if (revision := git_revision()) else {}
     for name in ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "ELASTIC_CTR_AIRFLOW_URL"):
         if os.environ.get(name):
             tags[name.lower()] = os.environ[name]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from features.errors import UnsoundError
 from pipelines.artifacts import Version
-from pipelines.registry import CHAMPION, PREVIOUS, Registry
+from pipelines.registry import CHAMPION, Registry
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 from pipelines.tracking import Tracker, reachable
 
@@ -69,9 +69,11 @@ def _promote(context: Context, export: Version) -> Decision:
         version = registry.register(
             export.path / "saved_model", run_id, day, export.hash, {"elastic_ctr.pipeline": context.config.name}
         )
-        if serving is not None and serving != version and registry.day_of(serving) > day:
-            return Decision(False, f"version {serving} of a later day ({registry.day_of(serving)}) serves", version, None)
-        registry.move(version, serving)
-        # A run that was killed after its move finds itself serving; what it replaced is remembered there.
-        replaced = registry.alias(PREVIOUS) if serving == version else serving
-    return Decision(True, "blessed by the model gate", version, replaced)
+        replaced = registry.decided(version)
+        # A decision once taken stands, also when a later day serves by now; one whose move was cut off is finished.
+        if replaced is None or replaced == (serving or ""):
+            if serving is not None and registry.day_of(serving) > day:
+                return Decision(False, f"version {serving} of a later day ({registry.day_of(serving)}) serves", version, None)
+            registry.move(version, serving)
+            replaced = serving or ""
+    return Decision(True, "blessed by the model gate", version, replaced or None)

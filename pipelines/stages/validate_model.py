@@ -35,7 +35,9 @@ class ValidateModel(Stage):
         from validation.model_check import Candidate, check_model
 
         paths = {name: version.path for name, version in inputs.items()}
-        candidate = Candidate(paths["impressions"], paths["checkpoint"], paths["export"], paths.get("champion"), paths["compressed"])
+        candidate = Candidate(
+            paths["impressions"], paths["checkpoint"], paths["export"], paths.get("champion"), paths["compressed"]
+        )
         return check_model(candidate, context.config.features, context.config.model_gate, out)
 
     def judge(self, version: Version) -> None:

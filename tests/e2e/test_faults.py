@@ -55,7 +55,7 @@ def test_an_empty_day_is_skipped_and_the_champion_stays(faulty):
 def test_too_many_bad_labels_stop_the_day_with_counts_and_the_champion_stays(faulty):
     before = champion_line(faulty)
     done = faulty.run("run", "--config", str(faulty.config), "--from", "2026-01-07", "--to", "2026-01-07", code=3)
-    assert "quarantined" in done.stderr
+    assert "went to quarantine: 0.3" in done.stderr
     counts = next(v for v in faulty.store.before("impressions", max_day()) if str(v.day) == "2026-01-07").metrics
     assert counts["reasons"]["label"] == 1200
     assert counts["rows_in"] == counts["rows_kept"] + 1200

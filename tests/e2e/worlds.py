@@ -18,7 +18,13 @@ SMALL = {
     "training": {"batch_size": 128},
     "model": {"hidden": [16], "dim": 8},
     "data_gate": {"min_rows": 100},
-    "model_gate": {"max_auc_drop_to_champion": 0.2, "max_auc_drop_to_baseline": 0.2, "max_p99_ms": 10_000, "min_calibration": 0.2, "max_calibration": 5},
+    "model_gate": {
+        "max_auc_drop_to_champion": 0.2,
+        "max_auc_drop_to_baseline": 0.2,
+        "max_p99_ms": 10_000,
+        "min_calibration": 0.2,
+        "max_calibration": 5,
+    },
     "spark": {"master": "local[2]", "shuffle_partitions": 2},
 }
 

@@ -149,3 +149,12 @@ def test_while_mlflow_is_away_a_refused_candidate_is_decided_all_the_same(mlflow
     decision = promote(make_context(tmp_path, report=said.append), verdict="refused")
     assert decision.metrics["promoted"] is False
     assert said == ["not promoted: refused by the model gate"]
+
+
+def test_deciding_an_earlier_day_again_keeps_its_decision(context, registry, tmp_path):
+    """A change of this stage's source decides old days anew; the history of champions must survive that."""
+    first = promote(context, DAYS[0])
+    promote(context, DAYS[1])
+    shutil.rmtree(context.store.workspace / "promotion" / f"dt={DAYS[0]}")
+    assert promote(context, DAYS[0]).metrics == first.metrics
+    assert (registry.alias(CHAMPION), registry.alias(PREVIOUS)) == ("2", "1")

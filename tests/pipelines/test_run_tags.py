@@ -1,8 +1,10 @@
 """The tags that tie a run to its cause."""
 
+import re
+
 import pytest
 
-from pipelines.tracking import run_tags
+from pipelines.tracking import git_revision, run_tags
 
 AIRFLOW = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "ELASTIC_CTR_AIRFLOW_URL")
 
@@ -17,6 +19,7 @@ def test_configuration_and_data_are_named():
     assert run_tags({"name": "p", "seed": 3}, {"checkpoint": "ab"}) == {
         "config.name": "p",
         "config.seed": "3",
+        "git.revision": git_revision(),
         "digest.checkpoint": "ab",
     }
 
@@ -24,9 +27,13 @@ def test_configuration_and_data_are_named():
 def test_inside_airflow_the_run_is_named(monkeypatch):
     for name in AIRFLOW:
         monkeypatch.setenv(name, f"{name} here")
-    assert run_tags({}, {}) == {name.lower(): f"{name} here" for name in AIRFLOW}
+    assert run_tags({}, {}) == {"git.revision": git_revision(), **{name.lower(): f"{name} here" for name in AIRFLOW}}
 
 
 def test_an_empty_variable_is_no_tag(monkeypatch):
     monkeypatch.setenv("AIRFLOW_CTX_DAG_ID", "")
-    assert run_tags({}, {}) == {}
+    assert set(run_tags({}, {})) == {"git.revision"}
+
+
+def test_the_revision_is_the_checkouts_commit():
+    assert re.fullmatch("[0-9a-f]{40}", git_revision())

@@ -112,14 +112,14 @@ def test_files_of_a_stage_are_journalled_where_they_are(context):
     assert events(context)[0].artifacts == (str(outcome.version.path / "decision.json"),)
 
 
-def test_a_failure_is_journalled_and_raised_and_waits_for_mlflow(tmp_path, tiny_chain, mlflow_away):
+def test_a_failure_is_journalled_and_raised_and_waits_for_mlflow(tmp_path, mlflow_away):
     said = []
-    context = make_context(tmp_path, EMPTY_DAY, report=said.append)
-    with pytest.raises(NoDataError, match="no file for 2026-01-02"):
-        run_stage("ingest", context)
+    context = make_context(tmp_path, report=said.append)
+    with pytest.raises(InputError, match="run `elastic-ctr train`"):
+        run_stage("compress", context)
     (event,) = events(context)
-    assert (event.stage, event.status, event.metrics) == ("ingest", "FAILED", {})
-    assert event.tags["error"] == "NoDataError: no file for 2026-01-02 at logs/*.csv"
+    assert (event.stage, event.status, event.metrics) == ("compress", "FAILED", {})
+    assert event.tags["error"].startswith("InputError: no checkpoint of 2026-01-01")
     assert [line.split(":")[0] for line in said] == ["tracking delayed"]
 
 
@@ -162,12 +162,19 @@ def test_the_end_of_a_day_sends_its_events_to_mlflow(tmp_path, mlflow_here, tiny
     assert Journal(mlflow_here).run_id(DAYS[0]) == by_name["2026-01-01"].info.run_id
 
 
-def test_a_failed_day_is_failed_in_mlflow(tmp_path, mlflow_here, tiny_chain):
-    with pytest.raises(NoDataError):
-        run_stage("ingest", make_context(tmp_path, EMPTY_DAY))
+def test_a_day_without_data_is_no_failure(tmp_path, tiny_chain):
+    context = make_context(tmp_path, EMPTY_DAY)
+    with pytest.raises(NoDataError, match="no file for 2026-01-02"):
+        run_stage("ingest", context)
+    assert events(context) == []
+
+
+def test_a_failed_day_is_failed_in_mlflow(tmp_path, mlflow_here):
+    with pytest.raises(InputError):
+        run_stage("compress", make_context(tmp_path))
     client = Tracker(mlflow_here, "elastic-ctr").client()
     found = client.search_runs([client.get_experiment_by_name("elastic-ctr").experiment_id])
-    assert {run.info.run_name: run.info.status for run in found} == {"2026-01-02": "FAILED", "ingest": "FAILED"}
+    assert {run.info.run_name: run.info.status for run in found} == {"2026-01-01": "FAILED", "compress": "FAILED"}
 
 
 @pytest.mark.parametrize(
