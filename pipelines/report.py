@@ -43,6 +43,8 @@ _FROM = {
     "bytes_exported": ("export", "bytes_exported"),
     "parity_max_abs_diff": ("validation_report", "parity_max_abs_diff"),
     "p99_ms": ("validation_report", "p99_ms"),
+    "lift_auc_vs_baseline": ("validation_report", "lift_auc_vs_baseline"),
+    "lift_auc_vs_champion": ("validation_report", "lift_auc_vs_champion"),
     "verdict": ("validation_report", "verdict"),
     "promoted": ("promotion", "promoted"),
     "model_version": ("promotion", "model_version"),

@@ -143,7 +143,8 @@ def _histogram(present: DataFrame) -> DataFrame:
 def _fields(values: DataFrame, schema: Schema, impressions: int) -> DataFrame:
     """One record per field of the schema, in `fields.parquet`'s columns."""
     spark = values.sparkSession
-    kinds = spark.createDataFrame([(field.name, field.kind) for field in schema.fields], "field string, kind string")
+    named = (F.struct(F.lit(field.name).alias("field"), F.lit(field.kind).alias("kind")) for field in schema.fields)
+    kinds = spark.range(1).select(F.inline(F.array(*named)))  # createDataFrame would start Python workers for this
     moments = _moments(values, schema)
     joined = kinds.join(_shares(values), "field", "left").join(moments, "field", "left")
     covered = impressions - F.coalesce(F.col("nulls"), F.lit(0))
