@@ -11,9 +11,10 @@ from datetime import date, timedelta
 from pathlib import Path
 
 from features.errors import InputError, NoDataError, RetryableError
+from pipelines.config import Config
 from pipelines.journal import Event, Journal
 from pipelines.report import day_report, figures_of
-from pipelines.stages.stage import Context, Outcome, Stage, execute
+from pipelines.stages.stage import Context, Outcome, Stage, config_section, execute
 from pipelines.tracking import Tracker, run_tags
 
 STAGES: dict[str, str] = {
@@ -110,7 +111,8 @@ def _event(name: str, context: Context, outcome: Outcome, started_ms: int) -> Ev
 def _causes(context: Context) -> dict[str, str]:
     """What the configuration was, for tags: its name, the hash of all of it, and the seed."""
     config = context.config
-    digest = hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True, default=str).encode()).hexdigest()
+    sections = {name: config_section(config, name) if name != "name" else config.name for name in Config.model_fields}
+    digest = hashlib.sha256(json.dumps(sections, sort_keys=True, default=str).encode()).hexdigest()
     return {"name": config.name, "hash": digest[:16], "seed": str(config.training.seed)}
 
 

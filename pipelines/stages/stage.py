@@ -109,7 +109,7 @@ def _publish(stage: Stage, context: Context, inputs: Inputs, version_hash: str) 
         facts = {
             "stage": stage.name,
             "inputs": {k: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash} for k, v in sorted(inputs.items())},
-            "config": {name: _section(context.config, name) for name in stage.sections},
+            "config": {name: config_section(context.config, name) for name in stage.sections},
             "metrics": dict(metrics),
             "seconds": round(time.monotonic() - started, 3),
         }
@@ -122,14 +122,15 @@ def _hash(stage: Stage, context: Context, inputs: Inputs) -> str:
         "stage": stage.name,
         "day": context.day.isoformat(),
         "inputs": {k: [v.day.isoformat(), v.digest] for k, v in sorted(inputs.items())},
-        "config": {name: _section(context.config, name) for name in stage.sections},
+        "config": {name: config_section(context.config, name) for name in stage.sections},
         "fingerprint": stage.fingerprint(context),
         "source": source_digest(type(stage).__module__),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _section(config: Config, name: str) -> Any:
+def config_section(config: Config, name: str) -> Any:
+    """Return a section as JSON values in an order that is the same in every process."""
     section = getattr(config, name)
     return None if section is None else _ordered(section.model_dump(mode="json"))
 
