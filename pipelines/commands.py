@@ -14,6 +14,7 @@ from pipelines import console
 from pipelines.artifacts import Store
 from pipelines.config import Config, default_workspace, load_config
 from pipelines.demo.__main__ import demo
+from pipelines.explain import explain_admission
 from pipelines.lineage import ancestry_text, champion
 from pipelines.report import ARTIFACTS, day_report, days_with_artifacts, report_json
 from pipelines.services.__main__ import down, up
@@ -28,6 +29,7 @@ ConfigOption = Annotated[Path, typer.Option("--config", "-c", envvar="ELASTIC_CT
 DayOption = Annotated[datetime, typer.Option("--date", "-d", formats=["%Y-%m-%d"], help="The day, YYYY-MM-DD.")]
 
 app.command("demo")(demo)
+app.command("explain-admission")(explain_admission)
 app.command("up")(up)
 app.command("down")(down)
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from features.errors import InputError
 from features.schema import Relation, Schema
 from training.arrays import Arrays, read_arrays
-from training.elastic.checkpoint import HEADER, read_vectors
+from training.elastic.storage.checkpoint import HEADER, read_vectors
 from training.models.cross_input import Encoding, read_encodings
 from training.scalers import Scaler
 from training.settings import ModelSettings, TrainingSettings

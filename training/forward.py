@@ -22,6 +22,10 @@ class ForwardModel(Protocol):
 
     layout: Layout
 
+    @property
+    def slabs(self) -> dict[str, int]:
+        """Names and widths of the slabs."""
+
     def forward(
         self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
     ) -> tf.Tensor:
@@ -33,20 +37,14 @@ class Forward:
 
     Args:
         model: takes pooled vectors.
-        find: int64 [m] keys → int32 [m] rows; a key without one has row 0.
-        gather: by slab, int32 [m] rows → float32 [m, width] vectors; row 0 is zero.
+        lookup: int64 [m] keys → by slab float32 [m, width] vectors; zeros for a key without a row.
     """
 
-    def __init__(
-        self,
-        model: ForwardModel,
-        find: Callable[[NDArray[np.int64]], NDArray[np.int32]],
-        gather: Mapping[str, Callable[[tf.Tensor], tf.Tensor]],
-    ) -> None:
+    def __init__(self, model: ForwardModel, lookup: Callable[[NDArray[np.int64]], Mapping[str, NDArray[np.float32]]]) -> None:
         self._model = model
-        self._find = find
-        self._gather = gather
-        self._graph = tf.function(self._probabilities, input_signature=batch_signature(model.layout), autograph=False)
+        self._lookup = lookup
+        signature = [vector_signature(model.slabs), *batch_signature(model.layout)]
+        self._graph = tf.function(self._probabilities, input_signature=signature, autograph=False)
 
     def probabilities(self, inputs: Inputs) -> NDArray[np.float32]:
         """Return click probabilities, float32 [n]."""
@@ -54,11 +52,11 @@ class Forward:
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
     def _batch(self, inputs: Inputs) -> NDArray[np.float32]:
-        scored: NDArray[np.float32] = self._graph(self._find(inputs.flat_keys()), *batch_arguments(inputs)).numpy()
+        vectors = {name: tf.constant(flat) for name, flat in self._lookup(inputs.flat_keys()).items()}
+        scored: NDArray[np.float32] = self._graph(vectors, *map(tf.constant, batch_arguments(inputs))).numpy()
         return scored
 
-    def _probabilities(self, rows: tf.Tensor, segments: tf.Tensor, dense: tf.Tensor, cross: tf.Tensor) -> tf.Tensor:
-        flat = {name: gather(rows) for name, gather in self._gather.items()}
+    def _probabilities(self, flat: Mapping[str, tf.Tensor], segments: tf.Tensor, dense: tf.Tensor, cross: tf.Tensor) -> tf.Tensor:
         return tf.sigmoid(self._model.forward(pool_flat(self._model.layout, flat, segments, tf.shape(dense)[0]), dense, cross))
 
 
@@ -67,10 +65,14 @@ def pool_flat(layout: Layout, flat: Mapping[str, tf.Tensor], segments: tf.Tensor
     return {name: _pool(layout, vectors, segments, batch) for name, vectors in flat.items()}
 
 
+def vector_signature(slabs: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
+    """Shapes of a batch's flat vectors in a graph, by slab."""
+    return {name: tf.TensorSpec([None, width], tf.float32) for name, width in slabs.items()}
+
+
 def batch_signature(layout: Layout) -> list[tf.TensorSpec]:
-    """Shapes of a batch in a graph: rows (or places) of its keys, then `batch_arguments`."""
+    """Shapes of `batch_arguments` in a graph."""
     return [
-        tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([None, 2 * len(layout.dense)], tf.float32),
         tf.TensorSpec([None, len(layout.relations)], tf.float32),
@@ -78,7 +80,7 @@ def batch_signature(layout: Layout) -> list[tf.TensorSpec]:
 
 
 def batch_arguments(inputs: Inputs) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-    """What a graph reads of a batch beside its rows: segments, numbers, p_uv."""
+    """What a graph reads of a batch beside its keys' vectors: segments, numbers, p_uv."""
     return inputs.segments(), inputs.dense, inputs.cross
 
 

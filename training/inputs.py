@@ -54,6 +54,12 @@ class Inputs:
         """Return all keys, int64 [n * S + k]: the single-valued ones row by row, then list after list."""
         return np.concatenate([self.keys.reshape(-1), *(values.values for values in self.lists)])
 
+    def flat_fields(self) -> NDArray[np.int16]:
+        """Return for each of `flat_keys` its field's place in `Layout.keyed`, int16 [n * S + k]."""
+        count = self.keys.shape[1]
+        listed = [np.full(len(values.values), count + i, np.int16) for i, values in enumerate(self.lists)]
+        return np.concatenate([np.tile(np.arange(count, dtype=np.int16), len(self)), *listed])
+
     def segments(self) -> NDArray[np.int32]:
         """Return for each key of a list, int32 [k], `impression * lists + list` (see `pool_fields`)."""
         owners = [np.repeat(np.arange(len(self)), v.lengths()) * len(self.lists) + i for i, v in enumerate(self.lists)]

@@ -14,20 +14,15 @@ from numpy.typing import NDArray
 
 from training.arrays import Arrays
 from training.elastic.batch import Batch
-from training.elastic.optimizers import GroupAdam
+from training.elastic.optimizers.optimizer import Optimizer
 from training.elastic.table import ElasticTable
-from training.forward import Forward, ForwardModel, batch_arguments, batch_signature, pool_flat
+from training.forward import Forward, ForwardModel, batch_arguments, batch_signature, pool_flat, vector_signature
 from training.inputs import Inputs
-from training.layout import Layout
 from training.models.blocks import Blocks, Weights
 
 
 class Model(ForwardModel, Protocol):
     """What the learner needs of a model; `CtrModel` and `LogisticRegression` are ones."""
-
-    @property
-    def slabs(self) -> dict[str, int]:
-        """Names and widths of the slabs."""
 
     def blocks(self) -> dict[str, Blocks]:
         """Which rows of which weight belong to which input."""
@@ -53,11 +48,11 @@ class Prepared:
 class Learner:
     """Learns and scores with one model over one table.
 
-    The step is one `tf.function`: gather the batch's distinct rows, forward, gradients of those rows only, the row
-    update, and the same rule without group penalties for the dense weights.
+    A step gathers the vectors of the batch's keys, takes one `tf.function` from there to the loss and back, and hands the
+    vectors' gradients to the table. The dense weights learn in the graph, by the same rule without group penalties.
     """
 
-    def __init__(self, model: Model, table: ElasticTable, optimizer: GroupAdam, seed: int = 0) -> None:
+    def __init__(self, model: Model, table: ElasticTable, optimizer: Optimizer, seed: int = 0) -> None:
         self.model = model
         self.table = table
         self.optimizer = optimizer
@@ -66,18 +61,20 @@ class Learner:
             for name, variable in model.variables_by_name().items()
         }
         self._seed = seed
-        self._step = tf.function(self._learn, input_signature=_learning_signature(model.layout), autograph=False)
-        self._forward = Forward(model, table.find, {name: slab.gather for name, slab in table.slabs.items()})
+        self._step = tf.function(self._learn, input_signature=_learning_signature(model), autograph=False)
+        self._forward = Forward(model, table.lookup_all)
 
     def prepare(self, inputs: Inputs) -> Prepared:
         """Find or make the rows of a batch; host only, so it may run ahead of `learn` in another thread."""
-        return Prepared(self.table.prepare(inputs.flat_keys()), inputs)
+        return Prepared(self.table.prepare(inputs.flat_keys(), inputs.flat_fields(), ahead=True), inputs)
 
     def learn(self, prepared: Prepared) -> float:
         """Take one step on a prepared batch and return its mean log loss before the step."""
-        self.table.materialise(prepared.rows)
-        inputs = prepared.inputs
-        loss = self._step(prepared.rows.rows, prepared.rows.inverse, *batch_arguments(inputs), inputs.label)
+        batch, inputs = self.table.begin(prepared.rows), prepared.inputs
+        vectors = {name: tf.convert_to_tensor(slab.gather(batch)) for name, slab in self.table.slabs.items()}
+        step = tf.constant(self.table.step + 1, tf.int64)
+        loss, gradients = self._step(vectors, *map(tf.constant, batch_arguments(inputs)), tf.constant(inputs.label), step)
+        self.table.apply(batch, gradients)
         return float(loss)
 
     def predict(self, inputs: Inputs) -> NDArray[np.float32]:
@@ -86,27 +83,22 @@ class Learner:
 
     def _learn(
         self,
-        rows: tf.Tensor,
-        inverse: tf.Tensor,
+        flat: Mapping[str, tf.Tensor],
         segments: tf.Tensor,
         dense: tf.Tensor,
         cross: tf.Tensor,
         label: tf.Tensor,
-    ) -> tf.Tensor:
-        step = self.table.step.assign_add(1)
-        gathered = {name: slab.gather(rows) for name, slab in self.table.slabs.items()}
+        step: tf.Tensor,
+    ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         variables = self.model.variables_by_name()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch((gathered, variables))
-            flat = {name: tf.gather(vectors, inverse) for name, vectors in gathered.items()}
+            tape.watch((flat, variables))
             pooled = pool_flat(self.model.layout, flat, segments, tf.shape(label)[0])
             logits = self.model.forward(pooled, dense, cross, tf.stack([tf.constant(self._seed, tf.int64), step * _LAYERS]))
             loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(label, logits))
-        row_gradients, dense_gradients = tape.gradient(loss, (gathered, variables))
-        for name, slab in self.table.slabs.items():
-            slab.apply(rows, tf.convert_to_tensor(row_gradients[name]), step)
+        gradients, dense_gradients = tape.gradient(loss, (flat, variables))
         self._apply_dense(variables, dense_gradients, step)
-        return loss
+        return loss, gradients
 
     def _apply_dense(self, variables: Mapping[str, tf.Variable], gradients: Mapping[str, tf.Tensor], step: tf.Tensor) -> None:
         for name, variable in variables.items():
@@ -140,5 +132,6 @@ _LAYERS = 1 << 10
 """Room for a dropout seed of its own per layer."""
 
 
-def _learning_signature(layout: Layout) -> list[tf.TensorSpec]:
-    return [tf.TensorSpec([None], tf.int32), *batch_signature(layout), tf.TensorSpec([None], tf.float32)]
+def _learning_signature(model: Model) -> list[object]:
+    label, step = tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)
+    return [vector_signature(model.slabs), *batch_signature(model.layout), label, step]

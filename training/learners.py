@@ -11,18 +11,21 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from features.schema import Relation, Schema
+from training import policies
 from training.arrays import read_arrays, write_arrays
 from training.checkpoints import DENSE, TABLE, Description
-from training.elastic.admission import CountAdmission
-from training.elastic.optimizers import GroupAdam
-from training.elastic.slab import SlabSpec
+from training.elastic.optimizers.learning_rates import base_rate
+from training.elastic.optimizers.optimizer import Optimizer
+from training.elastic.optimizers.rules import GroupAdam
+from training.elastic.slabs.slab import SlabSpec
 from training.elastic.table import ElasticTable
 from training.inputs import Inputs
+from training.layout import Layout
 from training.learner import Learner, Prepared
 from training.models.baselines import LogisticRegression
 from training.models.blocks import Weights, carry_over
 from training.models.ctr import DEEP, WIDE, CtrModel
-from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
+from training.settings import ModelSettings, TrainingSettings
 
 BASELINE = "baseline"
 """Folder of the baseline inside a checkpoint."""
@@ -96,6 +99,17 @@ class Learners:
         self.baseline.learn(prepared.baseline)
         return self.model.learn(prepared.model)
 
+    def start_day(self) -> None:
+        """Say to both tables that a day begins."""
+        for learner in (self.model, self.baseline):
+            learner.table.start_day()
+
+    def evict(self) -> None:
+        """Let both tables' keys go, where they have a policy for it."""
+        for learner in (self.model, self.baseline):
+            if learner.table.eviction:
+                learner.table.evict()
+
     def save(self, folder: Path) -> None:
         """Write both into a checkpoint folder."""
         _save(self.model, folder)
@@ -105,26 +119,23 @@ class Learners:
 def _fresh_model(recipe: Recipe) -> Learner:
     settings, seed = recipe.model, recipe.training.seed
     specs = {
-        WIDE: SlabSpec(1, GroupAdam.from_settings(settings.wide), 0.0),
-        DEEP: SlabSpec(settings.dim, GroupAdam.from_settings(settings.deep), settings.init_scale),
+        WIDE: SlabSpec(1, policies.optimizer(settings.wide), 0.0, settings.storage),
+        DEEP: SlabSpec(settings.dim, policies.optimizer(settings.deep), settings.init_scale, settings.storage),
     }
     model = CtrModel(recipe.schema, settings, recipe.relations, seed)
-    return Learner(model, _table(specs, recipe.training), _ungrouped(settings.dense), seed)
+    return Learner(model, _table(specs, recipe), policies.dense_optimizer(settings.dense), seed)
 
 
 def _fresh_baseline(recipe: Recipe) -> Learner:
     optimizer = GroupAdam(learning_rate=recipe.training.baseline_learning_rate)
-    table = _table({WIDE: SlabSpec(1, optimizer, 0.0)}, recipe.training)
+    table = _table({WIDE: SlabSpec(1, optimizer, 0.0)}, recipe)
     return Learner(LogisticRegression(recipe.schema, recipe.relations), table, optimizer, recipe.training.seed)
 
 
-def _table(specs: Mapping[str, SlabSpec], training: TrainingSettings) -> ElasticTable:
-    return ElasticTable(specs, CountAdmission(training.admission.min_count), training.seed)
-
-
-def _ungrouped(settings: OptimizerSettings) -> GroupAdam:
-    """The rule for dense weights, whose rows are no groups and whose entries are not to become zero."""
-    return GroupAdam.from_settings(settings.model_copy(update={"l1": 0.0, "l21": 0.0}))
+def _table(specs: Mapping[str, SlabSpec], recipe: Recipe) -> ElasticTable:
+    training, fields = recipe.training, Layout.of(recipe.schema).keyed
+    admission, eviction = policies.admission(training.admission, fields), policies.eviction(training.eviction)
+    return ElasticTable(specs, admission, training.seed, fields=fields or ("all",), eviction=eviction)
 
 
 def _save(learner: Learner, folder: Path) -> None:
@@ -138,8 +149,6 @@ def _save(learner: Learner, folder: Path) -> None:
 def _restore(learner: Learner, before: Learner, folder: Path) -> None:
     """Load what `folder` holds, which was saved by a learner like `before`."""
     learner.table.restore(folder / TABLE)
-    for name, slab in learner.table.slabs.items():
-        _restate(slab.slots["z"], before.table.slabs[name].spec.optimizer, slab.spec.optimizer)
     learner.model.load(_carried(read_arrays(folder / DENSE), learner.model.weights(), before, learner))
     states = read_arrays(folder / OPTIMIZER)
     for slot in learner.optimizer.slot_names:
@@ -160,7 +169,8 @@ def _carried(saved: Weights, fresh: Weights, before: Learner, after: Learner) ->
     return carry_over(saved, fresh, before.model.blocks(), after.model.blocks())
 
 
-def _restate(dual: tf.Variable, before: GroupAdam, after: GroupAdam) -> None:
-    """Rescale z ∝ x/η to another learning rate η; otherwise the next step would scale x by the ratio."""
-    if before.learning_rate != after.learning_rate:
-        dual.assign(dual * (before.learning_rate / after.learning_rate))
+def _restate(dual: tf.Variable, before: Optimizer, after: Optimizer) -> None:
+    """Rescale z ∝ x/η₀ to another learning rate; otherwise the next step would scale x by the ratio."""
+    rates = base_rate(before.learning_rate), base_rate(after.learning_rate)
+    if rates[0] != rates[1]:
+        dual.assign(dual * (rates[0] / rates[1]))

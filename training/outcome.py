@@ -13,12 +13,18 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, TABLE
+from training.elastic.census.plot import plot_statistics
 from training.examples import Examples
 from training.learners import OPTIMIZER, Learners
 from training.metrics import auc, calibration, log_loss
 
 HELDOUT = "heldout.parquet"
 METRICS = "metrics.json"
+STATISTICS = "table_statistics.json"
+PLOTS = "plots"
+
+_BY_FIELD = (".rows", ".hit_rate")
+"""Figures of the table that are kept as metrics for each field; the others are in `STATISTICS`."""
 
 
 @dataclass(frozen=True)
@@ -98,12 +104,20 @@ def _quality(outcome: Outcome) -> dict[str, float]:
 
 def _size(learners: Learners, out: Path) -> dict[str, float]:
     statistics = learners.model.table.statistics()
+    statistics.write_json(out / STATISTICS)
+    (out / PLOTS).mkdir(exist_ok=True)
+    plot_statistics(statistics, out / PLOTS / "table.png")
     return {
         "rows_in_table": statistics.rows,
         "keys_seen": statistics.keys_seen,
         "zero_rows": statistics.zero_rows,
         "bytes_trained": _trained_bytes(out),
+        **{name: value for name, value in statistics.as_metrics().items() if _is_logged(name)},
     }
+
+
+def _is_logged(figure: str) -> bool:
+    return figure.startswith("table.") or figure.endswith(_BY_FIELD)
 
 
 def _trained_bytes(out: Path) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from training.checkpoints import TrainedModel, read_checkpoint
@@ -31,8 +29,8 @@ class Scorer:
         model.load(trained.dense)
         self._featurizer = Featurizer(about.schema, about.relations, about.scalers, trained.encodings)
         self._keys = trained.keys
-        slabs = {name: tf.constant(_with_zero_row(rows)) for name, rows in trained.vectors.items()}
-        self._forward = Forward(model, self._rows, {name: partial(tf.gather, slab) for name, slab in slabs.items()})
+        self._slabs = {name: _with_zero_row(rows) for name, rows in trained.vectors.items()}
+        self._forward = Forward(model, self._vectors)
 
     @classmethod
     def load(cls, folder: Path) -> Scorer:
@@ -46,6 +44,10 @@ class Scorer:
     def score(self, examples: Examples) -> NDArray[np.float32]:
         """Return the click probabilities, float32 [n], of examples read with the model's schema and relations."""
         return self._forward.probabilities(self._featurizer.inputs(examples))
+
+    def _vectors(self, keys: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        rows = self._rows(keys)
+        return {name: slab[rows] for name, slab in self._slabs.items()}
 
     def _rows(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
         """Rows int32 of keys; the zero row 0 where the key is unknown."""

@@ -15,14 +15,42 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 class AdmissionSettings(Frozen):
-    """Which ids get a row: all (`min_count: 1`), or those seen at least `min_count` times."""
+    """Which ids get a row: those seen `min_count` times (1: all), or, with `poisson`, likely to be within the horizon.
 
+    `count` counts every id exactly; `sketch` and `poisson` count the waiting ones in bounded memory that forgets.
+    `horizon` is in impressions; `min_counts` overrides `min_count` for the fields it names.
+    """
+
+    kind: Literal["count", "sketch", "poisson"] = "count"
     min_count: Count = 1
+    min_counts: dict[str, Count] = {}
+    horizon: Count = 1_000_000
+    capacity: Count = 1 << 20
+    false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
+
+
+class EvictionSettings(Frozen):
+    """Which ids lose their row at the end of a day's training. Nothing set: none.
+
+    `zero_rows`: those that group lasso set to zero; `idle_days`: not seen for so many days; `min_norm`: rows whose vectors
+    are shorter; `max_rows`: the least frequent above a budget. `keep_rows` is a floor that all of them respect.
+    """
+
+    zero_rows: bool = False
+    idle_days: Count | None = None
+    min_norm: Positive | None = None
+    max_rows: Count | None = None
+    keep_rows: Annotated[int, Field(ge=0)] = 0
 
 
 class OptimizerSettings(Frozen):
-    """Group-lasso Adam (Yue et al., ECML-PKDD 2021). All λ at 0 is plain Adam."""
+    """A group-lasso optimizer (Yue et al., ECML-PKDD 2021). All λ at 0 is the plain one that the kind names.
 
+    `exact` takes the exact proximal step where the published closed form is approximate. `rare_multiple` C and
+    `rare_count` N raise l1 for rare ids, by the factor 1 + C · max(N - count, 0) / N.
+    """
+
+    kind: Literal["adam", "amsgrad", "adagrad", "ftrl", "rowwise_adagrad"] = "adam"
     learning_rate: Positive = 1e-3
     beta_1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta_2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -30,16 +58,20 @@ class OptimizerSettings(Frozen):
     l1: NonNegative = 0.0
     l2: NonNegative = 0.0
     l21: NonNegative = 0.0
+    exact: bool = False
+    rare_multiple: NonNegative = 0.0
+    rare_count: Count = 1
 
 
 class ModelSettings(Frozen):
-    """Wide & Deep: embedding width, hidden layers, dropout, and the optimizers of its three parts."""
+    """Wide & Deep: embedding width, hidden layers, dropout, storage of the rows, and the optimizers of its three parts."""
 
     kind: Literal["wide_deep"] = "wide_deep"
     dim: Count = 16
     hidden: tuple[Count, ...] = (128, 64)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     init_scale: Positive = 0.01
+    storage: Literal["float32", "bfloat16", "float16"] = "float32"
     deep: OptimizerSettings = OptimizerSettings(learning_rate=3e-3)
     wide: OptimizerSettings = OptimizerSettings()
     dense: OptimizerSettings = OptimizerSettings()
@@ -54,6 +86,7 @@ class TrainingSettings(Frozen):
     shuffle_block: Count = 65_536
     seed: Seed = 17
     admission: AdmissionSettings = AdmissionSettings()
+    eviction: EvictionSettings = EvictionSettings()
     baseline_learning_rate: Positive = 5e-3
 
 

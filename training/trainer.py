@@ -92,9 +92,11 @@ def train_day(request: TrainRequest, out: Path, progress: Listener | None = None
     reading_s = time.perf_counter() - started
     learners, progressive = _warm_start(request, examples, featurizer, progress)
     start = heldout_start(len(examples), request.training.holdout_fraction)
+    learners.start_day()
     if progressive is None:
         learners.start_at_click_rate(examples.label[:start])
     timing = _learn(learners, featurizer.inputs(examples.slice(0, start)), request.training, "day", progress)
+    learners.evict()
     outcome = Outcome(
         examples=examples,
         learned=start,
@@ -162,12 +164,12 @@ def _learn_yesterday(
 def _learn(learners: Learners, inputs: Inputs, settings: TrainingSettings, phase: str, progress: Listener | None) -> Timing:
     meter = _Meter(phase, len(inputs) * settings.passes, progress)
     for number in range(settings.passes):
-        seed = (settings.seed, int(learners.model.table.step), number)
+        seed = (settings.seed, learners.model.table.step, number)
         order = batches(len(inputs), settings.batch_size, settings.shuffle_block, seed)
         for prepared in ahead(lambda rows: learners.prepare(inputs.take(rows)), order):
             meter.arrived()
             loss = learners.learn(prepared)
-            _refuse_unsound(loss, int(learners.model.table.step), phase)
+            _refuse_unsound(loss, learners.model.table.step, phase)
             meter.learned(len(prepared.model.inputs), loss)
     return meter.timing()
 
@@ -185,7 +187,7 @@ def _score(learners: Learners, inputs: Inputs) -> tuple[NDArray[np.float32], NDA
 
 def _save(request: TrainRequest, featurizer: Featurizer, learners: Learners, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    step = int(learners.model.table.step)
+    step = learners.model.table.step
     write_description(
         out, Description(request.schema, request.model, request.training, featurizer.scalers, request.relations, step)
     )

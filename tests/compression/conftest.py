@@ -42,22 +42,22 @@ def checkpoint(trained_on, tmp_path_factory):
 
 
 def _table(examples, draw):
-    import tensorflow as tf
-
     from training.elastic import CountAdmission, ElasticTable, GroupAdam, SlabSpec
 
     specs = {"wide": SlabSpec(1, GroupAdam(0.05), 0.0), "deep": SlabSpec(MODEL.dim, GroupAdam(0.05), 0.3)}
     table = ElasticTable(specs, CountAdmission(3), seed=4)
     keys = np.concatenate([examples.keys.ravel(), *(values.values for values in examples.lists)])
     batch = table.prepare(keys)
-    table.materialise(batch)
     table.apply_gradients(batch, {name: draw.normal(0, 1, (len(keys), spec.dim)) for name, spec in specs.items()})
     zeroed = np.arange(2, len(table), 5, dtype=np.int32)
     for slab in table.slabs.values():
-        slab.weights.scatter_update(tf.IndexedSlices(tf.zeros([len(zeroed), slab.spec.dim]), zeroed))
-    only_wide = np.array([4, 6], np.int32)  # zero in one slab is not zero in every slab
-    table.slabs["wide"].weights.scatter_update(tf.IndexedSlices(tf.zeros([2, 1]), only_wide))
+        _zero(slab, zeroed)
+    _zero(table.slabs["wide"], np.array([4, 6], np.int32))  # zero in one slab is not zero in every slab
     return table
+
+
+def _zero(slab, rows):
+    slab.write(rows, np.zeros((len(rows), slab.spec.dim), np.float32), slab.read_state(rows, slice(None)))
 
 
 def _encoding(pairs, draw):

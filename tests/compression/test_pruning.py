@@ -10,7 +10,7 @@ from compression.pruning import compress
 from compression.settings import CompressionSettings
 from features.errors import InputError
 from training.checkpoints import read_checkpoint
-from training.elastic.checkpoint import read_header
+from training.elastic.storage.checkpoint import read_header
 from training.scoring import Scorer
 
 

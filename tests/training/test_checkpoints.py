@@ -29,7 +29,8 @@ def checkpoint(tmp_path):
     write_arrays(tmp_path / "dense.npz", CtrModel(SCHEMA, MODEL, DESCRIPTION.relations).weights())
     write_encodings(tmp_path / "encodings.npz", {})
     table = ElasticTable({"wide": SlabSpec(1, GroupAdam(), 0.5), "deep": SlabSpec(MODEL.dim, GroupAdam(), 0.5)})
-    table.materialise(table.prepare(np.array([5, -2, 9], np.int64)))
+    keys = np.array([5, -2, 9], np.int64)
+    table.apply(table.prepare(keys), {name: np.ones((3, slab.spec.dim)) for name, slab in table.slabs.items()})
     table.save(tmp_path / "table")
     return tmp_path, table
 

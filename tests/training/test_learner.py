@@ -10,6 +10,7 @@ from features.errors import InputError
 from training.checkpoints import Description, write_description
 from training.elastic import ElasticTable, GroupAdam, SlabSpec
 from training.inputs import Inputs
+from training.layout import Layout
 from training.learner import Learner, ahead
 from training.learners import Learners, Recipe
 from training.models.baselines import LogisticRegression
@@ -77,7 +78,7 @@ def test_predicting_nothing_gives_nothing(learners):
 
 def test_one_step_of_logistic_regression_by_hand():
     """Two impressions of one key, Adam's first step: every weight moves by the learning rate against its gradient's sign."""
-    table = ElasticTable({WIDE: SlabSpec(1, GroupAdam(learning_rate=0.1), 0.0)})
+    table = ElasticTable({WIDE: SlabSpec(1, GroupAdam(learning_rate=0.1), 0.0)}, fields=Layout.of(SCHEMA).keyed)
     learner = Learner(LogisticRegression(SCHEMA), table, GroupAdam(learning_rate=0.2))
     inputs = Inputs(
         keys=np.full((2, 5), 7, np.int64),

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from features.errors import InputError
 from training.elastic import GroupAdam
-from training.settings import OptimizerSettings
 
 STRENGTHS = {
     "none": {},
@@ -182,11 +181,6 @@ def test_serves_dense_weights_of_any_shape(shape):
         weights, slots = update(optimizer, weights, slots, g, t)
     assert weights.shape == shape
     np.testing.assert_allclose(weights, adam.x, rtol=1e-12)
-
-
-def test_it_is_made_from_the_settings_of_the_yaml():
-    s = OptimizerSettings(learning_rate=0.1, beta_1=0.2, beta_2=0.3, epsilon=0.4, l1=0.5, l2=0.6, l21=0.7)
-    assert GroupAdam.from_settings(s) == GroupAdam(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
 
 
 @pytest.mark.parametrize(

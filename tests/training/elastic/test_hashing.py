@@ -1,8 +1,10 @@
 """The mixing function's published values, the uniforms made from it, and compiling where nothing can be cached."""
 
 import numpy as np
+import pytest
 
-from training.elastic.hashing import compiled, mix64, uniform
+from training.elastic.core.hashing import mix64, uniform
+from training.elastic.core.native import compiled
 
 
 def test_mix64_gives_the_published_splitmix64_sequence():
@@ -10,6 +12,28 @@ def test_mix64_gives_the_published_splitmix64_sequence():
     golden = 0x9E3779B97F4A7C15
     states = np.array([(1234567 + i * golden) % 2**64 for i in range(3)], np.uint64)
     assert mix64(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def mixed(bits):
+    """splitmix64's finaliser of a Python int."""
+    bits = (bits + 0x9E3779B97F4A7C15) % 2**64
+    bits = (bits ^ bits >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    bits = (bits ^ bits >> 27) * 0x94D049BB133111EB % 2**64
+    return bits ^ bits >> 31
+
+
+@pytest.mark.parametrize("seed", [0, 17, -1, 2**63 - 1, 2**70 + 5])
+def test_uniforms_are_the_upper_24_bits_of_the_key_s_own_stream(seed):
+    keys = [0, -1, 5, -(2**63), 2**63 - 1]
+    streams = [mixed(key % 2**64 ^ mixed(seed % 2**64)) for key in keys]
+    expected = [[(mixed((s + j * 0x9E3779B97F4A7C15) % 2**64) >> 40) * 2.0**-24 for j in range(7)] for s in streams]
+    assert uniform(np.array(keys, np.int64), 7, seed).tolist() == expected
+
+
+def test_uniforms_can_be_written_into_a_given_array():
+    keys, out = np.arange(6, dtype=np.int64), np.full((6, 3), 9, np.float32)
+    assert uniform(keys, 3, 1, out=out) is out
+    np.testing.assert_array_equal(out, uniform(keys, 3, 1))
 
 
 def test_uniforms_fill_the_unit_interval_evenly():

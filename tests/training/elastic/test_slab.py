@@ -1,17 +1,20 @@
-"""Slabs: the zero row, growth without a retrace, initial vectors, the graph step."""
+"""Slabs in host memory and on a device: the same rows, the same steps, growth, compaction, initial vectors."""
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from group_adam_reference import ReferenceRow
 
 from features.errors import InputError
-from training.elastic import GroupAdam, Slab, SlabSpec
-from training.elastic.slab import initial_vectors
+from training.elastic import CountAdmission, DynamicL1, ElasticTable, GroupAdam, GroupFTRL, RowwiseGroupAdagrad, SlabSpec
+from training.elastic.batch import make_batch
+from training.elastic.slabs.make import make_slab
+from training.elastic.slabs.slab import initial_vectors
+
+DEVICES = ("host", "device")
 
 
-def new_slab(dim=3, init_scale=0.1, **strengths):
-    return Slab(SlabSpec(dim, GroupAdam(learning_rate=0.1, **strengths), init_scale), "deep")
+def new_slab(device, dim=3, init_scale=0.1, **strengths):
+    return make_slab(SlabSpec(dim, GroupAdam(learning_rate=0.1, **strengths), init_scale), device)
 
 
 def rows32(*rows):
@@ -22,91 +25,113 @@ def keys64(*keys):
     return np.array(keys, np.int64)
 
 
+def batch_of(rows):
+    """A batch of keys whose rows are these, each distinct row once in `rows` of the batch."""
+    rows = rows32(*rows)
+    distinct, inverse = np.unique(rows, return_inverse=True)
+    distinct, inverse = distinct[::-1].copy(), (len(distinct) - 1 - inverse).astype(np.int32)  # row 0 last, as prepared
+    counts = np.ones(len(distinct), np.int32)
+    return make_batch(1, rows.astype(np.int64), None, distinct, inverse, counts, rows32(), keys64())
+
+
 def learn(slab, rows, gradients, step):
-    slab.apply(tf.constant(rows), tf.constant(gradients, tf.float32), tf.constant(step, tf.int64))
+    slab.apply(batch_of(rows), np.asarray(gradients, np.float32), step)
 
 
-def test_rows_start_at_zero_and_are_gathered_in_order():
-    slab = new_slab()
-    assert (slab.gather(rows32(0, 7)).numpy() == 0).all()
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_start_at_zero_and_are_gathered_in_order(device):
+    slab = new_slab(device)
+    assert (slab.vectors(rows32(0, 7)) == 0).all()
     slab.initialise(rows32(1, 2), keys64(10, 20), seed=1)
-    np.testing.assert_array_equal(slab.gather(rows32(2, 0, 1))[1], [0, 0, 0])
-    np.testing.assert_array_equal(slab.gather(rows32(2, 1)).numpy(), initial_vectors(keys64(20, 10), slab.spec, 1))
+    gathered = np.asarray(slab.gather(batch_of([2, 0, 1, 2])))
+    np.testing.assert_array_equal(gathered[1], [0, 0, 0])
+    np.testing.assert_array_equal(gathered[[0, 2, 3]], initial_vectors(keys64(20, 10, 20), slab.spec, 1))
 
 
-def test_apply_follows_the_reference_row_by_row():
-    slab = new_slab(l21=0.05)
+@pytest.mark.parametrize("device", DEVICES)
+def test_apply_follows_the_reference_row_by_row_and_repeated_keys_add_up(device):
+    slab = new_slab(device, l21=0.05)
     slab.initialise(rows32(1, 2, 3), keys64(1, 2, 3), seed=1)
-    reference = {row: ReferenceRow(vector) for row, vector in enumerate(slab.read("weights", 3), start=1)}
+    reference = {row: ReferenceRow(vector) for row, vector in enumerate(slab.vectors(rows32(1, 2, 3)), start=1)}
     rng = np.random.default_rng(0)
     for t in range(1, 40):
-        rows = rng.permutation(rows32(1, 2, 3))[: rng.integers(1, 4)]
+        rows = rng.integers(0, 4, rng.integers(1, 6))
         g = rng.normal(size=(len(rows), 3)).astype(np.float32)
         learn(slab, rows, g, t)
-        for row, gradient in zip(rows, g, strict=True):
-            reference[row].learn(gradient.astype(np.float64), t, 0.1, l21=0.05)
-    np.testing.assert_allclose(slab.read("weights", 3), [reference[row].x for row in (1, 2, 3)], atol=2e-5)
+        for row in set(rows.tolist()) - {0}:
+            reference[row].learn(g[rows == row].astype(np.float64).sum(axis=0), t, 0.1, l21=0.05)
+    np.testing.assert_allclose(slab.vectors(rows32(1, 2, 3)), [reference[row].x for row in (1, 2, 3)], atol=2e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("gradient", [1.0, np.nan, np.inf])
-def test_row_0_stays_zero_in_weights_and_slots_whatever_its_gradient(gradient):
-    slab = new_slab()
+def test_row_0_stays_zero_in_weights_and_state_whatever_its_gradient(device, gradient):
+    slab = new_slab(device)
     slab.initialise(rows32(1), keys64(1), seed=1)
-    learn(slab, rows32(1, 0), [[0.5] * 3, [gradient] * 3], 1)
-    for name, variable in slab.variables():
-        assert (variable[0].numpy() == 0).all(), name
-        assert (variable[1].numpy() != 0).all(), name
+    learn(slab, [1, 0], [[0.5] * 3, [gradient] * 3], 1)
+    assert (slab.read_weights(rows32(0)) == 0).all()
+    assert (slab.read_state(rows32(0), slice(None)) == 0).all()
+    assert (slab.read_weights(rows32(1)) != 0).all()
+    assert (slab.read_state(rows32(1), slice(None)) != 0).all()
 
 
-def test_rows_outside_the_batch_are_left_alone():
-    slab = new_slab()
+@pytest.mark.parametrize("device", DEVICES)
+def test_keys_without_a_row_read_the_fallback_which_does_not_learn(device):
+    table = ElasticTable(SlabSpec(3, GroupAdam(0.1), fallback=0.25), CountAdmission(2), device=device)
+    keys = keys64(1, 1, 2)
+    table.apply_gradients(table.prepare(keys), np.ones((3, 3)))
+    np.testing.assert_array_equal(table.lookup(keys64(2, 9)), np.full((2, 3), 0.25))
+    assert (table.lookup(keys64(1)) < 0).all()
+    table.compact()
+    np.testing.assert_array_equal(table.lookup(keys64(9)), np.full((1, 3), 0.25))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_rows_outside_the_batch_are_left_alone(device):
+    slab = new_slab(device)
     slab.initialise(rows32(1, 2), keys64(1, 2), seed=1)
-    learn(slab, rows32(1, 2), np.ones((2, 3)), 1)
-    before = {name: slab.read(name, 2)[1] for name, _ in slab.variables()}
-    learn(slab, rows32(1), np.ones((1, 3)), 2)
-    for name, _ in slab.variables():
-        np.testing.assert_array_equal(slab.read(name, 2)[1], before[name])
+    learn(slab, [1, 2], np.ones((2, 3)), 1)
+    before = slab.read_weights(rows32(2)), slab.read_state(rows32(2), slice(None))
+    learn(slab, [1], np.ones((1, 3)), 2)
+    np.testing.assert_array_equal(slab.read_weights(rows32(2)), before[0])
+    np.testing.assert_array_equal(slab.read_state(rows32(2), slice(None)), before[1])
 
 
-def test_growth_doubles_and_keeps_values():
-    slab = new_slab()
+@pytest.mark.parametrize("device", DEVICES)
+def test_growth_keeps_values_and_new_rows_are_zero(device):
+    slab = new_slab(device)
     slab.initialise(rows32(1, 2), keys64(1, 2), seed=1)
-    learn(slab, rows32(1, 2), np.ones((2, 3)), 1)
-    before = {name: slab.read(name, 2) for name, _ in slab.variables()}
-    slab.ensure(1023)
-    assert slab.capacity == 1024
-    slab.ensure(1024)
-    assert slab.capacity == 2048
-    slab.ensure(9000)
-    assert slab.capacity == 16384
-    for name, variable in slab.variables():
-        assert variable.numpy().shape == (16384, 3)
-        np.testing.assert_array_equal(slab.read(name, 2), before[name])
-        assert (variable[3:].numpy() == 0).all()
+    before = slab.read_weights(rows32(1, 2))
+    slab.ensure(90_000)
+    np.testing.assert_array_equal(slab.read_weights(rows32(1, 2)), before)
+    assert (slab.read_weights(rows32(3, 90_000)) == 0).all()
 
 
-def test_a_traced_step_survives_growth_and_changing_batches():
-    slab = new_slab()
-    traces = []
+@pytest.mark.parametrize("device", DEVICES)
+def test_compaction_moves_rows_down_and_clears_the_rest(device):
+    slab = new_slab(device)
+    rows = np.arange(1, 301, dtype=np.int32)
+    slab.ensure(300)
+    slab.initialise(rows, rows.astype(np.int64), seed=1)
+    kept = rows[rows % 3 == 0]
+    expected = slab.read_weights(kept)
+    slab.compact(kept)
+    np.testing.assert_array_equal(slab.read_weights(np.arange(1, 101, dtype=np.int32)), expected)
+    slab.ensure(300)
+    assert (slab.read_weights(np.arange(101, 301, dtype=np.int32)) == 0).all()
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int64)])
-    def step(rows, inverse, number):
-        traces.append(number)
-        with tf.GradientTape() as tape:
-            block = slab.gather(rows)
-            tape.watch(block)
-            loss = tf.reduce_sum(tf.square(tf.gather(block, inverse) - 1.0))
-        slab.apply(rows, tape.gradient(loss, block), number)
-        return loss
 
-    losses = []
-    for t, last in enumerate([10, 1500, 5, 70_000] + [10] * 40, start=1):
-        slab.ensure(last)
-        losses.append(float(step(rows32(0, last), rows32(0, 1, 1), tf.constant(t, tf.int64))))
-    assert len(traces) == 1
-    assert slab.capacity == 131_072
-    assert losses[-1] < 0.7 * losses[4]
-    np.testing.assert_array_equal(slab.gather(rows32(0))[0], [0, 0, 0])
+@pytest.mark.parametrize("optimizer", [GroupAdam(0.05, l1=0.01, l21=0.01, dynamic_l1=DynamicL1(3.0, 4)), GroupFTRL(0.1, l21=0.02),
+                                       RowwiseGroupAdagrad(0.1, l21=0.01)])  # fmt: skip
+def test_host_and_device_learn_the_same(optimizer):
+    tables = [ElasticTable(SlabSpec(8, optimizer), CountAdmission(2), seed=3, device=device) for device in DEVICES]
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        keys, g = rng.integers(0, 150, 200), rng.normal(size=(200, 8)).astype(np.float32)
+        for table in tables:
+            table.apply_gradients(table.prepare(keys), g)
+    vectors = [table.lookup(np.arange(150)) for table in tables]
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=2e-5)
 
 
 def test_initial_vectors_are_uniform_within_the_scale():
@@ -128,29 +153,25 @@ def test_scale_0_starts_at_zero():
     assert (initial_vectors(keys64(1, 2), SlabSpec(2, GroupAdam(), 0.0), 1) == 0).all()
 
 
-def test_zero_rows_are_those_whose_every_weight_is_exactly_zero():
-    slab = new_slab()
-    slab.load({name: np.array([[0, 0, 0], [0, 1e-30, 0], [0, 0, -0.0]], np.float32) for name, _ in slab.variables()})
-    assert slab.zero_rows(3).tolist() == [True, False, True]
+def test_a_host_slab_refuses_more_rows_than_memory_holds():
+    with pytest.raises(MemoryError, match="evict, or shard"):
+        new_slab("host", dim=64).ensure(2**31 - 2)
 
 
-@pytest.mark.parametrize("rows", [0, 5, 1023, 1024, 3000])
-def test_what_is_loaded_is_read(rows):
-    slab = new_slab()
-    rng = np.random.default_rng(0)
-    arrays = {name: rng.normal(size=(rows, 3)).astype(np.float32) for name, _ in slab.variables()}
-    slab.load(arrays)
-    assert slab.capacity > rows
-    for name, variable in slab.variables():
-        np.testing.assert_array_equal(slab.read(name, rows), arrays[name])
-        assert (variable[0].numpy() == 0).all()
-        assert variable.numpy().shape == (slab.capacity, 3)
+def test_no_device_variable_is_trainable():
+    slab = new_slab("device")
+    assert not slab._weights.trainable
+    assert not slab._state.trainable
 
 
-def test_no_variable_is_trainable_and_bytes_are_counted():
-    slab = new_slab()
-    assert not any(variable.trainable for _, variable in slab.variables())
-    assert slab.nbytes() == slab.weights.numpy().nbytes == 1024 * 3 * 4
+def test_a_16_bit_slab_is_refused_on_a_device():
+    with pytest.raises(InputError, match="use device='host'"):
+        make_slab(SlabSpec(4, dtype="bfloat16"), "device")
+
+
+def test_adam_in_float16_is_refused():
+    with pytest.raises(InputError, match="give dtype='bfloat16'"):
+        SlabSpec(4, GroupAdam(), dtype="float16")
 
 
 @pytest.mark.parametrize(("dim", "scale"), [(0, 0.1), (4, -0.1)])

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
-from training.elastic import CountAdmission, ElasticTable, GroupAdam, SlabSpec, read_vectors
-from training.elastic.checkpoint import read_header
+from training.elastic import CountAdmission, ElasticTable, Eviction, GroupAdam, GroupFTRL, Idle, SlabSpec, read_vectors
+from training.elastic.storage.checkpoint import read_header
 
-ARRAYS = {"keys", "counts", "last_seen", "rows"} | {f"{s}.{v}" for s in ("wide", "deep") for v in ("weights", "z", "m", "v")}
+ROW_ARRAYS = {f"{s}.{v}" for s in ("wide", "deep") for v in ("weights", "z", "m", "v")}
+COUNTERS = {f"counters.{name}" for name in ("events", "hits", "admitted", "evicted", "revived")}
+TOMBSTONES = {"tombstones", "tombstone_steps"}
+ARRAYS = {"keys", "counts", "last_seen", "admitted", "fields"} | TOMBSTONES | COUNTERS | ROW_ARRAYS
 
 
 def new_table(dim=4, learning_rate=0.1, seed=5):
@@ -34,7 +37,6 @@ def batches(count, start=0):
 def learn(table, stream):
     for keys, gradients in stream:
         batch = table.prepare(keys)
-        table.materialise(batch)
         table.apply_gradients(batch, gradients)
     return table
 
@@ -53,8 +55,9 @@ def test_the_folder_holds_plain_arrays_and_a_header(saved):
     assert {path.name for path in saved.iterdir()} == {f"{name}.npy" for name in ARRAYS} | {"table.json"}
     header = json.loads((saved / "table.json").read_text())["header"]
     assert set(header["arrays"]) == ARRAYS
-    assert (header["step"], header["batches"], header["seed"]) == (8, 8, 5)
-    assert header["slabs"]["deep"]["optimizer"]["l21"] == 0.02
+    assert (header["step"], header["kind"], header["seed"]) == (8, "full", 5)
+    assert header["slabs"]["deep"]["optimizer"] == "GroupAdam"
+    assert header["slabs"]["deep"]["parameters"]["l21"] == 0.02
     for name, described in header["arrays"].items():
         array = np.load(saved / f"{name}.npy", allow_pickle=False)
         assert list(array.shape) == described["shape"]
@@ -62,10 +65,9 @@ def test_the_folder_holds_plain_arrays_and_a_header(saved):
 
 
 def test_slab_arrays_hold_the_used_rows_only(saved):
-    rows = np.load(saved / "rows.npy")
-    used = int(rows.max())
-    assert sorted(rows[rows > 0]) == list(range(1, used + 1))
-    assert 0 < used < len(rows)
+    admitted = np.load(saved / "admitted.npy")
+    used = np.count_nonzero(admitted)
+    assert 0 < used < len(admitted)
     assert np.load(saved / "deep.z.npy").shape == (used, 4)
 
 
@@ -185,12 +187,60 @@ def test_a_failed_restore_leaves_the_table_as_it_was(saved, tmp_path):
     assert digests(tmp_path / "after") == digests(tmp_path / "before")
 
 
-def test_saving_between_prepare_and_materialise_is_refused(tmp_path):
-    table = new_table()
-    table.prepare(np.array([1, 1, 2]))
-    with pytest.raises(InputError, match="1 rows of prepared batches"):
-        table.save(tmp_path / "table")
-    assert not (tmp_path / "table").exists()
+def test_another_rule_starts_with_fresh_state_and_says_so(saved, caplog):
+    specs = {"wide": SlabSpec(1, GroupAdam(0.1), 0.0), "deep": SlabSpec(4, GroupFTRL(0.1), 0.1)}
+    table, before = ElasticTable(specs, CountAdmission(2)), new_table().restore(saved)
+    with caplog.at_level("WARNING"):
+        table.restore(saved)
+    assert "slab deep starts with fresh state, it was learned by GroupAdam" in caplog.text
+    keys = before.keys()
+    np.testing.assert_array_equal(table.lookup(keys, "deep"), before.lookup(keys, "deep"))
+    learn(table, [(keys, {"wide": np.zeros((len(keys), 1)), "deep": np.zeros((len(keys), 4))})])
+    np.testing.assert_allclose(table.lookup(keys, "deep"), before.lookup(keys, "deep"), rtol=1e-5)
+
+
+def test_another_learning_rate_keeps_the_vectors(saved):
+    table, before = new_table(learning_rate=0.5).restore(saved), new_table().restore(saved)
+    keys = before.keys()
+    np.testing.assert_array_equal(table.lookup(keys, "deep"), before.lookup(keys, "deep"))
+    deep = table.slabs["deep"].read_state(table.find(keys), slice(0, 4))
+    np.testing.assert_allclose(deep, before.slabs["deep"].read_state(before.find(keys), slice(0, 4)) / 5, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_table_goes_on_in_16_bits(saved, tmp_path, dtype):
+    rule = GroupFTRL(0.1) if dtype == "float16" else GroupAdam(0.1)
+    specs = {n: SlabSpec(d, rule, 0.1, dtype) for n, d in (("wide", 1), ("deep", 4))}
+    before = new_table().restore(saved)
+    half = ElasticTable(specs, CountAdmission(2)).restore(saved)
+    np.testing.assert_allclose(half.lookup(before.keys(), "deep"), before.lookup(before.keys(), "deep"), rtol=1e-2, atol=1e-4)
+    learn(half, batches(4, start=8)).save(tmp_path / "half")
+    again = ElasticTable(specs, CountAdmission(2)).restore(tmp_path / "half")
+    np.testing.assert_array_equal(again.lookup(half.keys(), "deep"), half.lookup(half.keys(), "deep"))
+    assert np.load(tmp_path / "half" / "deep.z.npy").itemsize == 2
+
+
+def test_keys_of_a_removed_field_stay_until_they_are_evicted(tmp_path):
+    both = ElasticTable(SlabSpec(2), fields=("user", "item"))
+    both.apply_gradients(both.prepare(np.array([1, 2, 3]), np.array([0, 1, 1], np.int16)), np.ones((3, 2)))
+    both.save(tmp_path)
+    fewer = ElasticTable(SlabSpec(2), fields=("item", "tag")).restore(tmp_path)
+    assert fewer.fields == ("item", "tag", "user")
+    rows = {name: field.rows for name, field in fewer.statistics().fields.items()}
+    assert rows == {"item": 2, "tag": 0, "user": 1}
+    np.testing.assert_array_equal(fewer.lookup(np.array([1, 2, 3])), both.lookup(np.array([1, 2, 3])))
+    fewer.apply_gradients(fewer.prepare(np.array([2, 3, 4]), np.array([0, 0, 1], np.int16)), np.ones((3, 2)))
+    assert fewer.evict(Eviction((Idle(steps=1),))) == 1
+    assert fewer.keys().tolist() == [2, 3, 4]
+
+
+def test_a_delta_that_starts_elsewhere_is_refused(saved, tmp_path):
+    table = learn(new_table().restore(saved), batches(2, start=8))
+    table.save_delta(tmp_path / "delta", since=9)
+    with pytest.raises(InputError, match="is the delta since step 9, this table is at step 8"):
+        new_table().restore(saved).apply_delta(tmp_path / "delta")
+    with pytest.raises(InputError, match="apply_delta"):
+        new_table().restore(tmp_path / "delta")
 
 
 def test_no_array_needs_pickle(saved):

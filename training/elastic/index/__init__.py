@@ -1,0 +1,1 @@
+"""From keys to entries and rows: a hash table in compiled code."""

@@ -1,0 +1,1 @@
+"""Group-lasso rules: each formula once, run in a graph or in a compiled kernel over rows."""

@@ -1,0 +1,1 @@
+"""Rows of vectors and optimizer state, in host memory or on a device."""

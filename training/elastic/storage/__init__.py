@@ -1,0 +1,1 @@
+"""A table as files: full checkpoints, deltas, shards."""
