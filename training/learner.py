@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from training.arrays import Arrays
 from training.elastic.batch import Batch
 from training.elastic.optimizers.optimizer import Optimizer
+from training.elastic.slabs.tensors import as_tensor
 from training.elastic.table import ElasticTable
 from training.forward import Forward, ForwardModel, batch_arguments, batch_signature, pool_flat, vector_signature
 from training.inputs import Inputs
@@ -71,7 +72,7 @@ class Learner:
     def learn(self, prepared: Prepared) -> float:
         """Take one step on a prepared batch and return its mean log loss before the step."""
         batch, inputs = self.table.begin(prepared.rows), prepared.inputs
-        vectors = {name: tf.convert_to_tensor(slab.gather(batch)) for name, slab in self.table.slabs.items()}
+        vectors = {name: as_tensor(slab.gather(batch)) for name, slab in self.table.slabs.items()}
         step = tf.constant(self.table.step + 1, tf.int64)
         loss, gradients = self._step(vectors, *map(tf.constant, batch_arguments(inputs)), tf.constant(inputs.label), step)
         self.table.apply(batch, gradients)

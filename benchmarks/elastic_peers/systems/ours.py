@@ -11,6 +11,7 @@ from elastic_peers.dense_tf import LEARNING_RATE, DenseTf, dense_step
 from elastic_peers.worker import Step
 from elastic_peers.workload import Traffic, Workload, initial_layers, keys_of
 from training.elastic import Batch, ElasticTable, GroupAdam, SlabSpec
+from training.elastic.slabs.tensors import as_tensor
 from training.learner import ahead
 
 L21 = 1e-7  # the cost of a step does not depend on it
@@ -62,7 +63,7 @@ class Ours:
             number, prepared = next(self._stream)
             batch = self._table.begin(prepared)
             vectors = self._table.gather(batch)
-            loss, gradients = learn(tf.convert_to_tensor(vectors.reshape(shape)), self._labels[number])
+            loss, gradients = learn(as_tensor(vectors.reshape(shape)), self._labels[number])
             self._table.apply(batch, {"vectors": gradients})
             return float(loss)
 

@@ -41,3 +41,20 @@ def test_two_arrays_at_once_do_not_share():
 def test_small_and_empty_arrays_are_ordinary():
     assert scratch((3, 2), np.float32).shape == (3, 2)
     assert scratch((0, 16), np.uint16).size == 0
+
+
+def test_a_tensor_over_scratch_memory_keeps_it():
+    import tensorflow as tf
+
+    from training.elastic.slabs.tensors import as_tensor
+
+    array = scratch(SHAPE, np.float32)
+    array[:] = 3
+    where, tensor = address(array), as_tensor(array)
+    del array
+    gc.collect()
+    others = [scratch(SHAPE, np.float32) for _ in range(4)]
+    assert where not in [address(other) for other in others]
+    assert bool(tf.reduce_all(tensor == 3))
+    small = np.arange(6, dtype=np.float32)[1:]
+    np.testing.assert_array_equal(as_tensor(small), small)

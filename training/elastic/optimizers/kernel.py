@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from features.errors import InputError
 from training.elastic.core.native import compiled, prefetch
+from training.elastic.core.row_vectors import add_vector, lanes_of
 from training.elastic.optimizers.elementwise import inlined
 from training.elastic.optimizers.proximal import divide, frequency_factor, shrink_closed, shrink_exact, soften
 from training.elastic.optimizers.rounding import Storage, row_stream
 from training.elastic.optimizers.row_block import AREA, CURVATURE, LINEAR, SLOTS, Block
 from training.elastic.optimizers.row_storage import ROW_STORAGE
-from training.elastic.optimizers.row_vectors import add_vector, lanes_of
 
 _LINE = 16  # float32 in a cache line
 _AHEAD = 16  # gradients

@@ -9,6 +9,7 @@ import numpy as np
 from numba import literally
 from numpy.typing import NDArray
 
+from training.elastic.core.row_vectors import copy_vector
 from training.elastic.optimizers.elementwise import inlined
 from training.elastic.optimizers.rounding import (
     Storage,
@@ -18,7 +19,6 @@ from training.elastic.optimizers.rounding import (
     widen_bfloat16,
     widen_float16,
 )
-from training.elastic.optimizers.row_vectors import copy_vector
 
 Scratch = NDArray[np.float32]
 Bits = NDArray[np.uint16]

@@ -6,14 +6,18 @@ times as long: docs/measurements.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import psutil
+from numba import literally
 from numpy.typing import NDArray
 
 from training.elastic.batch import Batch
 from training.elastic.core.native import compiled, prefetch, release, reserved, split_rows
+from training.elastic.core.row_vectors import copy_vector, lanes_of
 from training.elastic.core.scratch import scratch
 from training.elastic.optimizers.rounding import decode, encode, storage_dtype
 from training.elastic.slabs.slab import SlabSpec, initial_vectors, state_width
@@ -96,8 +100,8 @@ class HostSlab:
 
     def _gathered(self, rows: NDArray[np.int32], inverse: NDArray[np.int32]) -> NDArray[np.float32]:
         out = scratch((len(inverse), self.spec.dim), self._weights.dtype)
-        flat = self._weights.reshape(-1)
-        split_rows(lambda low, high: _gather(flat, rows, inverse, out, low, high), len(inverse), at_least=4 * _ROWS_A_THREAD)
+        kernel, arrays = _gather(self.spec.dim), (self._weights.reshape(-1), rows, inverse, out.reshape(-1))
+        split_rows(lambda low, high: kernel(*arrays, low, high), len(inverse), at_least=4 * _ROWS_A_THREAD)
         return decode(out, self.spec.dtype)
 
 
@@ -105,15 +109,20 @@ _BLOCK = 1 << 16
 """Rows that are moved at once."""
 
 
-@compiled
-def _gather(
-    flat: NDArray[Any], rows: NDArray[np.int32], inverse: NDArray[np.int32], out: NDArray[Any], low: int, high: int
-) -> None:
-    """Copy the rows of places inverse[low:high] to `out`."""
-    width = out.shape[1]
-    for i in range(low, high):
-        if i + _AHEAD < high:
-            prefetch(flat, np.int64(rows[inverse[i + _AHEAD]]) * width)
-        start = np.int64(rows[inverse[i]]) * width
-        for j in range(width):
-            out[i, j] = flat[start + j]
+@lru_cache
+def _gather(width: int) -> Callable[..., None]:
+    """Return the compiled copy of rows of this width: a constant, or the inner loop is scalar and four times slower."""
+    lanes = lanes_of(width)
+
+    @compiled
+    def gather(
+        flat: NDArray[Any], rows: NDArray[np.int32], inverse: NDArray[np.int32], out: NDArray[Any], low: int, high: int
+    ) -> None:
+        for i in range(low, high):
+            if i + _AHEAD < high:
+                prefetch(flat, np.int64(rows[inverse[i + _AHEAD]]) * width)
+            start = np.int64(rows[inverse[i]]) * width
+            for j in range(0, width, lanes):
+                copy_vector(out, i * width + j, flat, start + j, literally(lanes))
+
+    return gather
