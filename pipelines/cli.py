@@ -39,6 +39,7 @@ def context(config: Path, workspace: Path | None, overrides: list[str], day: dat
 
 def _stage_command(name: str) -> Callable[..., None]:
     def command(config: ConfigFile, day: Day, workspace: Workspace = None, overrides: Overrides = []) -> None:  # noqa: B006
+        """Run the stage."""
         outcome = run_stage(name, context(config, workspace, overrides, day.date()))
         console.show_outcome(outcome)
         typer.echo(f"manifest={outcome.version.manifest}")

@@ -86,6 +86,7 @@ def _read(path: Path, workspace: Path) -> dict[str, Any]:
 
 def _substitute(text: str, path: Path, variables: Mapping[str, str]) -> str:
     def value(match: re.Match[str]) -> str:
+        """Return a placeholder's value."""
         name, default = match.groups()
         if name not in variables and default is None:
             raise InputError(f"{path}: ${{{name}}} is not set in the environment; set it or write ${{{name}:-default}}")

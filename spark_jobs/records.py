@@ -103,6 +103,7 @@ def digest(raw: DataFrame) -> Column:
     """Return a 64-bit hash (long) of whole records as text, nulls marked so that they keep their place."""
 
     def text(name: str) -> Column:
+        """Return the column as text."""
         return F.coalesce(as_text(quoted(name), column_type(raw, name)), F.lit(_NULL_MARK))
 
     return F.xxhash64(*(text(name) for name in raw.columns))

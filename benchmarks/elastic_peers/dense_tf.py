@@ -62,6 +62,7 @@ def dense_step(work: Workload, drawn: Traffic, mlp: str) -> Step:
 
     @tf.function
     def step(inputs: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Take one step; return its loss."""
         loss, by_inputs, by_variables = dense.loss_and_gradients(inputs, label)
         dense.apply(by_variables)
         return loss, by_inputs  # returned, or the graph would drop the gradient that an embedding needs

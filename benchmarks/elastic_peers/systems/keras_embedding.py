@@ -31,6 +31,7 @@ class KerasEmbedding:
 
         @tf.function
         def step(ids: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+            """Take one step; return its loss."""
             with tf.GradientTape() as tape:
                 loss = mean_loss(label, tf.squeeze(model(ids, training=True), axis=1))
             optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)

@@ -33,6 +33,7 @@ class MutableHashTable:
 
         @tf.function
         def step(keys: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+            """Take one step; return its loss."""
             distinct, inverse = tf.unique(keys)
             rows, m, v = (table.lookup(distinct) for table in self._tables)
             inputs = tf.reshape(tf.gather(rows, inverse), [self._work.batch, -1])

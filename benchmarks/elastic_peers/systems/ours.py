@@ -55,11 +55,13 @@ class Ours:
 
         @tf.function(input_signature=[tf.TensorSpec(shape), tf.TensorSpec(shape[:1])])
         def learn(inputs: tf.Tensor, label: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            """Return the loss and the gradients of the vectors; the dense weights learn."""
             loss, by_inputs, by_variables = dense.loss_and_gradients(inputs, label)
             dense.apply(by_variables)
             return loss, by_inputs
 
         def step(_: int) -> float:
+            """Take one step; return its loss."""
             number, prepared = next(self._stream)
             batch = self._table.begin(prepared)
             vectors = self._table.gather(batch)

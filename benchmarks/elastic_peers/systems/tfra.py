@@ -42,6 +42,7 @@ class Tfra:
 
         @tf.function
         def step(keys: tf.Tensor, label: tf.Tensor) -> tf.Tensor:
+            """Take one step; return its loss."""
             with tf.GradientTape() as tape:
                 inputs = tf.reshape(self._layer(keys), [self._work.batch, -1])
                 loss = mean_loss(label, dense.logits(inputs))

@@ -32,6 +32,7 @@ class TorchSparse:
         model, adam = self._mlp(mlp)
 
         def step(number: int) -> float:
+            """Take one step; return its loss."""
             self._sparse.zero_grad()
             adam.zero_grad()
             vectors = self._embedding(self._ids[number]).flatten(1)
@@ -50,6 +51,7 @@ class TorchSparse:
         inputs = torch.empty(self._work.batch, self._work.fields * self._work.dim).uniform_(-0.01, 0.01).requires_grad_()
 
         def step(number: int) -> float:
+            """Take one step; return its loss."""
             inputs.grad = None
             adam.zero_grad()
             loss = _mean_loss(model(inputs).squeeze(1), self._labels[number])

@@ -186,6 +186,7 @@ class _Counted:
 
     @classmethod
     def of(cls, parts: Parts) -> _Counted:
+        """Count the parts."""
         count = len(parts.field_names)
         of_row = parts.fields[parts.has_row].astype(np.int64)
         return cls(

@@ -55,6 +55,7 @@ def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Ask for the cache line of `array[index]`, in compiled code; `array` is one-dimensional, `index` may be out of it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        """Emit the instruction."""
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
         offset = context.cast(builder, arguments[1], signature.args[1], types.intp)
         byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -120,6 +121,7 @@ class _Pool:
         self._executor: ThreadPoolExecutor | None = None
 
     def executor(self) -> ThreadPoolExecutor:
+        """Return the threads of this process."""
         if self._executor is None or self._process != os.getpid():
             self._executor = ThreadPoolExecutor(max(1, self.threads - 1), "elastic")
             self._process = os.getpid()

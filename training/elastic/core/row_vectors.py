@@ -27,6 +27,7 @@ def copy_vector(typing: Any, target: Any, i: Any, source: Any, j: Any, lanes: An
     """Set `target[i : i + lanes]` to `source[j : j + lanes]`; flat contiguous arrays, `lanes` a constant."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        """Emit the instructions."""
         moved = _load(context, builder, signature, arguments, 2, lanes.literal_value)
         _store(context, builder, signature, arguments, moved)
         return context.get_dummy_value()
@@ -39,6 +40,7 @@ def add_vector(typing: Any, target: Any, i: Any, source: Any, j: Any, lanes: Any
     """Add `source[j : j + lanes]` to `target[i : i + lanes]`; flat contiguous float arrays, `lanes` a constant."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        """Emit the instructions."""
         first = _load(context, builder, signature, arguments, 0, lanes.literal_value)
         second = _load(context, builder, signature, arguments, 2, lanes.literal_value)
         _store(context, builder, signature, arguments, builder.fadd(first, second))

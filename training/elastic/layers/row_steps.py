@@ -76,6 +76,7 @@ class RowSteps:
         number, *vectors = tf.numpy_function(self._begin_and_gather, [keys, sizes, handle], kinds)
 
         def update(*gradients: tf.Tensor) -> tf.Tensor:
+            """Take the step, and return the gradients of the arguments."""
             dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
             return tf.ensure_shape(tf.numpy_function(self._learned, [number, *dense], tf.float32), [])
 
@@ -88,6 +89,7 @@ class RowSteps:
         rows, inverse, counts = places
 
         def update(*gradients: tf.Tensor) -> tf.Tensor:
+            """Take the step, and return the gradients of the arguments."""
             for slab, gradient in zip(self._on_device, gradients, strict=True):
                 slab.update_rows(rows, inverse, tf.convert_to_tensor(gradient), step, counts)
             # Reads come after writes of the same variable, so what needs this read comes after the updates.

@@ -94,6 +94,7 @@ def update_kernel(layout: Layout) -> RowKernel:
         lo: int,
         hi: int,
     ) -> None:
+        """Update places lo … hi - 1."""
         b = np.zeros(SLOTS + slots * AREA, np.float32)
         vectors, states, flat_gradients = weights.reshape(-1), state.reshape(-1), gradients.reshape(-1)
         for first in range(lo, hi, a_block):

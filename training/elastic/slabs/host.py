@@ -118,6 +118,7 @@ def _gather(width: int) -> Callable[..., None]:
     def gather(
         flat: NDArray[Any], rows: NDArray[np.int32], inverse: NDArray[np.int32], out: NDArray[Any], low: int, high: int
     ) -> None:
+        """Copy the rows of places inverse[low:high] to `out`, all flat."""
         for i in range(low, high):
             if i + _AHEAD < high:
                 prefetch(flat, np.int64(rows[inverse[i + _AHEAD]]) * width)

@@ -244,6 +244,7 @@ def _refuse_misfits(folder: Path, header: TableHeader, arrays: Mapping[str, Arra
 
 def _expected_shapes(header: TableHeader, arrays: Mapping[str, ArrayStream]) -> dict[str, tuple[int, ...]]:
     def length(name: str) -> int:
+        """Entries of an array; 0 where it is missing."""
         return arrays[name].shape[0] if name in arrays else 0
 
     widths = row_arrays(header)
