@@ -15,6 +15,7 @@ from features.errors import InputError
 from training.elastic.admission.arrivals import GammaPrior
 from training.elastic.admission.policies import ByField, CountAdmission, PoissonAdmission
 from training.elastic.eviction import Eviction, Idle, LeastFrequent
+from training.elastic.layers.frozen import FrozenEmbedding
 from training.elastic.layers.layer import ElasticEmbedding
 from training.elastic.optimizers.rules import GroupAdagrad, GroupAdam
 
@@ -78,6 +79,14 @@ def test_unadmitted_keys_are_zero_and_do_not_learn() -> None:
     assert np.all(found[0] != 0)
     assert not np.any(found[2])
     assert (len(layer.table), layer.table.keys_seen) == (1, 2)
+
+
+def test_keys_without_a_row_read_the_fallback_and_padding_reads_zeros() -> None:
+    layer = ElasticEmbedding(2, fallback=0.5, padding=-1)
+    np.testing.assert_array_equal(layer(np.array([[7, -1]])), [[[0.5, 0.5], [0.0, 0.0]]])
+    again = ElasticEmbedding.from_config(layer.get_config())
+    np.testing.assert_array_equal(again(np.array([[7]])), [[[0.5, 0.5]]])
+    np.testing.assert_array_equal(FrozenEmbedding.of(layer)(np.array([[7]])), [[[0.5, 0.5]]])
 
 
 @pytest.mark.parametrize(("combiner", "divisor"), [("sum", 1), ("mean", 3), ("sqrtn", 3**0.5)])

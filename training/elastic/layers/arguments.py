@@ -39,6 +39,7 @@ class LayerArguments:
     init_scale: float | Mapping[str, float] = INIT_SCALE
     seed: int = 0
     device: Device | None = None
+    fallback: float = 0.0
 
     def slabs(self, dtype: Storage) -> dict[str, SlabSpec]:
         """Return the table's slabs, their rows stored as `dtype`.
@@ -49,7 +50,7 @@ class LayerArguments:
         widths = self.widths()
         optimizers = _each(self.optimizer or GroupAdam(), widths, "optimizer")
         scales = _each(self.init_scale, widths, "init_scale")
-        return {name: SlabSpec(width, optimizers[name], scales[name], dtype) for name, width in widths.items()}
+        return {name: SlabSpec(width, optimizers[name], scales[name], dtype, self.fallback) for name, width in widths.items()}
 
     def widths(self) -> dict[str, int]:
         """Return the widths by slab."""

@@ -44,7 +44,7 @@ class ElasticEmbedding(KeyedLayer):
     rows, at once, whichever gradients were asked of the tape. So the model's clipping, weight decay, gradient accumulation
     and loss scaling do not reach them (loss scaling is refused where it can be seen). Call the layer once per step. A training
     pass without a backward pass leaves no trace. Otherwise, or with `trainable = False`, it looks up: nothing is inserted,
-    and a key without a row gives zeros. Works in graphs and eagerly, without XLA.
+    and a key without a row gives the fallback. Works in graphs and eagerly, without XLA.
 
     The rows are no Keras weights (`get_weights` has only a scalar that stays 0, so `EarlyStopping(restore_best_weights=True)`
     does not restore rows), but `model.save` and `model.save_weights` keep the table. To export, `frozen(model).export(path)`.
@@ -62,6 +62,7 @@ class ElasticEmbedding(KeyedLayer):
         init_scale: new vectors are uniform on ± this; one number, or by the names of `dim`.
         seed: initial vectors and admission draws are functions of (key, seed).
         device: where rows live, "host" or "device"; None takes a GPU where there is one.
+        fallback: what keys without a row read in every column; it does not learn.
         kwargs: of `keras.layers.Layer`. `dtype` says how rows are stored: float32, bfloat16 or float16 (16 bits round
             stochastically; no float16 with Adam); the output is float32, with the policy "mixed_bfloat16" bfloat16.
 
@@ -82,11 +83,12 @@ class ElasticEmbedding(KeyedLayer):
         init_scale: float | Mapping[str, float] = INIT_SCALE,
         seed: int = 0,
         device: Device | None = None,
+        fallback: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            LayerArguments(dim, optimizer, admission, eviction, combiner, padding, share, init_scale, seed, device), **kwargs
-        )
+        policies = (optimizer, admission, eviction)
+        given = LayerArguments(dim, *policies, combiner, padding, share, init_scale, seed, device, fallback)
+        super().__init__(given, **kwargs)
         self.slabs = self.arguments.slabs(_storage(self.dtype_policy.name))
         self.supports_jit = False
         self._fields: tuple[str, ...] = ()
