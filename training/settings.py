@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from features.schema import Frozen
 
@@ -75,6 +75,15 @@ class ModelSettings(Frozen):
     deep: OptimizerSettings = OptimizerSettings(learning_rate=3e-3)
     wide: OptimizerSettings = OptimizerSettings()
     dense: OptimizerSettings = OptimizerSettings()
+
+    @field_validator("dense")
+    @classmethod
+    def _refuse_other_rules(cls, dense: OptimizerSettings) -> OptimizerSettings:
+        if dense.kind not in ("adam", "amsgrad"):
+            raise ValueError(
+                f"dense weights learn by adam or amsgrad; {dense.kind} is for rows (model.deep, model.wide)"
+            )
+        return dense
 
 
 class TrainingSettings(Frozen):

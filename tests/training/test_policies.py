@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from training_data import MODEL, SCHEMA, TRAINING, planted_day, read_json
 
 from features.errors import InputError
@@ -26,7 +27,7 @@ from training.elastic import (
     SmallNorm,
     ZeroRows,
 )
-from training.settings import AdmissionSettings, EvictionSettings, OptimizerSettings
+from training.settings import AdmissionSettings, EvictionSettings, ModelSettings, OptimizerSettings
 from training.trainer import TrainRequest, train_day
 
 FIELDS = ("user", "item")
@@ -89,6 +90,24 @@ def test_a_day_learns_with_every_kind_in_bfloat16(kind, tmp_path):
     passes = TRAINING.model_copy(update={"passes": 4})
     figures = train_day(TrainRequest(SCHEMA, model, passes, (), partition), tmp_path / "out")
     assert figures["auc"] > 0.6
+
+
+@pytest.mark.parametrize("kind", ["amsgrad", "adagrad", "ftrl", "rowwise_adagrad"])
+def test_rows_go_on_under_another_rule(kind, tmp_path):
+    days = [planted_day(tmp_path / str(day), day) for day in range(2)]
+    first = TrainRequest(SCHEMA, MODEL, TRAINING, (), days[0])
+    before = train_day(first, tmp_path / "first")
+    rule = OptimizerSettings(kind=kind, learning_rate=0.05)
+    model = MODEL.model_copy(update={"deep": rule, "wide": rule})
+    after = train_day(replace(first, model=model, partition=days[1], previous_checkpoint=tmp_path / "first"), tmp_path / "second")
+    assert after["rows_in_table"] >= before["rows_in_table"]
+    assert after["auc"] > 0.6
+
+
+@pytest.mark.parametrize("kind", ["adagrad", "ftrl", "rowwise_adagrad"])
+def test_rules_for_rows_are_refused_for_dense_weights(kind):
+    with pytest.raises(ValidationError, match="dense weights learn by adam or amsgrad"):
+        ModelSettings(dense=OptimizerSettings(kind=kind))
 
 
 def test_days_admit_by_field_and_evict_who_stays_away(tmp_path):
