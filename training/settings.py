@@ -80,9 +80,7 @@ class ModelSettings(Frozen):
     @classmethod
     def _refuse_other_rules(cls, dense: OptimizerSettings) -> OptimizerSettings:
         if dense.kind not in ("adam", "amsgrad"):
-            raise ValueError(
-                f"dense weights learn by adam or amsgrad; {dense.kind} is for rows (model.deep, model.wide)"
-            )
+            raise ValueError(f"dense weights learn by adam or amsgrad; {dense.kind} is for rows (model.deep, model.wide)")
         return dense
 
 
