@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from training.elastic.intake import Intake
 from training.elastic.slabs.slab import Slab
+from training.elastic.tally import by_field
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Holdings:
         """Let keys go, by entry int32 [k]; their rows are free for others."""
         index = self.intake.index
         with_row = entries[index.rows[entries] > 0]
-        self.intake.tally.evicted[:] += np.bincount(index.fields[with_row], minlength=len(self.fields))
+        self.intake.tally.evicted[:] += by_field(index.fields[with_row], len(self.fields))
         self.tombstones.add(index.keys[entries], self.intake.step + 1)
         index.forget(entries)
         if index.holes > len(index):

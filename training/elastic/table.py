@@ -213,7 +213,7 @@ class ElasticTable:
     def save(self, folder: Path) -> None:
         """Write the table as `training.elastic.storage.checkpoint` describes; the same table gives the same bytes.
 
-        The folder is replaced as a whole when everything is on the disk. Memory beyond the table: a few MiB, and 8 bytes a key.
+        The folder is replaced as a whole when everything is on the disk. Memory beyond the table: a few MiB, and 16 bytes a key.
         """
         with self._lock, self._intake.settled():
             saving.save(Path(folder), self._parts)

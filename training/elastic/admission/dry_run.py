@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from features.errors import InputError
 from training.elastic.admission.policies import Admission, ByField, Candidates, resolve
 from training.elastic.admission.sketch import CountingSketch
+from training.elastic.tally import by_field
 from training.ragged import Ragged
 
 OFFLINE = "offline filter"
@@ -192,20 +193,16 @@ def _lines(stream: Traffic, name: str, since: NDArray[np.int64], kept: NDArray[n
     fields = len(stream.field_names)
     columns = [
         np.bincount(stream.fields, minlength=fields),
-        _by_field(stream.key_fields, fields, np.ones(len(kept), np.bool_)),
-        _by_field(stream.key_fields, fields, since != _NEVER),
-        _by_field(stream.fields, fields, trained),
-        _by_field(stream.key_fields, fields, kept & (since != _NEVER)),
-        _by_field(stream.key_fields, fields, kept),
+        by_field(stream.key_fields, fields),
+        by_field(stream.key_fields[since != _NEVER], fields),
+        by_field(stream.fields[trained], fields),
+        by_field(stream.key_fields[kept & (since != _NEVER)], fields),
+        by_field(stream.key_fields[kept], fields),
     ]
     table = np.stack(columns, axis=1)
     for field, figures in zip((None, *stream.field_names), [table.sum(axis=0), *table], strict=True):
         events, keys, rows, hits, right, wanted = figures.tolist()
         yield Explanation(name, field, events, keys, rows, hits, _ratio(right, rows), _ratio(right, wanted))
-
-
-def _by_field(fields: NDArray[np.int16], count: int, chosen: NDArray[np.bool_]) -> NDArray[np.int64]:
-    return np.bincount(fields[chosen], minlength=count)
 
 
 def _flat(keys: NDArray[np.int64] | Ragged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -48,5 +48,5 @@ def _note_zero(parts: Holdings, admitted: NDArray[np.int32], zero: NDArray[np.bo
     index = parts.intake.index
     awake = admitted[~zero]
     revived = awake[np.isin(index.keys[awake], parts.asleep)]
-    parts.intake.tally.revived[:] += by_field(index.fields[revived].astype(np.int64), len(parts.fields))
+    parts.intake.tally.revived[:] += by_field(index.fields[revived], len(parts.fields))
     parts.asleep = index.keys[admitted[zero]]

@@ -224,7 +224,7 @@ class _Counted:
 def _sums(parts: Parts, of_row: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
     count = len(parts.field_names)
     zero = np.logical_and.reduce([slab.zero for slab in parts.slabs.values()])
-    keys_seen, rows = by_field(parts.fields.astype(np.int64), count), by_field(of_row, count)
+    keys_seen, rows = by_field(parts.fields, count), by_field(of_row, count)
     row_bytes = sum(slab.row_bytes for slab in parts.slabs.values())
     index_share = keys_seen * parts.index_bytes // max(1, len(parts.keys))
     found = {"rows": rows, "keys_seen": keys_seen, "zero_rows": by_field(of_row[zero], count)}
