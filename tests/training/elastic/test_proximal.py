@@ -30,7 +30,7 @@ def in_graph(z, a, l1, c, *, exact):
 def _block_closed(b, count, dim, l1, c):
     soften(b, 0, count * dim, l1)
     for r in range(count):
-        shrink_closed(b, r * dim, dim, c)
+        shrink_closed(b, r * dim, dim, dim, c)
     divide(b, count * dim)
 
 
@@ -38,7 +38,7 @@ def _block_closed(b, count, dim, l1, c):
 def _block_exact(b, count, dim, l1, c):
     soften(b, 0, count * dim, l1)
     for r in range(count):
-        shrink_exact(b, r * dim, dim, c)
+        shrink_exact(b, r * dim, dim, dim, c)
     divide(b, count * dim)
 
 

@@ -1,4 +1,4 @@
-"""Moving and adding short runs of float32 in compiled code: LLVM vectors of a width known at compile time.
+"""Moving, adding and measuring short runs of float32 in compiled code: LLVM vectors of a width known at compile time.
 
 numba leaves loops over a dozen elements scalar. A row is handled as `dim // lanes` vectors of `lanes` elements, where
 `lanes = lanes_of(dim)`. Indexes are taken as they are: no wrap-around, no bounds check.
@@ -47,6 +47,29 @@ def add_vector(typing: Any, target: Any, i: Any, source: Any, j: Any, lanes: Any
         return context.get_dummy_value()
 
     return types.void(target, i, source, j, lanes), generate
+
+
+@intrinsic(prefer_literal=True)
+def sum_of_squares(typing: Any, source: Any, i: Any, lanes: Any) -> Any:
+    """Return the sum of the squares of `source[i : i + lanes]`, added up in halves, so that it is the same on every machine."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        """Emit the instructions."""
+        values = _load(context, builder, signature, arguments, 0, lanes.literal_value)
+        squares, count = builder.fmul(values, values), lanes.literal_value
+        while count > 1:
+            count //= 2
+            halves = [_elements(builder, squares, first, count) for first in (0, count)]
+            squares = builder.fadd(*halves)
+        return builder.extract_element(squares, ir.Constant(ir.IntType(32), 0))
+
+    return source.dtype(source, i, lanes), generate
+
+
+def _elements(builder: Any, vector: Any, first: int, count: int) -> Any:
+    """The vector of `count` elements from `first` on."""
+    places = ir.Constant(ir.VectorType(ir.IntType(32), count), list(range(first, first + count)))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), places)
 
 
 def _pointer(context: Any, builder: Any, signature: Any, arguments: Any, place: int, lanes: int) -> Any:

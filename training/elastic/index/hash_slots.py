@@ -15,7 +15,7 @@ from training.elastic.index import upkeep as kernels
 from training.elastic.index.kernels import Layout, find
 
 _FIRST_CAPACITY = 1_024
-_FULL, _BUILT = 0.68, 0.58  # shares of the slots in use where growth begins, and after a rebuild
+_FULL, _BUILT = 0.58, 0.5  # shares of the slots in use where growth begins, and after a rebuild
 _GROWTH = 1.5
 _STAGE_SLOTS, _STAGE_KEYS = 65_536, 4_096  # slots moved a stage, keys let in between two: the load passes _FULL by .04 at most
 

@@ -1,12 +1,10 @@
 """The compiled loops of the key index, over plain arrays; `KeyIndex` and `HashSlots` own the arrays and say what they mean.
 
 Arrays, everywhere the same:
-    pairs: uint64 [slots, 2], key and word; the word's low half is the entry + 1, 0 where the slot is empty.
+    pairs: uint64 [slots, 2], the key and its entry + 1, 0 where the slot is empty.
     layout: three uint64, the capacity, the capacity the table is growing to, and the boundary between the two (`home`).
     keys: int64 [entries]; meta: int32 [entries, 4], the columns ROW … FIELD.
 
-A word's high half is the entry's place among the distinct entries of a batch. It counts only where that place exists and
-holds this entry, so it need never be cleared (Briggs, Torczon: An Efficient Representation for Sparse Sets).
 Indices are unsigned, or numba would test each for a Python-like negative index.
 """
 
@@ -26,7 +24,7 @@ COUNT_LIMIT = 2**31 - 1
 
 AHEAD = 32  # so many memory accesses are under way at once
 _RING = np.uint64(AHEAD - 1)
-ONE, TWO, _FOUR, _S32, _LOW = (np.uint64(value) for value in (1, 2, 4, 32, 0xFFFFFFFF))
+ONE, TWO, _FOUR, _S32 = (np.uint64(value) for value in (1, 2, 4, 32))
 
 
 @compiled
@@ -58,38 +56,34 @@ def assign(
     meta: NDArray[np.int32],
     size: int,
     stop: int,
-    batch: NDArray[np.uint64],
+    distinct: NDArray[np.uint64],
+    firsts: NDArray[np.int32],
     fields: NDArray[np.int16],
     start: int,
-    places: NDArray[np.int32],
-    inverse: NDArray[np.int32],
-    found: int,
-) -> tuple[int, int, int]:
-    """Find or insert `batch[start:]`, until done or `stop` entries are in use.
-
-    Fills `inverse` int32 [n] and `places` int32 [n, 2], the distinct entries and how often each occurs.
+    entries: NDArray[np.int32],
+) -> tuple[int, int]:
+    """Find or insert `distinct[start:]`, until done or `stop` entries are in use; fills `entries` int32 [U].
 
     Returns:
-        how far it came, the entries in use, the distinct entries.
+        how far it came, and the entries in use.
     """
     flat, ring = pairs.reshape(-1), np.empty(AHEAD, np.uint64)
-    for i in range(start, min(start + AHEAD, len(batch))):
-        ring[np.uint64(i) & _RING] = home(batch[i], layout)
-        prefetch(flat, ring[np.uint64(i) & _RING] * TWO)
-    for i in range(start, len(batch)):
-        key, turn = batch[i], np.uint64(i) & _RING
+    for u in range(start, min(start + AHEAD, len(distinct))):
+        ring[np.uint64(u) & _RING] = home(distinct[u], layout)
+        prefetch(flat, ring[np.uint64(u) & _RING] * TWO)
+    for u in range(start, len(distinct)):
+        key, turn = distinct[u], np.uint64(u) & _RING
         at = locate(pairs, key, ring[turn])
-        word = pairs[at, 1]
-        if word == 0:
+        if pairs[at, 1] == 0:
             if size == stop:
-                return i, size, found
-            word = _insert(pairs, keys, meta, at, key, size, fields[i] if len(fields) else np.int16(0))
+                return u, size
+            _insert(pairs, keys, meta, at, key, size, fields[firsts[u]] if len(fields) else np.int16(0))
             size += 1
-        found = _note(pairs, places, inverse, i, at, word, found)
-        if i + AHEAD < len(batch):
-            ring[turn] = home(batch[i + AHEAD], layout)
+        entries[u] = pairs[at, 1] - ONE
+        if u + AHEAD < len(distinct):
+            ring[turn] = home(distinct[u + AHEAD], layout)
             prefetch(flat, ring[turn] * TWO)
-    return len(batch), size, found
+    return len(distinct), size
 
 
 @compiled
@@ -101,57 +95,33 @@ def _insert(
     key: np.uint64,
     entry: int,
     field: int,
-) -> np.uint64:
+) -> None:
     keys[entry] = np.int64(key)
     meta[entry, ROW] = meta[entry, COUNT] = meta[entry, LAST_SEEN] = 0
     meta[entry, FIELD] = field
     pairs[at, 0], pairs[at, 1] = key, np.uint64(entry + 1)
-    return np.uint64(entry + 1)
-
-
-@compiled
-def _note(
-    pairs: NDArray[np.uint64],
-    places: NDArray[np.int32],
-    inverse: NDArray[np.int32],
-    i: int,
-    at: np.uint64,
-    word: np.uint64,
-    found: int,
-) -> int:
-    """Enter the i-th key of a batch, found at a slot, among the distinct ones; return how many those are now."""
-    entry, last = np.int32((word & _LOW) - ONE), np.uint64(found)
-    place = min(word >> _S32, last)
-    known = place < last and places[place, 0] == entry
-    place = place if known else last  # no branches here: whether a key is new to its batch cannot be predicted
-    places[place, 1] = (places[place, 1] if known else 0) + 1
-    places[place, 0] = entry
-    pairs[at, 1] = place << _S32 | (word & _LOW)
-    inverse[i] = place
-    return found + (not known)
 
 
 @compiled
 def stamp(
-    places: NDArray[np.int32],
-    meta: NDArray[np.int32],
-    step: int,
     entries: NDArray[np.int32],
     times: NDArray[np.int32],
+    meta: NDArray[np.int32],
+    step: int,
     seen_before: NDArray[np.int32],
     known: NDArray[np.int32],
 ) -> None:
-    """Count and stamp the distinct entries of `assign`.
+    """Count and stamp distinct entries int32 [U] that occur so many times.
 
-    Fills int32 [U] with entries, what was counted and the older stamps, and int32 [3, U] with rows, counts and fields.
+    Cuts `times` int32 [U] to what could be counted; fills int32 [U] with the older stamps and int32 [3, U] with rows,
+    counts and fields.
     """
     flat = meta.reshape(-1)
     for u in range(len(entries)):
         if u + AHEAD < len(entries):
-            prefetch(flat, np.uint64(places[u + AHEAD, 0]) * _FOUR)
-        entry = np.uint64(places[u, 0])
-        entries[u] = entry
-        times[u] = min(places[u, 1], COUNT_LIMIT - meta[entry, COUNT])
+            prefetch(flat, np.uint64(entries[u + AHEAD]) * _FOUR)
+        entry = np.uint64(entries[u])
+        times[u] = min(times[u], COUNT_LIMIT - meta[entry, COUNT])
         seen_before[u] = meta[entry, LAST_SEEN]
         meta[entry, COUNT] += times[u]
         meta[entry, LAST_SEEN] = step
@@ -190,7 +160,7 @@ def find(
         prefetch(flat, ring[np.uint64(i) & _RING] * TWO)
     for i in range(len(entries)):
         turn = np.uint64(i) & _RING
-        entries[i] = np.int64(pairs[locate(pairs, batch[i], ring[turn]), 1] & _LOW) - 1
+        entries[i] = np.int64(pairs[locate(pairs, batch[i], ring[turn]), 1]) - 1
         if i + AHEAD < len(entries):
             ring[turn] = home(batch[i + AHEAD], layout)
             prefetch(flat, ring[turn] * TWO)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from features.errors import InputError
 from training.elastic.core.native import LAZY_MEMORY, committed_bytes, release, reserved, split_rows
 from training.elastic.index import kernels, upkeep
+from training.elastic.index.distinct import Distinct, distinct
 from training.elastic.index.free_rows import FreeRows
 from training.elastic.index.hash_slots import HashSlots
 
@@ -127,17 +128,12 @@ class KeyIndex:
         fields = _as_fields(fields, len(bits))
         if not 0 <= step <= _MOST:
             raise InputError(f"step {step} does not fit: steps are 0 … {_MOST}")
-        inverse, places = np.empty(len(bits), np.int32), np.empty((len(bits), 2), np.int32)
-        first, done, found = self._size, 0, 0
-        while True:
-            done, found = self._assign_some(bits, fields, done, places, inverse, found)
-            if done == len(bits):
-                break
-            self._make_room()
-        entries, times, seen_before = (np.empty(found, np.int32) for _ in range(3))
-        known, new = np.empty((3, found), np.int32), np.arange(first, self._size, dtype=np.int32)
-        kernels.stamp(places, self._meta, step, entries, times, seen_before, known)
-        return Assigned(entries, inverse, times, seen_before, new, known[0], known[1], known[2], step)
+        first, once = self._size, distinct(bits)
+        entries = self._entries(once, fields)
+        times, seen_before, known = once.times, np.empty_like(entries), np.empty((3, len(entries)), np.int32)
+        kernels.stamp(entries, times, self._meta, step, seen_before, known)
+        new = np.arange(first, self._size, dtype=np.int32)
+        return Assigned(entries, once.inverse, times, seen_before, new, known[0], known[1], known[2], step)
 
     def undo(self, assigned: Assigned) -> None:
         """Take back what `assign` did, the newest call first; rows given since are taken first, by `take_rows`.
@@ -241,22 +237,18 @@ class KeyIndex:
             raise InputError("the keys of an index must be distinct: this checkpoint was not written by this program")
         return index
 
-    def _assign_some(
-        self,
-        bits: NDArray[np.uint64],
-        fields: NDArray[np.int16],
-        done: int,
-        places: NDArray[np.int32],
-        inverse: NDArray[np.int32],
-        found: int,
-    ) -> tuple[int, int]:
-        """Go on with a batch until it is done or there is no room; return how far it came and the distinct entries."""
-        stop = min(self._size + self._slots.room(self._live), len(self._keys))
-        tables = (self._slots.pairs, self._slots.layout, self._keys, self._meta, self._size, stop)
-        done, size, found = kernels.assign(*tables, bits, fields, done, places, inverse, found)
-        self._live += size - self._size
-        self._size = size
-        return done, found
+    def _entries(self, once: Distinct, fields: NDArray[np.int16]) -> NDArray[np.int32]:
+        """Find or insert distinct keys, making room where needed; return their entries int32 [U]."""
+        entries, done = np.empty(len(once.keys), np.int32), 0
+        while True:
+            stop = min(self._size + self._slots.room(self._live), len(self._keys))
+            tables = (self._slots.pairs, self._slots.layout, self._keys, self._meta, self._size, stop)
+            done, size = kernels.assign(*tables, once.keys, once.firsts, fields, done, entries)
+            self._live += size - self._size
+            self._size = size
+            if done == len(entries):
+                return entries
+            self._make_room()
 
     def _find_rows(self, bits: NDArray[np.uint64], out: NDArray[np.int32]) -> None:
         self._slots.find(bits, out)

@@ -26,7 +26,7 @@ from training.elastic.optimizers.row_block import AREA, CURVATURE, LINEAR, SLOTS
 from training.elastic.optimizers.row_storage import ROW_STORAGE
 
 _LINE = 16  # float32 in a cache line
-_AHEAD = 16  # gradients
+_AHEAD = 48  # gradients on their way from memory
 
 RowKernel = Callable[..., None]
 Stored = NDArray[Any]
@@ -99,15 +99,18 @@ def update_kernel(layout: Layout) -> RowKernel:
         vectors, states, flat_gradients = weights.reshape(-1), state.reshape(-1), gradients.reshape(-1)
         for first in range(lo, hi, a_block):
             last = min(first + a_block, hi)
-            _ask(vectors, rows, last, min(last + a_block, hi), dim)
-            _ask(states, rows, last, min(last + a_block, hi), slots * width)
             _load(b, 0, vectors, rows, first, last, 1, dim, lanes, read)
             _load(b, SLOTS, states, rows, first, last, slots, width, slot_lanes, read)
-            _sum_gradients(b, flat_gradients, rows, order, offsets, first, last, dim, lanes)
+            b[LINEAR : LINEAR + (last - first) * dim] = 0
+            for u in range(first, last):
+                # a row of the next block at a time: a core waits when it has asked for two dozen cache lines at once
+                _ask(vectors, rows[min(u + a_block, hi - 1)], dim)
+                _ask(states, rows[min(u + a_block, hi - 1)], slots * width)
+                _sum_gradients(b, LINEAR + (u - first) * dim, flat_gradients, rows, order, offsets, u, dim, lanes)
             advance(numbers, b, last - first, dim)
             _penalise(b, penalties, counts, first, last, dim)
             for r in range(last - first):
-                shrink(b, r * dim, dim, penalties.threshold)
+                shrink(b, r * dim, dim, lanes, penalties.threshold)
             divide(b, (last - first) * dim)
             _save(vectors, b, 0, rows, first, last, 1, dim, lanes, write, salt, 0)
             _save(states, b, SLOTS, rows, first, last, slots, width, slot_lanes, write, salt, dim)
@@ -116,11 +119,10 @@ def update_kernel(layout: Layout) -> RowKernel:
 
 
 @inlined
-def _ask(stored: Stored, rows: NDArray[np.int32], first: int, last: int, width: int) -> None:
-    """Prefetch rows of `width` numbers."""
-    for u in range(first, last):
-        for c in range(0, width, _LINE):
-            prefetch(stored, np.int64(rows[u]) * width + c)
+def _ask(stored: Stored, row: np.int32, width: int) -> None:
+    """Prefetch a row of `width` numbers."""
+    for c in range(0, width, _LINE):
+        prefetch(stored, np.int64(row) * width + c)
 
 
 @inlined
@@ -170,26 +172,23 @@ def _save(
 @inlined
 def _sum_gradients(
     b: Block,
+    at: int,
     gradients: NDArray[np.float32],
     rows: NDArray[np.int32],
     order: NDArray[np.int32],
     offsets: NDArray[np.int32],
-    first: int,
-    last: int,
+    u: int,
     dim: int,
     lanes: int,
 ) -> None:
-    """Sum the gradients of each row's occurrences, in their order, into the linear terms; row 0 may have many, and needs none."""
-    b[LINEAR : LINEAR + (last - first) * dim] = 0
-    for u in range(first, last):
-        at = LINEAR + (u - first) * dim
-        end = offsets[u + 1] if rows[u] > 0 else offsets[u]
-        for i in range(offsets[u], end):
-            ahead = np.int64(order[min(i + _AHEAD, len(order) - 1)]) * dim
-            for c in range(0, dim, _LINE):
-                prefetch(gradients, ahead + c)
-            for c in range(0, dim, lanes):
-                add_vector(b, at + c, gradients, np.int64(order[i]) * dim + c, literally(lanes))
+    """Add the gradients of a row's occurrences to the block from `at` on, in their order; row 0 may have many, and needs none."""
+    end = offsets[u + 1] if rows[u] > 0 else offsets[u]
+    for i in range(offsets[u], end):
+        ahead = np.int64(order[min(i + _AHEAD, len(order) - 1)]) * dim
+        for c in range(0, dim, _LINE):
+            prefetch(gradients, ahead + c)
+        for c in range(0, dim, lanes):
+            add_vector(b, at + c, gradients, np.int64(order[i]) * dim + c, literally(lanes))
 
 
 @inlined

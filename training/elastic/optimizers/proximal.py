@@ -21,8 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
+from numba import literally
 
 from features.errors import InputError
+from training.elastic.core.row_vectors import sum_of_squares
 from training.elastic.optimizers.elementwise import Value, inlined, maximum
 from training.elastic.optimizers.row_block import CURVATURE, LINEAR, Block
 
@@ -111,18 +113,18 @@ def soften(b: Block, start: int, end: int, l1: Value) -> None:
 
 
 @inlined
-def shrink_closed(b: Block, start: int, dim: int, c: Value) -> None:
-    """Shrink s of one row by the closed form; +0 and -0 alike where the row is zero."""
-    norm = _norm(b, start, dim)
+def shrink_closed(b: Block, start: int, dim: int, lanes: int, c: Value) -> None:
+    """Shrink s of one row by the closed form; +0 and -0 alike where the row is zero. `lanes` is `lanes_of(dim)`."""
+    norm = _norm(b, start, dim, lanes)
     factor = np.float32(1) - c / norm if norm > c else np.float32(0)
     for i in range(start, start + dim):
         b[LINEAR + i] *= factor
 
 
 @inlined
-def shrink_exact(b: Block, start: int, dim: int, c: Value) -> None:
-    """Add c / r to the curvatures of one row, or set its s to 0."""
-    norm = _norm(b, start, dim)
+def shrink_exact(b: Block, start: int, dim: int, lanes: int, c: Value) -> None:
+    """Add c / r to the curvatures of one row, or set its s to 0. `lanes` is `lanes_of(dim)`."""
+    norm = _norm(b, start, dim, lanes)
     if norm <= c:
         for i in range(start, start + dim):
             b[LINEAR + i] = 0
@@ -140,10 +142,10 @@ def divide(b: Block, count: int) -> None:
 
 
 @inlined
-def _norm(b: Block, start: int, dim: int) -> Value:
+def _norm(b: Block, start: int, dim: int, lanes: int) -> Value:
     squares = np.float32(0)
-    for i in range(start, start + dim):
-        squares += b[LINEAR + i] * b[LINEAR + i]
+    for i in range(start, start + dim, lanes):
+        squares += sum_of_squares(b, LINEAR + i, literally(lanes))
     return np.float32(math.sqrt(squares))
 
 

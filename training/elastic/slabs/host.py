@@ -24,7 +24,7 @@ from training.elastic.slabs.slab import SlabSpec, initial_vectors, state_width
 
 _MAX_ROWS = 2**31 - 1
 _ROWS_A_THREAD = 2048
-_AHEAD = 16
+_AHEAD = 48  # rows on their way from memory
 
 
 class HostSlab:
