@@ -22,9 +22,8 @@ from training.elastic.table import ElasticTable
 from training.inputs import Inputs
 from training.layout import Layout
 from training.learner import Learner, Prepared
-from training.models.baselines import LogisticRegression
 from training.models.blocks import Weights, carry_over
-from training.models.ctr import DEEP, WIDE, CtrModel
+from training.models.ctr import DEEP, WIDE, CtrModel, logistic_regression
 from training.settings import ModelSettings, TrainingSettings
 
 BASELINE = "baseline"
@@ -123,13 +122,15 @@ def _fresh_model(recipe: Recipe) -> Learner:
         DEEP: SlabSpec(settings.dim, policies.optimizer(settings.deep), settings.init_scale, settings.storage),
     }
     model = CtrModel(recipe.schema, settings, recipe.relations, seed)
-    return Learner(model, _table(specs, recipe), policies.dense_optimizer(settings.dense), seed)
+    return Learner(
+        model, _table({name: specs[name] for name in model.slabs}, recipe), policies.dense_optimizer(settings.dense), seed
+    )
 
 
 def _fresh_baseline(recipe: Recipe) -> Learner:
     optimizer = GroupAdam(learning_rate=recipe.training.baseline_learning_rate)
     table = _table({WIDE: SlabSpec(1, optimizer, 0.0)}, recipe)
-    return Learner(LogisticRegression(recipe.schema, recipe.relations), table, optimizer, recipe.training.seed)
+    return Learner(logistic_regression(recipe.schema, recipe.relations), table, optimizer, recipe.training.seed)
 
 
 def _table(specs: Mapping[str, SlabSpec], recipe: Recipe) -> ElasticTable:

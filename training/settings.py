@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
-from features.schema import Frozen
+from features.schema import Frozen, Identifier
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -63,18 +63,47 @@ class OptimizerSettings(Frozen):
     rare_count: Count = 1
 
 
-class ModelSettings(Frozen):
-    """Wide & Deep: embedding width, hidden layers, dropout, storage of the rows, and the optimizers of its three parts."""
+class RelationNetworkSettings(Frozen):
+    """The relation network inside the deep part: relations of every two of the id fields by one shared symmetric matrix.
 
-    kind: Literal["wide_deep"] = "wide_deep"
+    `fields` names them, or `all`; `heads` are matrices of their own, `rank` makes them low-rank (empty: full). A relation
+    enters as one number (`scalar`) or as a vector of the embeddings' width.
+    """
+
+    fields: Literal["all"] | tuple[Identifier, ...] = "all"
+    heads: Count = 1
+    rank: Count | None = None
+    form: Literal["scalar", "vector"] = "scalar"
+
+
+ModelKind = Literal["logistic_regression", "fm", "wide_deep", "deepfm", "dcnv2"]
+
+
+class ModelSettings(Frozen):
+    """The model: its kind, embedding width, hidden layers, dropout, storage of the rows, and the optimizers of its three parts.
+
+    `norm` of the hidden layers is by batch, by layer or none; `cross_layers` is for dcnv2; `relations` adds a relation
+    network to the deep part, in place of declared id crosses.
+    """
+
+    kind: ModelKind = "wide_deep"
     dim: Count = 16
     hidden: tuple[Count, ...] = (128, 64)
+    norm: Literal["none", "batch", "layer"] = "none"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    cross_layers: Count = 3
+    relations: RelationNetworkSettings | None = None
     init_scale: Positive = 0.01
     storage: Literal["float32", "bfloat16", "float16"] = "float32"
     deep: OptimizerSettings = OptimizerSettings(learning_rate=3e-3)
     wide: OptimizerSettings = OptimizerSettings()
     dense: OptimizerSettings = OptimizerSettings()
+
+    @model_validator(mode="after")
+    def _relations_have_a_deep_part(self) -> Self:
+        if self.relations and self.kind in ("logistic_regression", "fm"):
+            raise ValueError(f"model.relations needs hidden layers, which {self.kind} has not: choose wide_deep, deepfm or dcnv2")
+        return self
 
     @field_validator("dense")
     @classmethod

@@ -7,7 +7,7 @@ import tensorflow as tf
 from features.errors import InputError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Timestamp
 from training.models.blocks import Blocks, carry_over
-from training.models.ctr import CtrModel
+from training.models.ctr import DEEP, WIDE, CtrModel
 from training.settings import ModelSettings
 
 SETTINGS = ModelSettings(dim=3, hidden=(5, 4))
@@ -31,6 +31,13 @@ def inputs(batch=6, fields=4, dim=3, numbers=1, relations=1, seed=0):
     ]
 
 
+def logits(model, wide, deep, dense, cross, seed=None):
+    """The model's logits as an array, of inputs as `inputs` makes them."""
+    vectors = {WIDE: tf.constant(wide[..., None]), DEEP: tf.constant(deep)}
+    drawn = None if seed is None else tf.constant(seed, tf.int64)
+    return model.forward(vectors, tf.constant(dense), tf.constant(cross), drawn).numpy()
+
+
 def numpy_logits(weights, wide, deep, dense, cross):
     hidden = np.concatenate([deep.reshape(len(deep), -1), dense, cross], axis=1)
     for layer in ("0", "1"):
@@ -47,11 +54,11 @@ def test_logits_equal_a_numpy_reference():
     model = CtrModel(SCHEMA, SETTINGS, RELATIONS)
     weights = random_weights(model)
     model.load(weights)
-    np.testing.assert_allclose(model.logits(*map(tf.constant, inputs())), numpy_logits(weights, *inputs()), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits(model, *inputs()), numpy_logits(weights, *inputs()), rtol=1e-5, atol=1e-5)
 
 
 def test_an_empty_batch_has_no_logits():
-    assert CtrModel(SCHEMA, SETTINGS, RELATIONS).logits(*map(tf.constant, inputs(batch=0))).shape == [0]
+    assert logits(CtrModel(SCHEMA, SETTINGS, RELATIONS), *inputs(batch=0)).shape == (0,)
 
 
 def test_the_layout_lists_single_fields_then_lists():
@@ -67,8 +74,8 @@ def test_weights_are_a_function_of_the_seed():
 
 def test_a_relation_changes_nothing_until_it_is_learned():
     model = CtrModel(SCHEMA, SETTINGS, RELATIONS)
-    wide, deep, dense, cross = map(tf.constant, inputs())
-    np.testing.assert_array_equal(model.logits(wide, deep, dense, cross), model.logits(wide, deep, dense, 100 * cross))
+    wide, deep, dense, cross = inputs()
+    np.testing.assert_array_equal(logits(model, wide, deep, dense, cross), logits(model, wide, deep, dense, 100 * cross))
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
@@ -87,9 +94,8 @@ def test_weights_that_do_not_fit_are_refused(change):
 
 def test_dropout_acts_only_with_a_seed_and_is_a_function_of_it():
     model = CtrModel(SCHEMA, ModelSettings(dim=3, hidden=(64, 64), dropout=0.5), RELATIONS)
-    arguments = list(map(tf.constant, inputs()))
-    plain = model.logits(*arguments).numpy()
-    dropped, again = (model.logits(*arguments, dropout_seed=tf.constant([1, 2], tf.int64)).numpy() for _ in range(2))
+    plain = logits(model, *inputs())
+    dropped, again = (logits(model, *inputs(), seed=[1, 2]) for _ in range(2))
     np.testing.assert_array_equal(dropped, again)
     assert not np.allclose(plain, dropped)
 

@@ -13,8 +13,7 @@ from training.inputs import Inputs
 from training.layout import Layout
 from training.learner import Learner, ahead
 from training.learners import Learners, Recipe
-from training.models.baselines import LogisticRegression
-from training.models.ctr import DEEP, WIDE
+from training.models.ctr import DEEP, WIDE, logistic_regression
 from training.ragged import Ragged
 
 RECIPE = Recipe(SCHEMA, MODEL, TRAINING, ())
@@ -79,7 +78,7 @@ def test_predicting_nothing_gives_nothing(learners):
 def test_one_step_of_logistic_regression_by_hand():
     """Two impressions of one key, Adam's first step: every weight moves by the learning rate against its gradient's sign."""
     table = ElasticTable({WIDE: SlabSpec(1, GroupAdam(learning_rate=0.1), 0.0)}, fields=Layout.of(SCHEMA).keyed)
-    learner = Learner(LogisticRegression(SCHEMA), table, GroupAdam(learning_rate=0.2))
+    learner = Learner(logistic_regression(SCHEMA), table, GroupAdam(learning_rate=0.2))
     inputs = Inputs(
         keys=np.full((2, 5), 7, np.int64),
         lists=(Ragged(np.array([8, 9], np.int64), np.array([0, 2, 2])),),

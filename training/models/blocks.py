@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -19,9 +19,15 @@ Weights = Mapping[str, NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Blocks:
-    """Named, contiguous row ranges along a weight's first axis: `(name, first row, rows)`, in order."""
+    """Named, contiguous row ranges along a weight's first axis: `(name, first row, rows)`, in order.
+
+    Attributes:
+        ranges: the ranges.
+        axes: how many of the weight's first axes are laid out so.
+    """
 
     ranges: tuple[tuple[str, int, int], ...]
+    axes: int = 1
 
     @classmethod
     def of(cls, widths: Sequence[tuple[str, int]]) -> Self:
@@ -29,17 +35,20 @@ class Blocks:
         starts = np.cumsum([0] + [width for _, width in widths]).tolist()
         return cls(tuple((name, start, width) for (name, width), start in zip(widths, starts, strict=False)))
 
+    def on_axes(self, axes: int) -> Self:
+        """Return the same ranges for a weight's first `axes` axes."""
+        return replace(self, axes=axes)
+
     @property
     def size(self) -> int:
         """Rows of all blocks together."""
         return sum(rows for _, _, rows in self.ranges)
 
 
-def first_layer_blocks(layout: Layout, dim: int) -> Blocks:
-    """Rows of the first hidden layer's kernel: `dim` for each id field, 2 for each number, 1 for each relation."""
+def input_widths(layout: Layout, dim: int) -> list[tuple[str, int]]:
+    """Names and widths of what a part reads side by side: `dim` for each id field, 2 for each number, 1 for each relation."""
     fields = [(f"field:{name}", dim) for name in layout.keyed]
-    relations = [(f"cross:{name}", 1) for name in layout.relations]
-    return Blocks.of([*fields, *_numbers(layout), *relations])
+    return [*fields, *_numbers(layout), *((f"cross:{name}", 1) for name in layout.relations)]
 
 
 def dense_blocks(layout: Layout) -> Blocks:
@@ -88,13 +97,20 @@ def _numbers(layout: Layout) -> list[tuple[str, int]]:
 def _fit(
     learned: NDArray[np.float32] | None, fresh: NDArray[np.float32], before: Blocks | None, after: Blocks | None
 ) -> NDArray[np.float32]:
-    if learned is None or learned.shape[1:] != fresh.shape[1:]:
-        return fresh
     if before is None or after is None:
-        return learned if learned.shape == fresh.shape else fresh
-    known = {(name, rows): start for name, start, rows in before.ranges}
+        return fresh if learned is None or learned.shape != fresh.shape else learned
+    if learned is None or learned.ndim != fresh.ndim or learned.shape[after.axes :] != fresh.shape[after.axes :]:
+        return fresh
+    here, there = _shared(before, after)
     fitted = fresh.copy()
-    for name, start, rows in after.ranges:
-        if (name, rows) in known:
-            fitted[start : start + rows] = learned[known[name, rows] :][:rows]
+    fitted[np.ix_(*[here] * after.axes)] = learned[np.ix_(*[there] * after.axes)]
     return fitted
+
+
+def _shared(before: Blocks, after: Blocks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions, int64 [k] each, of the rows that both have: in `after` and in `before`."""
+    known = {(name, rows): start for name, start, rows in before.ranges}
+    both = [(start, known[name, rows], rows) for name, start, rows in after.ranges if (name, rows) in known]
+    here, there = ([np.arange(starts[side], starts[side] + starts[2]) for starts in both] for side in (0, 1))
+    empty = np.zeros(0, np.int64)
+    return np.concatenate([empty, *here]), np.concatenate([empty, *there])

@@ -1,131 +1,123 @@
-"""Wide & Deep over vectors that were already looked up: the same module in training, in scoring and in the export."""
+"""A click model over vectors that were already looked up: the same module in training, in scoring and in the export."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
-from numpy.typing import NDArray
 
 from features.schema import Relation, Schema
 from training.arrays import Arrays
 from training.layout import Layout
-from training.models.blocks import Blocks, Weights, dense_blocks, first_layer_blocks, load_weights
-from training.settings import ModelSettings
+from training.models.blocks import Blocks, Weights, load_weights
+from training.models.parts.cross_network import CrossNetwork
+from training.models.parts.factorisation import Factorisation
+from training.models.parts.linear import Linear
+from training.models.parts.part import DEEP, WIDE, Part, Pooled, Shape
+from training.models.parts.perceptron import Perceptron
+from training.models.parts.relation_network import RelationNetwork
+from training.settings import ModelKind, ModelSettings
 
-WIDE = "wide"
-"""Slab of the width-1 rows."""
+Value = TypeVar("Value")
 
-DEEP = "deep"
-"""Slab of the rows of width `ModelSettings.dim`."""
+__all__ = ["DEEP", "WIDE", "CtrModel", "logistic_regression"]
 
 
 class CtrModel(tf.Module):
-    """Wide & Deep (Cheng et al., 2016) with the embedding tables left outside.
+    """`logit = bias + Σ parts`, with the embedding tables left outside.
 
-    `logit = bias + Σ wide rows + <w, dense> + MLP(deep rows ++ dense ++ cross)`, ReLU between the layers.
-    The first layer's rows of `cross` start at zero, so that encodings that appear later change nothing until learned.
+    | kind | parts |
+    |---|---|
+    | `logistic_regression` | linear |
+    | `fm` | linear, second order (Rendle, ICDM 2010) |
+    | `wide_deep` | linear, hidden layers (Cheng et al., DLRS 2016) |
+    | `deepfm` | linear, second order, hidden layers (Guo et al., IJCAI 2017) |
+    | `dcnv2` | cross network, hidden layers (Wang et al., WWW 2021) |
+
     Same schema, settings and seed: same weights.
+
+    Raises:
+        InputError: `relations` (of the graph) or `model.relations` name fields that are not fit.
     """
 
     def __init__(self, schema: Schema, settings: ModelSettings, relations: Sequence[Relation] = (), seed: int = 0) -> None:
         super().__init__(name="ctr")
         self.layout = Layout.of(schema, relations)
         self.settings = settings
-        self._variables = {
-            name: tf.Variable(value, trainable=False, name=name.replace("/", "_"))
-            for name, value in _fresh(self.layout, settings, np.random.default_rng(seed)).items()
-        }
+        self._parts = _parts(Shape(self.layout, settings.dim), settings)
+        draw = np.random.default_rng(seed)
+        learned = {"bias": np.zeros((), np.float32)} | _joined(part.fresh(draw) for part in self._parts)
+        self._learned = _variables(learned)
+        self._state = _variables(_joined(part.state() for part in self._parts))
 
     @property
     def slabs(self) -> dict[str, int]:
         """Names and widths of the slabs whose rows `forward` takes."""
-        return {WIDE: 1, DEEP: self.settings.dim}
+        widths, read = {WIDE: 1, DEEP: self.settings.dim}, {name for part in self._parts for name in part.slabs}
+        return {name: width for name, width in widths.items() if name in read}
 
     def blocks(self) -> dict[str, Blocks]:
         """Which rows of which weight belong to which input (see `training.models.blocks`)."""
-        return {
-            _first(self.settings): first_layer_blocks(self.layout, self.settings.dim),
-            "wide/dense": dense_blocks(self.layout),
-        }
+        return _joined(part.blocks() for part in self._parts)
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
-        """The dense weights, for the optimizer."""
-        return dict(self._variables)
+        """The dense weights that a gradient changes, for the optimizer."""
+        return dict(self._learned)
 
     def weights(self) -> Arrays:
-        """Return the dense weights by name, as float32 arrays."""
-        return {name: variable.numpy() for name, variable in self._variables.items()}
+        """Return all dense weights by name, as float32 arrays, running averages included."""
+        return {name: variable.numpy() for name, variable in (self._learned | self._state).items()}
 
     def load(self, weights: Weights) -> None:
-        """Set the dense weights.
+        """Set all dense weights.
 
         Raises:
             InputError: a weight is missing, unknown, or of another shape.
         """
-        load_weights(self._variables, weights)
-
-    def logits(
-        self, wide: tf.Tensor, deep: tf.Tensor, dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
-    ) -> tf.Tensor:
-        """Return the logit of each impression.
-
-        Args:
-            wide: float32 [b, F], width-1 rows of the id fields in the order of `layout.keyed`, lists pooled.
-            deep: float32 [b, F, d], their rows of width d.
-            dense: float32 [b, 2 * D], as `training.models.pooling.dense_inputs` gives them.
-            cross: float32 [b, R], p_uv of each relation.
-            dropout_seed: int64 [2]; given in learning only, where dropout applies.
-
-        Returns:
-            float32 [b].
-        """
-        flat = tf.reshape(deep, [tf.shape(deep)[0], deep.shape[1] * deep.shape[2]])
-        hidden = tf.concat([flat, dense, cross], axis=1)
-        for number in range(len(self.settings.hidden)):
-            hidden = tf.nn.relu(self._affine(hidden, number))
-            hidden = self._drop(hidden, number, dropout_seed)
-        deep_logit = tf.linalg.matvec(hidden, self._variables["deep/out"])
-        return (
-            tf.reduce_sum(wide, axis=1)
-            + tf.linalg.matvec(dense, self._variables["wide/dense"])
-            + deep_logit
-            + self._variables["bias"]
-        )
+        load_weights(self._learned | self._state, weights)
 
     def forward(
         self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Return `logits` of pooled vectors by slab, each float32 [b, F, width]."""
-        return self.logits(tf.squeeze(vectors[WIDE], axis=2), vectors[DEEP], dense, cross, dropout_seed)
+        """Return the logit of each impression.
 
-    def _affine(self, inputs: tf.Tensor, number: int) -> tf.Tensor:
-        return tf.matmul(inputs, self._variables[f"deep/{number}/kernel"]) + self._variables[f"deep/{number}/bias"]
+        Args:
+            vectors: by slab float32 [b, F, width], rows of the id fields in the order of `layout.keyed`, lists pooled.
+            dense: float32 [b, 2 * D], as `training.models.pooling.dense_inputs` gives them.
+            cross: float32 [b, R], p_uv of each relation.
+            dropout_seed: int64 [2]; given in learning only, where dropout and batch statistics apply.
 
-    def _drop(self, hidden: tf.Tensor, number: int, seed: tf.Tensor | None) -> tf.Tensor:
-        if seed is None or self.settings.dropout == 0.0:
-            return hidden
-        return tf.nn.experimental.stateless_dropout(hidden, self.settings.dropout, seed + number)
-
-
-def _fresh(layout: Layout, settings: ModelSettings, draw: np.random.Generator) -> Arrays:
-    widths = [first_layer_blocks(layout, settings.dim).size, *settings.hidden]
-    weights: Arrays = {"bias": np.zeros((), np.float32), "wide/dense": np.zeros(2 * len(layout.dense), np.float32)}
-    for number, (rows, columns) in enumerate(pairwise(widths)):
-        weights[f"deep/{number}/kernel"] = _glorot(draw, rows, columns)
-        weights[f"deep/{number}/bias"] = np.zeros(columns, np.float32)
-    weights["deep/out"] = _glorot(draw, widths[-1], 1)[:, 0]
-    weights[_first(settings)][widths[0] - len(layout.relations) :] = 0.0
-    return weights
+        Returns:
+            float32 [b].
+        """
+        batch = Pooled(vectors, dense, cross, dropout_seed)
+        return tf.add_n([part.logit(self._learned | self._state, batch) for part in self._parts]) + self._learned["bias"]
 
 
-def _glorot(draw: np.random.Generator, rows: int, columns: int) -> NDArray[np.float32]:
-    limit = float(np.sqrt(6.0 / (rows + columns)))
-    return draw.uniform(-limit, limit, (rows, columns)).astype(np.float32)
+def logistic_regression(schema: Schema, relations: Sequence[Relation] = ()) -> CtrModel:
+    """Return what any model has to beat: logistic regression on the same ids and numbers."""
+    return CtrModel(schema, ModelSettings(kind="logistic_regression"), relations)
 
 
-def _first(settings: ModelSettings) -> str:
-    """The weight whose rows belong to the inputs."""
-    return "deep/0/kernel" if settings.hidden else "deep/out"
+def _parts(shape: Shape, settings: ModelSettings) -> tuple[Part, ...]:
+    network = RelationNetwork(shape.layout, shape.dim, settings.relations) if settings.relations else None
+    linear, second_order = Linear(shape), Factorisation(shape)
+    deep, crosses = Perceptron(shape, settings, network), CrossNetwork(shape, settings.cross_layers)
+    by_kind: dict[ModelKind, tuple[Part, ...]] = {
+        "logistic_regression": (linear,),
+        "fm": (linear, second_order),
+        "wide_deep": (linear, deep),
+        "deepfm": (linear, second_order, deep),
+        "dcnv2": (crosses, deep),
+    }
+    return by_kind[settings.kind]
+
+
+def _joined(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
+    return {name: value for part in parts for name, value in part.items()}
+
+
+def _variables(arrays: Arrays) -> dict[str, tf.Variable]:
+    return {name: tf.Variable(value, trainable=False, name=name.replace("/", "_")) for name, value in arrays.items()}

@@ -1,0 +1,1 @@
+"""The parts that a model's logit is the sum of."""

@@ -1,0 +1,104 @@
+"""The deep part: hidden layers over the vectors, numbers, p_uv and relations of an impression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import tensorflow as tf
+
+from training.arrays import Arrays
+from training.models.blocks import Blocks, input_widths
+from training.models.parts.part import DEEP, Pooled, Shape, Variables, glorot
+from training.models.parts.relation_network import RelationNetwork
+from training.settings import ModelSettings
+
+_MOMENTUM, _EPSILON = 0.99, 1e-5
+
+
+@dataclass(frozen=True)
+class Perceptron:
+    """`<out, MLP(vectors ++ numbers ++ p_uv ++ relations)>`; a layer is affine, then norm, ReLU, dropout.
+
+    The first layer's rows of p_uv start at zero, so that encodings that appear later change nothing until learned.
+
+    Attributes:
+        shape: of the inputs.
+        settings: hidden widths, norm, dropout.
+        relations: the relation network, or None.
+    """
+
+    shape: Shape
+    settings: ModelSettings
+    relations: RelationNetwork | None = None
+    slabs = (DEEP,)
+
+    def fresh(self, draw: np.random.Generator) -> Arrays:
+        """Return Glorot-uniform kernels and zero biases."""
+        widths, weights = [self._inputs().size, *self.settings.hidden], self.relations.fresh(draw) if self.relations else {}
+        for number, (rows, columns) in enumerate(pairwise(widths)):
+            weights[f"deep/{number}/kernel"] = glorot(draw, rows, columns)
+            weights[f"deep/{number}/bias"] = np.zeros(columns, np.float32)
+            if self.settings.norm != "none":
+                weights[f"deep/{number}/scale"] = np.ones(columns, np.float32)
+        weights["deep/out"] = glorot(draw, widths[-1], 1)[:, 0]
+        for name, start, rows in self._inputs().ranges:
+            if name.startswith("cross:"):
+                weights[self._first][start : start + rows] = 0.0
+        return weights
+
+    def state(self) -> Arrays:
+        """Return the running means and variances of batch norm."""
+        if self.settings.norm != "batch":
+            return {}
+        layers = list(enumerate(self.settings.hidden))
+        means = {f"deep/{number}/mean": np.zeros(width, np.float32) for number, width in layers}
+        return means | {f"deep/{number}/variance": np.ones(width, np.float32) for number, width in layers}
+
+    def blocks(self) -> dict[str, Blocks]:
+        """Rows of the first layer's kernel."""
+        return {self._first: self._inputs()}
+
+    def logit(self, weights: Variables, batch: Pooled) -> tf.Tensor:
+        """Return float32 [b]."""
+        hidden = batch.flat()
+        if self.relations:
+            hidden = tf.concat([hidden, self.relations.outputs(weights, batch.vectors[DEEP])], axis=1)
+        for number in range(len(self.settings.hidden)):
+            affine = tf.matmul(hidden, weights[f"deep/{number}/kernel"])
+            hidden = tf.nn.relu(self._normed(weights, number, affine, batch.learning) + weights[f"deep/{number}/bias"])
+            hidden = self._dropped(hidden, number, batch)
+        return tf.linalg.matvec(hidden, weights["deep/out"])
+
+    def _normed(self, weights: Variables, number: int, inputs: tf.Tensor, learning: bool) -> tf.Tensor:
+        """Norm and scale [b, width]; the layer's bias, added behind it, is the norm's shift."""
+        if self.settings.norm == "none":
+            return inputs
+        if self.settings.norm == "layer":
+            mean, variance = tf.nn.moments(inputs, axes=[1], keepdims=True)
+        elif learning:
+            mean, variance = tf.nn.moments(inputs, axes=[0])
+            _follow(weights[f"deep/{number}/mean"], mean)
+            _follow(weights[f"deep/{number}/variance"], variance)
+        else:
+            mean, variance = weights[f"deep/{number}/mean"], weights[f"deep/{number}/variance"]
+        return (inputs - mean) * tf.math.rsqrt(variance + _EPSILON) * weights[f"deep/{number}/scale"]
+
+    def _dropped(self, hidden: tf.Tensor, number: int, batch: Pooled) -> tf.Tensor:
+        if batch.seed is None or self.settings.dropout == 0.0:
+            return hidden
+        return tf.nn.experimental.stateless_dropout(hidden, self.settings.dropout, batch.seed + number)
+
+    def _inputs(self) -> Blocks:
+        return Blocks.of([*input_widths(self.shape.layout, self.shape.dim), *(self.relations.widths if self.relations else [])])
+
+    @property
+    def _first(self) -> str:
+        """The weight whose rows belong to the inputs."""
+        return "deep/0/kernel" if self.settings.hidden else "deep/out"
+
+
+def _follow(average: tf.Variable, value: tf.Tensor) -> None:
+    """Move a running average towards a batch's value (Ioffe, Szegedy, ICML 2015)."""
+    average.assign(_MOMENTUM * average + (1 - _MOMENTUM) * tf.stop_gradient(value))
