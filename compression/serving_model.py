@@ -13,8 +13,8 @@ from features.canonical import NULL
 from features.schema import ColumnField, Cross, MultiValued, Schema, vocabulary_of
 from training.checkpoints import TrainedModel
 from training.layout import Layout
+from training.models.build import build_model
 from training.models.cross_input import Encoding, Nodes, cross_value
-from training.models.ctr import CtrModel
 from training.models.pooling import dense_inputs, pool_fields
 from training.scalers import as_arrays
 
@@ -65,7 +65,7 @@ class ServingModel(tf.Module):
     """A trained model with its table: `probability` of raw requests.
 
     Values become tokens and keys by `features.keys`, the keys of all fields are looked up at once, and the vectors go
-    through the same `CtrModel` that was trained.
+    through the same model that was trained.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
@@ -74,7 +74,7 @@ class ServingModel(tf.Module):
         self._schema, self._relations = told.schema, told.relations
         self._layout = Layout.of(told.schema, told.relations)
         self._scalers = as_arrays(told.scalers, self._layout.dense)
-        self._model = CtrModel(told.schema, told.model, told.relations)
+        self._model = build_model(told.schema, told.model, told.relations)
         self._model.load(trained.dense)
         self._index = RowIndex(trained.keys)
         self._slabs = {

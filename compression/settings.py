@@ -2,14 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from features.schema import Frozen
+
+_Chance = Annotated[float, Field(gt=0, lt=1)]
 
 
 class CompressionSettings(Frozen):
     """Rows whose largest absolute value is at most `zero_tolerance` are dropped (0: only exact zeros, lossless)."""
 
     zero_tolerance: Annotated[float, Field(ge=0)] = 0.0
+
+
+class SelectionSettings(Frozen):
+    """How gates rank the fields, and what keeping a field costs.
+
+    `fscd` (one draw of the gates a batch) prices field j at `G(c_j) / batch size` nats, `G = online·o + width·e + rows·n`:
+    values handled per impression, values given to the model, rows in the table. `droprank` (a draw for each impression) prices
+    all alike at `drop_weight` nats, rising over the first half of learning. All δ start at `initial_keep` and stay within
+    `keep_range`; the relaxation's temperature goes from the first to the second of `temperatures`.
+    """
+
+    method: Literal["fscd", "droprank"] = "fscd"
+    online: Annotated[float, Field(ge=0)] = 0.05
+    width: Annotated[float, Field(ge=0)] = 0.005
+    rows: Annotated[float, Field(ge=0)] = 1e-7
+    drop_weight: Annotated[float, Field(ge=0)] = 1e-3
+    learning_rate: Annotated[float, Field(gt=0)] = 0.01
+    passes: Annotated[int, Field(ge=1)] = 1
+    initial_keep: _Chance = 0.8
+    keep_range: tuple[_Chance, _Chance] = (0.05, 0.99)
+    temperatures: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] = (0.5, 0.1)
+
+    @model_validator(mode="after")
+    def _starts_within_the_range(self) -> Self:
+        least, most = self.keep_range
+        if not least < self.initial_keep < most:
+            raise ValueError(f"initial_keep {self.initial_keep} must lie within keep_range, above {least} and below {most}")
+        return self

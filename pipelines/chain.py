@@ -34,7 +34,7 @@ STAGES: dict[str, str] = {
 
 _ARTIFACTS = {
     "validate-model": ("verdict.json", "plots"),
-    "train": ("metrics.json", "table_statistics.json", "plots"),
+    "train": ("metrics.json", "quality.json", "progressive.json", "table_statistics.json", "plots"),
     "pretrain": ("metrics.json",),
     "compress": ("report.json",),
     "validate-data": ("verdict.json", "data_docs"),

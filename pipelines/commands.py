@@ -17,6 +17,7 @@ from pipelines.demo.__main__ import demo
 from pipelines.explain import explain_admission
 from pipelines.lineage import ancestry_text, champion
 from pipelines.report import ARTIFACTS, day_report, days_with_artifacts, report_json
+from pipelines.select_features import select_features
 from pipelines.services.__main__ import down, up
 
 app = typer.Typer()
@@ -30,6 +31,7 @@ DayOption = Annotated[datetime, typer.Option("--date", "-d", formats=["%Y-%m-%d"
 
 app.command("demo")(demo)
 app.command("explain-admission")(explain_admission)
+app.command("select-features")(select_features)
 app.command("up")(up)
 app.command("down")(down)
 

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
-from compression.settings import CompressionSettings
+from compression.settings import CompressionSettings, SelectionSettings
 from features.errors import InputError
 from features.schema import Frozen, Identifier, Schema
 from pipelines.settings import TrackingSettings
@@ -44,6 +44,7 @@ class Config(Frozen):
     model: ModelSettings = ModelSettings()
     training: TrainingSettings = TrainingSettings()
     compression: CompressionSettings = CompressionSettings()
+    selection: SelectionSettings = SelectionSettings()
     model_gate: ModelGateSettings = ModelGateSettings()
     tracking: TrackingSettings = Field(default=TrackingSettings())
 

@@ -44,13 +44,16 @@ class CodedList:
     elements: Coded
 
 
-def read_impressions(folder: Path, schema: Schema, absent: AbsentFields = AbsentFields.REFUSE) -> pa.Table:
+def read_impressions(
+    folder: Path, schema: Schema, absent: AbsentFields = AbsentFields.REFUSE, extras: Sequence[str] = ()
+) -> pa.Table:
     """Read an `impressions` artifact, memory-mapped, its files one after the other in the order of their names.
 
     Args:
         folder: the artifact, which holds `impressions/part-*.parquet`.
         schema: names the columns to read.
-        absent: whether a field without a column is an error or null in every row.
+        absent: whether a field without a column is an error or null in every row; an extra is then left out.
+        extras: further columns to read, as the log has them.
 
     Raises:
         InputError: no file, an unreadable one, or a missing column.
@@ -58,7 +61,7 @@ def read_impressions(folder: Path, schema: Schema, absent: AbsentFields = Absent
     files = sorted((folder / "impressions").glob("part-*.parquet"))
     if not files:
         raise InputError(f"{folder / 'impressions'}: no part-*.parquet; run `ingest` for this day first")
-    return pa.concat_tables([_read(path, schema, absent) for path in files])
+    return pa.concat_tables([_read(path, schema, absent, extras) for path in files])
 
 
 def coded(table: pa.Table, name: str) -> Coded:
@@ -87,20 +90,21 @@ def distinct_pairs(
     return codes.astype(np.int64), pairs // width, pairs % width
 
 
-def _read(path: Path, schema: Schema, absent: AbsentFields) -> pa.Table:
+def _read(path: Path, schema: Schema, absent: AbsentFields, extras: Sequence[str]) -> pa.Table:
     try:
         file = pq.ParquetFile(path, memory_map=True)
         there = set(file.schema_arrow.names)
         missing = [f for f in schema.column_fields() if f.name not in there]
-        _refuse_missing(path, missing if absent is AbsentFields.REFUSE else (), there)
-        wanted = [*RECORD_COLUMNS, *(f.name for f in schema.column_fields() if f.name in there)]
+        asked = [*(f.name for f in schema.column_fields()), *extras]
+        _refuse_missing(path, [*RECORD_COLUMNS, *(asked if absent is AbsentFields.REFUSE else ())], there)
+        wanted = [*RECORD_COLUMNS, *(name for name in asked if name in there)]
         return _with_nulls(file.read(columns=wanted), missing)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"{path}: not a readable Parquet file ({error}); run `ingest` for this day again") from error
 
 
-def _refuse_missing(path: Path, fields: Sequence[ColumnField], there: set[str]) -> None:
-    missing = [name for name in RECORD_COLUMNS if name not in there] + [f.name for f in fields]
+def _refuse_missing(path: Path, needed: Sequence[str], there: set[str]) -> None:
+    missing = [name for name in needed if name not in there]
     if missing:
         raise InputError(f"{path}: no column {missing} (there are {sorted(there)}); run `ingest` again with this schema")
 

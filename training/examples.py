@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -39,6 +40,7 @@ class Examples:
         users: the distinct users, as the log spells them.
         record_id: int64 [n].
         timestamp_ms: int64 [n].
+        weight: float64 [n] ≥ 0, as the log has it, or None where none was asked for.
     """
 
     keys: NDArray[np.int64]
@@ -51,6 +53,7 @@ class Examples:
     users: NDArray[np.object_]
     record_id: NDArray[np.int64]
     timestamp_ms: NDArray[np.int64]
+    weight: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.label)
@@ -68,11 +71,16 @@ class Examples:
             users=self.users,
             record_id=self.record_id[start:stop],
             timestamp_ms=self.timestamp_ms[start:stop],
+            weight=None if self.weight is None else self.weight[start:stop],
         )
 
 
 def read_examples(
-    folder: Path, schema: Schema, relations: Sequence[Relation] = (), absent: AbsentFields = AbsentFields.REFUSE
+    folder: Path,
+    schema: Schema,
+    relations: Sequence[Relation] = (),
+    absent: AbsentFields = AbsentFields.REFUSE,
+    weight: str | None = None,
 ) -> Examples:
     """Read an `impressions` artifact.
 
@@ -83,13 +91,16 @@ def read_examples(
         schema: the fields to read.
         relations: pairs of fields whose node keys are wanted.
         absent: what to do about a field that the partition has no column for.
+        weight: one of the schema's `extras`, the weight of an impression in the loss; where absent may be null and it is
+            absent, every impression weighs the same.
 
     Raises:
-        InputError: missing or damaged files or columns, a label that is not 0 or 1, rows that are not in time order.
+        InputError: missing or damaged files or columns, a label that is not 0 or 1, a weight that is no finite number or
+            negative, rows that are not in time order.
         NoDataError: the artifact holds no impression.
     """
     layout = Layout.of(schema, relations)
-    table = read_impressions(folder, schema, absent)
+    table = read_impressions(folder, schema, absent, [weight] if weight else ())
     if not table.num_rows:
         raise NoDataError(f"{folder}: no impressions to learn from; ingest a day that has some")
     tokens = {
@@ -109,6 +120,7 @@ def read_examples(
         users=user.values,
         record_id=table["record_id"].to_numpy(),
         timestamp_ms=_timestamps(table, folder),
+        weight=_weights(table, weight, folder) if weight and weight in table.column_names else None,
     )
 
 
@@ -190,6 +202,19 @@ def _labels(table: pa.Table, folder: Path) -> NDArray[np.float32]:
             f"{folder}: label of row {wrong[0]} is {label[wrong[0]]}, not 0 or 1 ({len(wrong)} such rows); run `ingest` again"
         )
     return label
+
+
+def _weights(table: pa.Table, name: str, folder: Path) -> NDArray[np.float64]:
+    """The column as numbers; the log may spell them as text."""
+    weights = pd.to_numeric(table[name].to_pandas(), errors="coerce").to_numpy(np.float64)
+    wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if len(wrong):
+        value = table[name][int(wrong[0])].as_py()
+        raise InputError(
+            f"{folder}: {name} of row {wrong[0]} is {value!r}, no finite weight ≥ 0 ({len(wrong)} such rows); "
+            f"mend the log, or take `weight` out of `training`"
+        )
+    return weights
 
 
 def _timestamps(table: pa.Table, folder: Path) -> NDArray[np.int64]:

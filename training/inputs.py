@@ -29,6 +29,9 @@ class Inputs:
         dense: float32 [n, 2 * D], standardised numbers and flags.
         cross: float32 [n, R], p_uv of each relation.
         label: float32 [n].
+        weight: float64 [n] ≥ 0, of an impression in the loss in any unit; None: the same for all.
+        importance: float32 [n], expected share kept over an impression's own chance to be kept; None: all were kept.
+        log_odds_shift: what drawing the impressions added to the log-odds of a click (`training.online.sampling`).
     """
 
     keys: NDArray[np.int64]
@@ -36,6 +39,9 @@ class Inputs:
     dense: NDArray[np.float32]
     cross: NDArray[np.float32]
     label: NDArray[np.float32]
+    weight: NDArray[np.float64] | None = None
+    importance: NDArray[np.float32] | None = None
+    log_odds_shift: float = 0.0
 
     def __len__(self) -> int:
         return len(self.label)
@@ -48,7 +54,20 @@ class Inputs:
             dense=self.dense[indices],
             cross=self.cross[indices],
             label=self.label[indices],
+            weight=None if self.weight is None else self.weight[indices],
+            importance=None if self.importance is None else self.importance[indices],
+            log_odds_shift=self.log_odds_shift,
         )
+
+    def loss_weights(self) -> NDArray[np.float32]:
+        """Return each impression's factor in a batch's mean loss, float32 [n]: weight / mean weight · importance.
+
+        The weights of the log are in units of their mean over the batch, so that only their ratios count and a step is as
+        long as without them; where all are 0 nothing is learned. Importance is not divided by its mean: the gradient would
+        no longer be unbiased.
+        """
+        factors = np.ones(len(self)) if self.weight is None else _in_units_of_mean(self.weight)
+        return (factors if self.importance is None else factors * self.importance).astype(np.float32)
 
     def flat_keys(self) -> NDArray[np.int64]:
         """Return all keys, int64 [n * S + k]: the single-valued ones row by row, then list after list."""
@@ -85,6 +104,7 @@ class Featurizer:
             dense=np.concatenate([self._dense(block) for block in blocks]),
             cross=np.concatenate([self._cross(block) for block in blocks]),
             label=examples.label,
+            weight=examples.weight,
         )
 
     def _dense(self, examples: Examples) -> NDArray[np.float32]:
@@ -100,6 +120,14 @@ class Featurizer:
 
 
 _BLOCK = 65_536
+
+
+def _in_units_of_mean(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    largest = weights.max(initial=0.0)
+    if not largest:
+        return np.zeros(len(weights))
+    parts = weights / largest  # a sum of very large weights must not overflow
+    return parts / parts.mean()
 
 
 def _column(encoding: Encoding | None, pairs: NDArray[np.int64]) -> NDArray[np.float32]:

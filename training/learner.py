@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import tensorflow as tf
@@ -36,6 +36,17 @@ class Model(ForwardModel, Protocol):
 
     def load(self, weights: Weights) -> None:
         """Set the dense weights."""
+
+    def start_at(self, logit: float) -> None:
+        """Set the bias of a model that has learned nothing yet."""
+
+
+@runtime_checkable
+class Penalised(Protocol):
+    """A model that has something to learn for beside its predictions (`training.models.gates`)."""
+
+    def penalty(self) -> tf.Tensor:
+        """What learning adds to the mean log loss, float32 []."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +81,16 @@ class Learner:
         return Prepared(self.table.prepare(inputs.flat_keys(), inputs.flat_fields(), ahead=True), inputs)
 
     def learn(self, prepared: Prepared) -> float:
-        """Take one step on a prepared batch and return its mean log loss before the step."""
+        """Take one step on a prepared batch and return its mean log loss before the step.
+
+        The loss is weighted by `Inputs.loss_weights` and taken of logit + `Inputs.log_odds_shift`: the model's own logit is
+        that of the stream which the batch was drawn from.
+        """
         batch, inputs = self.table.begin(prepared.rows), prepared.inputs
         vectors = {name: as_tensor(slab.gather(batch)) for name, slab in self.table.slabs.items()}
         step = tf.constant(self.table.step + 1, tf.int64)
-        loss, gradients = self._step(vectors, *map(tf.constant, batch_arguments(inputs)), tf.constant(inputs.label), step)
+        target = tf.constant(inputs.label), tf.constant(inputs.loss_weights()), tf.constant(inputs.log_odds_shift, tf.float32)
+        loss, gradients = self._step(vectors, *map(tf.constant, batch_arguments(inputs)), *target, step)
         self.table.apply(batch, gradients)
         return float(loss)
 
@@ -89,6 +105,8 @@ class Learner:
         dense: tf.Tensor,
         cross: tf.Tensor,
         label: tf.Tensor,
+        weight: tf.Tensor,
+        shift: tf.Tensor,
         step: tf.Tensor,
     ) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         variables = self.model.variables_by_name()
@@ -96,8 +114,10 @@ class Learner:
             tape.watch((flat, variables))
             pooled = pool_flat(self.model.layout, flat, segments, tf.shape(label)[0])
             logits = self.model.forward(pooled, dense, cross, tf.stack([tf.constant(self._seed, tf.int64), step * _LAYERS]))
-            loss = tf.reduce_mean(tf.nn.sigmoid_cross_entropy_with_logits(label, logits))
-        gradients, dense_gradients = tape.gradient(loss, (flat, variables))
+            errors = weight[:, tf.newaxis] * _log_losses(label, logits + shift)
+            loss, objective = tf.reduce_mean(errors), tf.reduce_mean(tf.reduce_sum(errors, axis=1))
+            objective += self.model.penalty() if isinstance(self.model, Penalised) else 0.0
+        gradients, dense_gradients = tape.gradient(objective, (flat, variables))
         self._apply_dense(variables, dense_gradients, step)
         return loss, gradients
 
@@ -133,6 +153,12 @@ _LAYERS = 1 << 10
 """Room for a dropout seed of its own per layer."""
 
 
+def _log_losses(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Log losses float32 [b, members] of labels [b] and logits [b], or [b, members] where a fusion's members learn apart."""
+    columns = logits if logits.shape.rank == 2 else logits[:, tf.newaxis]
+    return tf.nn.sigmoid_cross_entropy_with_logits(tf.broadcast_to(label[:, tf.newaxis], tf.shape(columns)), columns)
+
+
 def _learning_signature(model: Model) -> list[object]:
-    label, step = tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.int64)
-    return [vector_signature(model.slabs), *batch_signature(model.layout), label, step]
+    row, shift, step = tf.TensorSpec([None], tf.float32), tf.TensorSpec([], tf.float32), tf.TensorSpec([], tf.int64)
+    return [vector_signature(model.slabs), *batch_signature(model.layout), row, row, shift, step]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from training.inputs import Inputs
 from training.layout import Layout
 from training.learner import Learner, Prepared
 from training.models.blocks import Weights, carry_over
-from training.models.ctr import DEEP, WIDE, CtrModel, logistic_regression
+from training.models.build import build_model
+from training.models.ctr import logistic_regression
+from training.models.parts.part import DEEP, WIDE, role_of
 from training.settings import ModelSettings, TrainingSettings
 
 BASELINE = "baseline"
@@ -35,12 +37,17 @@ OPTIMIZER = "optimizer.npz"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What learners are built from."""
+    """What learners are built from; `rewarmed` is put around every learning rate (`training.online.staleness`), if given."""
 
     schema: Schema
     model: ModelSettings
     training: TrainingSettings
     relations: Sequence[Relation]
+    rewarmed: Callable[[Optimizer], Optimizer] | None = None
+
+    def rule(self, optimizer: Optimizer) -> Optimizer:
+        """Return an optimizer as this recipe has it."""
+        return self.rewarmed(optimizer) if self.rewarmed else optimizer
 
 
 @dataclass(frozen=True)
@@ -85,9 +92,8 @@ class Learners:
         """
         rate = float(np.mean(label)) if len(label) else 0.0
         if 0 < rate < 1:
-            bias = np.asarray(np.log(rate / (1 - rate)), np.float32)
             for learner in (self.model, self.baseline):
-                learner.model.load({**learner.model.weights(), "bias": bias})
+                learner.model.start_at(float(np.log(rate / (1 - rate))))
 
     def prepare(self, inputs: Inputs) -> PreparedPair:
         """Prepare a batch for both (host only)."""
@@ -118,17 +124,16 @@ class Learners:
 def _fresh_model(recipe: Recipe) -> Learner:
     settings, seed = recipe.model, recipe.training.seed
     specs = {
-        WIDE: SlabSpec(1, policies.optimizer(settings.wide), 0.0, settings.storage),
-        DEEP: SlabSpec(settings.dim, policies.optimizer(settings.deep), settings.init_scale, settings.storage),
+        WIDE: SlabSpec(1, recipe.rule(policies.optimizer(settings.wide)), 0.0, settings.storage),
+        DEEP: SlabSpec(settings.dim, recipe.rule(policies.optimizer(settings.deep)), settings.init_scale, settings.storage),
     }
-    model = CtrModel(recipe.schema, settings, recipe.relations, seed)
-    return Learner(
-        model, _table({name: specs[name] for name in model.slabs}, recipe), policies.dense_optimizer(settings.dense), seed
-    )
+    model = build_model(recipe.schema, settings, recipe.relations, seed)
+    dense = recipe.rule(policies.dense_optimizer(settings.dense))
+    return Learner(model, _table({name: specs[role_of(name)] for name in model.slabs}, recipe), dense, seed)
 
 
 def _fresh_baseline(recipe: Recipe) -> Learner:
-    optimizer = GroupAdam(learning_rate=recipe.training.baseline_learning_rate)
+    optimizer = recipe.rule(GroupAdam(learning_rate=recipe.training.baseline_learning_rate))
     table = _table({WIDE: SlabSpec(1, optimizer, 0.0)}, recipe)
     return Learner(logistic_regression(recipe.schema, recipe.relations), table, optimizer, recipe.training.seed)
 

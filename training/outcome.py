@@ -15,11 +15,16 @@ from numpy.typing import NDArray
 from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, TABLE
 from training.elastic.census.plot import plot_statistics
 from training.examples import Examples
-from training.learners import OPTIMIZER, Learners
-from training.metrics import auc, calibration, log_loss
+from training.learners import BASELINE, OPTIMIZER, Learners
+from training.metrics import Slice, auc, calibration, everything, log_loss
+from training.online.progressive import progressive_figures
+from training.quality.heldout import Slicing, heldout_slices, read_counts
+from training.quality.plots import plot_calibration, plot_slices
+from training.quality.report import HeldOut, judge
 
 HELDOUT = "heldout.parquet"
 METRICS = "metrics.json"
+QUALITY = "quality.json"
 STATISTICS = "table_statistics.json"
 PLOTS = "plots"
 
@@ -45,6 +50,12 @@ class Timing:
         seconds = self.step_s + self.input_s
         return self.examples / seconds if self.examples and seconds else math.nan
 
+    @property
+    def input_share(self) -> float:
+        """Share of the time in which steps waited for input; NaN when no time went by."""
+        seconds = self.step_s + self.input_s
+        return self.input_s / seconds if seconds else math.nan
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -53,22 +64,30 @@ class Outcome:
     Attributes:
         examples: the whole day.
         learned: how many of them were learned; the rest is the held-out slice.
-        progressive: probabilities of the whole day before it was learned, or None on the first day.
+        progressive: probabilities of the whole day before it was learned, NaN where nothing had been learned yet.
         heldout: probabilities of the held-out slice, by the model and by the baseline.
         timing: of learning the day.
+        slicing: which slices of the held-out impressions are looked at beside all of them; None: no other.
     """
 
     examples: Examples
     learned: int
-    progressive: NDArray[np.float32] | None
+    progressive: NDArray[np.float32]
     heldout: tuple[NDArray[np.float32], NDArray[np.float32]]
     timing: Timing
+    slicing: Slicing | None = None
 
 
 def write_outcome(outcome: Outcome, learners: Learners, out: Path) -> dict[str, float]:
-    """Write `heldout.parquet` and `metrics.json` (NaN as null) into a checkpoint, and return the figures."""
+    """Write what a day came to into a checkpoint that holds its learners, and return the figures.
+
+    Writes `heldout.parquet`, `metrics.json`, `quality.json` (what is undefined is null), `table_statistics.json` and `plots/`.
+
+    Raises:
+        InputError: the baseline's table or the partition cannot be read.
+    """
     pq.write_table(_heldout(outcome), out / HELDOUT)
-    figures = _quality(outcome) | _size(learners, out) | _speed(outcome.timing)
+    figures = _figures(outcome) | _quality(outcome, out) | _size(learners, out) | _speed(outcome.timing)
     document = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     (out / METRICS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return figures
@@ -85,21 +104,34 @@ def _heldout(outcome: Outcome) -> pa.Table:
     return pa.table(columns | {"p_model": model, "p_baseline": baseline})
 
 
-def _quality(outcome: Outcome) -> dict[str, float]:
+def _figures(outcome: Outcome) -> dict[str, float]:
     examples, (model, baseline) = outcome.examples, outcome.heldout
     label = examples.label[outcome.learned :]
-    before = outcome.progressive
     return {
         "rows": len(examples),
         "rows_learned": outcome.learned,
         "rows_heldout": len(label),
-        "auc_progressive": math.nan if before is None else auc(examples.label, before),
-        "log_loss_progressive": math.nan if before is None else log_loss(examples.label, before),
+        **progressive_figures(examples.label, outcome.progressive),
         "auc": auc(label, model),
         "log_loss": log_loss(label, model),
         "calibration": calibration(label, model),
         "auc_lr_baseline": auc(label, baseline),
     }
+
+
+def _quality(outcome: Outcome, out: Path) -> dict[str, float]:
+    part = outcome.examples.slice(outcome.learned, len(outcome.examples))
+    quality = judge(HeldOut(part.label, *outcome.heldout, part.user), _slices(outcome, out))
+    quality.write(out / QUALITY)
+    plot_calibration(quality.curves, out / PLOTS / "calibration.png")
+    plot_slices(quality.slices, quality.baseline_slices, out / PLOTS / "slices.png")
+    return dict(quality.figures)
+
+
+def _slices(outcome: Outcome, out: Path) -> tuple[Slice, ...]:
+    if outcome.slicing is None:
+        return (everything(len(outcome.examples) - outcome.learned),)
+    return heldout_slices(outcome.slicing, outcome.examples, outcome.learned, read_counts(out / BASELINE / TABLE))
 
 
 def _size(learners: Learners, out: Path) -> dict[str, float]:
@@ -127,4 +159,9 @@ def _trained_bytes(out: Path) -> int:
 
 
 def _speed(timing: Timing) -> dict[str, float]:
-    return {"examples_per_s": timing.examples_per_s, "step_s": timing.step_s, "input_s": timing.input_s}
+    return {
+        "examples_per_s": timing.examples_per_s,
+        "step_s": timing.step_s,
+        "input_s": timing.input_s,
+        "input_share": timing.input_share,
+    }

@@ -11,7 +11,7 @@ from training.checkpoints import TrainedModel, read_checkpoint
 from training.examples import Examples
 from training.forward import Forward
 from training.inputs import Featurizer
-from training.models.ctr import CtrModel
+from training.models.build import build_model
 
 
 class Scorer:
@@ -25,7 +25,7 @@ class Scorer:
     def __init__(self, trained: TrainedModel) -> None:
         about = trained.description
         self.description = about
-        model = CtrModel(about.schema, about.model, about.relations)
+        model = build_model(about.schema, about.model, about.relations)
         model.load(trained.dense)
         self._featurizer = Featurizer(about.schema, about.relations, about.scalers, trained.encodings)
         self._keys = trained.keys

@@ -12,6 +12,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class AdmissionSettings(Frozen):
@@ -76,17 +77,22 @@ class RelationNetworkSettings(Frozen):
     form: Literal["scalar", "vector"] = "scalar"
 
 
-ModelKind = Literal["logistic_regression", "fm", "wide_deep", "deepfm", "dcnv2"]
+MemberKind = Literal["logistic_regression", "fm", "wide_deep", "deepfm", "dcnv2"]
+
+
+_WITHOUT_LAYERS = ("logistic_regression", "fm")
 
 
 class ModelSettings(Frozen):
     """The model: its kind, embedding width, hidden layers, dropout, storage of the rows, and the optimizers of its three parts.
 
     `norm` of the hidden layers is by batch, by layer or none; `cross_layers` is for dcnv2; `relations` adds a relation
-    network to the deep part, in place of declared id crosses.
+    network to the deep part, in place of declared id crosses. `fusion` is the mean of its `members`' logits, each of them
+    learned by itself with the other settings as they are.
     """
 
-    kind: ModelKind = "wide_deep"
+    kind: MemberKind | Literal["fusion"] = "wide_deep"
+    members: tuple[MemberKind, ...] = ()
     dim: Count = 16
     hidden: tuple[Count, ...] = (128, 64)
     norm: Literal["none", "batch", "layer"] = "none"
@@ -100,10 +106,17 @@ class ModelSettings(Frozen):
     dense: OptimizerSettings = OptimizerSettings()
 
     @model_validator(mode="after")
-    def _relations_have_a_deep_part(self) -> Self:
-        if self.relations and self.kind in ("logistic_regression", "fm"):
+    def _is_consistent(self) -> Self:
+        if (self.kind == "fusion") != (len(set(self.members)) > 1) or len(set(self.members)) < len(self.members):
+            raise ValueError("model.kind fusion goes with model.members, two different kinds or more")
+        if self.relations and self.kind in _WITHOUT_LAYERS:
             raise ValueError(f"model.relations needs hidden layers, which {self.kind} has not: choose wide_deep, deepfm or dcnv2")
         return self
+
+    def of_member(self, kind: MemberKind) -> ModelSettings:
+        """Return the settings of one member of a fusion."""
+        relations = None if kind in _WITHOUT_LAYERS else self.relations
+        return self.model_copy(update={"kind": kind, "members": (), "relations": relations})
 
     @field_validator("dense")
     @classmethod
@@ -113,14 +126,47 @@ class ModelSettings(Frozen):
         return dense
 
 
+class StalenessSettings(Frozen):
+    """What to do when the checkpoint that a day starts from is more than `max_days` older than the day (empty: never mind).
+
+    `refuse` stops, `fresh` starts with nothing learned, `warn` goes on from it and says so; the learning rates then grow
+    to their full value over `warmup_steps` steps (0: at once).
+    """
+
+    max_days: Count | None = None
+    action: Literal["refuse", "warn", "fresh"] = "warn"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _something_is_warmed_up(self) -> Self:
+        if self.warmup_steps and (self.max_days is None or self.action != "warn"):
+            raise ValueError("warmup_steps go with max_days and action: warn, where a model goes on after a gap")
+        return self
+
+
 class TrainingSettings(Frozen):
-    """One day of learning: batches, passes, the held-out last slice by time, and the seed of everything drawn."""
+    """One day of learning: batches, passes, the held-out last slice by time, and the seed of everything drawn.
+
+    `learn_by: hour` scores each local hour with the model as it is then and learns it after, the next hour next; `passes`
+    and `shuffle_block` then count within an hour. `negative_rate` is the share of non-clicks that is learned; the loss is
+    corrected for it, so the model stays calibrated. `informative_rate` is the share of impressions that is learned where
+    the model before scored them, those most that it had wrong, each weighted by one over its chance; the first slice that
+    nothing scored is learned whole. `weight` names a column of `features.extras` that weighs an impression in the loss;
+    only the ratios within a batch count. Held-out and progressive figures are always of all impressions, unweighted.
+    `slices` are single-valued id fields by whose values the held-out figures are told apart.
+    """
 
     batch_size: Count = 512
     passes: Count = 1
     holdout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.2
     shuffle_block: Count = 65_536
     seed: Seed = 17
+    learn_by: Literal["day", "hour"] = "day"
+    negative_rate: Rate = 1.0
+    informative_rate: Rate = 1.0
+    weight: Identifier | None = None
+    slices: tuple[Identifier, ...] = ()
+    staleness: StalenessSettings = StalenessSettings()
     admission: AdmissionSettings = AdmissionSettings()
     eviction: EvictionSettings = EvictionSettings()
     baseline_learning_rate: Positive = 5e-3

@@ -11,7 +11,7 @@ from pipelines.lineage import sound_checkpoint
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 
 if TYPE_CHECKING:
-    from training.trainer import Progress
+    from training.online.meter import Progress
 
 
 class Train(Stage):
@@ -51,8 +51,14 @@ class Train(Stage):
             previous_checkpoint=paths.get("checkpoint"),
             statistics=paths.get("statistics"),
             encodings=paths["encodings"],
+            gap_days=gap_days(context, inputs.get("checkpoint")),
         )
         return train_day(request, out, lambda p: context.report(_words(p)))
+
+
+def gap_days(context: Context, checkpoint: Version | None) -> int:
+    """Days from the checkpoint's day to this one; 1 where there is no gap, or no checkpoint."""
+    return (context.day - checkpoint.day).days if checkpoint else 1
 
 
 def _words(progress: Progress) -> str:

@@ -92,4 +92,5 @@ def test_yesterdays_slice_and_score_use_yesterdays_encodings(days, truth, tmp_pa
     ]
     assert figures[0]["log_loss_progressive"] == figures[1]["log_loss_progressive"]
     ours, theirs = array_bytes(tmp_path / "a"), array_bytes(tmp_path / "b")
-    assert {name for name in ours if ours[name] != theirs[name]} == {"encodings.npz", "heldout.parquet"}
+    judged = {"heldout.parquet", "quality.json", "plots/calibration.png"}
+    assert {name for name in ours if ours[name] != theirs[name]} == {"encodings.npz", *judged}

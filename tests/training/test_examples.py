@@ -1,6 +1,8 @@
 """Reading a partition: keys, crosses, lists, numbers, batches and the held-out slice, against values made one by one."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from hypothesis import given
@@ -84,6 +86,29 @@ def test_a_slice_is_what_reading_those_rows_gives(tmp_path, examples):
     assert len(examples.slice(4, 4)) == 0
 
 
+def test_a_weight_is_read_as_a_number_and_sliced_with_its_impressions(tmp_path):
+    folder = write_impressions(tmp_path, COLUMNS | {"trust": ["1", "0", "2.5", "1e3"]}, files=2)
+    weighed = read_examples(folder, SCHEMA, weight="trust")
+    np.testing.assert_array_equal(weighed.weight, [1, 0, 2.5, 1000])
+    np.testing.assert_array_equal(weighed.slice(1, 3).weight, [0, 2.5])
+    assert read_examples(folder, SCHEMA).weight is None
+
+
+def test_a_weight_column_of_numbers_is_taken_as_it_is(tmp_path):
+    folder = write_impressions(tmp_path, COLUMNS)
+    path = folder / "impressions" / "part-00000.parquet"
+    pq.write_table(pq.read_table(path).append_column("trust", pa.array([0.1, 3.0, None, 1.0])), path)
+    with pytest.raises(InputError, match="trust of row 2 is None, no finite weight"):
+        read_examples(folder, SCHEMA, weight="trust")
+
+
+def test_an_absent_weight_is_refused_or_the_same_for_all(tmp_path):
+    folder = write_impressions(tmp_path, COLUMNS)
+    with pytest.raises(InputError, match=r"no column \['trust'\]"):
+        read_examples(folder, SCHEMA, weight="trust")
+    assert read_examples(folder, SCHEMA, absent=AbsentFields.NULL, weight="trust").weight is None
+
+
 def test_a_null_label_is_refused(tmp_path):
     with pytest.raises(InputError, match="row 2 is nan"):
         read_examples(write_impressions(tmp_path, COLUMNS | {"label": [0, 1, None, 1]}), SCHEMA)
@@ -130,8 +155,6 @@ def test_a_missing_column_is_refused_or_null(tmp_path):
 def test_a_missing_record_column_is_always_refused(tmp_path):
     folder = write_impressions(tmp_path, COLUMNS)
     table_path = folder / "impressions" / "part-00000.parquet"
-    import pyarrow.parquet as pq
-
     pq.write_table(pq.read_table(table_path).drop_columns("label"), table_path)
     with pytest.raises(InputError, match="label"):
         read_examples(folder, SCHEMA, absent=AbsentFields.NULL)

@@ -1,6 +1,7 @@
 """The step against plain arithmetic, and going on from disk as if never stopped."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,69 @@ def test_one_step_of_logistic_regression_by_hand():
     np.testing.assert_allclose(table.lookup(np.array([7, 8, 9]))[:, 0], [0.1, 0.1, 0.1], rtol=1e-5)
     np.testing.assert_allclose(learner.model.weights()["bias"], 0.2, rtol=1e-5)
     np.testing.assert_allclose(learner.model.weights()["wide/dense"], [0.2, 0.2], rtol=1e-5)
+
+
+def some_repeated(rows, times, **changes):
+    """The first impressions of `some_inputs`, each so many times."""
+    return replace(some_inputs(rows).take(np.repeat(np.arange(rows), times)), **changes)
+
+
+def learned_weights(inputs):
+    """Dense weights of both learners after a step on these inputs and one on others."""
+    learners = Learners.fresh(RECIPE)
+    for part in (inputs, some_inputs(seed=8)):
+        learners.learn(learners.prepare(part))
+    return {f"{n}/{k}": w for n in ("model", "baseline") for k, w in getattr(learners, n).model.weights().items()}
+
+
+def test_a_weight_counts_like_repeating_the_impression():
+    """Weights 1, 2 and 3 in any unit, against one, two and three copies; only the table's counts tell them apart."""
+    weighted = learned_weights(some_repeated(3, 1, weight=np.array([0.25, 0.5, 0.75])))
+    repeated = learned_weights(some_repeated(3, [1, 2, 3]))
+    for name, expected in repeated.items():
+        np.testing.assert_allclose(weighted[name], expected, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_the_loss_is_taken_of_the_shifted_logit_and_weighted():
+    """Nothing is learned yet, so a baseline's logit is 0: loss by hand."""
+    shift, importance = np.log(5.0), np.array([0.5, 2.0], np.float32)
+    inputs = replace(some_inputs(2), label=np.array([1, 0], np.float32), importance=importance, log_odds_shift=shift)
+    learner = Learners.fresh(RECIPE).baseline
+    losses = [np.log1p(np.exp(-shift)), np.log1p(np.exp(shift))]
+    assert learner.learn(learner.prepare(inputs)) == pytest.approx((0.5 * losses[0] + 2 * losses[1]) / 2, rel=1e-6)
+
+
+def test_scoring_knows_no_weights_and_no_shift(learners):
+    inputs = some_inputs(6)
+    drawn = replace(inputs, weight=np.ones(6), importance=np.full(6, 9, np.float32), log_odds_shift=3.0)
+    np.testing.assert_array_equal(learners.model.predict(drawn), learners.model.predict(inputs))
+
+
+@pytest.mark.parametrize(
+    ("weight", "importance", "expected"),
+    [
+        (None, None, [1, 1, 1]),
+        ([2, 4, 6], None, [0.5, 1, 1.5]),
+        (None, [0.5, 3, 2], [0.5, 3, 2]),
+        ([2, 4, 6], [2, 1, 4], [1, 1, 6]),
+        ([0, 0, 0], None, [0, 0, 0]),
+        ([0, 0, 9], None, [0, 0, 3]),
+        ([1e308, 1e308, 1e308], None, [1, 1, 1]),
+        ([5e-324, 5e-324, 5e-324], None, [1, 1, 1]),
+    ],
+)
+def test_loss_weights_by_hand(weight, importance, expected):
+    inputs = replace(
+        some_inputs(3),
+        weight=None if weight is None else np.array(weight, np.float64),
+        importance=None if importance is None else np.array(importance, np.float32),
+    )
+    np.testing.assert_allclose(inputs.loss_weights(), expected)
+    assert inputs.loss_weights().dtype == np.float32
+
+
+def test_no_impressions_have_no_loss_weights():
+    assert replace(some_inputs(0), weight=np.zeros(0)).loss_weights().shape == (0,)
 
 
 def test_learning_goes_on_from_disk_as_if_it_had_never_stopped(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -10,9 +11,12 @@ from training_data import MODEL, SCHEMA, TRAINING
 
 from training.checkpoints import Description, write_description
 from training.examples import Examples
+from training.inputs import Featurizer
+from training.layout import Layout
 from training.learners import Learners, Recipe
 from training.models.cross_input import write_encodings
 from training.outcome import Outcome, Timing, write_outcome
+from training.quality.heldout import Slicing
 from training.ragged import Ragged
 
 
@@ -47,7 +51,8 @@ def checkpoint(tmp_path, learners):
 
 def outcome(label=(0, 1, 0, 1, 1, 0), progressive=None):
     heldout = (np.array([0.75, 0.25], np.float32), np.array([0.25, 0.75], np.float32))
-    return Outcome(examples(label), 4, progressive, heldout, Timing(4, 1.5, 0.5))
+    before = np.full(len(label), np.nan, np.float32) if progressive is None else progressive
+    return Outcome(examples(label), 4, before, heldout, Timing(4, 1.5, 0.5))
 
 
 def test_heldout_figures_by_hand(checkpoint, learners):
@@ -71,9 +76,50 @@ def test_progressive_figures_cover_the_whole_day(checkpoint, learners):
 def test_undefined_figures_are_nan_and_null_on_disk(checkpoint, learners):
     figures = write_outcome(outcome(label=(0, 1, 0, 1, 0, 0)), learners, checkpoint)
     undefined = {name for name, value in figures.items() if math.isnan(value)}
-    assert undefined == {"auc", "auc_lr_baseline", "calibration", "auc_progressive", "log_loss_progressive"}
+    assert undefined == {
+        "auc", "auc_lr_baseline", "calibration", "auc_progressive", "log_loss_progressive", "rig", "gauc", "auc_low", "auc_high",
+        "auc_gain_over_baseline", "auc_gain_over_baseline_low", "auc_gain_over_baseline_high",
+    }  # fmt: skip
     on_disk = json.loads((checkpoint / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert {name for name, value in on_disk.items() if value is None} == undefined
+
+
+def test_quality_figures_by_hand(checkpoint, learners):
+    figures = write_outcome(outcome(), learners, checkpoint)
+    assert figures["auc_gain_over_baseline"] == 1.0
+    assert figures["rig"] == pytest.approx(1 + math.log(0.75) / math.log(2))
+    assert figures["ece"] == pytest.approx(0.25)
+    assert math.isnan(figures["gauc"])  # each user has one row
+
+
+def test_without_slicing_the_quality_file_holds_all_impressions(checkpoint, learners):
+    write_outcome(outcome(), learners, checkpoint)
+    document = json.loads((checkpoint / "quality.json").read_text(), parse_constant=pytest.fail)
+    (row,) = document["slices"]["model"]
+    assert (row["name"], row["rows"], row["clicks"], row["users"], row["auc"]) == ("all", 2, 1, 2, 1.0)
+    assert document["slices"]["baseline"][0]["auc"] == 0.0
+    assert len(document["calibration_curve"]["model"]["rows"]) == 2
+
+
+def test_slices_know_what_the_table_counted(tmp_path, checkpoint):
+    """The first held-out item was learned on a day before, the second never: the saved table tells them apart."""
+    schema = SCHEMA.model_copy(update={"item": "item_id"})
+    place = Layout.of(schema).singles.index("item_id")
+    learned = Learners.fresh(Recipe(schema, MODEL, TRAINING, ()))
+    day = examples((0, 1, 0, 1, 1, 0))
+    day.keys[4, place], day.keys[5, place] = 77, 78
+    inputs = Featurizer(schema, (), {}, {}).inputs(day.slice(4, 5))
+    learned.learn(learned.prepare(inputs))
+    learned.save(checkpoint)
+    slicing = Slicing.of(tmp_path, schema, ())
+    write_outcome(replace(outcome(), examples=day, slicing=slicing), learned, checkpoint)
+    rows = json.loads((checkpoint / "quality.json").read_text())["slices"]["model"]
+    assert {row["name"]: row["rows"] for row in rows} == {"all": 2, "item_id: new": 1, "item_id: rare": 1, "item_id: frequent": 0}
+
+
+def test_pictures_lie_beside_that_of_the_table(checkpoint, learners):
+    write_outcome(outcome(), learners, checkpoint)
+    assert {path.name for path in (checkpoint / "plots").iterdir()} == {"table.png", "calibration.png", "slices.png"}
 
 
 def test_the_heldout_file_by_hand(checkpoint, learners):

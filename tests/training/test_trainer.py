@@ -21,6 +21,8 @@ from training.trainer import TrainRequest, train_day
 METRICS = {
     "rows", "rows_learned", "rows_heldout", "auc_progressive", "log_loss_progressive", "auc", "log_loss", "calibration",
     "auc_lr_baseline", "rows_in_table", "keys_seen", "zero_rows", "bytes_trained", "examples_per_s", "step_s", "input_s",
+    "input_share", "rig", "ece", "gauc", "auc_low", "auc_high", "auc_gain_over_baseline", "auc_gain_over_baseline_low",
+    "auc_gain_over_baseline_high",
 }  # fmt: skip
 
 
@@ -124,7 +126,10 @@ def test_the_heldout_slice_is_not_learned(second_request, second, days, tmp_path
     flipped = relabelled(days[1], tmp_path / "day", slice(960, None))
     train_day(replace(second_request, partition=flipped), tmp_path / "out")
     ours, theirs = array_bytes(tmp_path / "out"), array_bytes(second[0])
-    assert [name for name in theirs if ours[name] != theirs[name]] == ["heldout.parquet"]
+    judged = {"heldout.parquet", "quality.json", "plots/calibration.png", "plots/slices.png"}
+    judged |= {"progressive.json", "plots/progressive.png"}
+    judged |= {"progressive.json", "plots/progressive.png"}
+    assert {name for name in theirs if ours[name] != theirs[name]} == judged
 
 
 def test_the_slice_of_the_day_before_is_learned_and_nothing_else_of_it(second_request, second, days, tmp_path):
@@ -148,6 +153,27 @@ def test_scalers_come_from_the_statistics_given(days, tmp_path):
     )
     train_day(request(days[0], statistics=tmp_path), tmp_path / "out")
     assert read_description(tmp_path / "out").scalers == {"price": Scaler(0.25, 2.0)}
+
+
+def test_the_heldout_slice_is_told_apart_by_the_fields_asked_for(days, tmp_path):
+    schema, settings = SCHEMA.model_copy(update={"item": "item_id"}), TRAINING.model_copy(update={"slices": ("age",)})
+    figures = train_day(request(days[0], schema=schema, training=settings), tmp_path / "out")
+    rows = {row["name"]: row for row in read_json(tmp_path / "out" / "quality.json")["slices"]["model"]}
+    ages = pq.read_table(days[0] / "impressions").slice(960)["age"].to_numpy().astype(int)
+    middle = int(((ages >= 20) & (ages < 40)).sum())  # the only bucket of a hundred rows
+    assert {name: row["rows"] for name, row in rows.items() if "age" in name} == {
+        "age: 1": middle,
+        "age: other values": 240 - middle,
+    }
+    assert rows["all"]["auc"] == figures["auc"]
+    assert sum(rows[f"item_id: {how}"]["rows"] for how in ("new", "rare", "frequent")) == 240
+
+
+def test_an_unknown_slice_is_refused_before_anything_is_read(tmp_path):
+    settings = TRAINING.model_copy(update={"slices": ("shop",)})
+    with pytest.raises(InputError, match=r"training\.slices.*shop.*item_id"):
+        train_day(request(tmp_path / "nowhere", training=settings), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def with_fields(*fields):

@@ -10,7 +10,7 @@ from training_data import SCHEMA
 from features.errors import InputError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Timestamp
 from training.layout import Layout
-from training.settings import ModelSettings, OptimizerSettings, PretrainSettings, TrainingSettings
+from training.settings import ModelSettings, OptimizerSettings, PretrainSettings, StalenessSettings, TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,19 @@ from training.settings import ModelSettings, OptimizerSettings, PretrainSettings
         (TrainingSettings, {"holdout_fraction": 1}),
         (TrainingSettings, {"seed": -1}),
         (TrainingSettings, {"batchsize": 5}),
+        (TrainingSettings, {"learn_by": "week"}),
+        (TrainingSettings, {"negative_rate": 0}),
+        (TrainingSettings, {"negative_rate": 1.1}),
+        (TrainingSettings, {"informative_rate": 0}),
+        (TrainingSettings, {"informative_rate": -0.5}),
+        (TrainingSettings, {"weight": "no name"}),
+        (StalenessSettings, {"max_days": 0}),
+        (StalenessSettings, {"action": "ignore"}),
+        (StalenessSettings, {"warmup_steps": -1, "max_days": 2}),
+        (StalenessSettings, {"warmup_steps": 10}),
+        (StalenessSettings, {"warmup_steps": 10, "max_days": 2, "action": "refuse"}),
+        (StalenessSettings, {"warmup_steps": 10, "max_days": 2, "action": "fresh"}),
+        (TrainingSettings, {"slices": ["no name"]}),
         (ModelSettings, {"dim": 0}),
         (ModelSettings, {"hidden": [0]}),
         (ModelSettings, {"dropout": 1}),
@@ -40,6 +53,13 @@ def test_impossible_settings_are_refused(settings, values):
 def test_settings_survive_json():
     settings = ModelSettings(hidden=(3, 2), deep=OptimizerSettings(l21=0.5))
     assert ModelSettings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_a_description_of_before_there_were_rates_still_reads():
+    """Checkpoints of yesterday hold the settings of yesterday."""
+    settings = TrainingSettings.model_validate_json('{"batch_size": 64, "seed": 5}')
+    assert (settings.learn_by, settings.negative_rate, settings.informative_rate, settings.weight) == ("day", 1.0, 1.0, None)
+    assert settings.staleness == StalenessSettings(max_days=None, action="warn", warmup_steps=0)
 
 
 def test_settings_load_without_tensorflow():

@@ -18,7 +18,7 @@ from training.models.parts.linear import Linear
 from training.models.parts.part import DEEP, WIDE, Part, Pooled, Shape
 from training.models.parts.perceptron import Perceptron
 from training.models.parts.relation_network import RelationNetwork
-from training.settings import ModelKind, ModelSettings
+from training.settings import MemberKind, ModelSettings
 
 Value = TypeVar("Value")
 
@@ -68,7 +68,7 @@ class CtrModel(tf.Module):
 
     def weights(self) -> Arrays:
         """Return all dense weights by name, as float32 arrays, running averages included."""
-        return {name: variable.numpy() for name, variable in (self._learned | self._state).items()}
+        return {name: variable.numpy() for name, variable in self.all_variables().items()}
 
     def load(self, weights: Weights) -> None:
         """Set all dense weights.
@@ -76,7 +76,15 @@ class CtrModel(tf.Module):
         Raises:
             InputError: a weight is missing, unknown, or of another shape.
         """
-        load_weights(self._learned | self._state, weights)
+        load_weights(self.all_variables(), weights)
+
+    def all_variables(self) -> dict[str, tf.Variable]:
+        """The dense weights, learned or not, as `load` sets them."""
+        return self._learned | self._state
+
+    def start_at(self, logit: float) -> None:
+        """Set the bias."""
+        self._learned["bias"].assign(logit)
 
     def forward(
         self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
@@ -93,7 +101,7 @@ class CtrModel(tf.Module):
             float32 [b].
         """
         batch = Pooled(vectors, dense, cross, dropout_seed)
-        return tf.add_n([part.logit(self._learned | self._state, batch) for part in self._parts]) + self._learned["bias"]
+        return tf.add_n([part.logit(self.all_variables(), batch) for part in self._parts]) + self._learned["bias"]
 
 
 def logistic_regression(schema: Schema, relations: Sequence[Relation] = ()) -> CtrModel:
@@ -105,13 +113,14 @@ def _parts(shape: Shape, settings: ModelSettings) -> tuple[Part, ...]:
     network = RelationNetwork(shape.layout, shape.dim, settings.relations) if settings.relations else None
     linear, second_order = Linear(shape), Factorisation(shape)
     deep, crosses = Perceptron(shape, settings, network), CrossNetwork(shape, settings.cross_layers)
-    by_kind: dict[ModelKind, tuple[Part, ...]] = {
+    by_kind: dict[MemberKind, tuple[Part, ...]] = {
         "logistic_regression": (linear,),
         "fm": (linear, second_order),
         "wide_deep": (linear, deep),
         "deepfm": (linear, second_order, deep),
         "dcnv2": (crosses, deep),
     }
+    assert settings.kind != "fusion"
     return by_kind[settings.kind]
 
 

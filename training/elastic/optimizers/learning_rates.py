@@ -93,18 +93,20 @@ class Warmup(LearningRate):
 
     Attributes:
         after: a constant or a schedule; its own clock starts at step 1 too.
-        steps: at this step the rate is reached.
+        steps: at this step after `since` the rate is reached.
+        since: the step after which it begins, where a model goes on after a pause.
 
     Raises:
-        InputError: a rate that is not positive, or no step.
+        InputError: a rate that is not positive, no step, or a negative beginning.
     """
 
     after: float | LearningRate
     steps: int
+    since: int = 0
 
     def __post_init__(self) -> None:
-        if self.base <= 0 or self.steps < 1:
-            raise InputError(f"{self}: after must be positive, steps at least 1")
+        if self.base <= 0 or self.steps < 1 or self.since < 0:
+            raise InputError(f"{self}: after must be positive, steps at least 1, since not negative")
 
     @property
     def base(self) -> float:
@@ -112,7 +114,7 @@ class Warmup(LearningRate):
         return base_rate(self.after)
 
     def _at(self, step: Value) -> Value:
-        return minimum(step / self.steps, 0 * step + 1) * rate_at(self.after, step)
+        return minimum((step - self.since) / self.steps, 0 * step + 1) * rate_at(self.after, step)
 
 
 def base_rate(rate: float | LearningRate) -> float:

@@ -87,6 +87,11 @@ class Part(Protocol):
         """Return its share of the logit, float32 [b]."""
 
 
+def role_of(slab: str) -> str:
+    """Return `wide` or `deep` for a slab of a model or of a member of a fusion (`<kind>_<role>`)."""
+    return slab.rsplit("_", 1)[-1]
+
+
 def glorot(draw: np.random.Generator, rows: int, columns: int) -> NDArray[np.float32]:
     """Return float32 [rows, columns], uniform on ±√(6 / (rows + columns)) (Glorot, Bengio, AISTATS 2010)."""
     limit = float(np.sqrt(6.0 / (rows + columns)))

@@ -1,0 +1,156 @@
+"""What a field costs: measured complexity, its score in the penalty, and the size of any set of fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from compression.settings import SelectionSettings
+from features.schema import Cross, Schema, vocabulary_of
+from training.arrays import Arrays
+from training.inputs import Inputs
+from training.layout import Layout
+from training.learner import Learner
+from training.models.blocks import Blocks
+from training.models.cross_input import Encodings, Nodes
+from training.models.gates import uses
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """The cost of one use of a field.
+
+    Attributes:
+        online: values handled per impression: 1 for an id or a number, the mean length of a list, 1 and its parts for a cross,
+            2 (nodes) for a relation.
+        width: values given to the model: the widths of the slabs, 2 for a number, 1 for a relation.
+        rows: that answering needs: of its vocabulary, admitted and not zero, or nodes of a relation.
+    """
+
+    online: float
+    width: int
+    rows: int
+
+
+def score(complexity: Complexity, settings: SelectionSettings) -> float:
+    """Return `G(c) = γ₁·o + γ₂·e + γ₃·n`, which is the penalty weight α itself (see `prior_keep`)."""
+    return settings.online * complexity.online + settings.width * complexity.width + settings.rows * complexity.rows
+
+
+def prior_keep(score: float) -> float:
+    """Return FSCD's prior `θ = 1 - σ(G)`: the dearer a field, the less likely it is kept.
+
+    FSCD's weight is `α = log(1 - θ) - log θ = logit(σ(G)) = G`: it is the score.
+    """
+    return float(1 / (1 + np.exp(score)))
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a set of uses takes: how many they are, bytes of a model that answers, values handled per impression."""
+
+    count: int
+    bytes: int
+    cost: float
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Sizes of sets of uses of one model.
+
+    Attributes:
+        complexities: by use.
+        vocabularies: id field → the vocabulary whose rows it reads; the fields of one share them.
+        row_bytes: of a row: key and vectors.
+        node_bytes: of a relation's encodings.
+        dense: dense weights by name.
+        blocks: which of their rows belong to which use.
+    """
+
+    complexities: Mapping[str, Complexity]
+    vocabularies: Mapping[str, str]
+    row_bytes: int
+    node_bytes: Mapping[str, int]
+    dense: Arrays
+    blocks: Mapping[str, Blocks]
+
+    def of(self, kept: frozenset[str]) -> Size:
+        """Return the size of the model with these uses alone."""
+        return Size(len(kept), self._rows(kept) + self._nodes(kept) + self._weights(kept), self._online(kept))
+
+    def _rows(self, kept: frozenset[str]) -> int:
+        rows = {vocabulary: self.complexities[name].rows for name, vocabulary in self.vocabularies.items() if name in kept}
+        return sum(rows.values()) * self.row_bytes
+
+    def _nodes(self, kept: frozenset[str]) -> int:
+        return sum(size for name, size in self.node_bytes.items() if name in kept)
+
+    def _weights(self, kept: frozenset[str]) -> int:
+        return sum(round(w.nbytes * self._share(self.blocks.get(name), kept)) for name, w in self.dense.items())
+
+    def _share(self, blocks: Blocks | None, kept: frozenset[str]) -> float:
+        """The share of a weight that stays when only the blocks of `kept` do."""
+        if blocks is None or not blocks.size:
+            return 1.0
+        gone = sum(rows for name, _, rows in blocks.ranges if _use(name) in self.complexities and _use(name) not in kept)
+        return float((1 - gone / blocks.size) ** blocks.axes)
+
+    def _online(self, kept: frozenset[str]) -> float:
+        return sum(self.complexities[name].online for name in kept)
+
+
+def measure(schema: Schema, learner: Learner, inputs: Inputs, encodings: Encodings) -> Footprint:
+    """Measure the uses of a model's fields: rows as they are in its table, lengths of lists as they are in `inputs`."""
+    layout = learner.model.layout
+    vocabularies = {name: vocabulary_of(schema.field(name)) for name in layout.keyed}
+    widths = sum(learner.model.slabs.values())
+    rows, nodes = _rows_by_vocabulary(learner, vocabularies), {name: _sides(encodings, name) for name in layout.relations}
+    keyed = {
+        name: Complexity(online, widths, rows[vocabularies[name]])
+        for name, online in zip(layout.keyed, _lookups(schema, layout, inputs), strict=True)
+    }
+    others = {name: Complexity(1.0, 2, 0) for name in layout.dense}
+    others |= {name: Complexity(2.0, 1, sum(len(side.keys) for side in sides)) for name, sides in nodes.items()}
+    return Footprint(
+        complexities={name: (keyed | others)[name] for name in uses(layout)},
+        vocabularies=vocabularies,
+        row_bytes=_KEY_BYTES + _VALUE_BYTES * widths,
+        node_bytes={name: sum(_nbytes(side) for side in sides) for name, sides in nodes.items()},
+        dense=learner.model.weights(),
+        blocks=learner.model.blocks(),
+    )
+
+
+_KEY_BYTES = 8
+_VALUE_BYTES = 4
+
+
+def _use(block: str) -> str:
+    """The use that a block's name (`field:ad`, `cross:ad__user`) speaks of."""
+    return block.partition(":")[2]
+
+
+def _lookups(schema: Schema, layout: Layout, inputs: Inputs) -> list[float]:
+    fields = [schema.field(name) for name in layout.singles]
+    singles = [1.0 + len(field.of) if isinstance(field, Cross) else 1.0 for field in fields]
+    return singles + [len(values.values) / max(1, len(inputs)) for values in inputs.lists]
+
+
+def _rows_by_vocabulary(learner: Learner, vocabularies: Mapping[str, str]) -> dict[str, int]:
+    """A key counts for the field that met it first, so the fields of a vocabulary are added up."""
+    rows = dict.fromkeys(vocabularies.values(), 0)
+    for name, figures in learner.table.statistics().fields.items():
+        if name in vocabularies:
+            rows[vocabularies[name]] += figures.rows - figures.zero_rows
+    return rows
+
+
+def _sides(encodings: Encodings, relation: str) -> tuple[Nodes, ...]:
+    encoding = encodings.get(relation)
+    return (encoding.left, encoding.right) if encoding else ()
+
+
+def _nbytes(nodes: Nodes) -> int:
+    return nodes.keys.nbytes + nodes.vectors.nbytes + nodes.biases.nbytes

@@ -1,0 +1,75 @@
+"""Several models in one: the mean of their logits, each learned as if it were alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import tensorflow as tf
+
+from features.schema import Relation, Schema
+from training.arrays import Arrays
+from training.layout import Layout
+from training.models.blocks import Blocks, Weights, load_weights
+from training.models.ctr import CtrModel
+from training.settings import ModelSettings
+
+
+class FusionModel(tf.Module):
+    """Mean of the members' logits; what a production team calls its multi-model bucket.
+
+    Members share ids and index and nothing else: each has slabs (`<kind>_<slab>`) and weights (`<kind>/<weight>`) of its own.
+    While learning, `forward` gives each member's logits, and each is learned by its own loss.
+    """
+
+    def __init__(self, schema: Schema, settings: ModelSettings, relations: Sequence[Relation] = (), seed: int = 0) -> None:
+        super().__init__(name="fusion")
+        self.layout = Layout.of(schema, relations)
+        self.settings = settings
+        self.members = {
+            kind: CtrModel(schema, settings.of_member(kind), relations, seed + number)
+            for number, kind in enumerate(settings.members)
+        }
+
+    @property
+    def slabs(self) -> dict[str, int]:
+        """Names and widths of the slabs whose rows `forward` takes."""
+        return {f"{kind}_{slab}": width for kind, member in self.members.items() for slab, width in member.slabs.items()}
+
+    def blocks(self) -> dict[str, Blocks]:
+        """Which rows of which weight belong to which input (see `training.models.blocks`)."""
+        return {f"{kind}/{name}": value for kind, member in self.members.items() for name, value in member.blocks().items()}
+
+    def variables_by_name(self) -> dict[str, tf.Variable]:
+        """The dense weights that a gradient changes, for the optimizer."""
+        named = {kind: member.variables_by_name() for kind, member in self.members.items()}
+        return {f"{kind}/{name}": variable for kind, variables in named.items() for name, variable in variables.items()}
+
+    def weights(self) -> Arrays:
+        """Return all dense weights by name, as float32 arrays."""
+        return {f"{kind}/{name}": value for kind, member in self.members.items() for name, value in member.weights().items()}
+
+    def load(self, weights: Weights) -> None:
+        """Set all dense weights.
+
+        Raises:
+            InputError: a weight is missing, unknown, or of another shape.
+        """
+        load_weights({f"{k}/{n}": v for k, member in self.members.items() for n, v in member.all_variables().items()}, weights)
+
+    def start_at(self, logit: float) -> None:
+        """Set every member's bias."""
+        for member in self.members.values():
+            member.start_at(logit)
+
+    def forward(
+        self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """Return the mean of the members' logits, float32 [b]; while learning, each one's, float32 [b, members].
+
+        Arguments are those of `CtrModel.forward`, with the slabs of all members.
+        """
+        each = [
+            member.forward({slab: vectors[f"{kind}_{slab}"] for slab in member.slabs}, dense, cross, dropout_seed)
+            for kind, member in self.members.items()
+        ]
+        return tf.add_n(each) / len(each) if dropout_seed is None else tf.stack(each, axis=1)

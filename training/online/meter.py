@@ -1,0 +1,68 @@
+"""How fast learning is: time spent waiting for batches and in steps, told to whoever listens now and then."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from training.outcome import Timing
+
+REPORT_EVERY_S = 5.0
+"""Seconds between two calls of the progress listener."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far learning is: examples done of all in this phase, examples per second so far, the last batch's loss."""
+
+    phase: str
+    done: int
+    total: int
+    examples_per_s: float
+    loss: float
+
+
+Listener = Callable[[Progress], None]
+
+
+class Meter:
+    """Times a phase of learning.
+
+    Args:
+        phase: its name.
+        total: examples that will be learned in it.
+        listener: called every few seconds, and at the end.
+    """
+
+    def __init__(self, phase: str, total: int, listener: Listener | None) -> None:
+        self._phase, self._total, self._listener = phase, total, listener
+        self._started = self._mark = self._told = time.perf_counter()
+        self._done, self._waited_s, self._stepped_s = 0, 0.0, 0.0
+
+    def arrived(self) -> None:
+        """A batch is there."""
+        self._waited_s += self._lap()
+
+    def learned(self, examples: int, loss: float) -> None:
+        """A batch is learned."""
+        self._stepped_s += self._lap()
+        self._done += examples
+        if self._listener and (self._mark - self._told >= REPORT_EVERY_S or self._done == self._total):
+            self._told = self._mark
+            rate = self._done / max(self._mark - self._started, 1e-9)
+            self._listener(Progress(self._phase, self._done, self._total, rate, loss))
+
+    def timing(self) -> Timing:
+        """The whole phase."""
+        return Timing(self._done, self._stepped_s, self._waited_s)
+
+    def _lap(self) -> float:
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
+
+
+def joined(timings: Iterable[Timing]) -> Timing:
+    """Return several phases as one."""
+    parts = list(timings)
+    return Timing(sum(t.examples for t in parts), sum(t.step_s for t in parts), sum(t.input_s for t in parts))

@@ -1,0 +1,1 @@
+"""How good a day's model is on the held-out slice: figures, intervals, slices, plots."""
