@@ -23,7 +23,7 @@ from training.models.blocks import Blocks, Weights
 
 
 class Model(ForwardModel, Protocol):
-    """What the learner needs of a model; `CtrModel` and `LogisticRegression` are ones."""
+    """What the learner needs of a model; `CtrModel`, `FusionModel` and `GatedModel` are ones."""
 
     def blocks(self) -> dict[str, Blocks]:
         """Which rows of which weight belong to which input."""
