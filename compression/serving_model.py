@@ -10,11 +10,13 @@ from numpy.typing import NDArray
 
 from features import keys as feature_keys
 from features.canonical import NULL
-from features.schema import ColumnField, Cross, MultiValued, Schema, vocabulary_of
+from features.schema import ColumnField, Cross, KeyField, MultiValued, Schema, is_dense, vocabulary_of
 from training.checkpoints import TrainedModel
 from training.layout import Layout
 from training.models.build import build_model
 from training.models.cross_input import Encoding, Nodes, cross_value
+from training.models.multi_hash.keys import derived_keys_graph
+from training.models.multi_hash_settings import multi_hash_of
 from training.models.pooling import dense_inputs, pool_fields
 from training.scalers import as_arrays
 
@@ -95,7 +97,7 @@ class ServingModel(tf.Module):
         """Pooled vectors by slab, float32 [batch, F, width], from one lookup of the keys of every field."""
         singles = [feature_keys.keys(vocabulary_of(self._schema.field(n)), tokens[n]) for n in self._layout.singles]
         stacked = tf.stack(singles, axis=1) if singles else tf.zeros([batch, 0], tf.int64)
-        listed, segments = self._listed(inputs)
+        listed, segments = self._listed(inputs, tokens)
         rows = self._index(tf.concat([tf.reshape(stacked, [-1]), listed], axis=0))
         return {name: self._pool(slab, rows, tf.shape(stacked), segments) for name, slab in self._slabs.items()}
 
@@ -105,17 +107,21 @@ class ServingModel(tf.Module):
         singles = tf.reshape(vectors[:count], [shape[0], len(self._layout.singles), width])
         return pool_fields(singles, vectors[count:], segments, lists)
 
-    def _listed(self, inputs: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
-        """Keys int64 [k] of all values present in multi-valued fields, and the segment int32 [k] that each belongs to."""
+    def _listed(self, inputs: Inputs, tokens: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
+        """Keys int64 [k] of all values present in pooled fields, and the segment int32 [k] that each belongs to."""
         keys, segments = [tf.zeros([0], tf.int64)], [tf.zeros([0], tf.int32)]
         for position, name in enumerate(self._layout.lists):
-            field, raw = self._schema.field(name), inputs[name]
-            assert isinstance(field, MultiValued)
-            tokens = tf.reshape(feature_keys.tokens(self._schema, field, tf.reshape(raw, [-1])), tf.shape(raw))
-            present = tf.where(tokens != NULL)
-            keys.append(feature_keys.keys(vocabulary_of(field), tf.gather_nd(tokens, present)))
-            segments.append(tf.cast(present[:, 0], tf.int32) * len(self._layout.lists) + position)
+            field = self._schema.field(name)
+            listed = self._values(field, inputs[name]) if isinstance(field, MultiValued) else _hashed(field, tokens[name])
+            keys.append(listed[0])
+            segments.append(tf.cast(listed[1], tf.int32) * len(self._layout.lists) + position)
         return tf.concat(keys, axis=0), tf.concat(segments, axis=0)
+
+    def _values(self, field: MultiValued, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Keys int64 [k] of a list field's values [batch, n] that are present, and whose they are, int64 [k]."""
+        tokens = tf.reshape(feature_keys.tokens(self._schema, field, tf.reshape(raw, [-1])), tf.shape(raw))
+        present = tf.where(tokens != NULL)
+        return feature_keys.keys(vocabulary_of(field), tf.gather_nd(tokens, present)), present[:, 0]
 
     def _dense(self, inputs: Inputs, batch: tf.Tensor) -> tf.Tensor:
         read = [feature_keys.numbers(field, inputs[field.name]) for field in self._schema.dense_fields()]
@@ -144,8 +150,14 @@ def input_specs(schema: Schema) -> dict[str, tf.TensorSpec]:
 
 def _single_fields(schema: Schema) -> tuple[ColumnField, ...]:
     """Fields with one token per request; dense numbers have none."""
-    singles = Layout.of(schema).singles
-    return tuple(f for f in schema.column_fields() if f.name in singles)
+    return tuple(f for f in schema.column_fields() if not is_dense(f) and not isinstance(f, MultiValued))
+
+
+def _hashed(field: KeyField, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Derived keys int64 [batch · hashes] of a multi-hash field's tokens [batch], and whose they are."""
+    settings, vocabulary = multi_hash_of(field), vocabulary_of(field)
+    derived = derived_keys_graph(feature_keys.keys(vocabulary, tokens), settings, vocabulary)
+    return tf.reshape(derived, [-1]), tf.repeat(tf.range(tf.shape(tokens)[0], dtype=tf.int32), settings.hashes)
 
 
 def _with_zero_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:

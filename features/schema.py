@@ -71,11 +71,22 @@ class _Column(Frozen):
         return self.column or self.name
 
 
+class MultiHash(Frozen):
+    """How the ids of a field share few rows: an id is `hashes` of them, of as many small tables with `rows` rows together."""
+
+    hashes: Annotated[int, Field(ge=2, le=8)] = 2
+    rows: Annotated[int, Field(ge=16)]
+
+
 class Categorical(_Column):
-    """One id per impression. Fields with the same `vocabulary` share keys and rows."""
+    """One id per impression. Fields with the same `vocabulary` share keys and rows.
+
+    With `multi_hash` an id has no row of its own: however many ids there are, the field never takes more than that many rows.
+    """
 
     kind: Literal["categorical"] = "categorical"
     vocabulary: Identifier | None = None
+    multi_hash: MultiHash | None = None
 
 
 class MultiValued(_Column):
@@ -193,6 +204,11 @@ class Schema(Frozen):
 def is_dense(field: KeyField) -> bool:
     """Whether a field enters the model as a number instead of through an embedding."""
     return isinstance(field, Numeric) and field.transform is not Transform.BUCKETS
+
+
+def is_pooled(field: KeyField) -> bool:
+    """Whether an impression has several keys of the field, so that their rows are pooled: a list of ids, or a multi-hash one."""
+    return isinstance(field, MultiValued) or (isinstance(field, Categorical) and field.multi_hash is not None)
 
 
 def vocabulary_of(field: KeyField) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 IGNORED_PARTS = frozenset({"plots", "data_docs", "saved_model", "serving.json"})
-_MEASURED = ("seconds", "_s", "_ms", "_per_s", "rss_bytes", "bytes_exported", "bytes_graph")
+_MEASURED = ("seconds", "_s", "_ms", "_per_s", "input_share", "rss_bytes", "bytes_exported", "bytes_graph")
 _SUM_CHUNK_BYTES = 1 << 20
 
 

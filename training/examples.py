@@ -20,6 +20,8 @@ from features.errors import InputError, NoDataError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Time, vocabulary_of
 from training.columns import AbsentFields, Coded, coded, coded_list, distinct_pairs, read_impressions
 from training.layout import Layout
+from training.models.multi_hash.keys import derived_keys
+from training.models.multi_hash_settings import multi_hash_of
 from training.ragged import Ragged
 
 Single = Categorical | Numeric | Time
@@ -103,15 +105,13 @@ def read_examples(
     table = read_impressions(folder, schema, absent, [weight] if weight else ())
     if not table.num_rows:
         raise NoDataError(f"{folder}: no impressions to learn from; ingest a day that has some")
-    tokens = {
-        f.name: _field_tokens(schema, f, table) for f in schema.fields if isinstance(f, Single) and f.name in layout.singles
-    }
+    tokens = {f.name: _field_tokens(schema, f, table) for f in schema.fields if isinstance(f, Single) and f.name in layout.keyed}
     tokens |= {f.name: _cross_tokens([tokens[part] for part in f.of]) for f in schema.fields if isinstance(f, Cross)}
     numbers, present = _numbers(schema, table)
     user = coded(table, "user")
     return Examples(
         keys=_columns([_keys(vocabulary_of(schema.field(name)), tokens[name]) for name in layout.singles], table.num_rows),
-        lists=tuple(_list_keys(schema, f, table) for f in schema.fields if isinstance(f, MultiValued)),
+        lists=tuple(_pooled_keys(schema, name, table, tokens) for name in layout.lists),
         numbers=numbers,
         present=present,
         pairs=_pairs(relations, tokens, table.num_rows),
@@ -162,6 +162,16 @@ def _join(left: Coded, right: Coded) -> Coded:
 def _keys(vocabulary: str, tokens: Coded) -> NDArray[np.int64]:
     distinct: NDArray[np.int64] = feature_keys.keys(vocabulary, _strings(tokens.values)).numpy()
     return distinct[tokens.codes]
+
+
+def _pooled_keys(schema: Schema, name: str, table: pa.Table, tokens: Mapping[str, Coded]) -> Ragged:
+    field = schema.field(name)
+    if isinstance(field, MultiValued):
+        return _list_keys(schema, field, table)
+    vocabulary, settings = vocabulary_of(field), multi_hash_of(field)
+    distinct: NDArray[np.int64] = feature_keys.keys(vocabulary, _strings(tokens[name].values)).numpy()
+    derived = derived_keys(distinct, settings, vocabulary)[tokens[name].codes]
+    return Ragged(derived.reshape(-1), np.arange(len(derived) + 1, dtype=np.int64) * settings.hashes)
 
 
 def _list_keys(schema: Schema, field: MultiValued, table: pa.Table) -> Ragged:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from features.errors import InputError
-from features.schema import MultiValued, Relation, Schema, is_dense
+from features.schema import MultiValued, Relation, Schema, is_dense, is_pooled
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Layout:
 
     Attributes:
         singles: id fields with one key per impression, crosses among them.
-        lists: multi-valued id fields.
+        lists: id fields with several, pooled: multi-valued ones, and multi-hash ones.
         dense: numeric fields that enter as a standardised number and a flag.
         relations: names of the relations whose p_uv enters as a number.
     """
@@ -34,11 +34,11 @@ class Layout:
             InputError: a relation names a field that is not a single-valued id field of the schema.
         """
         keyed = schema.key_fields()
-        singles = tuple(f.name for f in keyed if not isinstance(f, MultiValued))
-        _refuse_unknown(relations, singles)
+        singles = tuple(f.name for f in keyed if not is_pooled(f))
+        _refuse_unknown(relations, tuple(f.name for f in keyed if not isinstance(f, MultiValued)))
         return cls(
             singles=singles,
-            lists=tuple(f.name for f in keyed if isinstance(f, MultiValued)),
+            lists=tuple(f.name for f in keyed if is_pooled(f)),
             dense=tuple(f.name for f in schema.fields if is_dense(f)),
             relations=tuple(r.name for r in relations),
         )

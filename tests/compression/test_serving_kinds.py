@@ -24,14 +24,14 @@ MODELS = [
 ]
 
 
-def a_trained_model(settings, examples):
+def a_trained_model(settings, examples, schema=SCHEMA):
     draw = np.random.default_rng(1)
-    model = CtrModel(SCHEMA, settings, RELATIONS)
+    model = CtrModel(schema, settings, RELATIONS)
     dense = {n: np.abs(w + draw.normal(0, 0.3, w.shape)).astype(np.float32) for n, w in model.weights().items()}
     keys = np.unique(np.concatenate([examples.keys.ravel(), *(values.values for values in examples.lists)]))[::2]
     vectors = {name: draw.normal(0, 0.5, (len(keys), width)).astype(np.float32) for name, width in model.slabs.items()}
-    scalers = {field.name: Scaler(0.5, 2.0) for field in SCHEMA.dense_fields()}
-    return TrainedModel(Description(SCHEMA, settings, TrainingSettings(), scalers, RELATIONS, 1), dense, keys, vectors, {})
+    scalers = {field.name: Scaler(0.5, 2.0) for field in schema.dense_fields()}
+    return TrainedModel(Description(schema, settings, TrainingSettings(), scalers, RELATIONS, 1), dense, keys, vectors, {})
 
 
 @pytest.mark.parametrize("settings", MODELS, ids=lambda s: f"{s.kind}-{s.norm}-{s.relations and s.relations.form}")

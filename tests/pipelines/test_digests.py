@@ -64,12 +64,14 @@ def test_npz_counts_by_its_arrays(tmp_path):
     assert one == two
 
 
-@pytest.mark.parametrize(("change", "equal"), [({"step_s": 9}, True), ({"examples_per_s": 1}, True), ({"auc": 0.6}, False)])
+@pytest.mark.parametrize(
+    ("change", "equal"), [({"step_s": 9}, True), ({"examples_per_s": 1}, True), ({"input_share": 1}, True), ({"auc": 0.6}, False)]
+)
 def test_measured_times_in_json_do_not_count(tmp_path, change, equal):
     def save(document):
         return lambda folder: (folder / "m.json").write_text(json.dumps(document))
 
-    base = {"auc": 0.7, "step_s": 1.5, "examples_per_s": 3e4}
+    base = {"auc": 0.7, "step_s": 1.5, "examples_per_s": 3e4, "input_share": 0.1}
     one = digest_of(tmp_path, "one", save(base))
     two = digest_of(tmp_path, "two", save({**base, **change}))
     assert (one == two) is equal

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from features.schema import Frozen
+from features.schema import Categorical, Frozen, KeyField
 
 Count = Annotated[int, Field(ge=1)]
 Combine = Literal["sum", "concat", "multiply", "weighted"]
@@ -65,3 +65,13 @@ class MultiHashSettings(Frozen):
 
 WEIGHTS_PER_ROW = 10
 """Rows of the importance table per row of vectors; Svenstrup et al. advise more than 10 times as many."""
+
+
+def multi_hash_of(field: KeyField) -> MultiHashSettings:
+    """Return what the schema says of a multi-hash field: separate tables, their rows pooled by the mean as a list's are.
+
+    A mean of k rows is their sum but for the factor k, the same for all ids.
+    """
+    assert isinstance(field, Categorical)
+    assert field.multi_hash is not None
+    return MultiHashSettings(hashes=field.multi_hash.hashes, rows=field.multi_hash.rows)

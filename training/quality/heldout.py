@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from features import keys as feature_keys
 from features.errors import InputError
-from features.schema import Categorical, Cross, Schema
+from features.schema import Categorical, Cross, Schema, is_pooled
 from training.columns import coded, read_impressions
 from training.elastic.storage.checkpoint import read_array, read_header
 from training.examples import Examples
@@ -117,8 +117,8 @@ def times_seen(heldout: NDArray[np.int64], before: NDArray[np.int64], known: Cou
 
 
 def _identities(schema: Schema) -> tuple[str, ...]:
-    """Fields of the log's item and user."""
-    fields = [f for f in schema.fields if isinstance(f, Categorical)]
+    """Fields of the log's item and user; of a multi-hash one no count by id is kept."""
+    fields = [f for f in schema.fields if isinstance(f, Categorical) and not is_pooled(f)]
     return tuple(f.name for column in (schema.item, schema.user) for f in fields if f.source == column)
 
 

@@ -1,0 +1,82 @@
+"""Our models, learned as a day's training does: rows found ahead of the steps, one elastic table, no id known beforehand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from features import keys
+from features.schema import Categorical, Schema, Timestamp
+from frappe_peers.data import FIELDS, UNKNOWN, Frappe, Split
+from frappe_peers.loop import shuffled
+from training.elastic.core.native import set_threads
+from training.inputs import Inputs
+from training.learner import ahead
+from training.learners import Learners, Recipe
+from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
+
+_SCHEMA = Schema(
+    label="label",
+    user="user",
+    item="item",
+    timestamp=Timestamp(column="absent"),
+    fields=tuple(Categorical(name=f"frappe_{name}", column=name) for name in FIELDS),
+)
+
+
+class _Trainer:
+    def __init__(self, recipe: Recipe, data: Frappe, batch: int) -> None:
+        self._learner = Learners.fresh(recipe).model
+        self._batch, self._seed = batch, recipe.training.seed
+        self._keys = [_keys(name, size) for name, size in zip(FIELDS, data.sizes, strict=True)]
+        self._train = self._inputs(data.train)
+
+    def learn_epoch(self, number: int) -> None:
+        rows = shuffled(len(self._train), self._batch, (self._seed, number))
+        for prepared in ahead(lambda chosen: self._learner.prepare(self._train.take(chosen)), rows):
+            self._learner.learn(prepared)
+
+    def probabilities(self, split: Split) -> NDArray[np.floating]:
+        return self._learner.predict(self._inputs(split))
+
+    def stalled(self) -> None:
+        """It keeps its rate."""
+
+    def _inputs(self, split: Split) -> Inputs:
+        columns = [known[split.codes[:, field]] for field, known in enumerate(self._keys)]
+        nothing = np.zeros((len(split), 0), np.float32)
+        return Inputs(keys=np.stack(columns, axis=1), lists=(), dense=nothing, cross=nothing, label=split.label)
+
+
+def create(data: Frappe, settings: dict[str, Any], seed: int) -> _Trainer:
+    """Return the trainer of `settings["kind"]`, one of `ModelSettings.kind`."""
+    tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
+    set_threads(settings["threads"])
+    training = TrainingSettings(batch_size=settings["batch"], seed=seed)
+    return _Trainer(Recipe(_SCHEMA, model_settings(settings), training, ()), data, settings["batch"])
+
+
+def model_settings(settings: dict[str, Any]) -> ModelSettings:
+    """Return the model of a run's settings."""
+    dense = OptimizerSettings(learning_rate=settings["learning_rate"])
+    return ModelSettings(
+        kind=settings["kind"],
+        dim=settings["dim"],
+        hidden=tuple(settings["hidden"]),
+        norm=settings["norm"],
+        dropout=settings["dropout"],
+        cross_layers=settings["cross_layers"],
+        deep=OptimizerSettings(**settings["rows"]),
+        wide=OptimizerSettings(**settings["wide_rows"]),
+        dense=dense,
+    )
+
+
+def _keys(name: str, size: int) -> NDArray[np.int64]:
+    """Return the keys int64 [size + 1] of a field's codes; that of `UNKNOWN` never gets a row, as no training row has it."""
+    strings = [str(code) for code in range(UNKNOWN, size + 1)]
+    hashed: NDArray[np.int64] = keys.keys(f"frappe_{name}", tf.constant(strings)).numpy()
+    return hashed

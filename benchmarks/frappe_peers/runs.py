@@ -1,0 +1,78 @@
+"""One run of one model with one seed: taken from the cache, or made in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from elastic_peers.process import QUIET, SystemFailed
+
+from frappe_peers.cache import Cache, Result, digest
+from frappe_peers.data import Frappe
+from frappe_peers.registry import MODELS, Entry
+from pipelines.source_digest import source_digest
+
+_HERE = Path(__file__).resolve().parent
+_SHARED = tuple(_HERE / f"{name}.py" for name in ("data", "loop", "worker"))
+_OURS = "training.learners"
+_TAIL = 1500
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The data, the finished runs and the environments of a comparison."""
+
+    data: Frappe
+    cache: Cache
+    environments: Path
+    quick: bool = False
+
+    def result(self, model: str, seed: int, say: Callable[[str], None]) -> Result:
+        """Return a run, made if it is not there yet.
+
+        Raises:
+            NoEnvironment: its library could not be installed.
+            SystemFailed: its process ended without an answer.
+        """
+        entry = MODELS[model]
+        settings = entry.settings_for(self.quick)
+        path = self.cache.path(model, seed, settings=settings, source=_source(entry), data=self._data_digest)
+        return self.cache.get_or_run(path, lambda answer: self._run(model, seed, answer, say))
+
+    def _run(self, model: str, seed: int, answer: Path, say: Callable[[str], None]) -> dict[str, Any]:
+        entry = MODELS[model]
+        say(f"{model}, seed {seed}")
+        with tempfile.TemporaryDirectory() as folder:
+            data, job = Path(folder) / "data.npz", Path(folder) / "job.json"
+            self.data.write(data)
+            described = {"module": entry.module, "settings": entry.settings_for(self.quick), "seed": seed}
+            job.write_text(json.dumps(described | {"data": str(data), "answer": str(answer)}), encoding="utf-8")
+            return _answer(entry, [str(entry.python(self.environments)), "-m", "frappe_peers.worker", str(job)])
+
+    @cached_property
+    def _data_digest(self) -> str:
+        return self.data.digest()
+
+
+def _source(entry: Entry) -> str:
+    """Return a digest of all code of this repository that a run depends on."""
+    library = "" if entry.environment else source_digest(_OURS)
+    return library + digest([*_SHARED, _HERE / f"{entry.module}.py"])
+
+
+def _answer(entry: Entry, command: list[str]) -> dict[str, Any]:
+    threads = {"OMP_NUM_THREADS": str(entry.settings["threads"])}
+    paths = os.pathsep.join([QUIET["PYTHONPATH"], *([] if entry.environment else [str(_HERE.parents[1])])])
+    environment = {**os.environ, **QUIET, **threads, **entry.variables, "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if done.returncode:
+        raise SystemFailed(f"{entry.module}: exit code {done.returncode}: …{done.stderr[-_TAIL:]}")
+    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return figures
