@@ -52,6 +52,8 @@ def optimizer(settings: OptimizerSettings) -> Optimizer:
         "l1": settings.l1,
         "l2": settings.l2,
         "l21": settings.l21,
+        "decay": settings.decay,
+        "decay_steps": settings.decay_steps,
         "exact": settings.exact,
         "dynamic_l1": rare,
     }
@@ -71,7 +73,7 @@ def optimizer(settings: OptimizerSettings) -> Optimizer:
 
 def dense_optimizer(settings: OptimizerSettings) -> Optimizer:
     """Return the rule for dense weights, whose rows are no groups and whose entries are not to become zero."""
-    return optimizer(settings.model_copy(update={"l1": 0.0, "l21": 0.0, "rare_multiple": 0.0}))
+    return optimizer(settings.model_copy(update={"l1": 0.0, "l21": 0.0, "rare_multiple": 0.0, "decay_steps": 1}))
 
 
 def _policy(settings: AdmissionSettings, min_count: int) -> Admission:

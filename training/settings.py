@@ -47,8 +47,9 @@ class EvictionSettings(Frozen):
 class OptimizerSettings(Frozen):
     """A group-lasso optimizer (Yue et al., ECML-PKDD 2021). All λ at 0 is the plain one that the kind names.
 
-    `exact` takes the exact proximal step where the published closed form is approximate. `rare_multiple` C and
-    `rare_count` N raise l1 for rare ids, by the factor 1 + C · max(N - count, 0) / N.
+    `decay` adds decay · x to the gradient of each row of a batch, up to `decay_steps` times for rows that are in few batches:
+    what holds back rare ids over several passes. `exact` takes the exact proximal step where the published closed form is
+    approximate. `rare_multiple` C and `rare_count` N raise l1 for rare ids, by the factor 1 + C · max(N - count, 0) / N.
     """
 
     kind: Literal["adam", "amsgrad", "adagrad", "ftrl", "rowwise_adagrad"] = "adam"
@@ -59,6 +60,8 @@ class OptimizerSettings(Frozen):
     l1: NonNegative = 0.0
     l2: NonNegative = 0.0
     l21: NonNegative = 0.0
+    decay: NonNegative = 0.0
+    decay_steps: Count = 1
     exact: bool = False
     rare_multiple: NonNegative = 0.0
     rare_count: Count = 1

@@ -20,7 +20,7 @@ from features.errors import InputError
 from training.elastic.core.native import compiled, prefetch
 from training.elastic.core.row_vectors import add_vector, lanes_of
 from training.elastic.optimizers.elementwise import inlined
-from training.elastic.optimizers.proximal import divide, frequency_factor, shrink_closed, shrink_exact, soften
+from training.elastic.optimizers.proximal import divide, frequency_factor, missed_steps, shrink_closed, shrink_exact, soften
 from training.elastic.optimizers.rounding import Storage, row_stream
 from training.elastic.optimizers.row_block import AREA, CURVATURE, LINEAR, SLOTS, Block
 from training.elastic.optimizers.row_storage import ROW_STORAGE
@@ -33,13 +33,16 @@ Stored = NDArray[Any]
 
 
 class Penalties(NamedTuple):
-    """Strengths of one step, float32: l1, 2 l2, l21 √dim, and C and N of `DynamicL1` (C = 0: l1 as it is)."""
+    """Strengths of one step, float32: l1, 2 l2, l21 √dim, C and N of `DynamicL1` (C = 0: l1 as it is), decay and its step."""
 
     l1: np.float32
     twice_l2: np.float32
     threshold: np.float32
     multiple: np.float32
     min_count: np.float32
+    decay: np.float32
+    decay_steps: np.float32
+    step: np.float32
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ def update_kernel(layout: Layout) -> RowKernel:
 
     Its arguments: the rule's numbers, `Penalties`, the salt of stochastic rounding uint64, then weights [N, dim],
     state [N, slots · width], rows int32 [U], order int32 [n], offsets int32 [U + 1], gradients float32 [n, dim],
-    counts int32 [U] (read only if C > 0), and the range lo, hi of U to update.
+    counts int32 [U] (read only if C > 0 or decay > 0), and the range lo, hi of U to update.
     """
     advance, (read, write), shrink = layout.advance, ROW_STORAGE[layout.storage], shrink_exact if layout.exact else shrink_closed
     dim, lanes, slots, width = layout.dim, lanes_of(layout.dim), layout.slots, layout.width
@@ -101,7 +104,7 @@ def update_kernel(layout: Layout) -> RowKernel:
             last = min(first + a_block, hi)
             _load(b, 0, vectors, rows, first, last, 1, dim, lanes, read)
             _load(b, SLOTS, states, rows, first, last, slots, width, slot_lanes, read)
-            b[LINEAR : LINEAR + (last - first) * dim] = 0
+            _decay(b, penalties, counts, first, last, dim)
             for u in range(first, last):
                 # a row of the next block at a time: a core waits when it has asked for two dozen cache lines at once
                 _ask(vectors, rows[min(u + a_block, hi - 1)], dim)
@@ -189,6 +192,18 @@ def _sum_gradients(
             prefetch(gradients, ahead + c)
         for c in range(0, dim, lanes):
             add_vector(b, at + c, gradients, np.int64(order[i]) * dim + c, literally(lanes))
+
+
+@inlined
+def _decay(b: Block, penalties: Penalties, counts: NDArray[np.int32], first: int, last: int, dim: int) -> None:
+    """Let the linear terms, to which the gradients are added next, begin at decay · x."""
+    if penalties.decay == 0:
+        b[LINEAR : LINEAR + (last - first) * dim] = 0
+        return
+    for u in range(first, last):
+        steps = missed_steps(penalties.step, np.float32(counts[u]), penalties.decay_steps, np.float32(1))
+        for i in range((u - first) * dim, (u - first + 1) * dim):
+            b[LINEAR + i] = penalties.decay * np.float32(steps) * b[i]
 
 
 @inlined

@@ -16,7 +16,7 @@ from features.errors import InputError
 from training.elastic.optimizers.elementwise import Value
 from training.elastic.optimizers.kernel import Layout, Penalties, RowKernel, update_kernel
 from training.elastic.optimizers.learning_rates import LearningRate, base_rate, rate_at
-from training.elastic.optimizers.proximal import DynamicL1, frequency_factor, proximal_step
+from training.elastic.optimizers.proximal import DynamicL1, frequency_factor, missed_steps, proximal_step
 from training.elastic.optimizers.rounding import Storage, rounding_salt
 
 Advanced = tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]]
@@ -32,6 +32,11 @@ class Optimizer(ABC):
     rows in host memory (`row_kernel`); both are the same formulas.
 
     * Rows that are not in a batch are left alone altogether; t is the table's step, not the row's.
+    * `decay` adds decay · x to the gradient of a row, once a step however often the batch has it: decay · ‖x‖² / 2 of the
+      batch's rows is part of the loss. Unlike l2, which is a prior on the whole sum and only shortens steps, it pulls at
+      every step. A row that was in every n-th batch is pulled min(n, `decay_steps`) times as hard, as though it had been
+      pulled in the steps between: that is what holds back rare rows over several passes, as L2 on a whole table does. n is
+      taken to be step / count.
     * A row set to zero keeps its state, and comes back when its z passes the threshold again.
     * A schedule weights gradients: that of step t enters with η_t/η₀, η₀ the schedule's base, and all else stays in
       units of η₀. So weights never jump with the rate, and rows that are zero stay zero as the rate fades.
@@ -41,6 +46,8 @@ class Optimizer(ABC):
         l1: strength of ‖x‖₁.
         l2: strength of ‖x‖₂².
         l21: strength of √dim · ‖x‖₂.
+        decay: strength of ‖x‖₂² / 2 in the loss of a step.
+        decay_steps: the most steps that one step of a rare row's decay stands for; 1: none but itself.
         exact: take the exact proximal step where the curvatures differ within a row, not the published closed form.
         dynamic_l1: l1 by how often a row was seen.
 
@@ -52,6 +59,8 @@ class Optimizer(ABC):
     l1: float = field(default=0.0, kw_only=True)
     l2: float = field(default=0.0, kw_only=True)
     l21: float = field(default=0.0, kw_only=True)
+    decay: float = field(default=0.0, kw_only=True)
+    decay_steps: int = field(default=1, kw_only=True)
     exact: bool = field(default=False, kw_only=True)
     dynamic_l1: DynamicL1 | None = field(default=None, kw_only=True)
 
@@ -61,6 +70,8 @@ class Optimizer(ABC):
     def __post_init__(self) -> None:
         if base_rate(self.learning_rate) <= 0 or min(self.l1, self.l2, self.l21) < 0:
             raise InputError(f"{self}: learning_rate must be positive, l1, l2 and l21 not negative")
+        if self.decay < 0 or self.decay_steps < 1:
+            raise InputError(f"{self}: decay must not be negative, decay_steps must be at least 1")
 
     @abstractmethod
     def slots(self, dim: int) -> dict[str, int]:
@@ -101,18 +112,21 @@ class Optimizer(ABC):
             slots: `slots(d)` → float [.., width].
             gradients: float, shaped as the weights.
             step: int64 scalar, 1 at the first step.
-            counts: integers [..], how often each row was seen; `dynamic_l1` needs them.
+            counts: integers [..], how often each row was seen; `dynamic_l1` and `decay_steps` need them.
 
         Returns:
             The new weights and the new slots, shaped as they came.
 
         Raises:
-            InputError: `dynamic_l1` is set and no counts were given.
+            InputError: `dynamic_l1` or `decay_steps` is set and no counts were given.
         """
         numbers = self._numbers(tf.cast(step, tf.float64))
         cast = numbers._make(_as_tensor(number, weights.dtype) for number in numbers)
         state = {name: tf.convert_to_tensor(slot) for name, slot in slots.items()}
-        linear, curvature, advanced = self._advanced(cast, weights, tf.convert_to_tensor(gradients), state)
+        pulled = tf.convert_to_tensor(gradients)
+        if self.decay:
+            pulled += self._decay(step, counts, weights.dtype) * weights
+        linear, curvature, advanced = self._advanced(cast, weights, pulled, state)
         threshold = self._threshold(weights.shape[-1]) if self.l21 else 0.0
         l1 = self._l1(counts, weights.dtype)
         return proximal_step(linear, curvature + 2 * self.l2, l1, threshold, exact=self.exact), advanced
@@ -138,7 +152,7 @@ class Optimizer(ABC):
         layout = Layout(type(self).advance, len(widths), next(iter(widths.values())), dim, self.exact, storage)
         numbers = self._numbers(float(step))
         cast = numbers._make(np.float32(number) for number in numbers)
-        return partial(update_kernel(layout), cast, self._penalties(dim), rounding_salt(seed, step))
+        return partial(update_kernel(layout), cast, self._penalties(dim, step), rounding_salt(seed, step))
 
     @abstractmethod
     def _numbers(self, step: Value) -> NamedTuple:
@@ -154,10 +168,19 @@ class Optimizer(ABC):
     def _threshold(self, dim: int) -> float:
         return self.l21 * float(dim) ** 0.5
 
-    def _penalties(self, dim: int) -> Penalties:
+    def _penalties(self, dim: int, step: int) -> Penalties:
         dynamic = self.dynamic_l1 or DynamicL1(0.0, 1)
         strengths = (self.l1, 2 * self.l2, self._threshold(dim), dynamic.multiple, dynamic.min_count)
-        return Penalties._make(np.float32(strength) for strength in strengths)
+        decay = (self.decay, self.decay_steps, step)
+        return Penalties._make(np.float32(strength) for strength in (*strengths, *decay))
+
+    def _decay(self, step: tf.Tensor, counts: tf.Tensor | None, dtype: tf.DType) -> Value:
+        if self.decay_steps == 1:
+            return tf.constant(self.decay, dtype)
+        if counts is None:
+            raise InputError("decay_steps needs to know how often each row was seen: give counts, or leave decay_steps at 1")
+        most, one = tf.constant(self.decay_steps, dtype), tf.constant(1, dtype)
+        return self.decay * missed_steps(tf.cast(step, dtype), tf.cast(counts, dtype), most, one)[..., tf.newaxis]
 
     def _l1(self, counts: tf.Tensor | None, dtype: tf.DType) -> Value:
         if self.dynamic_l1 is None:

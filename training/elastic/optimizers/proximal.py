@@ -25,7 +25,7 @@ from numba import literally
 
 from features.errors import InputError
 from training.elastic.core.row_vectors import sum_of_squares
-from training.elastic.optimizers.elementwise import Value, inlined, maximum
+from training.elastic.optimizers.elementwise import Value, inlined, maximum, minimum
 from training.elastic.optimizers.row_block import CURVATURE, LINEAR, Block
 
 _NEWTON_STEPS = 12
@@ -66,6 +66,12 @@ class DynamicL1:
 def frequency_factor(count: Value, multiple: Value, min_count: Value) -> Value:
     """Return 1 + C · max(N - count, 0) / N; all of one float type."""
     return 1 + multiple * (maximum(min_count - count, 0 * min_count) / min_count)
+
+
+@inlined
+def missed_steps(step: Value, count: Value, most: Value, one: Value) -> Value:
+    """Return how many steps a row's step stands for, step / count in 1 … `most`; all of one float type."""
+    return minimum(maximum(step / maximum(count, one), one), most)
 
 
 def proximal_step(linear: tf.Tensor, curvature: tf.Tensor, l1: Value, threshold: float, *, exact: bool) -> tf.Tensor:

@@ -14,7 +14,7 @@ from training.models.parts.part import DEEP, Pooled, Shape, Variables, glorot
 from training.models.parts.relation_network import RelationNetwork
 from training.settings import ModelSettings
 
-_MOMENTUM, _EPSILON = 0.99, 1e-5
+_MOMENTUM, _EPSILON = 0.9, 1e-5
 
 
 @dataclass(frozen=True)
