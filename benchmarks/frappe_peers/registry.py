@@ -27,7 +27,7 @@ _COMMON: dict[str, Any] = {
     "max_epochs": 100,
     "threads": 2,
 }
-# Decay, up to 50 times (an epoch's steps) for rare rows, holds embeddings back over several passes as an L2 on the whole table would.
+# Decay, up to 50 times (the steps of an epoch) for rare rows, holds embeddings back over several passes as L2 on a table would.
 _OURS = _COMMON | {
     "norm": "batch",
     "cross_layers": 3,
