@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from training.elastic.core.native import compiled
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ONE, _S32, _LOW, _ONCE = (np.uint64(value) for value in (1, 32, 0xFFFFFFFF, 1 << 32))
+_ONE, _S32 = np.uint64(1), np.uint64(32)
 
 
 class Distinct(NamedTuple):
