@@ -63,7 +63,7 @@ class Bench:
 
 def _source(entry: Entry) -> str:
     """Return a digest of all code of this repository that a run depends on."""
-    library = "" if entry.environment else source_digest(_OURS)
+    library = "" if entry.environment else source_digest(_OURS) + digest([_HERE / "falling_rate.py"])
     return library + digest([*_SHARED, _HERE / f"{entry.module}.py"])
 
 

@@ -1,0 +1,144 @@
+"""Globo news clicks against drawn negatives, day by day: elastic against hashed rows, hourly against daily learning, and crosses.
+
+`python benchmarks/globo.py --json --plot FILE.png`. Every arm scores an hour (or a day) with the model as it is then and
+learns it after, once. The first day is learned and not judged. Arms (`globo_parts/arms.py`):
+
+    elastic       a row for every id, learned by the hour, with the declared crosses
+    hashed        a fixed hashed table of the bytes that `elastic` had at its largest; hashed_rows: of as many rows
+    small         rows from the second occurrence on, let go after two idle days; small_hashed: hashed, in its bytes
+    daily         as `elastic`, a day learned when it is over; daily_hashed: hashed, in the bytes of `elastic`
+    relations     a relation network in place of the declared crosses; no_crosses: neither
+    usual_betas   as `elastic`, rows learned with Adam's usual betas
+
+The log has clicks only: the other impressions are DRAWN (`conf/globo.yaml`), so an AUC says how well clicks are told from such
+draws, nothing else. Data: Globo.com (CHAMELEON, de Souza Pereira Moreira et al. 2018; academic, non-commercial), found through
+ELASTIC_CTR_DATA. Days are ingested once by the real stage, from the files that can hold them. A learned arm is kept by its
+settings and days: after a change of the code take another workspace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from globo_parts.arms import ARMS, recipe
+from globo_parts.files import files_of, moments, narrowed
+from globo_parts.fixed import Size
+from globo_parts.kept import kept
+from globo_parts.learning import Run, run
+from globo_parts.plot import plot_hours
+from globo_parts.report import COLUMNS, figures, lines, stream_figures
+from globo_parts.stream import Day, Known, drawn, drawn_schema, read_day
+
+from features.errors import ElasticCtrError
+from features.schema import Schema
+from pipelines import console
+from pipelines.artifacts import Store
+from pipelines.chain import days_between, run_stage
+from pipelines.config import load_config
+from pipelines.stages.stage import Context
+
+_CONFIG = Path(__file__).parents[1] / "conf" / "globo.yaml"
+_QUICK_BATCH = 64
+_PLOTTED = {"elastic": "learned by the hour", "daily": "learned by the day"}
+
+
+@dataclass(frozen=True)
+class Data:
+    """What all arms are taken through; `told` says what it was made of."""
+
+    days: Sequence[Day]
+    schema: Schema
+    told: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes arms, or reads those that were made before from `folder`."""
+
+    data: Data
+    folder: Path
+    seed: int
+    batch: int
+
+    def run(self, name: str) -> Run:
+        """Return the run of an arm, that of the arm which sets its size first."""
+        arm = ARMS[name]
+        like = self.run(arm.like).size if arm.like else None
+        learned = recipe(arm, self.data.schema, self.seed, self.batch)
+        told = [asdict(arm), like and asdict(like), self.data.told, learned.model.model_dump(), learned.training.model_dump()]
+        return kept(self.folder, name, told, lambda: self._made(name, like))
+
+    def _made(self, name: str, like: Size | None) -> Run:
+        def report(text: str) -> None:
+            typer.echo(f"{name}: {text}", err=True)
+
+        return run(ARMS[name], like, self.data.days, self.data.schema, self.seed, self.batch, report)
+
+
+def main(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    days: Annotated[int, typer.Option(min=2, help="How many days; the first is not judged.")] = 6,
+    first: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day.")] = datetime(2017, 10, 2),
+    workspace: Annotated[Path, typer.Option(help="Where days and arms are kept; reused.")] = Path("workspace-globo"),
+    plot: Annotated[Path | None, typer.Option(help="PNG to draw of hourly and daily learning.")] = None,
+    arms: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Of the users, the same ones every day.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 17,
+    batch: Annotated[int, typer.Option(min=1, help="Impressions a step.")] = 512,
+    quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
+) -> None:
+    """Take every arm through the days, and print its figures."""
+    chosen = _chosen(arms)
+    try:
+        data = _drawn(days) if quick else _read(first.date(), days, share, workspace)
+    except ElasticCtrError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(error.exit_code) from error
+    made = Maker(data, workspace / "arms", seed, _QUICK_BATCH if quick else batch)
+    runs = {name: made.run(name) for name in chosen}
+    if plot:
+        plot_hours(data.days, {words: made.run(name).probability for name, words in _PLOTTED.items()}, plot)
+    _show({"stream": stream_figures(data.days), "arms": {name: figures(runs[name], data.days) for name in chosen}}, as_json)
+
+
+def _chosen(arms: str) -> tuple[str, ...]:
+    chosen = tuple(arms.split(",")) if arms else tuple(ARMS)
+    if unknown := set(chosen) - set(ARMS):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(ARMS)}", param_hint="--arms")
+    return chosen
+
+
+def _drawn(count: int) -> Data:
+    schema = drawn_schema()
+    return Data(list(drawn(count, schema)), schema, [f"drawn {count}"])
+
+
+def _read(first: date, count: int, share: float, workspace: Path) -> Data:
+    config, known = load_config(_CONFIG, [], workspace), Known()
+    days, told = [], [f"share {share}"]
+    times = moments(config, first)
+    for day in days_between(first, first + timedelta(days=count - 1)):
+        files = files_of(times, config.source, config.features, day)
+        version = run_stage("ingest", Context(narrowed(config, files), day, Store(workspace))).version
+        days.append(read_day(version.path, config.features, day, known, share))
+        told.append(version.digest)
+        typer.echo(f"{day}: {len(days[-1]):,} impressions from {len(files)} files", err=True)
+    return Data(days, config.features, told)
+
+
+def _show(told: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(told, indent=1))
+        return
+    console.table("Globo, drawn negatives: mean progressive AUC of a day", ("arm", *COLUMNS), lines(told["arms"]))
+    console.say(str(told["stream"]))
+
+
+if __name__ == "__main__":
+    typer.run(main)
