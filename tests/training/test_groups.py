@@ -173,3 +173,10 @@ def test_a_field_in_two_groups_is_refused():
     twice = (*GROUPS, GroupSettings(name="more", fields=("age",)))
     with pytest.raises(ValidationError, match="at most one group"):
         ModelSettings(groups=twice)
+
+
+def test_a_fusion_has_groups_too(inputs):
+    fusion = GROUPED.model_copy(update={"kind": "fusion", "members": ("wide_deep", "dcnv2")})
+    learner = learn(fresh(fusion), inputs).model
+    assert set(learner.table.tables["ids"].slabs) == {"wide_deep_wide", "wide_deep_deep", "dcnv2_deep"}
+    assert np.isfinite(learner.predict(inputs)).all()
