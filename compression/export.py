@@ -21,7 +21,7 @@ class ExportReport:
     """What was exported.
 
     Attributes:
-        rows: keys in the hash table.
+        rows: keys in the hash tables, one a group of fields.
         inputs: names of the signature's inputs, in the schema's order.
         bytes_exported: the SavedModel on disk.
         bytes_variables: of these, the table's contents, its rows and the dense weights.
@@ -57,7 +57,7 @@ def export(compressed: Path, out: Path) -> ExportReport:
     folder = out / SAVED_MODEL
     tf.saved_model.save(served, str(folder), signatures={SIGNATURE: _signature(served, input_specs(trained.description.schema))})
     return ExportReport(
-        rows=len(trained.keys),
+        rows=sum(len(rows.keys) for rows in trained.tables().values()),
         inputs=tuple(field.name for field in trained.description.schema.column_fields()),
         bytes_exported=_bytes(folder),
         bytes_variables=_bytes(folder / "variables"),

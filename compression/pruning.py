@@ -18,13 +18,23 @@ from numpy.typing import NDArray
 
 from compression.settings import CompressionSettings
 from training.arrays import write_arrays
-from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, TABLE, TrainedModel, read_checkpoint
+from training.checkpoints import (
+    DENSE,
+    DESCRIPTION,
+    ENCODINGS,
+    GROUPS,
+    TABLE,
+    TrainedModel,
+    TrainedRows,
+    read_checkpoint,
+    rows_folder,
+)
 from training.models.cross_input import write_encodings
 
 REPORT = "report.json"
 
 _OPTIMIZER = "optimizer.npz"
-_PARTS = (TABLE, DENSE, _OPTIMIZER, ENCODINGS, DESCRIPTION)
+_PARTS = (TABLE, GROUPS, DENSE, _OPTIMIZER, ENCODINGS, DESCRIPTION)
 
 
 @dataclass(frozen=True)
@@ -68,13 +78,14 @@ def compress(checkpoint: Path, settings: CompressionSettings, out: Path) -> Comp
         InputError: the checkpoint is incomplete or damaged.
     """
     trained = read_checkpoint(checkpoint)
-    kept = ~_is_zero(trained, settings.zero_tolerance)
+    kept = {name: ~_is_zero(rows, settings.zero_tolerance) for name, rows in trained.tables().items()}
     _write(trained, kept, checkpoint, out)
+    rows_before, rows_after = sum(map(len, kept.values())), sum(int(rows.sum()) for rows in kept.values())
     before, after = _sizes(checkpoint), _sizes(out)
     report = CompressionReport(
-        rows_before=len(kept),
-        rows_after=int(kept.sum()),
-        zero_rows=int((~kept).sum()),
+        rows_before=rows_before,
+        rows_after=rows_after,
+        zero_rows=rows_before - rows_after,
         bytes_before=sum(before.values()),
         bytes_before_weights=_weights_bytes(trained) + sum(before[part] for part in (DENSE, ENCODINGS, DESCRIPTION)),
         bytes_after=sum(after.values()),
@@ -85,20 +96,22 @@ def compress(checkpoint: Path, settings: CompressionSettings, out: Path) -> Comp
     return report
 
 
-def _is_zero(trained: TrainedModel, tolerance: float) -> NDArray[np.bool_]:
+def _is_zero(table: TrainedRows, tolerance: float) -> NDArray[np.bool_]:
     """Rows, bool [N], that no slab has a value above the tolerance for. NaN is a value: it must not vanish here."""
-    within = [np.all(np.abs(rows) <= tolerance, axis=1) for rows in trained.vectors.values()]
-    return np.logical_and.reduce(within) if within else np.zeros(len(trained.keys), bool)
+    within = [np.all(np.abs(rows) <= tolerance, axis=1) for rows in table.vectors.values()]
+    return np.logical_and.reduce(within) if within else np.zeros(len(table.keys), bool)
 
 
-def _write(trained: TrainedModel, kept: NDArray[np.bool_], checkpoint: Path, out: Path) -> None:
+def _write(trained: TrainedModel, kept: Mapping[str, NDArray[np.bool_]], checkpoint: Path, out: Path) -> None:
     shutil.copyfile(checkpoint / DESCRIPTION, out / DESCRIPTION)
     write_arrays(out / DENSE, trained.dense)
     write_encodings(out / ENCODINGS, trained.encodings)
-    (out / TABLE).mkdir(exist_ok=True)
-    arrays: dict[str, NDArray[Any]] = {"keys": trained.keys, **trained.vectors}
-    for name, array in arrays.items():
-        np.save(out / TABLE / f"{name}.npy", array[kept], allow_pickle=False)
+    for group, rows in trained.tables().items():
+        folder = rows_folder(out, group)
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays: dict[str, NDArray[Any]] = {"keys": rows.keys, **rows.vectors}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array[kept[group]], allow_pickle=False)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -111,4 +124,5 @@ def _bytes(path: Path) -> int:
 
 
 def _weights_bytes(trained: TrainedModel) -> int:
-    return trained.keys.nbytes + sum(rows.nbytes for rows in trained.vectors.values())
+    vectors = sum(slab.nbytes for slab in trained.slabs().values())
+    return vectors + sum(rows.keys.nbytes for rows in trained.tables().values())

@@ -12,6 +12,7 @@ from features import keys as feature_keys
 from features.canonical import NULL
 from features.schema import ColumnField, Cross, KeyField, MultiValued, Schema, is_dense, vocabulary_of
 from training.checkpoints import TrainedModel
+from training.groups import own_slab
 from training.layout import Layout
 from training.models.build import build_model
 from training.models.cross_input import Encoding, Nodes, cross_value
@@ -66,8 +67,8 @@ class RelationEncoder(tf.Module):
 class ServingModel(tf.Module):
     """A trained model with its table: `probability` of raw requests.
 
-    Values become tokens and keys by `features.keys`, the keys of all fields are looked up at once, and the vectors go
-    through the same model that was trained.
+    Values become tokens and keys by `features.keys`, the keys of all fields of a group are looked up at once, and the vectors
+    go through the same model that was trained.
     """
 
     def __init__(self, trained: TrainedModel) -> None:
@@ -78,9 +79,11 @@ class ServingModel(tf.Module):
         self._scalers = as_arrays(told.scalers, self._layout.dense)
         self._model = build_model(told.schema, told.model, told.relations)
         self._model.load(trained.dense)
-        self._index = RowIndex(trained.keys)
+        first, *others = [RowIndex(trained.tables()[group.name].keys) for group in self._model.groups]
+        self._index, self._others = first, others  # a model without groups is saved under the names that it always had
         self._slabs = {
-            name: tf.Variable(_with_zero_row(rows), trainable=False, name=name) for name, rows in trained.vectors.items()
+            name: tf.Variable(_with_zero_row(rows), trainable=False, name=name.replace("/", "_"))
+            for name, rows in trained.slabs().items()
         }
         self._encoders = {name: RelationEncoder(encoding) for name, encoding in sorted(trained.encodings.items())}
 
@@ -94,27 +97,34 @@ class ServingModel(tf.Module):
         return tf.sigmoid(logits)
 
     def _vectors(self, inputs: Inputs, tokens: Inputs, batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Pooled vectors by slab, float32 [batch, F, width], from one lookup of the keys of every field."""
-        singles = [feature_keys.keys(vocabulary_of(self._schema.field(n)), tokens[n]) for n in self._layout.singles]
+        """Pooled vectors by slab, float32 [batch, F, width], from one lookup a group of the keys of every field."""
+        vectors: dict[str, tf.Tensor] = {}
+        for group, index in zip(self._model.groups, [self._index, *self._others], strict=True):
+            slabs = {name: slab for name, slab in self._slabs.items() if own_slab(name)[0] == group.name}
+            vectors |= self._of_group(group.layout, index, slabs, self._keys(group.layout, inputs, tokens, batch))
+        return vectors
+
+    def _of_group(
+        self, layout: Layout, index: RowIndex, slabs: Mapping[str, tf.Variable], keys: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+    ) -> dict[str, tf.Tensor]:
+        stacked, listed, segments = keys
+        rows = index(tf.concat([tf.reshape(stacked, [-1]), listed], axis=0))
+        return {name: _pool(layout, slab, rows, tf.shape(stacked), segments) for name, slab in slabs.items()}
+
+    def _keys(self, layout: Layout, inputs: Inputs, tokens: Inputs, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Keys int64 [batch, S] of a group's single-valued fields, [k] of its lists, and the latter's segments int32 [k]."""
+        singles = [feature_keys.keys(vocabulary_of(self._schema.field(n)), tokens[n]) for n in layout.singles]
         stacked = tf.stack(singles, axis=1) if singles else tf.zeros([batch, 0], tf.int64)
-        listed, segments = self._listed(inputs, tokens)
-        rows = self._index(tf.concat([tf.reshape(stacked, [-1]), listed], axis=0))
-        return {name: self._pool(slab, rows, tf.shape(stacked), segments) for name, slab in self._slabs.items()}
+        return stacked, *self._listed(layout.lists, inputs, tokens)
 
-    def _pool(self, slab: tf.Variable, rows: tf.Tensor, shape: tf.Tensor, segments: tf.Tensor) -> tf.Tensor:
-        count, width, lists = shape[0] * shape[1], slab.shape[1], len(self._layout.lists)
-        vectors = tf.gather(slab, rows)
-        singles = tf.reshape(vectors[:count], [shape[0], len(self._layout.singles), width])
-        return pool_fields(singles, vectors[count:], segments, lists)
-
-    def _listed(self, inputs: Inputs, tokens: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
+    def _listed(self, lists: tuple[str, ...], inputs: Inputs, tokens: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
         """Keys int64 [k] of all values present in pooled fields, and the segment int32 [k] that each belongs to."""
         keys, segments = [tf.zeros([0], tf.int64)], [tf.zeros([0], tf.int32)]
-        for position, name in enumerate(self._layout.lists):
+        for position, name in enumerate(lists):
             field = self._schema.field(name)
             listed = self._values(field, inputs[name]) if isinstance(field, MultiValued) else _hashed(field, tokens[name])
             keys.append(listed[0])
-            segments.append(tf.cast(listed[1], tf.int32) * len(self._layout.lists) + position)
+            segments.append(tf.cast(listed[1], tf.int32) * len(lists) + position)
         return tf.concat(keys, axis=0), tf.concat(segments, axis=0)
 
     def _values(self, field: MultiValued, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -138,6 +148,14 @@ class ServingModel(tf.Module):
         if name not in self._encoders:
             return tf.zeros(tf.shape(left), tf.float32)
         return self._encoders[name](feature_keys.keys(fields[0], left), feature_keys.keys(fields[1], right))
+
+
+def _pool(layout: Layout, slab: tf.Variable, rows: tf.Tensor, shape: tf.Tensor, segments: tf.Tensor) -> tf.Tensor:
+    """Vectors float32 [batch, F, width] of a group's fields, of rows int64 [batch · S + k]; shape is [batch, S]."""
+    count, width = shape[0] * shape[1], slab.shape[1]
+    vectors = tf.gather(slab, rows)
+    singles = tf.reshape(vectors[:count], [shape[0], len(layout.singles), width])
+    return pool_fields(singles, vectors[count:], segments, len(layout.lists))
 
 
 def input_specs(schema: Schema) -> dict[str, tf.TensorSpec]:

@@ -55,7 +55,12 @@ def prune_document(document: dict[str, Any], dropped: frozenset[str]) -> dict[st
     if "relations" in graph:
         kept = [r for r in graph["relations"] if Relation.model_validate(r).name not in dropped]
         pruned |= {"graph": graph | {"relations": kept}}
-    return pruned | {name: _unnamed(document[name], dropped) for name in _NAMING if name in document}
+    pruned |= {name: _unnamed(document[name], dropped) for name in _NAMING if name in document}
+    if "groups" in pruned.get("model", {}):
+        groups = [group for group in pruned["model"]["groups"] if group["fields"]]
+        pruned["model"] = {name: value for name, value in pruned["model"].items() if name != "groups"}
+        pruned["model"] |= {"groups": groups} if groups else {}
+    return pruned
 
 
 def _unnamed(value: Any, dropped: frozenset[str]) -> Any:

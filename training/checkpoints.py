@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from features.errors import InputError
 from features.schema import Relation, Schema
 from training.arrays import Arrays, read_arrays
 from training.elastic.storage.checkpoint import HEADER, read_vectors
+from training.groups import DEFAULT, groups_of
+from training.layout import Layout
 from training.models.cross_input import Encoding, read_encodings
 from training.scalers import Scaler
 from training.settings import ModelSettings, TrainingSettings
@@ -24,6 +26,8 @@ DESCRIPTION = "model.json"
 DENSE = "dense.npz"
 ENCODINGS = "encodings.npz"
 TABLE = "table"
+GROUPS = "groups"
+"""Folder of the tables of `model.groups`, a folder each; `TABLE` is that of the fields in no group."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,19 @@ class Description:
 
 
 @dataclass(frozen=True)
+class TrainedRows:
+    """The rows of one table.
+
+    Attributes:
+        keys: int64 [N] ascending, of the admitted rows.
+        vectors: float32 [N, width] by slab, in the order of `keys`.
+    """
+
+    keys: NDArray[np.int64]
+    vectors: Mapping[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
 class TrainedModel:
     """A trained model as plain arrays.
 
@@ -48,6 +65,7 @@ class TrainedModel:
         keys: int64 [N] ascending, of the admitted rows.
         vectors: float32 [N, width] by slab (`wide`, `deep`), in the order of `keys`.
         encodings: frozen encodings by relation name; empty when it was trained without.
+        groups: rows of the tables of `model.groups`, by name; `keys` and `vectors` are those of the fields in no group.
     """
 
     description: Description
@@ -55,6 +73,18 @@ class TrainedModel:
     keys: NDArray[np.int64]
     vectors: Mapping[str, NDArray[np.float32]]
     encodings: Mapping[str, Encoding]
+    groups: Mapping[str, TrainedRows] = field(default_factory=dict)
+
+    def tables(self) -> dict[str, TrainedRows]:
+        """Return the rows of every table by its group's name, as the model that is described has them."""
+        layout = Layout.of(self.description.schema, self.description.relations)
+        known = {DEFAULT: TrainedRows(self.keys, self.vectors), **self.groups}
+        return {group.name: known[group.name] for group in groups_of(layout, self.description.model)}
+
+    def slabs(self) -> dict[str, NDArray[np.float32]]:
+        """Return the rows of every slab, by the name that it has in the model."""
+        tables = self.tables().items()
+        return {f"{name}/{slab}" if name else slab: v for name, rows in tables for slab, v in rows.vectors.items()}
 
 
 def read_checkpoint(folder: Path) -> TrainedModel:
@@ -63,14 +93,23 @@ def read_checkpoint(folder: Path) -> TrainedModel:
     Raises:
         InputError: a file is missing, damaged, or does not fit the others.
     """
-    keys, vectors = _read_rows(folder / TABLE)
+    description = read_description(folder)
+    layout = Layout.of(description.schema, description.relations)
+    groups = {g.name: _read_rows(rows_folder(folder, g.name)) for g in groups_of(layout, description.model)}
+    rest = groups.pop(DEFAULT, TrainedRows(np.zeros(0, np.int64), {}))
     return TrainedModel(
-        description=read_description(folder),
+        description=description,
         dense=read_arrays(folder / DENSE),
-        keys=keys,
-        vectors=vectors,
+        keys=rest.keys,
+        vectors=rest.vectors,
         encodings=read_encodings(folder / ENCODINGS),
+        groups=groups,
     )
+
+
+def rows_folder(folder: Path, group: str) -> Path:
+    """Return where a checkpoint or compressed folder keeps the table of a group, or of the fields in none (`DEFAULT`)."""
+    return folder / GROUPS / group if group else folder / TABLE
 
 
 def read_description(folder: Path) -> Description:
@@ -111,7 +150,7 @@ def _parse(document: dict[str, Any]) -> Description:
     )
 
 
-def _read_rows(folder: Path) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
+def _read_rows(folder: Path) -> TrainedRows:
     if (folder / HEADER).exists():
         saved = read_vectors(folder)
         keys, vectors = saved.keys, dict(saved.vectors)
@@ -121,7 +160,7 @@ def _read_rows(folder: Path) -> tuple[NDArray[np.int64], dict[str, NDArray[np.fl
     if wrong:
         raise InputError(f"{folder}: {len(keys)} keys but rows of shape {wrong}; write the folder again")
     order = np.argsort(keys)
-    return keys[order], {name: rows[order] for name, rows in vectors.items()}
+    return TrainedRows(keys[order], {name: rows[order] for name, rows in vectors.items()})
 
 
 def _compressed_rows(folder: Path) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:

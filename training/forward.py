@@ -9,9 +9,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from training.groups import Group, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
 from training.models.pooling import pool_fields
+
+Lookup = Callable[[NDArray[np.int64], NDArray[np.int16]], Mapping[str, NDArray[np.float32]]]
 
 SCORING_BATCH = 4096
 """Rows that are scored at once. Fixed, so that one model gives one impression the same bits everywhere."""
@@ -21,6 +24,7 @@ class ForwardModel(Protocol):
     """What scoring needs of a model."""
 
     layout: Layout
+    groups: tuple[Group, ...]
 
     @property
     def slabs(self) -> dict[str, int]:
@@ -29,7 +33,7 @@ class ForwardModel(Protocol):
     def forward(
         self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Return logits [b] of pooled vectors [b, F, width] by slab."""
+        """Return logits [b] of pooled vectors [b, F, width] by slab, of its group's fields."""
 
 
 class Forward:
@@ -37,10 +41,11 @@ class Forward:
 
     Args:
         model: takes pooled vectors.
-        lookup: int64 [m] keys → by slab float32 [m, width] vectors; zeros for a key without a row.
+        lookup: keys int64 [m] and their field codes → by slab float32 vectors [m, width], or of the keys of the slab's
+            group alone; zeros for a key without a row.
     """
 
-    def __init__(self, model: ForwardModel, lookup: Callable[[NDArray[np.int64]], Mapping[str, NDArray[np.float32]]]) -> None:
+    def __init__(self, model: ForwardModel, lookup: Lookup) -> None:
         self._model = model
         self._lookup = lookup
         signature = [vector_signature(model.slabs), *batch_signature(model.layout)]
@@ -52,17 +57,29 @@ class Forward:
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
     def _batch(self, inputs: Inputs) -> NDArray[np.float32]:
-        vectors = {name: tf.constant(flat) for name, flat in self._lookup(inputs.flat_keys()).items()}
+        vectors = {name: tf.constant(flat) for name, flat in self._lookup(inputs.flat_keys(), inputs.flat_fields()).items()}
         scored: NDArray[np.float32] = self._graph(vectors, *map(tf.constant, batch_arguments(inputs))).numpy()
         return scored
 
     def _probabilities(self, flat: Mapping[str, tf.Tensor], segments: tf.Tensor, dense: tf.Tensor, cross: tf.Tensor) -> tf.Tensor:
-        return tf.sigmoid(self._model.forward(pool_flat(self._model.layout, flat, segments, tf.shape(dense)[0]), dense, cross))
+        return tf.sigmoid(self._model.forward(pool_flat(self._model, flat, segments, tf.shape(dense)[0]), dense, cross))
 
 
-def pool_flat(layout: Layout, flat: Mapping[str, tf.Tensor], segments: tf.Tensor, batch: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Pool vectors float32 [m, width] of `Inputs.flat_keys` into [b, F, width], slab by slab."""
-    return {name: _pool(layout, vectors, segments, batch) for name, vectors in flat.items()}
+def pool_flat(model: ForwardModel, flat: Mapping[str, tf.Tensor], segments: tf.Tensor, batch: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Pool vectors float32 [m, width] of a slab's group's keys into [b, F, width], slab by slab.
+
+    Args:
+        model: whose layout and groups the vectors are of.
+        flat: by slab, in the order of `Inputs.flat_keys`.
+        segments: int32 [k], `Inputs.segments` of all lists.
+        batch: int32 [], b.
+    """
+    groups = {group.name: group for group in model.groups}
+    layouts = {name: groups[own_slab(name)[0]].layout for name in flat}
+    return {
+        name: _pool(layouts[name], vectors, _segments_within(model.layout, layouts[name], segments), batch)
+        for name, vectors in flat.items()
+    }
 
 
 def vector_signature(slabs: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
@@ -87,6 +104,15 @@ def batch_arguments(inputs: Inputs) -> tuple[NDArray[np.int32], NDArray[np.float
 def _in_order(rows: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, rows, SCORING_BATCH):
         yield np.arange(start, min(rows, start + SCORING_BATCH))
+
+
+def _segments_within(layout: Layout, group: Layout, segments: tf.Tensor) -> tf.Tensor:
+    """Segments int32 [k] of the keys of all lists, as those of a group's lists alone, int32 [m]."""
+    if group.lists in ((), layout.lists):
+        return segments
+    places = tf.constant([group.lists.index(name) if name in group.lists else -1 for name in layout.lists], tf.int32)
+    place = tf.gather(places, segments % len(layout.lists))
+    return tf.boolean_mask(segments // len(layout.lists) * len(group.lists) + place, place >= 0)
 
 
 def _pool(layout: Layout, vectors: tf.Tensor, segments: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:

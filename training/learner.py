@@ -6,18 +6,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
 from training.arrays import Arrays
-from training.elastic.batch import Batch
 from training.elastic.optimizers.optimizer import Optimizer
 from training.elastic.slabs.tensors import as_tensor
-from training.elastic.table import ElasticTable
 from training.forward import Forward, ForwardModel, batch_arguments, batch_signature, pool_flat, vector_signature
+from training.grouped_table import Rows
 from training.inputs import Inputs
 from training.models.blocks import Blocks, Weights
 
@@ -53,18 +52,18 @@ class Penalised(Protocol):
 class Prepared:
     """A batch whose rows are known: the table's part and the model's inputs."""
 
-    rows: Batch
+    rows: Any
     inputs: Inputs
 
 
 class Learner:
-    """Learns and scores with one model over one table.
+    """Learns and scores with one model over one table, or one a group of fields.
 
     A step gathers the vectors of the batch's keys, takes one `tf.function` from there to the loss and back, and hands the
     vectors' gradients to the table. The dense weights learn in the graph, by the same rule without group penalties.
     """
 
-    def __init__(self, model: Model, table: ElasticTable, optimizer: Optimizer, seed: int = 0) -> None:
+    def __init__(self, model: Model, table: Rows, optimizer: Optimizer, seed: int = 0) -> None:
         self.model = model
         self.table = table
         self.optimizer = optimizer
@@ -87,7 +86,7 @@ class Learner:
         that of the stream which the batch was drawn from.
         """
         batch, inputs = self.table.begin(prepared.rows), prepared.inputs
-        vectors = {name: as_tensor(slab.gather(batch)) for name, slab in self.table.slabs.items()}
+        vectors = {name: as_tensor(found) for name, found in self.table.gather_all(batch).items()}
         step = tf.constant(self.table.step + 1, tf.int64)
         target = tf.constant(inputs.label), tf.constant(inputs.loss_weights()), tf.constant(inputs.log_odds_shift, tf.float32)
         loss, gradients = self._step(vectors, *map(tf.constant, batch_arguments(inputs)), *target, step)
@@ -112,7 +111,7 @@ class Learner:
         variables = self.model.variables_by_name()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch((flat, variables))
-            pooled = pool_flat(self.model.layout, flat, segments, tf.shape(label)[0])
+            pooled = pool_flat(self.model, flat, segments, tf.shape(label)[0])
             logits = self.model.forward(pooled, dense, cross, tf.stack([tf.constant(self._seed, tf.int64), step * _LAYERS]))
             errors = weight[:, tf.newaxis] * _log_losses(label, logits + shift)
             loss, objective = tf.reduce_mean(errors), tf.reduce_mean(tf.reduce_sum(errors, axis=1))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from numpy.typing import NDArray
 from features.schema import Relation, Schema
 from training import policies
 from training.arrays import read_arrays, write_arrays
-from training.checkpoints import DENSE, TABLE, Description
+from training.checkpoints import DENSE, Description, rows_folder
 from training.elastic.optimizers.learning_rates import base_rate
 from training.elastic.optimizers.optimizer import Optimizer
 from training.elastic.optimizers.rules import GroupAdam
 from training.elastic.slabs.slab import SlabSpec
 from training.elastic.table import ElasticTable
+from training.grouped_table import GroupedTable, Rows, tables_of
+from training.groups import DEFAULT, Group, Routing, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
-from training.learner import Learner, Prepared
+from training.learner import Learner, Model, Prepared
 from training.models.blocks import Weights, carry_over
 from training.models.build import build_model
 from training.models.ctr import logistic_regression
@@ -30,6 +33,8 @@ from training.settings import ModelSettings, TrainingSettings
 
 BASELINE = "baseline"
 """Folder of the baseline inside a checkpoint."""
+
+_log = logging.getLogger(__name__)
 
 OPTIMIZER = "optimizer.npz"
 """State of the dense weights' optimizer, as `<weight>/<slot>`."""
@@ -74,11 +79,11 @@ class Learners:
     def restored(cls, recipe: Recipe, folder: Path, saved: Description) -> Learners:
         """Build both and take over what a checkpoint learned, as far as the recipe still has a place for it.
 
-        Rows are kept by key, so every field that stayed keeps its own. A changed learning rate restates the
+        Rows are kept by key, so every field that stayed in its group keeps its own. A changed learning rate restates the
         optimizer's dual sums, so that the weights stay what they are.
 
         Raises:
-            InputError: the checkpoint is incomplete or damaged, or the embedding width changed.
+            InputError: the checkpoint is incomplete or damaged, or the embedding width (of a group) changed.
         """
         learners, before = cls.fresh(recipe), cls.fresh(Recipe(saved.schema, saved.model, saved.training, saved.relations))
         _restore(learners.model, before.model, folder)
@@ -122,25 +127,37 @@ class Learners:
 
 
 def _fresh_model(recipe: Recipe) -> Learner:
-    settings, seed = recipe.model, recipe.training.seed
+    seed = recipe.training.seed
+    model = build_model(recipe.schema, recipe.model, recipe.relations, seed)
+    dense = recipe.rule(policies.dense_optimizer(recipe.model.dense))
+    return Learner(model, _rows(model, recipe), dense, seed)
+
+
+def _rows(model: Model, recipe: Recipe) -> Rows:
+    """The table of a model's rows: one, or one a group."""
+    tables = {group.name: _table(_specs(model, group, recipe), recipe, group.layout.keyed) for group in model.groups}
+    return tables[DEFAULT] if list(tables) == [DEFAULT] else GroupedTable(tables, Routing.of(model.layout, model.groups))
+
+
+def _specs(model: Model, group: Group, recipe: Recipe) -> dict[str, SlabSpec]:
+    settings = recipe.model
+    deep = settings.deep if group.l21 is None else settings.deep.model_copy(update={"l21": group.l21})
     specs = {
         WIDE: SlabSpec(1, recipe.rule(policies.optimizer(settings.wide)), 0.0, settings.storage),
-        DEEP: SlabSpec(settings.dim, recipe.rule(policies.optimizer(settings.deep)), settings.init_scale, settings.storage),
+        DEEP: SlabSpec(group.dim, recipe.rule(policies.optimizer(deep)), settings.init_scale, settings.storage),
     }
-    model = build_model(recipe.schema, settings, recipe.relations, seed)
-    dense = recipe.rule(policies.dense_optimizer(settings.dense))
-    return Learner(model, _table({name: specs[role_of(name)] for name in model.slabs}, recipe), dense, seed)
+    return {own: specs[role_of(own)] for name, own in map(own_slab, model.slabs) if name == group.name}
 
 
 def _fresh_baseline(recipe: Recipe) -> Learner:
     optimizer = recipe.rule(GroupAdam(learning_rate=recipe.training.baseline_learning_rate))
-    table = _table({WIDE: SlabSpec(1, optimizer, 0.0)}, recipe)
+    table = _table({WIDE: SlabSpec(1, optimizer, 0.0)}, recipe, Layout.of(recipe.schema).keyed)
     return Learner(logistic_regression(recipe.schema, recipe.relations), table, optimizer, recipe.training.seed)
 
 
-def _table(specs: Mapping[str, SlabSpec], recipe: Recipe) -> ElasticTable:
-    training, fields = recipe.training, Layout.of(recipe.schema).keyed
-    admission, eviction = policies.admission(training.admission, fields), policies.eviction(training.eviction)
+def _table(specs: Mapping[str, SlabSpec], recipe: Recipe, fields: tuple[str, ...]) -> ElasticTable:
+    training, every = recipe.training, Layout.of(recipe.schema).keyed
+    admission, eviction = policies.admission(training.admission, every, fields), policies.eviction(training.eviction)
     return ElasticTable(specs, admission, training.seed, fields=fields or ("all",), eviction=eviction)
 
 
@@ -149,18 +166,27 @@ def _save(learner: Learner, folder: Path) -> None:
     write_arrays(folder / DENSE, learner.model.weights())
     states = {f"{name}/{slot}": state.numpy() for name, slots in learner.slots.items() for slot, state in slots.items()}
     write_arrays(folder / OPTIMIZER, states)
-    learner.table.save(folder / TABLE)
+    for name, table in tables_of(learner.table).items():
+        table.save(rows_folder(folder, name))
 
 
 def _restore(learner: Learner, before: Learner, folder: Path) -> None:
     """Load what `folder` holds, which was saved by a learner like `before`."""
-    learner.table.restore(folder / TABLE)
+    _restore_rows(tables_of(learner.table), tables_of(before.table), folder)
     learner.model.load(_carried(read_arrays(folder / DENSE), learner.model.weights(), before, learner))
     states = read_arrays(folder / OPTIMIZER)
     for slot in learner.optimizer.slot_names:
         _restore_slot(
             slot, {name.removesuffix(f"/{slot}"): a for name, a in states.items() if name.endswith(f"/{slot}")}, before, learner
         )
+
+
+def _restore_rows(tables: Mapping[str, ElasticTable], before: Collection[str], folder: Path) -> None:
+    """Load the tables that the saved learner had too; a group that is new starts empty, its step counted from then on."""
+    for name in sorted(set(tables) - set(before)):
+        _log.warning("%s has no table of %s: its rows start anew", folder, f"group {name!r}" if name else "fields in no group")
+    for name in set(tables) & set(before):
+        tables[name].restore(rows_folder(folder, name))
 
 
 def _restore_slot(slot: str, saved: Weights, before: Learner, learner: Learner) -> None:

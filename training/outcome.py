@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, TABLE
+from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, GROUPS, TABLE
 from training.elastic.census.plot import plot_statistics
 from training.examples import Examples
 from training.learners import BASELINE, OPTIMIZER, Learners
@@ -154,7 +154,8 @@ def _is_logged(figure: str) -> bool:
 
 def _trained_bytes(out: Path) -> int:
     """Bytes on disk of the model with its optimizer state; the baseline and the reports are not part of it."""
-    files = [out / DESCRIPTION, out / DENSE, out / OPTIMIZER, out / ENCODINGS, *sorted((out / TABLE).iterdir())]
+    tables = [file for name in (TABLE, GROUPS) for file in sorted((out / name).rglob("*")) if file.is_file()]
+    files = [out / DESCRIPTION, out / DENSE, out / OPTIMIZER, out / ENCODINGS, *tables]
     return sum(file.stat().st_size for file in files)
 
 

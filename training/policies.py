@@ -15,19 +15,23 @@ from training.elastic.optimizers.rules import GroupAdagrad, GroupAdam, GroupAMSG
 from training.settings import AdmissionSettings, EvictionSettings, OptimizerSettings
 
 
-def admission(settings: AdmissionSettings, fields: Sequence[str]) -> Admission | ByField:
-    """Return the policy of a table with these fields.
+def admission(settings: AdmissionSettings, fields: Sequence[str], of: Sequence[str] | None = None) -> Admission | ByField:
+    """Return the policy of a table.
+
+    Args:
+        settings: as in the YAML.
+        fields: the schema's id fields.
+        of: those that the table is for; None: all.
 
     Raises:
         InputError: `min_counts` names a field that the schema has not.
     """
     otherwise = _policy(settings, settings.min_count)
-    if not settings.min_counts:
-        return otherwise
     unknown = sorted(set(settings.min_counts) - set(fields))
     if unknown:
         raise InputError(f"training.admission.min_counts names {unknown}: the schema's id fields are {sorted(fields)}")
-    return ByField({name: _policy(settings, count) for name, count in settings.min_counts.items()}, otherwise)
+    own = {name: count for name, count in settings.min_counts.items() if of is None or name in of}
+    return ByField({name: _policy(settings, count) for name, count in own.items()}, otherwise) if own else otherwise
 
 
 def eviction(settings: EvictionSettings) -> Eviction | None:

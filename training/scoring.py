@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from training.checkpoints import TrainedModel, read_checkpoint
 from training.examples import Examples
 from training.forward import Forward
+from training.groups import Routing, own_slab
 from training.inputs import Featurizer
 from training.models.build import build_model
 
@@ -28,8 +29,9 @@ class Scorer:
         model = build_model(about.schema, about.model, about.relations)
         model.load(trained.dense)
         self._featurizer = Featurizer(about.schema, about.relations, about.scalers, trained.encodings)
-        self._keys = trained.keys
-        self._slabs = {name: _with_zero_row(rows) for name, rows in trained.vectors.items()}
+        self._routing = Routing.of(model.layout, model.groups)
+        self._keys = {name: rows.keys for name, rows in trained.tables().items()}
+        self._slabs = {name: _with_zero_row(rows) for name, rows in trained.slabs().items()}
         self._forward = Forward(model, self._vectors)
 
     @classmethod
@@ -45,16 +47,17 @@ class Scorer:
         """Return the click probabilities, float32 [n], of examples read with the model's schema and relations."""
         return self._forward.probabilities(self._featurizer.inputs(examples))
 
-    def _vectors(self, keys: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        rows = self._rows(keys)
-        return {name: slab[rows] for name, slab in self._slabs.items()}
+    def _vectors(self, keys: NDArray[np.int64], fields: NDArray[np.int16]) -> dict[str, NDArray[np.float32]]:
+        rows = {name: _rows(self._keys[name], own) for name, own, _ in self._routing.split(keys, fields)}
+        return {name: slab[rows[own_slab(name)[0]]] for name, slab in self._slabs.items()}
 
-    def _rows(self, keys: NDArray[np.int64]) -> NDArray[np.int32]:
-        """Rows int32 of keys; the zero row 0 where the key is unknown."""
-        if not len(self._keys):
-            return np.zeros(len(keys), np.int32)
-        found = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return np.where(self._keys[found] == keys, found + 1, 0).astype(np.int32)
+
+def _rows(known: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Rows int32 of keys among the ascending known ones; the zero row 0 where the key is unknown."""
+    if not len(known):
+        return np.zeros(len(keys), np.int32)
+    found = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[found] == keys, found + 1, 0).astype(np.int32)
 
 
 def _with_zero_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:

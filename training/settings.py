@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from features.schema import Frozen, Identifier
 
@@ -80,6 +80,22 @@ class RelationNetworkSettings(Frozen):
     form: Literal["scalar", "vector"] = "scalar"
 
 
+Pooling = Literal["concat", "mean", "sum"]
+
+
+class GroupSettings(Frozen):
+    """Fields that share a table and a width, enter the deep part together, and are dropped together by `select-features`.
+
+    `concat` lays their vectors side by side, `mean` and `sum` make one vector of them; `l21` takes the place of `model.deep`'s.
+    """
+
+    name: Identifier
+    fields: Annotated[tuple[Identifier, ...], Field(min_length=1)]
+    dim: Count = 8
+    pooling: Pooling = "concat"
+    l21: NonNegative | None = None
+
+
 MemberKind = Literal["logistic_regression", "fm", "wide_deep", "deepfm", "dcnv2"]
 
 
@@ -90,8 +106,8 @@ class ModelSettings(Frozen):
     """The model: its kind, embedding width, hidden layers, dropout, storage of the rows, and the optimizers of its three parts.
 
     `norm` of the hidden layers is by batch, by layer or none; `cross_layers` is for dcnv2; `relations` adds a relation
-    network to the deep part, in place of declared id crosses. `fusion` is the mean of its `members`' logits, each of them
-    learned by itself with the other settings as they are.
+    network to the deep part, in place of declared id crosses; `groups` gives some fields tables of their own. `fusion` is the
+    mean of its `members`' logits, each of them learned by itself with the other settings as they are.
     """
 
     kind: MemberKind | Literal["fusion"] = "wide_deep"
@@ -102,6 +118,7 @@ class ModelSettings(Frozen):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     cross_layers: Count = 3
     relations: RelationNetworkSettings | None = None
+    groups: tuple[GroupSettings, ...] = ()
     init_scale: Positive = 0.01
     storage: Literal["float32", "bfloat16", "float16"] = "float32"
     deep: OptimizerSettings = OptimizerSettings(learning_rate=3e-3)
@@ -115,6 +132,20 @@ class ModelSettings(Frozen):
         if self.relations and self.kind in _WITHOUT_LAYERS:
             raise ValueError(f"model.relations needs hidden layers, which {self.kind} has not: choose wide_deep, deepfm or dcnv2")
         return self
+
+    @field_validator("groups")
+    @classmethod
+    def _refuse_overlapping(cls, groups: tuple[GroupSettings, ...]) -> tuple[GroupSettings, ...]:
+        for what, names in (("name", [g.name for g in groups]), ("field", [field for g in groups for field in g.fields])):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"model.groups has the {what} {', '.join(twice)} twice: a field is in at most one group")
+        return groups
+
+    @model_serializer(mode="wrap")
+    def _without_empty_groups(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave `groups` out where there are none: such a model's `model.json` and version are as before groups existed."""
+        return {name: value for name, value in serialise(self).items() if name != "groups" or self.groups}
 
     def of_member(self, kind: MemberKind) -> ModelSettings:
         """Return the settings of one member of a fusion."""

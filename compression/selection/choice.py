@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from compression.selection.complexity import Size
 from features.errors import InputError
 from features.schema import Cross, Relation, Schema
+from training.settings import GroupSettings
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,24 @@ class Budget:
         return all(limit is None or value <= limit for limit, value in limits)
 
 
-def needs(schema: Schema, relations: Sequence[Relation]) -> dict[str, frozenset[str]]:
-    """Return by use the fields it cannot be without: a cross's parts; a relation's two sides, and their parts."""
+def needs(schema: Schema, relations: Sequence[Relation], groups: Sequence[GroupSettings] = ()) -> dict[str, frozenset[str]]:
+    """Return by use the fields it cannot be without: a cross's parts; a relation's two sides; its group; and what these need."""
     crosses = {f.name: frozenset(f.of) for f in schema.fields if isinstance(f, Cross)}
     sides = {r.name: frozenset((r.left, r.right)) for r in relations}
-    joined = {name: pair.union(*(crosses.get(side, frozenset()) for side in pair)) for name, pair in sides.items()}
-    return crosses | joined
+    parts = crosses | sides
+    for group in groups:
+        parts |= {name: parts.get(name, frozenset()) | (set(group.fields) - {name}) for name in group.fields}
+    return {name: _closure(name, parts) for name in parts}
+
+
+def _closure(name: str, parts: Mapping[str, frozenset[str]]) -> frozenset[str]:
+    """What a use needs, and what that needs."""
+    found, waiting = {name}, [name]
+    while waiting:
+        more = parts.get(waiting.pop(), frozenset()) - found
+        found |= more
+        waiting += more
+    return frozenset(found - {name})
 
 
 def choose(

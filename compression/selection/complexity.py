@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from compression.settings import SelectionSettings
 from features.schema import Cross, Schema, vocabulary_of
 from training.arrays import Arrays
+from training.groups import DEFAULT, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
 from training.learner import Learner
@@ -62,8 +63,11 @@ class Footprint:
 
     Attributes:
         complexities: by use.
-        vocabularies: id field → the vocabulary whose rows it reads; the fields of one share them.
+        vocabularies: id field → the vocabulary whose rows it reads, `group/vocabulary` in a group's table; the fields of one
+            share them.
         row_bytes: of a row: key and vectors.
+        group_row_bytes: by vocabulary, of rows that lie in a group's own table.
+        pooled: by block, the fields whose vectors a pooled group makes one vector of; it goes with the last of them.
         node_bytes: of a relation's encodings.
         dense: dense weights by name.
         blocks: which of their rows belong to which use.
@@ -75,6 +79,8 @@ class Footprint:
     node_bytes: Mapping[str, int]
     dense: Arrays
     blocks: Mapping[str, Blocks]
+    group_row_bytes: Mapping[str, int] = field(default_factory=dict)
+    pooled: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def of(self, kept: frozenset[str]) -> Size:
         """Return the size of the model with these uses alone."""
@@ -82,7 +88,7 @@ class Footprint:
 
     def _rows(self, kept: frozenset[str]) -> int:
         rows = {vocabulary: self.complexities[name].rows for name, vocabulary in self.vocabularies.items() if name in kept}
-        return sum(rows.values()) * self.row_bytes
+        return sum(count * self.group_row_bytes.get(vocabulary, self.row_bytes) for vocabulary, count in rows.items())
 
     def _nodes(self, kept: frozenset[str]) -> int:
         return sum(size for name, size in self.node_bytes.items() if name in kept)
@@ -94,8 +100,12 @@ class Footprint:
         """The share of a weight that stays when only the blocks of `kept` do."""
         if blocks is None or not blocks.size:
             return 1.0
-        gone = sum(rows for name, _, rows in blocks.ranges if _use(name) in self.complexities and _use(name) not in kept)
+        gone = sum(rows for name, _, rows in blocks.ranges if self._is_gone(name, kept))
         return float((1 - gone / blocks.size) ** blocks.axes)
+
+    def _is_gone(self, block: str, kept: frozenset[str]) -> bool:
+        readers = self.pooled.get(block, frozenset({_use(block)})) & self.complexities.keys()
+        return bool(readers) and not readers & kept
 
     def _online(self, kept: frozenset[str]) -> float:
         return sum(self.complexities[name].online for name in kept)
@@ -104,11 +114,12 @@ class Footprint:
 def measure(schema: Schema, learner: Learner, inputs: Inputs, encodings: Encodings) -> Footprint:
     """Measure the uses of a model's fields: rows as they are in its table, lengths of lists as they are in `inputs`."""
     layout = learner.model.layout
-    vocabularies = {name: vocabulary_of(schema.field(name)) for name in layout.keyed}
-    widths = sum(learner.model.slabs.values())
+    groups, widths = learner.model.groups, _widths(learner)
+    group_of = {name: group for group in groups for name in group.layout.keyed}
+    vocabularies = {name: group_of[name].slab(vocabulary_of(schema.field(name))) for name in layout.keyed}
     rows, nodes = _rows_by_vocabulary(learner, vocabularies), {name: _sides(encodings, name) for name in layout.relations}
     keyed = {
-        name: Complexity(online, widths, rows[vocabularies[name]])
+        name: Complexity(online, widths[group_of[name].name], rows[vocabularies[name]])
         for name, online in zip(layout.keyed, _lookups(schema, layout, inputs), strict=True)
     }
     others = {name: Complexity(1.0, 2, 0) for name in layout.dense}
@@ -116,15 +127,29 @@ def measure(schema: Schema, learner: Learner, inputs: Inputs, encodings: Encodin
     return Footprint(
         complexities={name: (keyed | others)[name] for name in uses(layout)},
         vocabularies=vocabularies,
-        row_bytes=_KEY_BYTES + _VALUE_BYTES * widths,
+        row_bytes=_row_bytes(widths.get(DEFAULT, 0)),
         node_bytes={name: sum(_nbytes(side) for side in sides) for name, sides in nodes.items()},
         dense=learner.model.weights(),
         blocks=learner.model.blocks(),
+        group_row_bytes={vocabularies[n]: _row_bytes(widths[g.name]) for n, g in group_of.items() if g.name},
+        pooled={f"group:{group.name}": frozenset(group.layout.keyed) for group in groups if group.pooling != "concat"},
     )
 
 
 _KEY_BYTES = 8
 _VALUE_BYTES = 4
+
+
+def _row_bytes(width: int) -> int:
+    return _KEY_BYTES + _VALUE_BYTES * width
+
+
+def _widths(learner: Learner) -> dict[str, int]:
+    """By group, values of a row: the widths of its slabs."""
+    widths = {group.name: 0 for group in learner.model.groups}
+    for slab, width in learner.model.slabs.items():
+        widths[own_slab(slab)[0]] += width
+    return widths
 
 
 def _use(block: str) -> str:
@@ -134,7 +159,7 @@ def _use(block: str) -> str:
 
 def _lookups(schema: Schema, layout: Layout, inputs: Inputs) -> list[float]:
     fields = [schema.field(name) for name in layout.singles]
-    singles = [1.0 + len(field.of) if isinstance(field, Cross) else 1.0 for field in fields]
+    singles = [1.0 + len(f.of) if isinstance(f, Cross) else 1.0 for f in fields]
     return singles + [len(values.values) / max(1, len(inputs)) for values in inputs.lists]
 
 

@@ -63,7 +63,8 @@ class Selection:
     @staticmethod
     def kept_of(ranking: Ranking, recipe: Recipe, budget: Budget) -> frozenset[str]:
         """Return what a budget has room for; see `choose` for what it raises."""
-        return choose(ranking.order(), needs(recipe.schema, recipe.relations), ranking.footprint.of, budget)
+        parts = needs(recipe.schema, recipe.relations, recipe.model.groups)
+        return choose(ranking.order(), parts, ranking.footprint.of, budget)
 
     def lines(self) -> Iterator[Line]:
         """Yield the uses, the most important first."""

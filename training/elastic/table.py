@@ -120,6 +120,10 @@ class ElasticTable:
         """Return the vectors float32 [n, dim] of a begun batch, an array (host) or a tensor (device)."""
         return self._slab(slab).gather(batch)
 
+    def gather_all(self, batch: Batch) -> dict[str, Any]:
+        """Return what `gather` returns, by slab."""
+        return {name: slab.gather(batch) for name, slab in self.slabs.items()}
+
     def apply(self, batch: Batch, gradients: Mapping[str, Any]) -> None:
         """Take one optimizer step with the gradients float32 [n, dim] by slab; the batch is learned."""
         slabs = {name: self._slab(name) for name in gradients}
@@ -176,8 +180,8 @@ class ElasticTable:
         """
         return self._slab(slab).vectors(self.find(keys))
 
-    def lookup_all(self, keys: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
-        """Return what `lookup` returns, by slab, with one pass over the index."""
+    def lookup_all(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None) -> dict[str, NDArray[np.float32]]:
+        """Return what `lookup` returns, by slab, with one pass over the index; a key has one row, whatever its field."""
         rows = self.find(keys)
         return {name: slab.vectors(rows) for name, slab in self.slabs.items()}
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from features.errors import InputError
+from training.groups import Group
 from training.layout import Layout
 
 Weights = Mapping[str, NDArray[np.float32]]
@@ -45,9 +46,9 @@ class Blocks:
         return sum(rows for _, _, rows in self.ranges)
 
 
-def input_widths(layout: Layout, dim: int) -> list[tuple[str, int]]:
-    """Names and widths of what a part reads side by side: `dim` for each id field, 2 for each number, 1 for each relation."""
-    fields = [(f"field:{name}", dim) for name in layout.keyed]
+def input_widths(layout: Layout, groups: Sequence[Group]) -> list[tuple[str, int]]:
+    """Names and widths of what a part reads side by side: what each group gives, 2 for each number, 1 for each relation."""
+    fields = [block for group in groups for block in group.widths()]
     return [*fields, *_numbers(layout), *((f"cross:{name}", 1) for name in layout.relations)]
 
 

@@ -16,7 +16,8 @@ def build_model(
     """Return a model with nothing learned; same arguments, same weights.
 
     Raises:
-        InputError: `relations` (of the graph) or `model.relations` name fields that are not fit.
+        InputError: `relations` (of the graph), `model.relations` or `model.groups` name fields that are not fit, or a part
+            needs vectors of one width and the groups' differ.
     """
     kind = FusionModel if settings.kind == "fusion" else CtrModel
     return kind(schema, settings, relations, seed)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 
 from features.schema import Relation, Schema
 from training.arrays import Arrays
+from training.groups import groups_of
 from training.layout import Layout
 from training.models.blocks import Blocks, Weights, load_weights
 from training.models.parts.cross_network import CrossNetwork
@@ -18,7 +20,7 @@ from training.models.parts.linear import Linear
 from training.models.parts.part import DEEP, WIDE, Part, Pooled, Shape
 from training.models.parts.perceptron import Perceptron
 from training.models.parts.relation_network import RelationNetwork
-from training.settings import MemberKind, ModelSettings
+from training.settings import MemberKind, ModelSettings, RelationNetworkSettings
 
 Value = TypeVar("Value")
 
@@ -39,14 +41,16 @@ class CtrModel(tf.Module):
     Same schema, settings and seed: same weights.
 
     Raises:
-        InputError: `relations` (of the graph) or `model.relations` name fields that are not fit.
+        InputError: `relations` (of the graph), `model.relations` or `model.groups` name fields that are not fit, or a part
+            needs vectors of one width and the groups' differ.
     """
 
     def __init__(self, schema: Schema, settings: ModelSettings, relations: Sequence[Relation] = (), seed: int = 0) -> None:
         super().__init__(name="ctr")
         self.layout = Layout.of(schema, relations)
         self.settings = settings
-        self._parts = _parts(Shape(self.layout, settings.dim), settings)
+        self.groups = groups_of(self.layout, settings)
+        self._parts = _parts(Shape(self.layout, self.groups), settings)
         draw = np.random.default_rng(seed)
         learned = {"bias": np.zeros((), np.float32)} | _joined(part.fresh(draw) for part in self._parts)
         self._learned = _variables(learned)
@@ -55,8 +59,9 @@ class CtrModel(tf.Module):
     @property
     def slabs(self) -> dict[str, int]:
         """Names and widths of the slabs whose rows `forward` takes."""
-        widths, read = {WIDE: 1, DEEP: self.settings.dim}, {name for part in self._parts for name in part.slabs}
-        return {name: width for name, width in widths.items() if name in read}
+        read = {name for part in self._parts for name in part.slabs}
+        widths = [(group.slab(name), width, name) for group in self.groups for name, width in ((WIDE, 1), (DEEP, group.dim))]
+        return {slab: width for slab, width, name in widths if name in read}
 
     def blocks(self) -> dict[str, Blocks]:
         """Which rows of which weight belong to which input (see `training.models.blocks`)."""
@@ -92,7 +97,7 @@ class CtrModel(tf.Module):
         """Return the logit of each impression.
 
         Args:
-            vectors: by slab float32 [b, F, width], rows of the id fields in the order of `layout.keyed`, lists pooled.
+            vectors: by slab float32 [b, F, width], of its group's id fields in the order of the group's layout, lists pooled.
             dense: float32 [b, 2 * D], as `training.models.pooling.dense_inputs` gives them.
             cross: float32 [b, R], p_uv of each relation.
             dropout_seed: int64 [2]; given in learning only, where dropout and batch statistics apply.
@@ -110,10 +115,10 @@ def logistic_regression(schema: Schema, relations: Sequence[Relation] = ()) -> C
 
 
 def _parts(shape: Shape, settings: ModelSettings) -> tuple[Part, ...]:
-    network = RelationNetwork(shape.layout, shape.dim, settings.relations) if settings.relations else None
-    linear, second_order = Linear(shape), Factorisation(shape)
-    deep, crosses = Perceptron(shape, settings, network), CrossNetwork(shape, settings.cross_layers)
-    by_kind: dict[MemberKind, tuple[Part, ...]] = {
+    network = _relation_network(shape, settings.relations) if settings.relations else None
+    linear, second_order = partial(Linear, shape), partial(Factorisation, shape)
+    deep, crosses = partial(Perceptron, shape, settings, network), partial(CrossNetwork, shape, settings.cross_layers)
+    by_kind: dict[MemberKind, tuple[Callable[[], Part], ...]] = {
         "logistic_regression": (linear,),
         "fm": (linear, second_order),
         "wide_deep": (linear, deep),
@@ -121,7 +126,11 @@ def _parts(shape: Shape, settings: ModelSettings) -> tuple[Part, ...]:
         "dcnv2": (crosses, deep),
     }
     assert settings.kind != "fusion"
-    return by_kind[settings.kind]
+    return tuple(part() for part in by_kind[settings.kind])
+
+
+def _relation_network(shape: Shape, settings: RelationNetworkSettings) -> RelationNetwork:
+    return RelationNetwork(shape.layout, shape.common_width("model.relations"), settings)
 
 
 def _joined(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:

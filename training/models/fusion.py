@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from features.schema import Relation, Schema
 from training.arrays import Arrays
+from training.groups import groups_of, of_member
 from training.layout import Layout
 from training.models.blocks import Blocks, Weights, load_weights
 from training.models.ctr import CtrModel
@@ -17,13 +18,14 @@ from training.settings import ModelSettings
 class FusionModel(tf.Module):
     """Mean of the members' logits; what a production team calls its multi-model bucket.
 
-    Members share ids and index and nothing else: each has slabs (`<kind>_<slab>`) and weights (`<kind>/<weight>`) of its own.
-    While learning, `forward` gives each member's logits, and each is learned by its own loss.
+    Members share ids, groups and indices and nothing else: each has slabs (`<kind>_<slab>`) and weights (`<kind>/<weight>`) of
+    its own. While learning, `forward` gives each member's logits, and each is learned by its own loss.
     """
 
     def __init__(self, schema: Schema, settings: ModelSettings, relations: Sequence[Relation] = (), seed: int = 0) -> None:
         super().__init__(name="fusion")
         self.layout = Layout.of(schema, relations)
+        self.groups = groups_of(self.layout, settings)
         self.settings = settings
         self.members = {
             kind: CtrModel(schema, settings.of_member(kind), relations, seed + number)
@@ -33,7 +35,7 @@ class FusionModel(tf.Module):
     @property
     def slabs(self) -> dict[str, int]:
         """Names and widths of the slabs whose rows `forward` takes."""
-        return {f"{kind}_{slab}": width for kind, member in self.members.items() for slab, width in member.slabs.items()}
+        return {of_member(kind, slab): width for kind, member in self.members.items() for slab, width in member.slabs.items()}
 
     def blocks(self) -> dict[str, Blocks]:
         """Which rows of which weight belong to which input (see `training.models.blocks`)."""
@@ -69,7 +71,7 @@ class FusionModel(tf.Module):
         Arguments are those of `CtrModel.forward`, with the slabs of all members.
         """
         each = [
-            member.forward({slab: vectors[f"{kind}_{slab}"] for slab in member.slabs}, dense, cross, dropout_seed)
+            member.forward({slab: vectors[of_member(kind, slab)] for slab in member.slabs}, dense, cross, dropout_seed)
             for kind, member in self.members.items()
         ]
         return tf.add_n(each) / len(each) if dropout_seed is None else tf.stack(each, axis=1)

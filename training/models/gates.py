@@ -12,7 +12,7 @@ without them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from training.arrays import Arrays
+from training.groups import Group, own_slab
 from training.layout import Layout
 from training.models.blocks import Blocks, Weights, load_weights
 
@@ -64,7 +65,7 @@ class GatedModel:
     """A model with a gate before every use of a field; everything else is the inner model's.
 
     A use is an id field (its column in every slab), a number (value and flag) or a relation: fields that share a vocabulary
-    have a gate each.
+    have a gate each, those of a group in `model.groups` one together.
 
     Args:
         inner: the model, whose weights learn on.
@@ -77,10 +78,12 @@ class GatedModel:
 
     def __init__(self, inner: Model, rule: GateRule, costs: NDArray[np.float64]) -> None:
         self.layout: Layout = inner.layout
+        self.groups: tuple[Group, ...] = inner.groups
         self.inner = inner
         self.rule = rule
         self.progress = tf.Variable(0.0, trainable=False, name="progress")
         self._costs = tf.constant(costs, tf.float32)
+        self._gate_of = _gates(inner.layout, inner.groups)
         self._moved = tf.Variable(tf.zeros(len(uses(inner.layout))), trainable=False, name=LOGITS.replace("/", "_"))
 
     @property
@@ -130,7 +133,7 @@ class GatedModel:
         """Return the inner model's logits [b]; in learning, where there is a seed, of gated inputs.
 
         Args:
-            vectors: by slab float32 [b, F, width].
+            vectors: by slab float32 [b, F, width], of its group's fields.
             dense: float32 [b, 2 * D].
             cross: float32 [b, R].
             dropout_seed: int64 [2].
@@ -138,7 +141,7 @@ class GatedModel:
         if dropout_seed is None:
             return self.inner.forward(vectors, dense, cross)
         ids, numbers, relations = tf.split(self._factors(tf.shape(dense)[0], dropout_seed), self._counts(), axis=1)
-        gated = {name: rows * ids[:, :, None] for name, rows in vectors.items()}
+        gated = {name: rows * self._of_slab(name, ids)[:, :, None] for name, rows in vectors.items()}
         return self.inner.forward(gated, dense * tf.repeat(numbers, 2, axis=1), cross * relations, dropout_seed)
 
     def _factors(self, batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -147,13 +150,24 @@ class GatedModel:
         rows = batch if self.rule.draw is Draw.EXAMPLE else tf.constant(1)
         shape = tf.stack([rows, tf.constant(keep.shape[0])])
         uniform = tf.random.stateless_uniform(shape, seed + tf.constant(_SALT, seed.dtype))
-        return concrete(keep, uniform, temperature(self.rule, self.progress)) / keep
+        return concrete(keep, self._shared(uniform), temperature(self.rule, self.progress)) / keep
 
     def _keep(self) -> tf.Tensor:
         least, most = self.rule.keep_range
         start = (self.rule.initial_keep - least) / (most - least)
         logits = float(np.log(start / (1 - start))) + self.rule.speed * self._moved
-        return least + (most - least) * tf.sigmoid(logits)
+        return self._shared(least + (most - least) * tf.sigmoid(logits))
+
+    def _shared(self, values: tf.Tensor) -> tf.Tensor:
+        """Give each use of a group [..., uses] the value of the group's first; others stay as they are."""
+        return values if len(self.groups) == 1 and not self.groups[0].name else tf.gather(values, self._gate_of, axis=-1)
+
+    def _of_slab(self, slab: str, ids: tf.Tensor) -> tf.Tensor:
+        """Factors [b or 1, F] of the fields of a slab's group, of those of all id fields."""
+        if len(self.groups) == 1:
+            return ids
+        names = next(group.layout.keyed for group in self.groups if group.name == own_slab(slab)[0])
+        return tf.gather(ids, [self.layout.keyed.index(name) for name in names], axis=1)
 
     def _counts(self) -> list[int]:
         return [len(self.layout.keyed), len(self.layout.dense), len(self.layout.relations)]
@@ -162,6 +176,13 @@ class GatedModel:
 def uses(layout: Layout) -> tuple[str, ...]:
     """Return the names of what has a gate, in the order of the gates: id fields, numbers, relations."""
     return layout.keyed + layout.dense + layout.relations
+
+
+def _gates(layout: Layout, groups: Sequence[Group]) -> list[int]:
+    """By use, the place of the use whose gate it has: the first of its group, or itself."""
+    names = uses(layout)
+    first = {name: group.layout.keyed[0] for group in groups if group.name for name in group.layout.keyed}
+    return [names.index(first.get(name, name)) for name in names]
 
 
 def concrete(keep: tf.Tensor, uniform: tf.Tensor, temperature: tf.Tensor | float) -> tf.Tensor:

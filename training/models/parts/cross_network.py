@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.arrays import Arrays
-from training.models.blocks import Blocks, input_widths
+from training.models.blocks import Blocks
 from training.models.parts.part import DEEP, Pooled, Shape, Variables, glorot
 
 
@@ -50,11 +50,11 @@ class CrossNetwork:
 
     def logit(self, weights: Variables, batch: Pooled) -> tf.Tensor:
         """Return float32 [b]."""
-        first = crossed = batch.flat()
+        first = crossed = self.shape.side_by_side(batch)
         for number in range(self.layers):
             affine = tf.matmul(crossed, weights[f"cross/{number}/kernel"]) + weights[f"cross/{number}/bias"]
             crossed = first * affine + crossed
         return tf.linalg.matvec(crossed, weights["cross/out"])
 
     def _inputs(self) -> Blocks:
-        return Blocks.of(input_widths(self.shape.layout, self.shape.dim))
+        return Blocks.of(self.shape.blocks())

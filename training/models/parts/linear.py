@@ -35,4 +35,5 @@ class Linear:
 
     def logit(self, weights: Variables, batch: Pooled) -> tf.Tensor:
         """Return float32 [b]."""
-        return tf.reduce_sum(batch.vectors[WIDE], axis=[1, 2]) + tf.linalg.matvec(batch.dense, weights[_DENSE])
+        rows = tf.add_n([tf.reduce_sum(batch.vectors[group.slab(WIDE)], axis=[1, 2]) for group in self.shape.groups])
+        return rows + tf.linalg.matvec(batch.dense, weights[_DENSE])

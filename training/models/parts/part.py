@@ -14,9 +14,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from features.errors import InputError
 from training.arrays import Arrays
+from training.groups import Group
 from training.layout import Layout
-from training.models.blocks import Blocks
+from training.models.blocks import Blocks, input_widths
+from training.settings import Pooling
 
 Variables = Mapping[str, tf.Variable]
 
@@ -24,20 +27,7 @@ WIDE = "wide"
 """Slab of the width-1 rows."""
 
 DEEP = "deep"
-"""Slab of the rows of width `ModelSettings.dim`."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What the inputs of a model are: the fields' places, and the width of their vectors."""
-
-    layout: Layout
-    dim: int
-
-    @property
-    def fields(self) -> int:
-        """Id fields, F."""
-        return len(self.layout.keyed)
+"""Slab of the rows of a group's width."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +35,7 @@ class Pooled:
     """A batch as the parts see it.
 
     Attributes:
-        vectors: by slab float32 [b, F, width], in the order of `Layout.keyed`, lists pooled.
+        vectors: by slab float32 [b, F, width] of the F fields of the slab's group, in the order of its layout, lists pooled.
         dense: float32 [b, 2 D], as `training.models.pooling.dense_inputs` gives them.
         cross: float32 [b, R], p_uv of each relation.
         seed: int64 [2] of what is drawn; None outside learning.
@@ -61,10 +51,47 @@ class Pooled:
         """Whether this batch is learned, so that dropout and batch statistics apply."""
         return self.seed is not None
 
-    def flat(self) -> tf.Tensor:
-        """Return deep vectors, numbers and p_uv side by side: float32 [b, F d + 2 D + R], in the order of `input_blocks`."""
-        deep = self.vectors[DEEP]
-        return tf.concat([tf.reshape(deep, [tf.shape(deep)[0], deep.shape[1] * deep.shape[2]]), self.dense, self.cross], axis=1)
+
+@dataclass(frozen=True)
+class Shape:
+    """What the inputs of a model are: the fields' places, their groups, and with these the widths of their vectors."""
+
+    layout: Layout
+    groups: tuple[Group, ...]
+
+    def blocks(self) -> list[tuple[str, int]]:
+        """Names and widths of `side_by_side`."""
+        return input_widths(self.layout, self.groups)
+
+    def common_width(self, reader: str) -> int:
+        """Return the width of all groups' vectors.
+
+        Args:
+            reader: who needs them to be of one width, for the message.
+
+        Raises:
+            InputError: they are of several.
+        """
+        widths = {group.name or "the other fields": group.dim for group in self.groups}
+        if len(set(widths.values())) > 1:
+            raise InputError(
+                f"{reader} compares vectors of one width, but model.groups and model.dim give {widths}: "
+                "set them to one `dim`, or choose wide_deep or dcnv2 without relations"
+            )
+        return self.groups[0].dim
+
+    def side_by_side(self, batch: Pooled) -> tf.Tensor:
+        """Return what the groups give, numbers and p_uv: float32 [b, Σ widths of `blocks`]."""
+        groups = [_given(batch.vectors[group.slab(DEEP)], group.pooling) for group in self.groups]
+        return tf.concat([*groups, batch.dense, batch.cross], axis=1)
+
+    def by_field(self, batch: Pooled) -> tf.Tensor:
+        """Return each id field's own deep vector, float32 [b, F, width] in the order of the layout; for groups of one width."""
+        vectors = [batch.vectors[group.slab(DEEP)] for group in self.groups]
+        if len(vectors) == 1:
+            return vectors[0]
+        names = [name for group in self.groups for name in group.layout.keyed]
+        return tf.gather(tf.concat(vectors, axis=1), [names.index(name) for name in self.layout.keyed], axis=1)
 
 
 class Part(Protocol):
@@ -88,7 +115,7 @@ class Part(Protocol):
 
 
 def role_of(slab: str) -> str:
-    """Return `wide` or `deep` for a slab of a model or of a member of a fusion (`<kind>_<role>`)."""
+    """Return `wide` or `deep` for a slab of a group's table, in a fusion `<kind>_<role>`."""
     return slab.rsplit("_", 1)[-1]
 
 
@@ -96,3 +123,14 @@ def glorot(draw: np.random.Generator, rows: int, columns: int) -> NDArray[np.flo
     """Return float32 [rows, columns], uniform on ±√(6 / (rows + columns)) (Glorot, Bengio, AISTATS 2010)."""
     limit = float(np.sqrt(6.0 / (rows + columns)))
     return draw.uniform(-limit, limit, (rows, columns)).astype(np.float32)
+
+
+def _given(vectors: tf.Tensor, pooling: Pooling) -> tf.Tensor:
+    """What vectors float32 [b, F, d] of a group come to: float32 [b, F d], or [b, d] pooled."""
+    match pooling:
+        case "concat":
+            return tf.reshape(vectors, [tf.shape(vectors)[0], vectors.shape[1] * vectors.shape[2]])
+        case "mean":
+            return tf.reduce_mean(vectors, axis=1)
+        case "sum":
+            return tf.reduce_sum(vectors, axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from training.arrays import Arrays
-from training.models.blocks import Blocks, input_widths
+from training.models.blocks import Blocks
 from training.models.parts.part import DEEP, Pooled, Shape, Variables, glorot
 from training.models.parts.relation_network import RelationNetwork
 from training.settings import ModelSettings
@@ -62,9 +62,9 @@ class Perceptron:
 
     def logit(self, weights: Variables, batch: Pooled) -> tf.Tensor:
         """Return float32 [b]."""
-        hidden = batch.flat()
+        hidden = self.shape.side_by_side(batch)
         if self.relations:
-            hidden = tf.concat([hidden, self.relations.outputs(weights, batch.vectors[DEEP])], axis=1)
+            hidden = tf.concat([hidden, self.relations.outputs(weights, self.shape.by_field(batch))], axis=1)
         for number in range(len(self.settings.hidden)):
             affine = tf.matmul(hidden, weights[f"deep/{number}/kernel"])
             hidden = tf.nn.relu(self._normed(weights, number, affine, batch.learning) + weights[f"deep/{number}/bias"])
@@ -91,7 +91,7 @@ class Perceptron:
         return tf.nn.experimental.stateless_dropout(hidden, self.settings.dropout, batch.seed + number)
 
     def _inputs(self) -> Blocks:
-        return Blocks.of([*input_widths(self.shape.layout, self.shape.dim), *(self.relations.widths if self.relations else [])])
+        return Blocks.of([*self.shape.blocks(), *(self.relations.widths if self.relations else [])])
 
     @property
     def _first(self) -> str:
