@@ -21,6 +21,8 @@ from features.schema import Frozen, Identifier, Schema
 from pipelines.settings import TrackingSettings
 from simulator.settings import SimulatorSettings
 from spark_jobs.settings import GraphSettings, Source, SparkSettings, StatisticsSettings
+from training.groups import groups_of
+from training.layout import Layout
 from training.settings import ModelSettings, PretrainSettings, TrainingSettings
 from validation.settings import DataGateSettings, ModelGateSettings
 
@@ -59,9 +61,13 @@ def load_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
     for override in overrides:
         _assign(document, override)
     try:
-        return Config.model_validate(document)
+        config = Config.model_validate(document)
+        groups_of(Layout.of(config.features), config.model)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    return config
 
 
 def default_workspace() -> Path:

@@ -109,3 +109,8 @@ def test_the_workspace_is_a_variable(write, tmp_path):
 @pytest.mark.parametrize("profile", sorted(Path("conf").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_shipped_profile_is_valid(profile, tmp_path):
     assert load_config(profile, workspace=tmp_path).features.fields
+
+
+def test_a_group_of_unknown_fields_is_refused_before_anything_runs(write):
+    with pytest.raises(InputError, match=r"config\.yaml: model\.groups names \['absent'\]"):
+        load_config(write({**MINIMAL, "model": {"groups": [{"name": "some", "fields": ["absent"]}]}}))
