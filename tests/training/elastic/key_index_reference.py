@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from training.elastic.index.kernels import SALT
+
 EXTREMES = np.array([0, -1, 1, -(2**63), 2**63 - 1, 2**32, -(2**32), 2**31, -(2**31)], np.int64)
 _MASK = 2**64 - 1
 
@@ -111,4 +113,4 @@ def _unshift(bits, shift):
 
 def colliding_keys(high, count):
     """`count` int64 keys whose hashes share their upper half, so that they share a slot at any capacity."""
-    return np.array([unmix64(high << 32 | low) for low in range(count)], np.uint64).view(np.int64)
+    return (np.array([unmix64(high << 32 | low) for low in range(count)], np.uint64) ^ SALT).view(np.int64)

@@ -9,6 +9,7 @@ from key_index_reference import EXTREMES, DictIndex, assert_same, colliding_keys
 
 from training.elastic.core import native
 from training.elastic.core.hashing import mix64
+from training.elastic.index.kernels import SALT
 from training.elastic.index.key_index import KeyIndex
 
 MANY = int(os.environ.get("ELASTIC_CTR_ADVERSARIAL_KEYS", "100_000_000"))
@@ -29,6 +30,15 @@ def test_growth_in_the_middle_of_a_batch_loses_nothing(repeat):
     entries, inverse, times, _, _ = model.assign(keys.tolist(), 1, [0] * len(keys))
     assert (assigned.entries.tolist(), assigned.inverse.tolist(), assigned.times.tolist()) == (entries, inverse, times)
     assert_same(index, model)
+
+
+def test_keys_that_were_sampled_by_their_plain_hash_do_not_crowd_into_a_part_of_the_table():
+    """A tenth of the ids, drawn by the very hash that the table uses before it is salted."""
+    keys = scattered(0, 1_000_000)
+    index = KeyIndex()
+    index.assign(keys[mix64(keys.view(np.uint64)) < np.uint64(2**64 // 10)], 1)
+    empty = np.flatnonzero(index._slots.pairs[: int(index._slots.layout[1]), 1] == 0)
+    assert np.diff(empty, prepend=-1).max() < 500, "a search walks over a run of used slots"
 
 
 def test_all_is_found_at_every_stage_of_growth():
@@ -61,7 +71,7 @@ def test_keys_can_be_deleted_while_the_table_grows():
 @pytest.mark.parametrize("high", [0, 12345, 2**32 - 1], ids=["the first slot", "some slot", "the last slot"])
 def test_keys_that_share_a_slot_at_any_capacity_are_kept_apart(high):
     keys = colliding_keys(high, 1_500)
-    assert len(set((mix64(keys.view(np.uint64)) >> np.uint64(32)).tolist())) == 1
+    assert len(set((mix64(keys.view(np.uint64) ^ SALT) >> np.uint64(32)).tolist())) == 1
     index = KeyIndex()
     index.assign(keys, 1)
     assert index.find(keys).tolist() == list(range(1_500))
@@ -135,7 +145,8 @@ def adversarial(part):
     """Keys, distinct over all parts: extremes, small and large ones of both signs, 768 groups of 16 that share a slot."""
     run = np.arange(part * PART // 4, (part + 1) * PART // 4, dtype=np.int64)
     slots = np.arange(part * 768, (part + 1) * 768, dtype=np.uint64) * np.uint64(2654435761) % np.uint64(2**32)
-    groups = _unmixed((slots[:, None] << np.uint64(32) | np.arange(16, dtype=np.uint64)[None, :]).ravel()).view(np.int64)
+    hashes = (slots[:, None] << np.uint64(32) | np.arange(16, dtype=np.uint64)[None, :]).ravel()
+    groups = (_unmixed(hashes) ^ SALT).view(np.int64)
     kinds = [10 + run, -10 - run, np.int64(-(2**63)) + 10 + run, np.int64(2**63 - 1) - 10 - run, groups]
     return np.concatenate([*kinds, EXTREMES[:5] if part == 0 else EXTREMES[:0]])
 

@@ -24,6 +24,7 @@ COUNT_LIMIT = 2**31 - 1
 
 AHEAD = 32  # so many memory accesses are under way at once
 _RING = np.uint64(AHEAD - 1)
+SALT = np.uint64(0xD6E8FEB86659FD93)  # arbitrary: keys that were sampled or sharded by their `mix64` spread all the same
 ONE, TWO, _FOUR, _S32 = (np.uint64(value) for value in (1, 2, 4, 32))
 
 
@@ -35,7 +36,7 @@ def home(key: np.uint64, layout: Layout) -> np.uint64:
     the order of slots. While the table grows, slots from `boundary` on have moved to where the wider capacity puts them.
     """
     capacity, wider, boundary = layout
-    high = mix(key) >> _S32
+    high = mix(key ^ SALT) >> _S32
     at = (high * capacity) >> _S32
     return at if at < boundary else (high * wider) >> _S32
 
