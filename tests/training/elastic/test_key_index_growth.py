@@ -50,6 +50,16 @@ def test_all_is_found_at_every_stage_of_growth():
         found = index.find(scattered(0, start + 8_000))
         np.testing.assert_array_equal(found[: start + 7_500], np.arange(start + 7_500))
         assert (found[start + 7_500 :] == -1).all()
+    assert grew > 10, "the test means to look into the table while it grows"
+
+
+def test_batches_with_few_new_keys_do_not_fill_the_table_while_it_grows():
+    """A step of training brings fewer new keys than a stage of growth lets in."""
+    index, grew = KeyIndex(), 0
+    for start in range(0, 300_000, 100):
+        index.assign(scattered(start, start + 100), 1)
+        grew += index._slots.growing
+        assert len(index) <= 0.7 * int(index._slots.layout[0])
     assert grew > 20, "the test means to look into the table while it grows"
 
 

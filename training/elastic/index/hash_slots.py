@@ -30,6 +30,7 @@ class HashSlots:
     def __init__(self, reserve: int) -> None:
         self.pairs: NDArray[np.uint64] = reserved((max(reserve, 4 * _FIRST_CAPACITY), 2), np.uint64)
         self.layout = _settled(_FIRST_CAPACITY)
+        self._due = 0  # keys in use at which the next stage of growth has to be taken
 
     @property
     def growing(self) -> bool:
@@ -38,10 +39,11 @@ class HashSlots:
 
     def room(self, used: int) -> int:
         """Return how many keys may be inserted beside `used` ones until `make_room` must be called."""
-        return _STAGE_KEYS if self.growing else max(0, int(_FULL * int(self.layout[0])) - used)
+        return max(0, (self._due if self.growing else int(_FULL * int(self.layout[0]))) - used)
 
-    def make_room(self) -> None:
-        """Take one step of growth: the next stage, or the first of a new capacity."""
+    def make_room(self, used: int) -> None:
+        """Take one step of growth beside `used` keys: the next stage, or the first of a new capacity."""
+        self._due = used + _STAGE_KEYS
         if not self.growing:
             wider = int(_GROWTH * int(self.layout[0]))
             self._reserve(2 * wider)

@@ -257,8 +257,8 @@ class KeyIndex:
     def _make_room(self) -> None:
         if self._size == len(self._keys):
             self._reserve(self._size + 1)
-        if self._slots.room(self._live) == 0 or self._slots.growing:
-            self._slots.make_room()
+        if self._slots.room(self._live) == 0:
+            self._slots.make_room(self._live)
 
     def _reserve(self, entries: int) -> None:
         if entries > _MOST:
