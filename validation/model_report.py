@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from features.errors import InputError
+from training.metrics import calibration_curve
 
 Labels = NDArray[np.generic]
 Scores = NDArray[np.floating]
@@ -23,15 +24,6 @@ Scores = NDArray[np.floating]
 _INK, _MUTED, _GRID = "#1c2733", "#8a97a6", "#e3e8ee"
 _COLOURS = ("#1f6fb2", "#8a97a6", "#d17a00", "#5b8c5a", "#7b5ea7")
 _BINS = 10
-
-
-@dataclass(frozen=True)
-class CalibrationBins:
-    """Impressions in bins of equal size by score: float64 [bins] mean score, click rate and its standard error."""
-
-    predicted: NDArray[np.float64]
-    observed: NDArray[np.float64]
-    standard_error: NDArray[np.float64]
 
 
 def plot_model(
@@ -59,19 +51,6 @@ def plot_model(
         drawings["bytes"] = lambda axes: _draw_bytes(axes, bytes_by_form)
     out.mkdir(parents=True, exist_ok=True)
     return tuple(_picture(draw, out / f"{name}.png") for name, draw in drawings.items())
-
-
-def calibration_bins(label: Labels, probability: Scores, bins: int = _BINS) -> CalibrationBins:
-    """Sort impressions by score and split them into bins of equal size (the last ones may hold one less).
-
-    Fewer impressions than bins give one bin each. The standard error is √(r(1 - r) / n) of the bin's click rate r.
-    """
-    order = np.argsort(probability, kind="stable")
-    parts = np.array_split(order, min(bins, len(order))) if len(order) else []
-    observed = np.array([label[part].mean() for part in parts], np.float64)
-    sizes = np.array([len(part) for part in parts])
-    predicted = np.array([probability[part].mean(dtype=np.float64) for part in parts])
-    return CalibrationBins(predicted, observed, np.sqrt(observed * (1 - observed) / sizes))
 
 
 @dataclass(frozen=True)
@@ -125,10 +104,10 @@ def _in_percent(axes: Axes) -> None:
 def _draw_calibration(axes: Axes, models: list[_Model]) -> None:
     top = 0.0
     for model in reversed(models):  # the judged one last, on top
-        bins = calibration_bins(model.label, model.probability)
-        interval = 1.96 * bins.standard_error
-        axes.errorbar(bins.predicted, bins.observed, interval, color=model.colour, marker="o", capsize=3, label=model.name)
-        top = max([top, *bins.predicted, *bins.observed])
+        curve = calibration_curve(model.label, model.probability, _BINS)
+        interval = np.maximum(0, [curve.observed - curve.low, curve.high - curve.observed])  # rounding can cross
+        axes.errorbar(curve.predicted, curve.observed, interval, color=model.colour, marker="o", capsize=3, label=model.name)
+        top = max([top, *curve.predicted, *curve.observed])
     axes.plot([0, top], [0, top], color=_INK, linewidth=1, linestyle="--", label="perfectly calibrated")
     axes.set(xlabel="mean predicted click probability of the bin", ylabel="observed click rate of the bin (95 % interval)")
     _in_percent(axes)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
-from validation.model_report import calibration_bins, plot_model
+from validation.model_report import plot_model
 
 BYTES = {"trained": 9_000_000, "compressed": 3_000_000, "exported": 3_300_000}
 
@@ -59,25 +59,6 @@ ODD = [
 def test_an_odd_day_still_gets_its_pictures(tmp_path, label, probability):
     paths = plot_model(label, {"m": probability}, tmp_path, {"trained": 0, "exported": 5})
     assert [size(path) for path in paths] == [(936, 676)] * 4
-
-
-def test_calibration_bins_by_hand():
-    label = np.array([1, 0, 1, 1, 0, 0])
-    probability = np.array([0.6, 0.1, 0.4, 0.8, 0.2, 0.3])
-    bins = calibration_bins(label, probability, bins=3)
-    np.testing.assert_allclose(bins.predicted, [0.15, 0.35, 0.7])
-    np.testing.assert_allclose(bins.observed, [0.0, 0.5, 1.0])
-    np.testing.assert_allclose(bins.standard_error, [0.0, np.sqrt(0.125), 0.0])
-
-
-def test_bins_hold_every_impression_once():
-    label, probability = draw(rows=103)
-    bins = calibration_bins(label, probability)
-    sizes = np.array([11, 11, 11, *[10] * 7])
-    assert np.isclose(bins.observed @ sizes, label.sum())
-    assert np.isclose(bins.predicted @ sizes, probability.sum(), rtol=1e-6)
-    assert np.all(np.diff(bins.predicted) >= 0)
-    assert len(calibration_bins(label[:4], probability[:4]).observed) == 4
 
 
 def test_scores_of_other_impressions_are_refused(tmp_path):
