@@ -21,7 +21,7 @@ from training.elastic.optimizers.rules import GroupAdam
 from training.elastic.slabs.slab import SlabSpec
 from training.elastic.table import ElasticTable
 from training.grouped_table import GroupedTable, Rows, tables_of
-from training.groups import DEFAULT, Group, Routing, own_slab
+from training.groups import DEFAULT, Group, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
 from training.learner import Learner, Model, Prepared
@@ -29,6 +29,7 @@ from training.models.blocks import Weights, carry_over
 from training.models.build import build_model
 from training.models.ctr import logistic_regression
 from training.models.parts.part import DEEP, WIDE, role_of
+from training.routing import Routing
 from training.settings import ModelSettings, TrainingSettings
 
 BASELINE = "baseline"
