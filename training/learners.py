@@ -145,7 +145,7 @@ def _specs(model: Model, group: Group, recipe: Recipe) -> dict[str, SlabSpec]:
     deep = settings.deep if group.l21 is None else settings.deep.model_copy(update={"l21": group.l21})
     specs = {
         WIDE: SlabSpec(1, recipe.rule(policies.optimizer(settings.wide)), 0.0, settings.storage),
-        DEEP: SlabSpec(group.dim, recipe.rule(policies.optimizer(deep)), settings.init_scale, settings.storage),
+        DEEP: SlabSpec(group.row_dim, recipe.rule(policies.optimizer(deep)), settings.init_scale, settings.storage),
     }
     return {own: specs[role_of(own)] for name, own in map(own_slab, model.slabs) if name == group.name}
 
