@@ -12,13 +12,13 @@ from features import keys as feature_keys
 from features.canonical import NULL
 from features.schema import ColumnField, Cross, KeyField, MultiValued, Schema, is_dense, vocabulary_of
 from training.checkpoints import TrainedModel
-from training.groups import own_slab
+from training.forward import pool_slab
+from training.groups import Group, own_slab
 from training.layout import Layout
 from training.models.build import build_model
 from training.models.cross_input import Encoding, Nodes, cross_value
-from training.models.multi_hash.keys import derived_keys_graph
-from training.models.multi_hash_settings import multi_hash_of
-from training.models.pooling import dense_inputs, pool_fields
+from training.models.multi_hash.field_keys import field_keys_graph
+from training.models.pooling import dense_inputs
 from training.scalers import as_arrays
 
 Inputs = Mapping[str, tf.Tensor]
@@ -97,19 +97,21 @@ class ServingModel(tf.Module):
         return tf.sigmoid(logits)
 
     def _vectors(self, inputs: Inputs, tokens: Inputs, batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Pooled vectors by slab, float32 [batch, F, width], from one lookup a group of the keys of every field."""
+        """Vectors by slab, float32 [batch, F, width], one a field, from one lookup a group of the keys of every field."""
         vectors: dict[str, tf.Tensor] = {}
         for group, index in zip(self._model.groups, [self._index, *self._others], strict=True):
             slabs = {name: slab for name, slab in self._slabs.items() if own_slab(name)[0] == group.name}
-            vectors |= self._of_group(group.layout, index, slabs, self._keys(group.layout, inputs, tokens, batch))
+            vectors |= self._of_group(group, index, slabs, self._keys(group.layout, inputs, tokens, batch))
         return vectors
 
     def _of_group(
-        self, layout: Layout, index: RowIndex, slabs: Mapping[str, tf.Variable], keys: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+        self, group: Group, index: RowIndex, slabs: Mapping[str, tf.Variable], keys: tuple[tf.Tensor, tf.Tensor, tf.Tensor]
     ) -> dict[str, tf.Tensor]:
         stacked, listed, segments = keys
         rows = index(tf.concat([tf.reshape(stacked, [-1]), listed], axis=0))
-        return {name: _pool(layout, slab, rows, tf.shape(stacked), segments) for name, slab in slabs.items()}
+        rows.set_shape([None])  # which a lookup forgets, and with it the vectors their width
+        batch = tf.shape(stacked)[0]
+        return {name: pool_slab(group, name, tf.gather(slab, rows), segments, batch) for name, slab in slabs.items()}
 
     def _keys(self, layout: Layout, inputs: Inputs, tokens: Inputs, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Keys int64 [batch, S] of a group's single-valued fields, [k] of its lists, and the latter's segments int32 [k]."""
@@ -150,14 +152,6 @@ class ServingModel(tf.Module):
         return self._encoders[name](feature_keys.keys(fields[0], left), feature_keys.keys(fields[1], right))
 
 
-def _pool(layout: Layout, slab: tf.Variable, rows: tf.Tensor, shape: tf.Tensor, segments: tf.Tensor) -> tf.Tensor:
-    """Vectors float32 [batch, F, width] of a group's fields, of rows int64 [batch · S + k]; shape is [batch, S]."""
-    count, width = shape[0] * shape[1], slab.shape[1]
-    vectors = tf.gather(slab, rows)
-    singles = tf.reshape(vectors[:count], [shape[0], len(layout.singles), width])
-    return pool_fields(singles, vectors[count:], segments, len(layout.lists))
-
-
 def input_specs(schema: Schema) -> dict[str, tf.TensorSpec]:
     """The inputs of the served model: one string tensor per field that reads a column, named by the field."""
     return {
@@ -172,10 +166,9 @@ def _single_fields(schema: Schema) -> tuple[ColumnField, ...]:
 
 
 def _hashed(field: KeyField, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Derived keys int64 [batch · hashes] of a multi-hash field's tokens [batch], and whose they are."""
-    settings, vocabulary = multi_hash_of(field), vocabulary_of(field)
-    derived = derived_keys_graph(feature_keys.keys(vocabulary, tokens), settings, vocabulary)
-    return tf.reshape(derived, [-1]), tf.repeat(tf.range(tf.shape(tokens)[0], dtype=tf.int32), settings.hashes)
+    """Keys int64 [batch · k] of a multi-hash field's tokens [batch], and whose they are."""
+    keys = field_keys_graph(feature_keys.keys(vocabulary_of(field), tokens), field)
+    return tf.reshape(keys, [-1]), tf.repeat(tf.range(tf.shape(tokens)[0], dtype=tf.int32), keys.shape[1])
 
 
 def _with_zero_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from features.timezones import offset_seconds, parse_timezone
 
@@ -72,16 +72,38 @@ class _Column(Frozen):
 
 
 class MultiHash(Frozen):
-    """How the ids of a field share few rows: an id is `hashes` of them, of as many small tables with `rows` rows together."""
+    """How the ids of a field share few rows: an id is `hashes` of them, of as many small tables with `rows` rows together.
+
+    `shared`: all hashes fall into one table. `own_rows`: an id has its ordinary row too, once it is admitted by its field's
+    threshold. `combine`: `sum` pools the rows by their mean, `concat` lays them side by side, each `dim / hashes` wide.
+    """
 
     hashes: Annotated[int, Field(ge=2, le=8)] = 2
     rows: Annotated[int, Field(ge=16)]
+    shared: bool = False
+    own_rows: bool = False
+    combine: Literal["sum", "concat"] = "sum"
+
+    @model_validator(mode="after")
+    def _own_rows_are_pooled(self) -> Self:
+        if self.own_rows and self.combine == "concat":
+            raise ValueError(
+                "own_rows go with combine: sum; rows laid side by side have no place for one more: drop one of the two"
+            )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what came later where it is not used: such a model's `model.json` and version are as they were."""
+        later = {"shared": False, "own_rows": False, "combine": "sum"}
+        return {name: value for name, value in serialise(self).items() if name not in later or value != later[name]}
 
 
 class Categorical(_Column):
     """One id per impression. Fields with the same `vocabulary` share keys and rows.
 
-    With `multi_hash` an id has no row of its own: however many ids there are, the field never takes more than that many rows.
+    With `multi_hash` an id has no row of its own, unless it says `own_rows`: however many ids there are, the field never takes
+    more than that many rows.
     """
 
     kind: Literal["categorical"] = "categorical"

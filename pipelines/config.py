@@ -23,6 +23,7 @@ from simulator.settings import SimulatorSettings
 from spark_jobs.settings import GraphSettings, Source, SparkSettings, StatisticsSettings
 from training.groups import groups_of
 from training.layout import Layout
+from training.own_rows import refuse_own_rows_for_all
 from training.settings import ModelSettings, PretrainSettings, TrainingSettings
 from validation.settings import DataGateSettings, ModelGateSettings
 
@@ -63,6 +64,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
     try:
         config = Config.model_validate(document)
         groups_of(Layout.of(config.features), config.model)
+        refuse_own_rows_for_all(config.features, config.training.admission)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from error
     except InputError as error:

@@ -20,8 +20,7 @@ from features.errors import InputError, NoDataError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Time, vocabulary_of
 from training.columns import AbsentFields, Coded, coded, coded_list, distinct_pairs, read_impressions
 from training.layout import Layout
-from training.models.multi_hash.keys import derived_keys
-from training.models.multi_hash_settings import multi_hash_of
+from training.models.multi_hash.field_keys import field_keys
 from training.ragged import Ragged
 
 Single = Categorical | Numeric | Time
@@ -168,10 +167,9 @@ def _pooled_keys(schema: Schema, name: str, table: pa.Table, tokens: Mapping[str
     field = schema.field(name)
     if isinstance(field, MultiValued):
         return _list_keys(schema, field, table)
-    vocabulary, settings = vocabulary_of(field), multi_hash_of(field)
-    distinct: NDArray[np.int64] = feature_keys.keys(vocabulary, _strings(tokens[name].values)).numpy()
-    derived = derived_keys(distinct, settings, vocabulary)[tokens[name].codes]
-    return Ragged(derived.reshape(-1), np.arange(len(derived) + 1, dtype=np.int64) * settings.hashes)
+    distinct: NDArray[np.int64] = feature_keys.keys(vocabulary_of(field), _strings(tokens[name].values)).numpy()
+    derived = field_keys(distinct, field)[tokens[name].codes]
+    return Ragged(derived.reshape(-1), np.arange(len(derived) + 1, dtype=np.int64) * derived.shape[1])
 
 
 def _list_keys(schema: Schema, field: MultiValued, table: pa.Table) -> Ragged:

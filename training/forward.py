@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from training.groups import Group, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
-from training.models.pooling import pool_fields
+from training.models.parts.part import DEEP, role_of
+from training.models.pooling import lay_together, pool_fields
 
 Lookup = Callable[[NDArray[np.int64], NDArray[np.int16]], Mapping[str, NDArray[np.float32]]]
 
@@ -33,7 +34,7 @@ class ForwardModel(Protocol):
     def forward(
         self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
     ) -> tf.Tensor:
-        """Return logits [b] of pooled vectors [b, F, width] by slab, of its group's fields."""
+        """Return logits [b] of vectors [b, F, width] by slab, one for each of its group's fields."""
 
 
 class Forward:
@@ -66,7 +67,7 @@ class Forward:
 
 
 def pool_flat(model: ForwardModel, flat: Mapping[str, tf.Tensor], segments: tf.Tensor, batch: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Pool vectors float32 [m, width] of a slab's group's keys into [b, F, width], slab by slab.
+    """Pool vectors float32 [m, width] of a slab's group's keys into one vector a field, slab by slab (see `pool_slab`).
 
     Args:
         model: whose layout and groups the vectors are of.
@@ -74,12 +75,30 @@ def pool_flat(model: ForwardModel, flat: Mapping[str, tf.Tensor], segments: tf.T
         segments: int32 [k], `Inputs.segments` of all lists.
         batch: int32 [], b.
     """
-    groups = {group.name: group for group in model.groups}
-    layouts = {name: groups[own_slab(name)[0]].layout for name in flat}
+    named = {group.name: group for group in model.groups}
+    groups = {name: named[own_slab(name)[0]] for name in flat}
     return {
-        name: _pool(layouts[name], vectors, _segments_within(model.layout, layouts[name], segments), batch)
+        name: pool_slab(groups[name], name, vectors, _segments_within(model.layout, groups[name].layout, segments), batch)
         for name, vectors in flat.items()
     }
+
+
+def pool_slab(group: Group, slab: str, vectors: tf.Tensor, segments: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    """Return the vector of each field of a group in each impression, float32 [b, F, width of the vector].
+
+    Args:
+        group: whose layout the vectors are in: keys of the single-valued fields impression by impression, then list after list.
+        slab: its name in the model.
+        vectors: float32 [b S + m, width of the slab].
+        segments: int32 [m], `impression * lists + list` within the group.
+        batch: int32 [], b.
+    """
+    layout = group.layout
+    if group.chunks > 1 and role_of(own_slab(slab)[1]) == DEEP:
+        return lay_together(vectors, len(layout.lists), group.chunks, batch)
+    fields, listed = len(layout.singles), vectors[batch * len(layout.singles) :]
+    singles = tf.reshape(vectors[: batch * fields], [batch, fields, vectors.shape[-1]])
+    return pool_fields(singles, listed, segments, len(layout.lists))
 
 
 def vector_signature(slabs: Mapping[str, int]) -> dict[str, tf.TensorSpec]:
@@ -113,9 +132,3 @@ def _segments_within(layout: Layout, group: Layout, segments: tf.Tensor) -> tf.T
     places = tf.constant([group.lists.index(name) if name in group.lists else -1 for name in layout.lists], tf.int32)
     place = tf.gather(places, segments % len(layout.lists))
     return tf.boolean_mask(segments // len(layout.lists) * len(group.lists) + place, place >= 0)
-
-
-def _pool(layout: Layout, vectors: tf.Tensor, segments: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
-    fields, listed = len(layout.singles), vectors[batch * len(layout.singles) :]
-    singles = tf.reshape(vectors[: batch * fields], [batch, fields, vectors.shape[-1]])
-    return pool_fields(singles, listed, segments, len(layout.lists))

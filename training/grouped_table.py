@@ -14,7 +14,8 @@ from training.elastic.census.merged import merged
 from training.elastic.census.statistics import TableStatistics
 from training.elastic.eviction import Eviction
 from training.elastic.table import ElasticTable
-from training.groups import DEFAULT, Routing, own_slab
+from training.groups import DEFAULT, own_slab
+from training.routing import Routing
 
 
 class Rows(Protocol):

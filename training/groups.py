@@ -1,12 +1,9 @@
-"""Which fields share a table and a width, and where each key of a batch belongs. Plain data, free of TensorFlow."""
+"""Which fields share a table and a width. Plain data, free of TensorFlow and NumPy, so that a configuration can be checked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from features.errors import InputError
 from training.layout import Layout
@@ -23,7 +20,7 @@ class Group:
     Attributes:
         name: as in the YAML; `DEFAULT` of the fields that no group names.
         layout: of its fields alone, in the order of the whole model's, without numbers and relations.
-        dim: width of its deep rows.
+        dim: width of its fields' deep vectors.
         pooling: how its fields' vectors are laid side by side (`concat`), or become one vector.
         l21: group lasso on its deep rows; None: that of `model.deep`.
     """
@@ -33,6 +30,16 @@ class Group:
     dim: int
     pooling: Pooling = "concat"
     l21: float | None = None
+
+    @property
+    def chunks(self) -> int:
+        """Rows that a field's deep vector is laid together from; 1: it is one row, or the mean of several."""
+        return max(hashes for _, hashes in self.layout.chunks) if self.layout.chunks and self.name else 1
+
+    @property
+    def row_dim(self) -> int:
+        """Width of a deep row."""
+        return self.dim // self.chunks
 
     def slab(self, own: str) -> str:
         """Return a slab's name in the model, `group/slab`, from the one in the group's table; of `DEFAULT` they are the same."""
@@ -49,7 +56,8 @@ def groups_of(layout: Layout, settings: ModelSettings) -> tuple[Group, ...]:
     """Return a model's groups: `DEFAULT` first, unless every field is in another, then as in the YAML.
 
     Raises:
-        InputError: a group names what is no id field of the schema.
+        InputError: a group names what is no id field of the schema, or a multi-hash field with `combine: concat` is in a group
+            that has no place for its narrow rows.
     """
     named = {field: group.name for group in settings.groups for field in group.fields}
     unknown = sorted(set(named) - set(layout.keyed))
@@ -57,6 +65,10 @@ def groups_of(layout: Layout, settings: ModelSettings) -> tuple[Group, ...]:
         raise InputError(f"model.groups names {unknown}: the schema's id fields are {list(layout.keyed)}")
     others = [Group(g.name, _only(layout, g.fields), g.dim, g.pooling, g.l21) for g in settings.groups]
     rest = Group(DEFAULT, _only(layout, [name for name in layout.keyed if name not in named]), settings.dim)
+    if settings.kind != "logistic_regression":  # it reads the width-1 rows alone, which are pooled in any group
+        _refuse_chunks_outside(rest)
+    for group in others:
+        _refuse_mixed_chunks(group)
     return (rest, *others) if rest.layout.keyed or not others else tuple(others)
 
 
@@ -72,42 +84,38 @@ def of_member(kind: str, slab: str) -> str:
     return f"{group}/{kind}_{own}" if group else f"{kind}_{own}"
 
 
-@dataclass(frozen=True)
-class Routing:
-    """Sends each key of a batch to its field's group.
-
-    Attributes:
-        names: of the groups.
-        owner: int16 [F], by field code: its group's place in `names`.
-        place: int16 [F], by field code: its code within the group.
-    """
-
-    names: tuple[str, ...]
-    owner: NDArray[np.int16]
-    place: NDArray[np.int16]
-
-    @classmethod
-    def of(cls, layout: Layout, groups: Sequence[Group]) -> Routing:
-        """Return the routing of a model, whose field codes are places in `layout.keyed`."""
-        at = {name: (number, place) for number, g in enumerate(groups) for place, name in enumerate(g.layout.keyed)}
-        owner, place = np.array([at[name] for name in layout.keyed], np.int16).reshape(-1, 2).T
-        return cls(tuple(group.name for group in groups), owner, place)
-
-    def split(
-        self, keys: NDArray[np.int64], fields: NDArray[np.int16]
-    ) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int16]]]:
-        """Yield each group's name, its keys int64 [m] in the order they had, and their field codes within it, int16 [m].
-
-        Args:
-            keys: int64 [n], as `Inputs.flat_keys` gives them.
-            fields: int16 [n], as `Inputs.flat_fields` gives them.
-        """
-        owner = self.owner[fields]
-        for number, name in enumerate(self.names):
-            chosen = owner == number
-            yield name, keys[chosen], self.place[fields[chosen]]
-
-
 def _only(layout: Layout, fields: Sequence[str]) -> Layout:
     singles, lists = (tuple(n for n in names if n in fields) for names in (layout.singles, layout.lists))
-    return Layout(singles, lists, (), ())
+    return Layout(singles, lists, (), (), tuple((name, hashes) for name, hashes in layout.chunks if name in fields))
+
+
+def _refuse_chunks_outside(rest: Group) -> None:
+    if rest.layout.chunks:
+        name, hashes = rest.layout.chunks[0]
+        raise InputError(
+            f"field {name!r} has multi_hash.combine: concat, whose rows are narrower than other fields', but no group: add "
+            f"{{name: {name}_rows, fields: [{name}], dim: {_multiple(rest.dim, hashes)}}} to model.groups, or choose combine: sum"
+        )
+
+
+def _refuse_mixed_chunks(group: Group) -> None:
+    if not group.layout.chunks:
+        return
+    made_of = dict(group.layout.chunks)
+    name, hashes = group.layout.chunks[0]
+    others = [field for field in group.layout.keyed if made_of.get(field) != hashes]
+    if others:
+        raise InputError(
+            f"model.groups: group {group.name!r} has field {name!r}, whose multi_hash (combine: concat, hashes: {hashes}) makes "
+            f"rows 1/{hashes} of dim wide, beside {others}: move these to another group, or give them the same combine and hashes"
+        )
+    if group.dim % hashes:
+        raise InputError(
+            f"model.groups: group {group.name!r} has dim {group.dim}, which field {name!r} (multi_hash.combine: concat) cannot "
+            f"lay together from {hashes} rows: set dim to a multiple of {hashes}, such as {_multiple(group.dim, hashes)}"
+        )
+
+
+def _multiple(dim: int, hashes: int) -> int:
+    """The least multiple of `hashes` that is not below `dim`."""
+    return -(-dim // hashes) * hashes

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from features.errors import InputError
-from features.schema import MultiValued, Relation, Schema, is_dense, is_pooled
+from features.schema import Categorical, KeyField, MultiValued, Relation, Schema, is_dense, is_pooled
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,14 @@ class Layout:
         lists: id fields with several, pooled: multi-valued ones, and multi-hash ones.
         dense: numeric fields that enter as a standardised number and a flag.
         relations: names of the relations whose p_uv enters as a number.
+        chunks: of the lists, fields whose deep vector is laid together from rows, and how many each impression has of them.
     """
 
     singles: tuple[str, ...]
     lists: tuple[str, ...]
     dense: tuple[str, ...]
     relations: tuple[str, ...]
+    chunks: tuple[tuple[str, int], ...] = ()
 
     @classmethod
     def of(cls, schema: Schema, relations: Sequence[Relation] = ()) -> Self:
@@ -41,12 +43,19 @@ class Layout:
             lists=tuple(f.name for f in keyed if is_pooled(f)),
             dense=tuple(f.name for f in schema.fields if is_dense(f)),
             relations=tuple(r.name for r in relations),
+            chunks=tuple((f.name, hashes) for f in keyed if (hashes := _chunks(f))),
         )
 
     @property
     def keyed(self) -> tuple[str, ...]:
         """Id fields in the order of the model's [b, F] and [b, F, d] inputs: single-valued ones, then lists."""
         return self.singles + self.lists
+
+
+def _chunks(field: KeyField) -> int:
+    """Rows that a field's deep vector is laid together from; 0: it is one row, or the mean of several."""
+    told = field.multi_hash if isinstance(field, Categorical) else None
+    return told.hashes if told and told.combine == "concat" else 0
 
 
 def _refuse_unknown(relations: Sequence[Relation], singles: tuple[str, ...]) -> None:

@@ -21,7 +21,7 @@ from training.elastic.optimizers.rules import GroupAdam
 from training.elastic.slabs.slab import SlabSpec
 from training.elastic.table import ElasticTable
 from training.grouped_table import GroupedTable, Rows, tables_of
-from training.groups import DEFAULT, Group, Routing, own_slab
+from training.groups import DEFAULT, Group, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
 from training.learner import Learner, Model, Prepared
@@ -29,6 +29,7 @@ from training.models.blocks import Weights, carry_over
 from training.models.build import build_model
 from training.models.ctr import logistic_regression
 from training.models.parts.part import DEEP, WIDE, role_of
+from training.routing import Routing
 from training.settings import ModelSettings, TrainingSettings
 
 BASELINE = "baseline"
@@ -144,7 +145,7 @@ def _specs(model: Model, group: Group, recipe: Recipe) -> dict[str, SlabSpec]:
     deep = settings.deep if group.l21 is None else settings.deep.model_copy(update={"l21": group.l21})
     specs = {
         WIDE: SlabSpec(1, recipe.rule(policies.optimizer(settings.wide)), 0.0, settings.storage),
-        DEEP: SlabSpec(group.dim, recipe.rule(policies.optimizer(deep)), settings.init_scale, settings.storage),
+        DEEP: SlabSpec(group.row_dim, recipe.rule(policies.optimizer(deep)), settings.init_scale, settings.storage),
     }
     return {own: specs[role_of(own)] for name, own in map(own_slab, model.slabs) if name == group.name}
 

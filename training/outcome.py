@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from training.elastic.census.plot import plot_statistics
 from training.examples import Examples
 from training.learners import BASELINE, OPTIMIZER, Learners
 from training.metrics import Slice, auc, calibration, everything, log_loss
+from training.models.multi_hash.size import Size
+from training.multi_hash_sizes import as_figures
 from training.online.progressive import progressive_figures
 from training.quality.heldout import Slicing, heldout_slices, read_counts
 from training.quality.plots import plot_calibration, plot_slices
@@ -68,6 +71,7 @@ class Outcome:
         heldout: probabilities of the held-out slice, by the model and by the baseline.
         timing: of learning the day.
         slicing: which slices of the held-out impressions are looked at beside all of them; None: no other.
+        sizes: of the multi-hash fields, as they were foretold.
     """
 
     examples: Examples
@@ -76,6 +80,7 @@ class Outcome:
     heldout: tuple[NDArray[np.float32], NDArray[np.float32]]
     timing: Timing
     slicing: Slicing | None = None
+    sizes: Mapping[str, Size] = field(default_factory=dict)
 
 
 def write_outcome(outcome: Outcome, learners: Learners, out: Path) -> dict[str, float]:
@@ -88,6 +93,7 @@ def write_outcome(outcome: Outcome, learners: Learners, out: Path) -> dict[str, 
     """
     pq.write_table(_heldout(outcome), out / HELDOUT)
     figures = _figures(outcome) | _quality(outcome, out) | _size(learners, out) | _speed(outcome.timing)
+    figures |= as_figures(outcome.sizes)
     document = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     (out / METRICS).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return figures

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from training.checkpoints import TrainedModel, read_checkpoint
 from training.examples import Examples
 from training.forward import Forward
-from training.groups import Routing, own_slab
+from training.groups import own_slab
 from training.inputs import Featurizer
 from training.models.build import build_model
+from training.routing import Routing
 
 
 class Scorer:

@@ -29,6 +29,10 @@ class AdmissionSettings(Frozen):
     capacity: Count = 1 << 20
     false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
+    def threshold(self, field: str) -> int:
+        """Return how often an id of this field has to be seen."""
+        return self.min_counts.get(field, self.min_count)
+
 
 class EvictionSettings(Frozen):
     """Which ids lose their row at the end of a day's training. Nothing set: none.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from training.inputs import Featurizer, Inputs
 from training.layout import Layout
 from training.learners import Learners, Recipe
 from training.models.cross_input import Encodings, read_encodings, write_encodings
+from training.models.multi_hash.size import Size
+from training.multi_hash_sizes import Seen, multi_hash_sizes
 from training.online.hours import local_hours
 from training.online.meter import Listener
 from training.online.plot import plot_progressive
@@ -29,6 +33,8 @@ from training.outcome import PLOTS, Outcome, write_outcome
 from training.quality.heldout import Slicing
 from training.scalers import Scaler, scalers_from_numbers, scalers_from_statistics
 from training.settings import ModelSettings, TrainingSettings
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,9 @@ class TrainRequest:
     gap_days: int = 1
 
 
-def train_day(request: TrainRequest, out: Path, progress: Listener | None = None) -> dict[str, float]:
+def train_day(
+    request: TrainRequest, out: Path, progress: Listener | None = None, tell: Callable[[str], None] = _log.info
+) -> dict[str, float]:
     """Train one day and write its `checkpoint` folder (docs/architecture.md).
 
     The held-out slice of the day before is learned first. Then the day is scored and all of it but its last slice is
@@ -71,6 +79,7 @@ def train_day(request: TrainRequest, out: Path, progress: Listener | None = None
         request: inputs and settings.
         out: the folder to fill.
         progress: called every few seconds, and at the end of each phase.
+        tell: called with a line for a person for each multi-hash field, before anything is learned: rows, bytes, collisions.
 
     Returns:
         The figures of `metrics.json`; NaN where one is undefined (no model before, one class only).
@@ -86,6 +95,7 @@ def train_day(request: TrainRequest, out: Path, progress: Listener | None = None
     examples = _read(request, request.partition)
     featurizer = _featurizer(request, examples)
     reading_s = time.perf_counter() - started
+    sizes = _foretold(request, tell)
     learners, before = _warm_start(request, featurizer, progress)
     start = heldout_start(len(examples), request.training.holdout_fraction)
     learners.start_day()
@@ -98,10 +108,20 @@ def train_day(request: TrainRequest, out: Path, progress: Listener | None = None
         heldout=_score(learners, featurizer.inputs(examples.slice(start, len(examples)))),
         timing=taken.timing.after_reading(reading_s),
         slicing=slicing,
+        sizes=sizes,
     )
     _save(request, featurizer, learners, out)
     _report_hours(request, outcome, out)
     return write_outcome(outcome, learners, out)
+
+
+def _foretold(request: TrainRequest, tell: Callable[[str], None]) -> dict[str, Size]:
+    """The sizes of the multi-hash fields, told one by one."""
+    seen = Seen(request.partition, request.statistics)
+    sizes = multi_hash_sizes(request.schema, request.model, request.training.admission, seen)
+    for name, size in sizes.items():
+        tell(f"multi-hash field {name}: {size}")
+    return sizes
 
 
 def _as_fresh_as_asked(request: TrainRequest) -> TrainRequest:

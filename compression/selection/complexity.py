@@ -17,6 +17,7 @@ from training.learner import Learner
 from training.models.blocks import Blocks
 from training.models.cross_input import Encodings, Nodes
 from training.models.gates import uses
+from training.models.parts.part import DEEP, role_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Complexity:
     Attributes:
         online: values handled per impression: 1 for an id or a number, the mean length of a list, 1 and its parts for a cross,
             2 (nodes) for a relation.
-        width: values given to the model: the widths of the slabs, 2 for a number, 1 for a relation.
+        width: values given to the model: the widths of its vectors in every slab, 2 for a number, 1 for a relation.
         rows: that answering needs: of its vocabulary, admitted and not zero, or nodes of a relation.
     """
 
@@ -114,12 +115,12 @@ class Footprint:
 def measure(schema: Schema, learner: Learner, inputs: Inputs, encodings: Encodings) -> Footprint:
     """Measure the uses of a model's fields: rows as they are in its table, lengths of lists as they are in `inputs`."""
     layout = learner.model.layout
-    groups, widths = learner.model.groups, _widths(learner)
+    groups, widths, given = learner.model.groups, _widths(learner), _given(learner)
     group_of = {name: group for group in groups for name in group.layout.keyed}
     vocabularies = {name: group_of[name].slab(vocabulary_of(schema.field(name))) for name in layout.keyed}
     rows, nodes = _rows_by_vocabulary(learner, vocabularies), {name: _sides(encodings, name) for name in layout.relations}
     keyed = {
-        name: Complexity(online, widths[group_of[name].name], rows[vocabularies[name]])
+        name: Complexity(online, given[group_of[name].name], rows[vocabularies[name]])
         for name, online in zip(layout.keyed, _lookups(schema, layout, inputs), strict=True)
     }
     others = {name: Complexity(1.0, 2, 0) for name in layout.dense}
@@ -150,6 +151,15 @@ def _widths(learner: Learner) -> dict[str, int]:
     for slab, width in learner.model.slabs.items():
         widths[own_slab(slab)[0]] += width
     return widths
+
+
+def _given(learner: Learner) -> dict[str, int]:
+    """By group, values of a field's vectors: those of a row, or of the rows that a deep vector is laid together from."""
+    more = {group.name: group.dim - group.row_dim for group in learner.model.groups}
+    given = _widths(learner)
+    for group, own in map(own_slab, learner.model.slabs):
+        given[group] += more[group] if role_of(own) == DEEP else 0
+    return given
 
 
 def _use(block: str) -> str:

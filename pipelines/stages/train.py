@@ -53,7 +53,7 @@ class Train(Stage):
             encodings=paths["encodings"],
             gap_days=gap_days(context, inputs.get("checkpoint")),
         )
-        return train_day(request, out, lambda p: context.report(_words(p)))
+        return train_day(request, out, lambda p: context.report(_words(p)), context.report)
 
 
 def gap_days(context: Context, checkpoint: Version | None) -> int:

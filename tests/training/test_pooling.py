@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from features.errors import InputError
 from training.models.cross_input import Encoding, Nodes, cross_value, read_encodings, sorted_nodes, write_encodings
-from training.models.pooling import LIMIT, dense_inputs, pool_fields
+from training.models.pooling import LIMIT, dense_inputs, lay_together, pool_fields
 
 
 def test_lists_are_pooled_by_the_mean_of_all_present_values():
@@ -91,3 +91,19 @@ def test_incomplete_encodings_are_refused(tmp_path):
     np.savez(tmp_path / "encodings.npz", **{"a__b/mean": np.float32(0), "a__b/left_keys": np.zeros(2, np.int64)})
     with pytest.raises(InputError, match="incomplete"):
         read_encodings(tmp_path / "encodings.npz")
+
+
+def test_rows_are_laid_together_by_impression_and_field():
+    """Two fields of three rows each, width 1, in two impressions: field by field, and in each impression by impression."""
+    vectors = tf.constant([[1.0], [2], [3], [4], [5], [6], [10], [20], [30], [40], [50], [60]])
+    laid = lay_together(vectors, 2, 3, tf.constant(2))
+    np.testing.assert_array_equal(laid, [[[1, 2, 3], [10, 20, 30]], [[4, 5, 6], [40, 50, 60]]])
+
+
+def test_rows_of_a_width_stay_in_one_piece():
+    laid = lay_together(tf.constant([[1.0, 2], [3, 4], [5, 6], [7, 8]]), 1, 2, tf.constant(2))
+    np.testing.assert_array_equal(laid, [[[1, 2, 3, 4]], [[5, 6, 7, 8]]])
+
+
+def test_of_no_impression_nothing_is_laid_together():
+    assert lay_together(tf.zeros([0, 3]), 2, 2, tf.constant(0)).shape == (0, 2, 6)

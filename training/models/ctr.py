@@ -60,7 +60,7 @@ class CtrModel(tf.Module):
     def slabs(self) -> dict[str, int]:
         """Names and widths of the slabs whose rows `forward` takes."""
         read = {name for part in self._parts for name in part.slabs}
-        widths = [(group.slab(name), width, name) for group in self.groups for name, width in ((WIDE, 1), (DEEP, group.dim))]
+        widths = [(group.slab(name), width, name) for group in self.groups for name, width in ((WIDE, 1), (DEEP, group.row_dim))]
         return {slab: width for slab, width, name in widths if name in read}
 
     def blocks(self) -> dict[str, Blocks]:

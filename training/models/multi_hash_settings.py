@@ -68,10 +68,11 @@ WEIGHTS_PER_ROW = 10
 
 
 def multi_hash_of(field: KeyField) -> MultiHashSettings:
-    """Return what the schema says of a multi-hash field: separate tables, their rows pooled by the mean as a list's are.
+    """Return what the schema says of the hashed rows of a multi-hash field: `sum` pools them by the mean as a list's are.
 
     A mean of k rows is their sum but for the factor k, the same for all ids.
     """
     assert isinstance(field, Categorical)
     assert field.multi_hash is not None
-    return MultiHashSettings(hashes=field.multi_hash.hashes, rows=field.multi_hash.rows)
+    told = field.multi_hash
+    return MultiHashSettings(hashes=told.hashes, rows=told.rows, shared=told.shared, combine=told.combine)

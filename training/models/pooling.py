@@ -25,6 +25,21 @@ def pool_fields(singles: tf.Tensor, listed: tf.Tensor, segments: tf.Tensor, list
     return tf.concat([singles, tf.reshape(pooled, [batch, lists, dim])], axis=1)
 
 
+def lay_together(vectors: tf.Tensor, fields: int, chunks: int, batch: tf.Tensor) -> tf.Tensor:
+    """Lay the rows of each field side by side.
+
+    Args:
+        vectors: float32 [F b k, w], field by field, in each impression by impression, its rows in their order.
+        fields: F.
+        chunks: rows of a field in an impression, k.
+        batch: int32 [], b.
+
+    Returns:
+        float32 [b, F, k w].
+    """
+    return tf.transpose(tf.reshape(vectors, [fields, batch, chunks * vectors.shape[-1]]), [1, 0, 2])
+
+
 def dense_inputs(values: tf.Tensor, present: tf.Tensor, means: tf.Tensor, stds: tf.Tensor) -> tf.Tensor:
     """Standardise numbers, each followed by a flag that says whether it is present.
 

@@ -117,7 +117,7 @@ def times_seen(heldout: NDArray[np.int64], before: NDArray[np.int64], known: Cou
 
 
 def _identities(schema: Schema) -> tuple[str, ...]:
-    """Fields of the log's item and user; of a multi-hash one no count by id is kept."""
+    """Fields of the log's item and user; multi-hash ones are left out, as their ids have several keys."""
     fields = [f for f in schema.fields if isinstance(f, Categorical) and not is_pooled(f)]
     return tuple(f.name for column in (schema.item, schema.user) for f in fields if f.source == column)
 
