@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -50,7 +51,8 @@ class Forward:
         self._model = model
         self._lookup = lookup
         signature = [vector_signature(model.slabs), *batch_signature(model.layout)]
-        self._graph = tf.function(self._probabilities, input_signature=signature, autograph=False)
+        scored = partial(self._probabilities)  # not a method, of which TensorFlow counts all instances' traces and warns
+        self._graph = tf.function(scored, input_signature=signature, autograph=False)
 
     def probabilities(self, inputs: Inputs) -> NDArray[np.float32]:
         """Return click probabilities, float32 [n]."""
