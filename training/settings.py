@@ -85,6 +85,7 @@ class RelationNetworkSettings(Frozen):
 
 
 Pooling = Literal["concat", "mean", "sum"]
+Precision = Literal["float32", "bfloat16"]
 
 
 class GroupSettings(Frozen):
@@ -111,7 +112,8 @@ class ModelSettings(Frozen):
 
     `norm` of the hidden layers is by batch, by layer or none; `cross_layers` is for dcnv2; `relations` adds a relation
     network to the deep part, in place of declared id crosses; `groups` gives some fields tables of their own. `fusion` is the
-    mean of its `members`' logits, each of them learned by itself with the other settings as they are.
+    mean of its `members`' logits, each of them learned by itself with the other settings as they are. `matmul` is what the
+    products of hidden and cross layers are taken in while learning; weights, sums and all scoring stay float32.
     """
 
     kind: MemberKind | Literal["fusion"] = "wide_deep"
@@ -125,6 +127,7 @@ class ModelSettings(Frozen):
     groups: tuple[GroupSettings, ...] = ()
     init_scale: Positive = 0.01
     storage: Literal["float32", "bfloat16", "float16"] = "float32"
+    matmul: Precision = "float32"
     deep: OptimizerSettings = OptimizerSettings(learning_rate=3e-3)
     wide: OptimizerSettings = OptimizerSettings()
     dense: OptimizerSettings = OptimizerSettings()
@@ -147,9 +150,10 @@ class ModelSettings(Frozen):
         return groups
 
     @model_serializer(mode="wrap")
-    def _without_empty_groups(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave `groups` out where there are none: such a model's `model.json` and version are as before groups existed."""
-        return {name: value for name, value in serialise(self).items() if name != "groups" or self.groups}
+    def _without_later_options(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not used: a model's `model.json` and version are as before there was `groups` or `matmul`."""
+        unused = {"groups" for _ in range(not self.groups)} | {"matmul" for _ in range(self.matmul == "float32")}
+        return {name: value for name, value in serialise(self).items() if name not in unused}
 
     def of_member(self, kind: MemberKind) -> ModelSettings:
         """Return the settings of one member of a fusion."""

@@ -104,7 +104,7 @@ def _in_percent(axes: Axes) -> None:
 def _draw_calibration(axes: Axes, models: list[_Model]) -> None:
     top = 0.0
     for model in reversed(models):  # the judged one last, on top
-        curve = calibration_curve(model.label, model.probability, _BINS)
+        curve = calibration_curve(model.label.astype(np.float64), model.probability, _BINS)
         interval = np.maximum(0, [curve.observed - curve.low, curve.high - curve.observed])  # rounding can cross
         axes.errorbar(curve.predicted, curve.observed, interval, color=model.colour, marker="o", capsize=3, label=model.name)
         top = max([top, *curve.predicted, *curve.observed])

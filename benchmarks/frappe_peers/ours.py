@@ -73,6 +73,7 @@ def model_settings(settings: dict[str, Any]) -> ModelSettings:
         norm=settings["norm"],
         dropout=settings["dropout"],
         cross_layers=settings["cross_layers"],
+        matmul=settings["matmul"],
         deep=OptimizerSettings(**settings["rows"]),
         wide=OptimizerSettings(**settings["wide_rows"]),
         dense=dense,

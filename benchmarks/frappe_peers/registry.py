@@ -31,6 +31,7 @@ _COMMON: dict[str, Any] = {
 _OURS = _COMMON | {
     "norm": "batch",
     "cross_layers": 3,
+    "matmul": "bfloat16",
     "rows": {"learning_rate": 1e-3, "decay": 0.02, "decay_steps": 50},
     "wide_rows": {"learning_rate": 1e-3},
 }

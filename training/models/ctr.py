@@ -105,7 +105,7 @@ class CtrModel(tf.Module):
         Returns:
             float32 [b].
         """
-        batch = Pooled(vectors, dense, cross, dropout_seed)
+        batch = Pooled(vectors, dense, cross, dropout_seed, self.settings.matmul)
         return tf.add_n([part.logit(self.all_variables(), batch) for part in self._parts]) + self._learned["bias"]
 
 

@@ -52,7 +52,7 @@ class CrossNetwork:
         """Return float32 [b]."""
         first = crossed = self.shape.side_by_side(batch)
         for number in range(self.layers):
-            affine = tf.matmul(crossed, weights[f"cross/{number}/kernel"]) + weights[f"cross/{number}/bias"]
+            affine = batch.product(crossed, weights[f"cross/{number}/kernel"]) + weights[f"cross/{number}/bias"]
             crossed = first * affine + crossed
         return tf.linalg.matvec(crossed, weights["cross/out"])
 

@@ -19,7 +19,7 @@ from training.arrays import Arrays
 from training.groups import Group
 from training.layout import Layout
 from training.models.blocks import Blocks, input_widths
-from training.settings import Pooling
+from training.settings import Pooling, Precision
 
 Variables = Mapping[str, tf.Variable]
 
@@ -39,17 +39,28 @@ class Pooled:
         dense: float32 [b, 2 D], as `training.models.pooling.dense_inputs` gives them.
         cross: float32 [b, R], p_uv of each relation.
         seed: int64 [2] of what is drawn; None outside learning.
+        matmul: what `product` multiplies in while learning.
     """
 
     vectors: Mapping[str, tf.Tensor]
     dense: tf.Tensor
     cross: tf.Tensor
     seed: tf.Tensor | None
+    matmul: Precision = "float32"
 
     @property
     def learning(self) -> bool:
         """Whether this batch is learned, so that dropout and batch statistics apply."""
         return self.seed is not None
+
+    def product(self, inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """Return inputs float32 [b, m] times a kernel float32 [m, n], float32 [b, n].
+
+        In bfloat16 both factors are rounded, in the gradients' products too; a processor sums them in float32.
+        """
+        if not self.learning or self.matmul == "float32":
+            return tf.matmul(inputs, kernel)
+        return tf.cast(tf.matmul(tf.cast(inputs, tf.bfloat16), tf.cast(kernel, tf.bfloat16)), tf.float32)
 
 
 @dataclass(frozen=True)

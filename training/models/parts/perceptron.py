@@ -66,7 +66,7 @@ class Perceptron:
         if self.relations:
             hidden = tf.concat([hidden, self.relations.outputs(weights, self.shape.by_field(batch))], axis=1)
         for number in range(len(self.settings.hidden)):
-            affine = tf.matmul(hidden, weights[f"deep/{number}/kernel"])
+            affine = batch.product(hidden, weights[f"deep/{number}/kernel"])
             hidden = tf.nn.relu(self._normed(weights, number, affine, batch.learning) + weights[f"deep/{number}/bias"])
             hidden = self._dropped(hidden, number, batch)
         return tf.linalg.matvec(hidden, weights["deep/out"])
