@@ -53,24 +53,25 @@ def hourly_auc(day: Day, probability: NDArray[np.float32]) -> list[tuple[int, fl
     return [(int(day.hour[a]), auc(day.inputs.label[a:b], probability[a:b])) for a, b in spans]
 
 
+def with_gaps(points: Sequence[tuple[datetime, float]]) -> Iterator[tuple[datetime, float]]:
+    """Yield the points of hours, with a NaN behind each that the next hour does not follow: no line bridges a gap."""
+    hour = timedelta(hours=1)
+    for number, (moment, value) in enumerate(points):
+        if number and moment - points[number - 1][0] > hour:
+            yield points[number - 1][0] + hour, np.nan
+        yield moment, value
+
+
 def _draw_auc(axes: Axes, days: Sequence[Day], probability: Sequence[NDArray[np.float32]], name: str, colour: str) -> None:
     judged = list(zip(days, probability, strict=True))[JUDGED_FROM:]
     points = [(_moment(day, hour + 0.5), value) for day, p in judged for hour, value in hourly_auc(day, p)]
-    axes.plot(*zip(*_broken(points), strict=True), color=colour, linewidth=1.6, label=f"{name}: an hour")
+    axes.plot(*zip(*with_gaps(points), strict=True), color=colour, linewidth=1.6, label=f"{name}: an hour")
     for number, (day, p) in enumerate(judged):
         label = f"{name}: the day" if number == 0 else None
         span = _moment(day, 0), _moment(day, 24)
         axes.hlines(auc(day.inputs.label, p), *span, color=colour, linewidth=4, alpha=0.35, label=label)
     axes.grid(axis="y", color=_GRID)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _broken(points: Sequence[tuple[datetime, float]]) -> Iterator[tuple[datetime, float]]:
-    """Yield points of consecutive hours with a NaN wherever an hour is missing, so that no line bridges it."""
-    for before, (moment, value) in zip([points[0], *points], points, strict=False):
-        if moment - before[0] > timedelta(hours=1):
-            yield before[0] + timedelta(hours=1), np.nan
-        yield moment, value
 
 
 def _draw_rows(axes: Axes, days: Sequence[Day]) -> None:

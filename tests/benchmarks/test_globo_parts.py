@@ -13,7 +13,7 @@ from globo_parts.arms import ARMS, RELATED, recipe, schema_of
 from globo_parts.files import files_of, moments, narrowed
 from globo_parts.kept import kept
 from globo_parts.learning import Run, run, slices
-from globo_parts.plot import hourly_auc, plot_hours
+from globo_parts.plot import hourly_auc, plot_hours, with_gaps
 from globo_parts.report import COLUMNS, figures, lines, stream_figures
 from globo_parts.stream import Day, Known, columns, drawn, drawn_schema, within_share
 from hypothesis import given
@@ -304,3 +304,11 @@ def test_an_hour_with_few_impressions_has_no_point(tmp_path):
     assert hourly_auc(day, right) == [(4, 1.0)]
     path = plot_hours([day, day], {"one": [right, right], "other": [right, 1 - right]}, tmp_path / "new" / "hours.png")
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_line_is_drawn_over_hours_without_impressions():
+    hours = [datetime(2017, 10, 5, hour, 30, tzinfo=UTC) for hour in (3, 4, 13, 14)]
+    points = [*with_gaps(list(zip(hours, [0.1, 0.2, 0.3, 0.4], strict=True)))]
+    assert [moment.hour for moment, _ in points] == [3, 4, 5, 13, 14]
+    assert np.isnan(points[2][1])
+    assert list(with_gaps([])) == []
