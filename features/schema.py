@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
@@ -19,6 +19,22 @@ class Frozen(BaseModel):
     """Base of every configuration object: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Grown(Frozen):
+    """Base of objects that got options after models were saved with them.
+
+    An option of `later` is not written where it has its default, so that what is saved, and the versions made from it, stay as
+    they were before there was the option.
+    """
+
+    later: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        unused = {name for name in self.later if getattr(self, name) == fields[name].default}
+        return {name: value for name, value in serialise(self).items() if name not in unused}
 
 
 class TimeUnit(StrEnum):
@@ -71,12 +87,14 @@ class _Column(Frozen):
         return self.column or self.name
 
 
-class MultiHash(Frozen):
+class MultiHash(Grown):
     """How the ids of a field share few rows: an id is `hashes` of them, of as many small tables with `rows` rows together.
 
     `shared`: all hashes fall into one table. `own_rows`: an id has its ordinary row too, once it is admitted by its field's
     threshold. `combine`: `sum` pools the rows by their mean, `concat` lays them side by side, each `dim / hashes` wide.
     """
+
+    later = ("shared", "own_rows", "combine")
 
     hashes: Annotated[int, Field(ge=2, le=8)] = 2
     rows: Annotated[int, Field(ge=16)]
@@ -91,12 +109,6 @@ class MultiHash(Frozen):
                 "own_rows go with combine: sum; rows laid side by side have no place for one more: drop one of the two"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _without_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what came later where it is not used: such a model's `model.json` and version are as they were."""
-        later = {"shared": False, "own_rows": False, "combine": "sum"}
-        return {name: value for name, value in serialise(self).items() if name not in later or value != later[name]}
 
 
 class Categorical(_Column):
@@ -231,6 +243,11 @@ def is_dense(field: KeyField) -> bool:
 def is_pooled(field: KeyField) -> bool:
     """Whether an impression has several keys of the field, so that their rows are pooled: a list of ids, or a multi-hash one."""
     return isinstance(field, MultiValued) or (isinstance(field, Categorical) and field.multi_hash is not None)
+
+
+def has_own_rows(field: KeyField) -> bool:
+    """Whether an id of a multi-hash field has its ordinary row beside the hashed ones."""
+    return isinstance(field, Categorical) and field.multi_hash is not None and field.multi_hash.own_rows
 
 
 def vocabulary_of(field: KeyField) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from features.errors import InputError
-from features.schema import Categorical, Schema
+from features.schema import Schema, has_own_rows
 from training.settings import AdmissionSettings
 
 
 def own_row_fields(schema: Schema) -> tuple[str, ...]:
     """Return the names of the fields with `multi_hash.own_rows`."""
-    return tuple(f.name for f in schema.fields if isinstance(f, Categorical) and f.multi_hash and f.multi_hash.own_rows)
+    return tuple(f.name for f in schema.fields if has_own_rows(f))
 
 
 def refuse_own_rows_for_all(schema: Schema, admission: AdmissionSettings) -> None:

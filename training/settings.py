@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from features.schema import Frozen, Identifier
+from features.schema import Frozen, Grown, Identifier
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -107,7 +107,7 @@ MemberKind = Literal["logistic_regression", "fm", "wide_deep", "deepfm", "dcnv2"
 _WITHOUT_LAYERS = ("logistic_regression", "fm")
 
 
-class ModelSettings(Frozen):
+class ModelSettings(Grown):
     """The model: its kind, embedding width, hidden layers, dropout, storage of the rows, and the optimizers of its three parts.
 
     `norm` of the hidden layers is by batch, by layer or none; `cross_layers` is for dcnv2; `relations` adds a relation
@@ -115,6 +115,8 @@ class ModelSettings(Frozen):
     mean of its `members`' logits, each of them learned by itself with the other settings as they are. `matmul` is what the
     products of hidden and cross layers are taken in while learning; weights, sums and all scoring stay float32.
     """
+
+    later = ("groups", "matmul")
 
     kind: MemberKind | Literal["fusion"] = "wide_deep"
     members: tuple[MemberKind, ...] = ()
@@ -148,12 +150,6 @@ class ModelSettings(Frozen):
             if twice:
                 raise ValueError(f"model.groups has the {what} {', '.join(twice)} twice: a field is in at most one group")
         return groups
-
-    @model_serializer(mode="wrap")
-    def _without_later_options(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not used: a model's `model.json` and version are as before there was `groups` or `matmul`."""
-        unused = {"groups" for _ in range(not self.groups)} | {"matmul" for _ in range(self.matmul == "float32")}
-        return {name: value for name, value in serialise(self).items() if name not in unused}
 
     def of_member(self, kind: MemberKind) -> ModelSettings:
         """Return the settings of one member of a fusion."""

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from features.schema import Categorical, KeyField, vocabulary_of
+from features.schema import KeyField, has_own_rows, vocabulary_of
 from training.models.multi_hash.keys import derived_keys, derived_keys_graph
 from training.models.multi_hash_settings import multi_hash_of
 
@@ -22,14 +22,10 @@ def field_keys(keys: NDArray[np.int64], field: KeyField) -> NDArray[np.int64]:
         int64 [n, k], those of the hashed rows; with `own_rows` [n, k + 1], the value's own key last.
     """
     hashed = derived_keys(keys, multi_hash_of(field), vocabulary_of(field))
-    return np.concatenate([hashed, keys[:, None]], axis=1) if _has_own(field) else hashed
+    return np.concatenate([hashed, keys[:, None]], axis=1) if has_own_rows(field) else hashed
 
 
 def field_keys_graph(keys: tf.Tensor, field: KeyField) -> tf.Tensor:
     """Return what `field_keys` returns, to the bit, in stock operations on int64 tensors."""
     hashed = derived_keys_graph(keys, multi_hash_of(field), vocabulary_of(field))
-    return tf.concat([hashed, keys[:, None]], axis=1) if _has_own(field) else hashed
-
-
-def _has_own(field: KeyField) -> bool:
-    return isinstance(field, Categorical) and field.multi_hash is not None and field.multi_hash.own_rows
+    return tf.concat([hashed, keys[:, None]], axis=1) if has_own_rows(field) else hashed
