@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from training.arrays import Arrays
 from training.models.blocks import Blocks
+from training.models.parts.hidden import EPSILON, Kept, batch_normed
 from training.models.parts.part import DEEP, Pooled, Shape, Variables, glorot
 from training.models.parts.relation_network import RelationNetwork
 from training.settings import ModelSettings
 
-_MOMENTUM, _EPSILON = 0.9, 1e-5
+_MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -67,28 +68,35 @@ class Perceptron:
             hidden = tf.concat([hidden, self.relations.outputs(weights, self.shape.by_field(batch))], axis=1)
         for number in range(len(self.settings.hidden)):
             affine = batch.product(hidden, weights[f"deep/{number}/kernel"])
-            hidden = tf.nn.relu(self._normed(weights, number, affine, batch.learning) + weights[f"deep/{number}/bias"])
-            hidden = self._dropped(hidden, number, batch)
+            kept = self._kept(affine, number, batch)
+            if self.settings.norm == "batch" and batch.learning:
+                hidden = self._learning_norm(weights, number, affine, kept)
+            else:
+                hidden = kept.of(tf.nn.relu(self._normed(weights, number, affine) + weights[f"deep/{number}/bias"]))
         return tf.linalg.matvec(hidden, weights["deep/out"])
 
-    def _normed(self, weights: Variables, number: int, inputs: tf.Tensor, learning: bool) -> tf.Tensor:
-        """Norm and scale [b, width]; the layer's bias, added behind it, is the norm's shift."""
-        if self.settings.norm == "none":
-            return inputs
-        if self.settings.norm == "layer":
-            mean, variance = tf.nn.moments(inputs, axes=[1], keepdims=True)
-        elif learning:
-            mean, variance = tf.nn.moments(inputs, axes=[0])
-            _follow(weights[f"deep/{number}/mean"], mean)
-            _follow(weights[f"deep/{number}/variance"], variance)
-        else:
-            mean, variance = weights[f"deep/{number}/mean"], weights[f"deep/{number}/variance"]
-        return (inputs - mean) * tf.math.rsqrt(variance + _EPSILON) * weights[f"deep/{number}/scale"]
+    def _learning_norm(self, weights: Variables, number: int, affine: tf.Tensor, kept: Kept) -> tf.Tensor:
+        scale, bias = (tf.convert_to_tensor(weights[f"deep/{number}/{name}"]) for name in ("scale", "bias"))
+        hidden, mean, variance = batch_normed(affine, scale, bias, kept)
+        _follow(weights[f"deep/{number}/mean"], mean)
+        _follow(weights[f"deep/{number}/variance"], variance)
+        return hidden
 
-    def _dropped(self, hidden: tf.Tensor, number: int, batch: Pooled) -> tf.Tensor:
+    def _normed(self, weights: Variables, number: int, inputs: tf.Tensor) -> tf.Tensor:
+        """Norm and scale [b, width]; the layer's bias, added behind it, is the norm's shift."""
+        match self.settings.norm:
+            case "none":
+                return inputs
+            case "layer":
+                mean, variance = tf.nn.moments(inputs, axes=[1], keepdims=True)
+            case "batch":
+                mean, variance = weights[f"deep/{number}/mean"], weights[f"deep/{number}/variance"]
+        return (inputs - mean) * tf.math.rsqrt(variance + EPSILON) * weights[f"deep/{number}/scale"]
+
+    def _kept(self, affine: tf.Tensor, number: int, batch: Pooled) -> Kept:
         if batch.seed is None or self.settings.dropout == 0.0:
-            return hidden
-        return tf.nn.experimental.stateless_dropout(hidden, self.settings.dropout, batch.seed + number)
+            return Kept.all()
+        return Kept.drawn(affine, self.settings.dropout, batch.seed + number)
 
     def _inputs(self) -> Blocks:
         return Blocks.of([*self.shape.blocks(), *(self.relations.widths if self.relations else [])])
