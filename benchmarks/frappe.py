@@ -4,7 +4,7 @@ Data: `frappe_x1` (Baltrunas et al. 2015, research use; split of BARS), found th
 with several seeds until validation AUC stalls, in a process of its own and in its library's environment (made at the first
 run: 3 GB); the test rows are scored with the best epoch. A finished run is kept, so that a broken comparison goes on where
 it stopped. Examples a second are those of whole epochs of learning, data loading included and evaluation left out, at the same
-batch, width and threads.
+batch, width and threads; `--speed-rounds` measures them of all models in turn, as kept runs are of different hours.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from frappe_peers.cache import Cache, Result
 from frappe_peers.data import Frappe
 from frappe_peers.registry import FUSION, MODELS
 from frappe_peers.runs import Bench
+from frappe_peers.speed import examples_per_s, with_speeds
 
 from pipelines import console
 
@@ -36,6 +37,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     models: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, … for each model.")] = 5,
+    speed_rounds: Annotated[int, typer.Option(min=0, help="Rounds in which speeds are measured side by side.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Ours alone, tiny, two epochs: does it run?")] = False,
     data: Annotated[Path, typer.Option(help="The folder of train, valid and test.")] = _DATA,
     results: Annotated[Path, typer.Option(help="Where finished runs are kept.")] = _CACHE / "frappe-results",
@@ -47,7 +49,9 @@ def main(
     frappe = Frappe.read(data)
     bench = Bench(frappe, Cache(results), environments, quick)
     runs, missing = _run_all(bench, chosen, range(1, seeds + 1))
-    figures = _figures(frappe, runs) | {"missing": missing, "rows": len(frappe.train), "test_rows": len(frappe.test)}
+    say = partial(typer.echo, err=True)
+    speeds = examples_per_s(bench, [m for m in chosen if m not in missing], speed_rounds, say) if speed_rounds else {}
+    figures = _figures(frappe, runs, speeds) | {"missing": missing, "rows": len(frappe.train), "test_rows": len(frappe.test)}
     _show(figures, as_json)
     if plot:
         _draw(figures, plot)
@@ -75,11 +79,12 @@ def _run_all(bench: Bench, models: Sequence[str], seeds: Sequence[int]) -> tuple
     return {model: by_seed for model, by_seed in runs.items() if by_seed}, missing
 
 
-def _figures(frappe: Frappe, runs: dict[str, dict[int, Result]]) -> dict[str, Any]:
+def _figures(frappe: Frappe, runs: dict[str, dict[int, Result]], speeds: dict[str, float]) -> dict[str, Any]:
     if set(FUSION) <= set(runs):
         shared = sorted(set.intersection(*(set(runs[member]) for member in FUSION)))
         runs[report.BEST] = {seed: report.fused([runs[m][seed] for m in FUSION], frappe.valid.label) for seed in shared}
     models = {name: report.figures_of(list(by_seed.values()), frappe.test.label) for name, by_seed in runs.items() if by_seed}
+    models = with_speeds(models, speeds)
     return {"models": models, **report.verdicts(models)}
 
 

@@ -44,15 +44,24 @@ class Bench:
         entry = MODELS[model]
         settings = entry.settings_for(self.quick)
         path = self.cache.path(model, seed, settings=settings, source=_source(entry), data=self._data_digest)
-        return self.cache.get_or_run(path, lambda answer: self._run(model, seed, answer, say))
 
-    def _run(self, model: str, seed: int, answer: Path, say: Callable[[str], None]) -> dict[str, Any]:
+        def run(answer: Path) -> dict[str, Any]:
+            say(f"{model}, seed {seed}")
+            return self._run(model, seed, answer, settings)
+
+        return self.cache.get_or_run(path, run)
+
+    def figures(self, model: str, seed: int, **changes: Any) -> dict[str, Any]:
+        """Return the figures of a run with some settings changed, of which nothing is kept."""
+        with tempfile.TemporaryDirectory() as folder:
+            return self._run(model, seed, Path(folder) / "answer.npz", MODELS[model].settings_for(self.quick) | changes)
+
+    def _run(self, model: str, seed: int, answer: Path, settings: dict[str, Any]) -> dict[str, Any]:
         entry = MODELS[model]
-        say(f"{model}, seed {seed}")
         with tempfile.TemporaryDirectory() as folder:
             data, job = Path(folder) / "data.npz", Path(folder) / "job.json"
             self.data.write(data)
-            described = {"module": entry.module, "settings": entry.settings_for(self.quick), "seed": seed}
+            described = {"module": entry.module, "settings": settings, "seed": seed}
             job.write_text(json.dumps(described | {"data": str(data), "answer": str(answer)}), encoding="utf-8")
             return _answer(entry, [str(entry.python(self.environments)), "-m", "frappe_peers.worker", str(job)])
 

@@ -35,6 +35,13 @@ def test_a_quick_run_prints_every_figure_and_is_not_run_twice(tmp_path: Path):
     again = bench(*options)
     assert json.loads(again.stdout) == figures
     assert "seed 1" not in again.stderr
+    timed = bench(*options, "--speed-rounds", "2")
+    assert [line for line in timed.stderr.splitlines() if line.startswith("speed of")] == [
+        f"speed of {model}, round {number} of 2" for number in (1, 2) for model in ("ours_lr", "ours_dcnv2")
+    ]
+    by_model = json.loads(timed.stdout)["models"]
+    assert all(by_model[name]["auc_mean"] == figures["models"][name]["auc_mean"] for name in by_model)
+    assert all(by_model[name]["examples_per_s"] != figures["models"][name]["examples_per_s"] for name in by_model)
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones():

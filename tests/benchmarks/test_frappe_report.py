@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from frappe_peers.cache import Result
+from frappe_peers.registry import FUSION
 from frappe_peers.report import BEST, LIKE, figures_of, fused, mean_of_logits, verdicts
+from frappe_peers.speed import with_speeds
 
 LABEL = np.array([0, 1, 0, 1], np.float32)
 PERFECT = np.array([0.1, 0.9, 0.2, 0.8], np.float32)
@@ -71,3 +73,12 @@ def test_every_model_that_is_compared_is_registered():
     from frappe_peers.registry import FUSION, MODELS
 
     assert {*LIKE, *FUSION, *(peer for peers in LIKE.values() for peer in peers)} <= set(MODELS)
+
+
+def test_speeds_measured_side_by_side_take_the_place_of_those_of_the_runs():
+    kept = {name: model(0.9) for name in (*FUSION, BEST, "fuxictr_dnn")}
+    timed = with_speeds(kept, dict.fromkeys(FUSION, 30.0))
+    assert {name: row["examples_per_s"] for name, row in timed.items()} == pytest.approx(
+        dict.fromkeys(FUSION, 30.0) | {BEST: 10.0, "fuxictr_dnn": 100.0}
+    )
+    assert with_speeds(kept, {}) == kept
