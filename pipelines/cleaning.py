@@ -22,7 +22,7 @@ class Freed:
 
 
 def clean(store: Store, keep_days: int) -> Freed:
-    """Remove every version but those current on the latest `keep_days` days and in their hours, the champion, and what they read."""
+    """Remove every version but those current on the latest `keep_days` days or in their hours, the champion, and their inputs."""
     kept = {version.path for version in _kept(store, keep_days)}
     doomed = [path for path in _all_versions(store) if path not in kept]
     size = sum(f.stat().st_size for path in doomed for f in path.rglob("*") if f.is_file())
