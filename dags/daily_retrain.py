@@ -1,11 +1,14 @@
-"""Train, shrink, check and promote the model of one day.
+"""Train, shrink, check and promote the model of one day, or of one hour.
 
-Each task is one stage of `elastic-ctr`, in its own process. The first task waits until every earlier day that was
-requested is done, so that days are learned in order. A day without data is skipped; a candidate that is not better is
+Each task is one stage of `elastic-ctr`, in its own process. The first task waits until every earlier day (or hour) that was
+requested is done, so that they are learned in order. One without data is skipped; a candidate that is not better is
 refused on a green day; unsound data or an unsound model turns the day red.
 
-**To run it:** trigger a run and pick a date, or make a backfill over a range of days with *max active runs* 1 (Airflow
-ignores the DAG's own limit there). Settings that are left empty in the form keep the values of the YAML file.
+**To run it:** trigger a run and pick a date (and an hour of it), or make a backfill over a range of days with *max active
+runs* 1 (Airflow ignores the DAG's own limit there). Settings that are left empty in the form keep the values of the YAML file.
+
+**By the hour:** with `ELASTIC_CTR_PARTITION=hour` in Airflow's environment each run of the schedule, or of a backfill, is of
+the hour that just ended.
 """
 
 from __future__ import annotations
@@ -69,11 +72,11 @@ FLOW = (
 
 
 def build_dag() -> DAG:
-    """Return the DAG; its schedule is `ELASTIC_CTR_SCHEDULE` (a cron expression) in `ELASTIC_CTR_TIMEZONE`."""
+    """Return the DAG; `ELASTIC_CTR_PARTITION`, `ELASTIC_CTR_SCHEDULE` (cron) and `ELASTIC_CTR_TIMEZONE` say when it runs."""
     zone = schedule_zone()
     dag = DAG(
         dag_id="daily_retrain",
-        description="One task a stage: a day of impressions becomes a checked and promoted model.",
+        description="One task a stage: a day (or hour) of impressions becomes a checked and promoted model.",
         doc_md=__doc__,
         schedule=CronDataIntervalTimetable(schedule_cron(), timezone=zone.key),
         start_date=datetime(2015, 1, 1, tzinfo=zone),
@@ -102,7 +105,7 @@ def _task(stage: Stage) -> StageTask:
         stage=stage.name,
         pool=stage.pool,
         execution_timeout=stage.timeout,
-        doc_md=f"{stage.doc}\n\nBy hand: `elastic-ctr {stage.name} --config FILE --date YYYY-MM-DD`",
+        doc_md=f"{stage.doc}\n\nBy hand: `elastic-ctr {stage.name} --config FILE --date YYYY-MM-DD` (or `YYYY-MM-DDTHH`)",
     )
 
 

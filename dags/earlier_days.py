@@ -1,6 +1,6 @@
-"""The first task of a day: refuse bad parameters, and wait for the days before it that were requested too.
+"""The first task of a day or hour: refuse bad parameters, and wait for what was requested too and lies before it.
 
-A day warm-starts from the day before, so it must not train over a hole. A run's state decides: a skipped day (no data)
+It warm-starts from the day or hour before, so it must not train over a hole. A run's state decides: a skipped day (no data)
 succeeded, a failed one stops every later day of the same configuration and workspace until it is cleared and done, or
 is marked a success by a person who accepts the hole. Runs without a logical date are not seen (Airflow cannot list
 them to a task); the trigger form always sets one.
@@ -19,6 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from dags.request import Request, check_params, is_backfill, read_request
 from features.errors import InputError
+from features.partition import in_order
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -46,7 +47,7 @@ class EarlierRun:
 
 
 class EarlierDays(BaseSensorOperator):
-    """Succeed when no earlier requested day is open. Frees its slot between looks."""
+    """Succeed when no earlier requested day or hour is open. Frees its slot between looks."""
 
     template_fields = ()
 
@@ -54,7 +55,7 @@ class EarlierDays(BaseSensorOperator):
         super().__init__(mode="reschedule", **kwargs)
 
     def poke(self, context: Context) -> bool:
-        """Return whether the day may start; raises AirflowFailException when it must not, ever, as things stand."""
+        """Return whether the day or hour may start; raises AirflowFailException when it must not, ever, as things stand."""
         run, params = context["dag_run"], context["params"]
         try:
             check_params(params, run, list(self.dag.params))
@@ -67,15 +68,15 @@ class EarlierDays(BaseSensorOperator):
 
 
 def may_start(request: Request, runs: Callable[[RunState], Iterable[EarlierRun]], *, backfill: bool) -> bool:
-    """Return whether a day may start now (False: look again later).
+    """Return whether a day or hour may start now (False: look again later).
 
     Args:
-        request: the day that wants to start.
+        request: the day or hour that wants to start.
         runs: the DAG's runs in a given state.
-        backfill: whether a backfill asked for the day (backfills and other runs have a limit of their own each).
+        backfill: whether a backfill asked for it (backfills and other runs have a limit of their own each).
 
     Raises:
-        AirflowFailException: an earlier day failed, or waits behind this run and could never start.
+        AirflowFailException: an earlier day or hour failed, or waits behind this run and could never start.
     """
     failed = [run for run in runs(RunState.FAILED) if request.follows(run.request)]
     if failed:
@@ -89,10 +90,10 @@ def _refuse_holes(request: Request, failed: list[EarlierRun], succeeded: Iterabl
     done = {run.request.day for run in succeeded if request.follows(run.request)}
     open_days = {run.request.day: run.run_id for run in failed if run.request.day not in done}
     if open_days:
-        listed = ", ".join(f"{day} (run {run_id})" for day, run_id in sorted(open_days.items()))
+        listed = ", ".join(f"{day} (run {open_days[day]})" for day in in_order(open_days))
         raise AirflowFailException(
             f"{request.day} would train over a hole: {listed} failed. Clear that run and let it finish, then clear this one; "
-            "or mark it a success in the grid to go on without that day."
+            "or mark it a success in the grid to go on without it."
         )
 
 

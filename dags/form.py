@@ -1,4 +1,4 @@
-"""The trigger form: `config`, `date`, `workspace`, and the marked leaves of the configuration's JSON schema."""
+"""The trigger form: `config`, `date`, `hour`, `workspace`, and the marked leaves of the configuration's JSON schema."""
 
 from __future__ import annotations
 
@@ -35,10 +35,19 @@ def _subject() -> dict[str, Param]:
         "config": Param(default_config(), "The YAML file of the pipeline.", type="string", minLength=1, **_PATH),
         "date": Param(
             None,
-            "The day to train on. Empty: the day of the run's data interval (a backfill sets one per run).",
+            "The day to train on. Empty: the day, or hour, of the run's data interval (a backfill sets one per run).",
             title="Date",
             type=["null", "string"],
             format="date",
+            section=_SECTION,
+        ),
+        "hour": Param(
+            None,
+            "An hour of that day, as its clock shows it: 13 is from 13:00 to 14:00. Empty: the whole day.",
+            title="Hour",
+            type=["null", "integer"],
+            minimum=0,
+            maximum=23,
             section=_SECTION,
         ),
         "workspace": Param(

@@ -6,16 +6,17 @@ import math
 import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, Protocol
 
 import yaml
 
-from dags.partition import resolve_day
+from dags.partition import Calendar, resolve_partition
 from features.errors import InputError
-from pipelines.services.schedule import schedule_zone
+from features.partition import Partition, is_before
+from pipelines.services.schedule import runs_by_hour, schedule_zone
 
-SUBJECT = ("config", "date", "workspace")
+SUBJECT = ("config", "date", "hour", "workspace")
 CLI = (sys.executable, "-m", "pipelines.cli")
 BACKFILL = "backfill"
 
@@ -34,16 +35,16 @@ class DagRunLike(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """A day to train, from which configuration, into which workspace, with which settings overridden (`a.b=value`)."""
+    """A day or hour to train, from which configuration, into which workspace, with which settings overridden (`a.b=value`)."""
 
-    day: date
+    day: Partition
     config: str
     workspace: str
     overrides: tuple[str, ...] = ()
 
     def follows(self, earlier: Request) -> bool:
-        """Whether `earlier` is a day before this one of the same configuration and workspace."""
-        return (self.config, self.workspace) == (earlier.config, earlier.workspace) and earlier.day < self.day
+        """Whether `earlier` is a day or hour before this one, of the same configuration and workspace."""
+        return (self.config, self.workspace) == (earlier.config, earlier.workspace) and is_before(earlier.day, self.day)
 
     def command(self, stage: str) -> list[str]:
         """Return the arguments of a stage's command line; a value never becomes an option or shell text."""
@@ -53,20 +54,21 @@ class Request:
 
 
 def read_request(params: Mapping[str, Any], run: DagRunLike) -> Request:
-    """Return what a run asks for; raises InputError when its day is not known.
+    """Return what a run asks for; raises InputError when its day or hour is not known.
 
     Args:
         params: the run's parameters over the form's defaults; a setting that is None keeps the YAML's value.
-        run: gives the day where `date` is empty.
+        run: gives the day or hour where `date` is empty.
     """
-    day = resolve_day(params.get("date"), run.data_interval_start, schedule_zone())
+    calendar = Calendar(schedule_zone(), runs_by_hour())
+    day = resolve_partition(params.get("date"), params.get("hour"), run.data_interval_start, calendar)
     settings = {path: value for path, value in params.items() if path not in SUBJECT and value is not None}
     overrides = tuple(f"{path}={_spell(value)}" for path, value in settings.items())
     return Request(day, str(params["config"]), str(params.get("workspace") or ""), overrides)
 
 
 def check_params(params: Mapping[str, Any], run: DagRunLike, known: Collection[str]) -> None:
-    """Refuse what Airflow lets through: parameters that the form does not have, and one date for a whole backfill.
+    """Refuse what Airflow lets through: parameters that the form does not have, and one date or hour for a whole backfill.
 
     Raises:
         InputError: naming the parameters, and what to do.
@@ -74,8 +76,8 @@ def check_params(params: Mapping[str, Any], run: DagRunLike, known: Collection[s
     unknown = sorted(set(params) - set(known))
     if unknown:
         raise InputError(f"unknown parameters {unknown}: the form offers {', '.join(known)}")
-    if is_backfill(run) and params.get("date"):
-        raise InputError("a backfill gives each run its own day: leave `date` empty, or trigger a single run instead")
+    if is_backfill(run) and (params.get("date") or params.get("hour") is not None):
+        raise InputError("a backfill gives each run its own day or hour: leave `date` and `hour` empty, or trigger a single run")
 
 
 def is_backfill(run: DagRunLike) -> bool:

@@ -3,7 +3,7 @@
 | exit code | the task |
 |---|---|
 | 0 | succeeds; its XCom is the path of the stage's manifest and nothing else |
-| 4 | is skipped: the source has no data for the day |
+| 4 | is skipped: the source has no data for the day or hour |
 | 75, or killed by a signal | fails, and is tried again |
 | 2, 3, any other | fails for good: trying again will not help |
 """
@@ -34,7 +34,7 @@ _MEANINGS = {2: "bad input or configuration", 3: "unsound data or model"}
 
 
 class StageTask(BaseOperator):
-    """Run `elastic-ctr <stage>` for the run's day.
+    """Run `elastic-ctr <stage>` for the run's day or hour.
 
     Nothing is a template: parameters reach the command as arguments, never as text that is rendered. A killed or
     timed-out task takes the whole process group of its stage with it.
@@ -79,7 +79,7 @@ def raise_for_exit_code(stage: str, exit_code: int) -> None:
     if exit_code == 0:
         return
     if exit_code == EXIT_NO_DATA:
-        raise AirflowSkipException(f"{stage}: the source has no data for this day; the day is skipped")
+        raise AirflowSkipException(f"{stage}: the source has no data for this day or hour; it is skipped")
     if exit_code == EXIT_RETRY:
         raise AirflowException(f"{stage}: trouble of the surroundings (exit code {exit_code}); worth another try")
     if exit_code < 0 or exit_code > _SHELL_SIGNAL_BASE:

@@ -1,6 +1,7 @@
 """The commit protocol: versions are staged, sealed, renamed into place, and pointed at.
 
-`<workspace>/<artifact>/dt=YYYY-MM-DD/v-<hash>/` appears whole or not at all: a stage fills `.staging-<hash>-<pid>`,
+`<workspace>/<artifact>/dt=YYYY-MM-DD/v-<hash>/`, of an hour `dt=YYYY-MM-DD/hm=HH00/v-<hash>/`, appears whole or not at
+all: a stage fills `.staging-<hash>-<pid>`,
 `_COMMIT.json` is written last and synced, the folder is renamed, then the small file `CURRENT` is replaced. A killed
 process leaves a staging folder behind, which the next run of the same stage removes. Execution is at least once,
 publication exactly once.
@@ -15,25 +16,27 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from features.errors import InputError
+from features.partition import Partition, disjoint, end_h, folder_of, in_order, is_before, partition_of, same_kind, start_h
 from pipelines.digests import content_digest, file_sha256, files_of
 
 COMMIT = "_COMMIT.json"
 POINTER = "CURRENT"
+FOLDERS = ("dt=*", "dt=*/hm=*")
+"""Where the folders of days and of hours lie below an artifact."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One committed version of an artifact: where it lies and what its commit file says."""
+    """One committed version of an artifact of a day or an hour: where it lies and what its commit file says."""
 
     artifact: str
-    day: date
+    day: Partition
     hash: str
     path: Path
     commit: Mapping[str, Any] = field(repr=False)
@@ -72,14 +75,14 @@ class Store:
 
     workspace: Path
 
-    def current(self, artifact: str, day: date) -> Version | None:
-        """Return the version that the day's pointer names, or None."""
+    def current(self, artifact: str, day: Partition) -> Version | None:
+        """Return the version that the pointer of the day or hour names, or None."""
         pointer = self._day_folder(artifact, day) / POINTER
         if not pointer.is_file():
             return None
         return self.find(artifact, day, pointer.read_text(encoding="utf-8").strip())
 
-    def find(self, artifact: str, day: date, version_hash: str) -> Version | None:
+    def find(self, artifact: str, day: Partition, version_hash: str) -> Version | None:
         """Return a committed version by its hash, or None."""
         path = self._day_folder(artifact, day) / f"v-{version_hash}"
         commit = path / COMMIT
@@ -90,24 +93,35 @@ class Store:
         except json.JSONDecodeError as error:
             raise InputError(f"{commit}: not readable ({error}); delete {path} and run the stage again") from error
 
-    def days(self, artifact: str) -> list[date]:
-        """Return the days with a current version, ascending."""
-        folders = self.workspace.joinpath(artifact).glob(f"dt=*/{POINTER}")
-        return sorted(date.fromisoformat(f.parent.name.removeprefix("dt=")) for f in folders)
+    def days(self, artifact: str) -> list[Partition]:
+        """Return the days and hours with a current version, in order."""
+        home = self.workspace / artifact
+        pointers = (pointer for pattern in FOLDERS for pointer in home.glob(f"{pattern}/{POINTER}"))
+        return in_order(partition_of(pointer.parent.relative_to(home)) for pointer in pointers)
 
-    def before(self, artifact: str, day: date) -> Iterator[Version]:
-        """Yield the current versions of days strictly before `day`, the latest first."""
-        for earlier in reversed([d for d in self.days(artifact) if d < day]):
-            version = self.current(artifact, earlier)
+    def before(self, artifact: str, day: Partition) -> Iterator[Version]:
+        """Yield the current versions of days and hours that have ended when `day` begins, the latest first.
+
+        Of a day and its last hour, which end together, the one of the kind of `day` counts as the later.
+        """
+        earlier = [d for d in self.days(artifact) if is_before(d, day)]
+        for found in sorted(earlier, key=lambda d: (end_h(d), same_kind(d, day)), reverse=True):
+            version = self.current(artifact, found)
             if version is not None:
                 yield version
 
-    def latest_before(self, artifact: str, day: date, accept: Callable[[Version], bool] = lambda _: True) -> Version | None:
+    def latest_before(self, artifact: str, day: Partition, accept: Callable[[Version], bool] = lambda _: True) -> Version | None:
         """Return the latest acceptable version strictly before `day`, or None."""
         return next((v for v in self.before(artifact, day) if accept(v)), None)
 
+    def window(self, artifact: str, day: Partition, hours: int) -> list[Version]:
+        """Return the current versions before `day` that lie whole in the hours before it; a day and its hours count once."""
+        found = [v for v in self.before(artifact, day) if start_h(v.day) >= start_h(day) - hours]
+        once = disjoint([v.day for v in found])
+        return [v for v in found if v.day in once]
+
     @contextmanager
-    def staging(self, artifact: str, day: date, version_hash: str) -> Iterator[Path]:
+    def staging(self, artifact: str, day: Partition, version_hash: str) -> Iterator[Path]:
         """Give an empty staging folder; it is removed again unless `publish` renamed it."""
         folder = self._day_folder(artifact, day)
         _sweep(folder)
@@ -119,7 +133,7 @@ class Store:
         finally:
             shutil.rmtree(path, ignore_errors=True)
 
-    def publish(self, staged: Path, artifact: str, day: date, version_hash: str, facts: Mapping[str, Any]) -> Version:
+    def publish(self, staged: Path, artifact: str, day: Partition, version_hash: str, facts: Mapping[str, Any]) -> Version:
         """Seal a staged folder, rename it into place and point at it. A version that won the race is kept."""
         final = self._day_folder(artifact, day) / f"v-{version_hash}"
         if not (final / COMMIT).is_file():
@@ -132,15 +146,15 @@ class Store:
         assert version is not None
         return version
 
-    def point(self, artifact: str, day: date, version_hash: str) -> None:
-        """Make a committed version the day's current one."""
+    def point(self, artifact: str, day: Partition, version_hash: str) -> None:
+        """Make a committed version the current one of its day or hour."""
         folder = self._day_folder(artifact, day)
         temporary = folder / f".{POINTER}-{os.getpid()}"
         _write_synced(temporary, version_hash + "\n")
         temporary.replace(folder / POINTER)
 
-    def _day_folder(self, artifact: str, day: date) -> Path:
-        return self.workspace / artifact / f"dt={day.isoformat()}"
+    def _day_folder(self, artifact: str, day: Partition) -> Path:
+        return self.workspace / artifact / folder_of(day)
 
 
 def _seal(staged: Path, facts: dict[str, Any]) -> None:

@@ -7,10 +7,9 @@ import importlib
 import json
 import time
 from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
 from pathlib import Path
 
-from features.errors import InputError, NoDataError, RetryableError
+from features.errors import NoDataError, RetryableError
 from pipelines.config import Config
 from pipelines.journal import Event, Journal
 from pipelines.report import day_report, figures_of
@@ -30,7 +29,7 @@ STAGES: dict[str, str] = {
     "promote": "pipelines.stages.promote:Promote",
     "monitor": "pipelines.stages.monitor:Monitor",
 }
-"""Command → class, in the order of a day. A class is imported when its stage runs, not before."""
+"""Command → class, in the order of a day or hour. A class is imported when its stage runs, not before."""
 
 _ARTIFACTS = {
     "validate-model": ("verdict.json", "plots"),
@@ -69,16 +68,9 @@ def run_stage(name: str, context: Context) -> Outcome:
 
 
 def run_day(context: Context, stages: Sequence[str] = tuple(STAGES)) -> Iterator[Outcome]:
-    """Run the stages of one day in order, yielding each outcome as it is there."""
+    """Run the stages of one day or hour in order, yielding each outcome as it is there."""
     for name in stages:
         yield run_stage(name, context)
-
-
-def days_between(first: date, last: date) -> list[date]:
-    """Return all days from first to last, both included; raises InputError when the last is before the first."""
-    if first > last:
-        raise InputError(f"{first} is after {last}: the first day must not be later than the last")
-    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
 def sync(context: Context) -> None:

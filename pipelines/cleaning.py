@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 
-from pipelines.artifacts import COMMIT, POINTER, Store, Version
+from features.partition import day_of, parse_partition
+from pipelines.artifacts import COMMIT, FOLDERS, POINTER, Store, Version
 from pipelines.lineage import champion
 from pipelines.report import ARTIFACTS, days_with_artifacts
 
@@ -22,7 +22,7 @@ class Freed:
 
 
 def clean(store: Store, keep_days: int) -> Freed:
-    """Remove every version but those that are current on the latest `keep_days` days, the champion, and their direct inputs."""
+    """Remove every version but those current on the latest `keep_days` days or in their hours, the champion, and their inputs."""
     kept = {version.path for version in _kept(store, keep_days)}
     doomed = [path for path in _all_versions(store) if path not in kept]
     size = sum(f.stat().st_size for path in doomed for f in path.rglob("*") if f.is_file())
@@ -32,7 +32,9 @@ def clean(store: Store, keep_days: int) -> Freed:
 
 
 def _kept(store: Store, keep_days: int) -> Iterator[Version]:
-    for day in list(days_with_artifacts(store))[-keep_days:]:
+    partitions = list(days_with_artifacts(store))
+    days = sorted({day_of(partition) for partition in partitions})[-keep_days:]
+    for day in (partition for partition in partitions if day_of(partition) in days):
         for artifact in ARTIFACTS:
             version = store.current(artifact, day)
             if version:
@@ -46,13 +48,14 @@ def _kept(store: Store, keep_days: int) -> Iterator[Version]:
 
 def _inputs(store: Store, version: Version) -> Iterator[Version]:
     for entry in version.commit["inputs"].values():
-        found = store.find(entry["artifact"], date.fromisoformat(entry["day"]), entry["hash"])
+        found = store.find(entry["artifact"], parse_partition(entry["day"]), entry["hash"])
         if found:
             yield found
 
 
 def _all_versions(store: Store) -> list[Path]:
-    return sorted(p.parent for artifact in ARTIFACTS for p in store.workspace.glob(f"{artifact}/dt=*/v-*/{COMMIT}"))
+    patterns = (f"{artifact}/{folder}/v-*/{COMMIT}" for artifact in ARTIFACTS for folder in FOLDERS)
+    return sorted(path.parent for pattern in patterns for path in store.workspace.glob(pattern))
 
 
 def _remove(path: Path) -> None:
@@ -62,5 +65,6 @@ def _remove(path: Path) -> None:
     pointer = path.parent / POINTER
     if pointer.is_file() and f"v-{pointer.read_text(encoding='utf-8').strip()}" == path.name:
         pointer.unlink()
-    if not any(path.parent.iterdir()):
-        path.parent.rmdir()
+    for folder in path.parents[: 2 if path.parent.name.startswith("hm=") else 1]:
+        if not any(folder.iterdir()):
+            folder.rmdir()

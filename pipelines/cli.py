@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 2 bad input or configuration, 3 unsound, 4 no data that day, 75 worth a retry."""
+"""The command line. Exit codes: 0 done, 2 bad input or configuration, 3 unsound, 4 no data of that time, 75 worth a retry."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from features.errors import ElasticCtrError, InputError, NoDataError
+from features.partition import Partition, kind_of, parse_partition, partitions_between
 from pipelines import commands, console
 from pipelines.artifacts import Store
-from pipelines.chain import STAGES, days_between, run_day, run_stage, sync
+from pipelines.chain import STAGES, run_day, run_stage, sync
 from pipelines.config import default_workspace, load_config
 from pipelines.stages.stage import Context
 
@@ -28,10 +28,10 @@ Workspace = Annotated[
     typer.Option("--workspace", "-w", help="Where artifacts go (default: ELASTIC_CTR_WORKSPACE, else ./workspace)."),
 ]
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a key: --set training.batch_size=1024 (repeatable).")]
-Day = Annotated[datetime, typer.Option("--date", "-d", formats=["%Y-%m-%d"], help="The day, YYYY-MM-DD.")]
+Day = Annotated[str, typer.Option("--date", "-d", help="The day or hour: YYYY-MM-DD or YYYY-MM-DDTHH.")]
 
 
-def context(config: Path, workspace: Path | None, overrides: list[str], day: date) -> Context:
+def context(config: Path, workspace: Path | None, overrides: list[str], day: Partition) -> Context:
     """Return what stages work with, from the options that every stage command takes."""
     home = workspace or default_workspace()
     return Context(load_config(config, overrides, home), day, Store(home), console.say)
@@ -40,7 +40,7 @@ def context(config: Path, workspace: Path | None, overrides: list[str], day: dat
 def _stage_command(name: str) -> Callable[..., None]:
     def command(config: ConfigFile, day: Day, workspace: Workspace = None, overrides: Overrides = []) -> None:  # noqa: B006
         """Run the stage."""
-        outcome = run_stage(name, context(config, workspace, overrides, day.date()))
+        outcome = run_stage(name, context(config, workspace, overrides, parse_partition(day)))
         console.show_outcome(outcome)
         typer.echo(f"manifest={outcome.version.manifest}")
 
@@ -48,32 +48,33 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 
 for _name in STAGES:
-    app.command(_name, help=f"Run the stage {_name} for one day.", rich_help_panel="Stages")(_stage_command(_name))
+    app.command(_name, help=f"Run the stage {_name} for one day or hour.", rich_help_panel="Stages")(_stage_command(_name))
 
 
 @app.command()
 def run(
     config: ConfigFile,
-    first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")],
-    last: Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, included.")],
+    first: Annotated[str, typer.Option("--from", help="First day (YYYY-MM-DD) or hour (YYYY-MM-DDTHH).")],
+    last: Annotated[str, typer.Option("--to", help="Last day or hour, included.")],
     workspace: Workspace = None,
     overrides: Overrides = [],  # noqa: B006
-    missing: Annotated[str, typer.Option(help="A day without data: `skip` it or `fail`.")] = "skip",
+    missing: Annotated[str, typer.Option(help="A day or hour without data: `skip` it or `fail`.")] = "skip",
 ) -> None:
-    """Run the whole chain for each day, in order, without Airflow. What is committed already is not done again."""
+    """Run the whole chain for each day, or each hour, in order, without Airflow. What is committed already is not done again."""
     if missing not in ("skip", "fail"):
         raise InputError(f"--missing {missing!r}: expected skip or fail")
-    base = context(config, workspace, overrides, first.date())
+    partitions = partitions_between(parse_partition(first), parse_partition(last))
+    base = context(config, workspace, overrides, partitions[0])
     worked = 0
-    for day in days_between(first.date(), last.date()):
+    for day in partitions:
         worked += _run_one(Context(base.config, day, base.store, base.report), missing)
     sync(base)
     if not worked:
-        console.say("nothing to do: every stage of every day is committed already")
+        console.say(f"nothing to do: every stage of every {kind_of(partitions[0])} is committed already")
 
 
 def _run_one(day_context: Context, missing: str) -> int:
-    """Run a day and return how many stages did work."""
+    """Run a day or hour and return how many stages did work."""
     console.heading(str(day_context.day))
     worked = 0
     try:

@@ -10,6 +10,7 @@ from typing import Annotated, Optional
 import typer
 
 from features.errors import InputError
+from features.partition import days_between, parse_partition
 from pipelines import console
 from pipelines.artifacts import Store
 from pipelines.config import Config, default_workspace, load_config
@@ -23,11 +24,11 @@ from pipelines.services.__main__ import down, up
 app = typer.Typer()
 
 SHOWN_DAYS = 7
-"""How many of the latest days `status` shows."""
+"""How many of the latest days and hours `status` shows."""
 
 WorkspaceOption = Annotated[Optional[Path], typer.Option("--workspace", "-w", help="Where artifacts lie.")]  # noqa: UP045
 ConfigOption = Annotated[Path, typer.Option("--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="The YAML file.")]
-DayOption = Annotated[datetime, typer.Option("--date", "-d", formats=["%Y-%m-%d"], help="The day, YYYY-MM-DD.")]
+DayOption = Annotated[str, typer.Option("--date", "-d", help="The day or hour: YYYY-MM-DD or YYYY-MM-DDTHH.")]
 
 app.command("demo")(demo)
 app.command("explain-admission")(explain_admission)
@@ -46,8 +47,8 @@ def report(
     workspace: WorkspaceOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print a day's figures."""
-    figures = day_report(_store(workspace), day.date())
+    """Print the figures of a day or hour."""
+    figures = day_report(_store(workspace), parse_partition(day))
     if as_json:
         typer.echo(report_json(figures))
     else:
@@ -58,13 +59,13 @@ def report(
 
 @app.command()
 def status(workspace: WorkspaceOption = None) -> None:
-    """Print which stages of which days are committed, which model serves, and what tracking still waits."""
+    """Print which stages of which days and hours are committed, which model serves, and what tracking still waits."""
     from pipelines.journal import Journal
 
     store = _store(workspace)
     days = list(days_with_artifacts(store))[-SHOWN_DAYS:]
     rows = [[artifact, *("yes" if store.current(artifact, day) else "–" for day in days)] for artifact in ARTIFACTS]
-    console.table(f"workspace {store.workspace}", ("artifact", *(f"{day:%m-%d}" for day in days)), rows)
+    console.table(f"workspace {store.workspace}", ("artifact", *(day.isoformat().partition("-")[2] for day in days)), rows)
     serving = champion(store)
     console.say(f"champion: version {serving.metrics['model_version']} of {serving.day}" if serving else "champion: none yet")
     console.say(f"tracking events that wait for MLflow: {sum(1 for _ in Journal(store.workspace).pending())}")
@@ -116,7 +117,9 @@ def predict(
 
 
 @app.command()
-def clean(keep: Annotated[int, typer.Option("--keep", min=1, help="Days to keep.")], workspace: WorkspaceOption = None) -> None:
+def clean(
+    keep: Annotated[int, typer.Option("--keep", min=1, help="Days to keep, with their hours.")], workspace: WorkspaceOption = None
+) -> None:
     """Free the versions of all but the latest days; what a kept one or the champion was made from stays."""
     from pipelines.cleaning import clean as free
 
@@ -131,9 +134,9 @@ def lineage(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Print what an artifact was made from, as JSON."""
-    version = _store(workspace).current(artifact, day.date())
+    version = _store(workspace).current(artifact, parse_partition(day))
     if version is None:
-        raise InputError(f"no {artifact} of {day.date()}; artifacts are {', '.join(ARTIFACTS)}")
+        raise InputError(f"no {artifact} of {day}; artifacts are {', '.join(ARTIFACTS)}")
     typer.echo(ancestry_text(_store(workspace), version))
 
 
@@ -155,7 +158,6 @@ def simulate(
     workspace: WorkspaceOption = None,
 ) -> None:
     """Write simulated days below `<workspace>/logs`."""
-    from pipelines.chain import days_between
     from simulator.log import simulate_day
 
     home = workspace or default_workspace()

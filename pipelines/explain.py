@@ -1,4 +1,4 @@
-"""`elastic-ctr explain-admission`: which keys of a committed day would get a row, by policy, before anything is trained."""
+"""`elastic-ctr explain-admission`: which keys of a committed day (hour) would get a row, by policy, before training."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from features.errors import InputError
+from features.partition import Partition, parse_partition
 from features.schema import Schema
 from pipelines import console
 from pipelines.artifacts import Store, Version
@@ -33,7 +33,7 @@ _USUAL_COUNT = 10
 _FIGURES = ("rows", "× offline", "events trained", "precision", "recall")
 
 _ConfigFile = Annotated[Path, typer.Option("--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="The YAML file.")]
-_Day = Annotated[datetime, typer.Option("--date", "-d", formats=["%Y-%m-%d"], help="A day that is ingested.")]
+_Day = Annotated[str, typer.Option("--date", "-d", help="A day or hour that is ingested: YYYY-MM-DD or YYYY-MM-DDTHH.")]
 _Workspace = Annotated[Optional[Path], typer.Option("--workspace", "-w", help="Where artifacts lie.")]  # noqa: UP045
 _Fields = Annotated[list[str], typer.Option("--field", help="Only this field (repeatable; default: every id field).")]
 _Policies = Annotated[
@@ -68,21 +68,21 @@ def explain_admission(
     as_json: _Json = False,
     plot: _Plot = None,
 ) -> None:
-    """Dry-run admission policies over a day: rows, share of events trained, precision and recall.
+    """Dry-run admission policies over a day or hour: rows, share of events trained, precision and recall.
 
     Each policy streams the day's keys in training's batches; nothing is trained. It is compared with the offline filter,
     which counts the whole day first and then keeps the keys seen --min-count times. Poisson rules know the day's length.
     """
     home = workspace or default_workspace()
     loaded = load_config(config, overrides, home)
-    version = _impressions(Store(home), day.date())
+    version = _impressions(Store(home), parse_partition(day))
     wanted = min_count or _min_count(loaded.training.admission.min_count)
     lines = _dry_run(_keys(version.path, loaded.features, field), policy, wanted, capacity, loaded.training)
-    facts = {"date": str(day.date()), "impressions": version.hash, "min_count": wanted}
+    facts = {"date": str(version.day), "impressions": version.hash, "min_count": wanted}
     if plot is not None:
         from pipelines.explain_plot import plot_policies
 
-        plot_policies([line for line in lines if line.field is None], wanted, str(day.date()), plot)
+        plot_policies([line for line in lines if line.field is None], wanted, str(version.day), plot)
     if as_json:
         typer.echo(
             json.dumps({**facts, "batch_size": loaded.training.batch_size, "results": [_record(x) for x in lines]}, indent=1)
@@ -91,7 +91,7 @@ def explain_admission(
         _show(lines, f"{facts['date']}: keys seen {wanted} times or more are worth a row")
 
 
-def _impressions(store: Store, day: date) -> Version:
+def _impressions(store: Store, day: Partition) -> Version:
     version = store.current("impressions", day)
     if version is None:
         ingested = ", ".join(map(str, store.days("impressions"))) or "none"

@@ -10,14 +10,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from datetime import date
 from pathlib import Path
 from typing import Any
+
+from features.partition import Partition, folder_of, parse_partition
 
 
 @dataclass(frozen=True)
 class Event:
-    """One stage that ran (or failed) on a day. Times are epoch milliseconds; artifacts are local paths."""
+    """One stage that ran (or failed) for a day or an hour. Times are epoch milliseconds; artifacts are local paths."""
 
     pipeline: str
     day: str
@@ -39,7 +40,7 @@ class Event:
 
     @property
     def day_key(self) -> str:
-        """What finds the day's parent run again."""
+        """What finds the parent run of the day or hour again."""
         return f"{self.pipeline}/{self.day}"
 
 
@@ -59,7 +60,7 @@ class Journal:
 
     def pending(self) -> Iterator[tuple[Path, Event]]:
         """Yield events that were not sent yet, oldest first."""
-        for path in sorted(self.workspace.glob("tracking/dt=*/*.pending.json"), key=lambda p: p.name):
+        for path in sorted(self.workspace.glob("tracking/dt=*/**/*.pending.json"), key=lambda p: p.name):
             document = json.loads(path.read_text(encoding="utf-8"))
             yield path, Event(**{**document, "artifacts": tuple(document["artifacts"])})
 
@@ -68,17 +69,17 @@ class Journal:
         path.rename(path.with_name(path.name.replace(".pending.json", ".sent.json")))
 
     def remember_run(self, day: str, run_id: str) -> None:
-        """Keep the id of a day's parent run beside its events."""
+        """Keep the id of a day's or hour's parent run beside its events."""
         self._folder(day).mkdir(parents=True, exist_ok=True)
         _replace(self._folder(day) / "run.json", {"run_id": run_id})
 
-    def run_id(self, day: date) -> str | None:
+    def run_id(self, day: Partition) -> str | None:
         """Return the id of the day's parent run, or None while MLflow has not heard of it."""
         path = self._folder(day.isoformat()) / "run.json"
         return str(json.loads(path.read_text(encoding="utf-8"))["run_id"]) if path.is_file() else None
 
     def _folder(self, day: str) -> Path:
-        return self.workspace / "tracking" / f"dt={day}"
+        return self.workspace / "tracking" / folder_of(parse_partition(day))
 
 
 def _replace(path: Path, document: Mapping[str, Any]) -> None:

@@ -39,7 +39,7 @@ class Registry:
             raise
 
     def day_of(self, version: str) -> str:
-        """Return the day (ISO) that a version was trained on."""
+        """Return the day or hour (ISO) that a version was trained on, `""` where it does not say."""
         return str(self.client.get_model_version(self.name, version).tags.get(DAY, ""))
 
     def register(self, saved_model: Path, run_id: str, day: str, digest: str, tags: dict[str, str]) -> str:

@@ -1,13 +1,13 @@
-"""The figures of a day, read from what its stages committed."""
+"""The figures of a day or an hour, read from what its stages committed."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Mapping
-from datetime import date
 from typing import Any
 
+from features.partition import Partition, in_order
 from pipelines.artifacts import Store, Version
 from pipelines.journal import Journal
 
@@ -51,8 +51,8 @@ _FROM = {
 }
 
 
-def day_report(store: Store, day: date) -> dict[str, Any]:
-    """Return the day's figures; what a stage has not made yet is null."""
+def day_report(store: Store, day: Partition) -> dict[str, Any]:
+    """Return the figures of a day or hour; what a stage has not made yet is null."""
     versions = {a: store.current(a, day) for a in ARTIFACTS}
     figures = {key: _figure(versions[artifact], name) for key, (artifact, name) in _FROM.items()}
     seconds = {v.commit["stage"]: v.commit["seconds"] for v in versions.values() if v}
@@ -64,9 +64,9 @@ def figures_of(report: Mapping[str, Any]) -> dict[str, float]:
     return {k: float(v) for k, v in report.items() if isinstance(v, bool | int | float)}
 
 
-def days_with_artifacts(store: Store) -> Iterator[date]:
-    """Yield every day that has any current artifact, ascending."""
-    yield from sorted({day for artifact in ARTIFACTS for day in store.days(artifact)})
+def days_with_artifacts(store: Store) -> Iterator[Partition]:
+    """Yield every day and hour that has any current artifact, in order."""
+    yield from in_order({day for artifact in ARTIFACTS for day in store.days(artifact)})
 
 
 def report_json(report: Mapping[str, Any]) -> str:

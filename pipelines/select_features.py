@@ -8,16 +8,16 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from features.errors import InputError
+from features.partition import Partition, folder_of, kind_of, parse_partition, partitions_between
 from pipelines import console
 from pipelines.artifacts import Store, Version
-from pipelines.chain import days_between, sync
+from pipelines.chain import sync
 from pipelines.config import Config, default_workspace, load_config
 from pipelines.journal import Event, Journal
 from pipelines.lineage import sound_checkpoint
@@ -31,8 +31,8 @@ PRUNED, REPORT, PLOT = "pruned.yaml", "selection.json", "selection.png"
 _TOLD_EVERY = 0.25
 
 _ConfigFile = Annotated[Path, typer.Option("--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="The YAML file.")]
-_First = Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First ingested day to learn the gates on.")]
-_Last = Annotated[datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last such day; its last slice is held out.")]
+_First = Annotated[str, typer.Option("--from", help="First ingested day (YYYY-MM-DD) or hour (…THH) to learn the gates on.")]
+_Last = Annotated[str, typer.Option("--to", help="Last such day or hour; its last slice is held out.")]
 _Workspace = Annotated[Optional[Path], typer.Option("--workspace", "-w", help="Where artifacts lie.")]  # noqa: UP045
 _Keep = Annotated[Optional[int], typer.Option(min=1, help="Keep so many fields and relations.")]  # noqa: UP045
 _Bytes = Annotated[Optional[int], typer.Option(min=1, help="Keep what fits: bytes of keys, vectors and weights.")]  # noqa: UP045
@@ -52,7 +52,7 @@ class Request:
     Attributes:
         config: the YAML file to prune.
         overrides: of its keys.
-        first: day to learn the gates from.
+        first: day or hour to learn the gates from.
         folder: for the results.
         keep: how many uses of fields to keep.
         bytes: that the pruned model may take.
@@ -61,7 +61,7 @@ class Request:
 
     config: Path
     overrides: tuple[str, ...]
-    first: date
+    first: Partition
     folder: Path
     keep: int | None
     bytes: int | None
@@ -87,10 +87,10 @@ def select_features(
     """
     home = workspace or default_workspace()
     loaded = load_config(config, overrides, home)
-    context = Context(loaded, last.date(), Store(home), _silent if as_json else console.say)
-    folder = out or home / "selection" / f"dt={last.date()}"
+    context = Context(loaded, parse_partition(last), Store(home), _silent if as_json else console.say)
+    folder = out or home / "selection" / folder_of(context.day)
     started_ms = int(time.time() * 1000)
-    request = Request(config, tuple(overrides), first.date(), folder, keep, budget_bytes, budget_cost)
+    request = Request(config, tuple(overrides), parse_partition(first), folder, keep, budget_bytes, budget_cost)
     found = _select(context, request)
     _write(found, loaded.name, folder)
     _track(context, found, folder, started_ms)
@@ -124,20 +124,19 @@ def _select(context: Context, request: Request) -> Selection:
     return Selection(context.config.selection.method, ranking, kept, *trials)
 
 
-def _checkpoint(store: Store, first: date) -> Version:
+def _checkpoint(store: Store, first: Partition) -> Version:
     found = store.latest_before("checkpoint", first, lambda v: sound_checkpoint(store, v))
     if found is None:
         raise InputError(f"no checkpoint before {first} in {store.workspace}: `elastic-ctr run` an earlier day first")
     return found
 
 
-def _partitions(context: Context, first: date) -> tuple[Path, ...]:
-    found = [context.store.current("impressions", day) for day in days_between(first, context.day)]
+def _partitions(context: Context, first: Partition) -> tuple[Path, ...]:
+    found = [context.store.current("impressions", day) for day in partitions_between(first, context.day)]
     paths = tuple(version.path for version in found if version is not None)
     if not paths:
-        raise InputError(
-            f"no day from {first} to {context.day} is ingested in {context.store.workspace}: `elastic-ctr ingest` one first"
-        )
+        wanted = f"no {kind_of(first)} from {first} to {context.day}"
+        raise InputError(f"{wanted} is ingested in {context.store.workspace}: `elastic-ctr ingest` one first")
     return paths
 
 
@@ -169,7 +168,7 @@ def _write(found: Selection, name: str, folder: Path) -> None:
 
 
 def _track(context: Context, found: Selection, folder: Path, started_ms: int) -> None:
-    """Journal the selection as an event of the last day, and send it if MLflow is there."""
+    """Journal the selection as an event of the last day or hour, and send it if MLflow is there."""
     document = (folder / REPORT).read_bytes()
     event = Event(
         pipeline=context.config.name,

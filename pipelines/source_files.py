@@ -1,23 +1,27 @@
-"""The files behind a source, found without Spark: their names, sizes and times tell whether a day must be ingested anew."""
+"""The files behind a source, found without Spark: names, sizes and times tell whether a day (hour) must be ingested anew."""
 
 from __future__ import annotations
 
 import glob
 import re
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 
-from spark_jobs.settings import Source
+from features.partition import Partition, day_of
+from spark_jobs.settings import Source, fill_pattern
 
 _BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
-def source_files(source: Source, day: date) -> list[Path]:
-    """Return the local files that a source's patterns match for a day, side tables included, sorted."""
-    patterns = [source.path] if isinstance(source.path, str) else list(source.path)
-    patterns += [table.path for table in source.side_tables]
-    return sorted({file for pattern in patterns for file in _matches(pattern.replace("{date}", day.isoformat()))})
+def source_files(source: Source, partition: Partition) -> list[Path]:
+    """Return the local files that a source's patterns match for a day or an hour, side tables included, sorted.
+
+    Drawn negatives of an hour depend on the files of its whole day.
+    """
+    read = partition if source.negatives is None else day_of(partition)
+    filled = [fill_pattern(pattern, read) for pattern in source.patterns]
+    filled += [fill_pattern(table.path, partition) for table in source.side_tables]
+    return sorted({file for pattern in filled for file in _matches(pattern)})
 
 
 def _matches(pattern: str) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""Journal → MLflow, exactly once: a parent run per pipeline and day, a child run per stage, found before made.
+"""Journal → MLflow, exactly once: a parent run per pipeline and day (or hour), a child run per stage, found before made.
 
 Runs are found by the tag `elastic_ctr.run_key`, so a retry never makes a second one; a metric sent twice carries the
 same time and step, which MLflow keeps once. MLflow is imported here only, inside the functions that need it.

@@ -9,7 +9,6 @@ Nulls make no edge. PMI counts rare edges too, which are then left out of the re
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -17,6 +16,7 @@ from pyspark.sql import functions as F
 
 from features.canonical import NULL
 from features.errors import InputError
+from features.partition import HOURS_PER_DAY, Partition, end_h, in_order, start_h
 from features.schema import Schema
 from spark_jobs.files import write_file
 from spark_jobs.settings import GraphSettings, Relation
@@ -31,26 +31,26 @@ _RATE_MARGIN = 1e-6
 
 
 def cross_graph(
-    spark: SparkSession, schema: Schema, partitions: Mapping[date, Path], settings: GraphSettings, out: Path
+    spark: SparkSession, schema: Schema, partitions: Mapping[Partition, Path], settings: GraphSettings, out: Path
 ) -> dict[str, float]:
     """Write `edges.parquet` into `out`; with no partition or no relation it has no record.
 
     Args:
         spark: the session.
         schema: names the fields.
-        partitions: committed `impressions` artifacts of days strictly before the one that will use the graph. The
-            latest `settings.window_days` of them are read.
+        partitions: committed `impressions` artifacts of days or hours strictly before the one that will use the graph. Those
+            are read that begin in the `settings.window_days` that end with the last of them.
         settings: relations, window, least support, prior weight.
         out: an existing folder.
 
     Returns:
-        `days` and `impressions` read, `edges` written, and `edges:<relation>` for each relation.
+        `days` (partitions) and `impressions` read, `edges` written, and `edges:<relation>` for each relation.
 
     Raises:
         InputError: a relation names a field that the schema does not have, or a dense one.
     """
     _require_fields(schema, settings.relations)
-    days = sorted(partitions)[-settings.window_days :]
+    days = _window(partitions, settings.window_days)
     names = [relation.name for relation in settings.relations]
     if not days or not names:
         write_file(spark.createDataFrame([], _EDGES), out / "edges.parquet", _ORDER)
@@ -62,6 +62,11 @@ def cross_graph(
     written = spark.read.schema(_EDGES).parquet(str(out / "edges.parquet")).groupBy("relation").count().collect()
     sizes = dict.fromkeys(names, 0.0) | {row["relation"]: float(row["count"]) for row in written}
     return _figures(float(len(days)), float(total["impressions"]), sizes)
+
+
+def _window(partitions: Mapping[Partition, Path], days: int) -> list[Partition]:
+    ordered = in_order(partitions)
+    return [when for when in ordered if start_h(when) >= end_h(ordered[-1]) - days * HOURS_PER_DAY]
 
 
 def _figures(days: float, impressions: float, sizes: Mapping[str, float]) -> dict[str, float]:

@@ -13,7 +13,6 @@ smoothed `ctr` = (clicks + smoothing · prior) / (n + smoothing), the prior bein
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -21,6 +20,7 @@ from pyspark.sql import functions as F
 
 from features.canonical import NULL
 from features.errors import InputError
+from features.partition import HOURS_PER_DAY, Partition, end_h, is_before, start_h
 from features.schema import Schema, Transform
 from spark_jobs.files import write_file
 from spark_jobs.settings import StatisticsSettings
@@ -37,9 +37,9 @@ _DIGITS = 12
 def feature_statistics(
     spark: SparkSession,
     schema: Schema,
-    partitions: Mapping[date, Path],
-    previous_days: Mapping[date, Path],
-    day: date,
+    partitions: Mapping[Partition, Path],
+    previous_days: Mapping[Partition, Path],
+    day: Partition,
     settings: StatisticsSettings,
     out: Path,
 ) -> dict[str, float]:
@@ -48,21 +48,22 @@ def feature_statistics(
     Args:
         spark: the session.
         schema: names the fields.
-        partitions: committed `impressions` artifacts by day; only that of `day` is read.
-        previous_days: committed `feature_statistics` artifacts of earlier days; those outside the window are ignored.
-        day: the last day of the window.
+        partitions: committed `impressions` artifacts by day or hour; only that of `day` is read.
+        previous_days: committed `feature_statistics` artifacts of earlier days and hours; those outside the window are ignored.
+        day: the last day or hour of the window, which is of so many times 24 hours.
         settings: the window's length and the prior weight of the smoothed click rate.
         out: an existing folder.
 
     Returns:
-        `impressions`, `clicks` and `days` of the window, `values` (distinct pairs of field and value), `new_value_rate`
-        (mean over fields).
+        `impressions`, `clicks` and `days` (partitions) of the window, `values` (distinct pairs of field and value),
+        `new_value_rate` (mean over fields).
 
     Raises:
         InputError: there is no partition of the day, or a previous day is not before it.
     """
     _require_days(partitions, previous_days, day)
-    earlier = [path for when, path in previous_days.items() if (day - when).days < settings.window_days]
+    first_h = end_h(day) - settings.window_days * HOURS_PER_DAY
+    earlier = [path for when, path in previous_days.items() if start_h(when) >= first_h]
     write_file(_counted(spark, schema, partitions[day]), out / "day.parquet", _KEY)
     window = _window(spark, out, earlier).persist()
     try:
@@ -71,11 +72,11 @@ def feature_statistics(
         window.unpersist()
 
 
-def _require_days(partitions: Mapping[date, Path], previous_days: Mapping[date, Path], day: date) -> None:
+def _require_days(partitions: Mapping[Partition, Path], previous_days: Mapping[Partition, Path], day: Partition) -> None:
     if day not in partitions:
         given = sorted(map(str, partitions))
         raise InputError(f"feature statistics of {day} need that day's impressions, but only {given} are given")
-    late = sorted(str(when) for when in previous_days if when >= day)
+    late = sorted(str(when) for when in previous_days if not is_before(when, day))
     if late:
         raise InputError(f"feature statistics of {day} may only build on days before it, not on {late}")
 
@@ -101,8 +102,9 @@ def _pairs(name: str, values: Column) -> Column:
 def _window(spark: SparkSession, out: Path, earlier: list[Path]) -> DataFrame:
     """The window's counts by field and value; `today` and `before` are the day's own and the earlier impressions."""
     today = spark.read.parquet(str(out / "day.parquet")).withColumn("today", F.col("impressions"))
-    for path in earlier:
-        today = today.unionByName(spark.read.parquet(str(path / "day.parquet")).withColumn("today", F.lit(0).cast("long")))
+    if earlier:  # one scan: a week of hours has 167 of them
+        before = spark.read.parquet(*(str(path / "day.parquet") for path in earlier))
+        today = today.unionByName(before.withColumn("today", F.lit(0).cast("long")))
     sums = (F.sum(name).alias(name) for name in ("impressions", "clicks", "today"))
     merged = today.groupBy(*_KEY).agg(*sums, F.min("first_ms").alias("first_ms"), F.max("last_ms").alias("last_ms"))
     return merged.withColumn("before", F.col("impressions") - F.col("today"))

@@ -1,24 +1,26 @@
-"""Ingest: the raw log's records of one day to the `impressions` artifact; what cannot be used is quarantined, counted."""
+"""Ingest: the raw log's records of one day or hour to the `impressions` artifact; what cannot be used is quarantined, counted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from features.errors import InputError, NoDataError
+from features.partition import Partition, day_of
 from features.schema import Schema
 from spark_jobs.aggregates import DAY, Metric, aggregates, counts, write_metrics
 from spark_jobs.files import write_sorted
-from spark_jobs.negatives import recent, with_negatives
-from spark_jobs.records import REASON, RECORD, UNDATED, Reason, impressions, judged, moments
+from spark_jobs.negatives import MOMENT, recent, with_negatives
+from spark_jobs.records import REASON, RECORD, UNDATED, Reason, accounted, impressions, judged, moments, told_by_files
 from spark_jobs.settings import Negatives, Partitioning, Source
 from spark_jobs.sources import describe, join_side_tables, read_errors, read_log
+from spark_jobs.times import bounds_ms
 
 _ORDER = ("timestamp_ms", "record_id")
 _MINUTES_PER_DAY = 1440
@@ -26,7 +28,7 @@ _MINUTES_PER_DAY = 1440
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of the day's records: `rows_in = rows_kept + rows_quarantined`, the latter by reason."""
+    """What became of the partition's records: `rows_in = rows_kept + rows_quarantined`, the latter by reason."""
 
     rows_in: int
     rows_kept: int
@@ -34,29 +36,31 @@ class IngestReport:
     reasons: dict[str, int]
 
 
-def ingest(spark: SparkSession, source: Source, schema: Schema, day: date, out: Path) -> IngestReport:
-    """Write `impressions/`, `quarantine/` and `aggregates.parquet` of one day into `out`.
+def ingest(spark: SparkSession, source: Source, schema: Schema, partition: Partition, out: Path) -> IngestReport:
+    """Write `impressions/`, `quarantine/` and `aggregates.parquet` of one day or hour into `out`.
 
-    A day is a local date in the schema's time zone. With `partition: timestamp` records of other days are not rows in,
-    and undated ones are quarantined each day. `record_id` hashes the raw record; where duplicates are not removed, the
-    hash of a repeat takes its number in. Drawn negatives count as rows in.
+    It is a local date, or an hour that the clock shows, in the schema's time zone. Which records are rows in, undated ones
+    too, is told by `spark_jobs.records.accounted`; the hours of a day together give what the day gives. `record_id` hashes
+    the raw record; where duplicates are not removed, the hash of a repeat takes its number in. Drawn negatives count as rows in.
 
     Args:
         spark: the session.
         source: where the log lies and how it is read.
         schema: which columns are label, ids, time, features and extras.
-        day: the day to ingest.
+        partition: the day or hour to ingest.
         out: an existing folder.
 
     Raises:
-        NoDataError: the source has no record of the day.
+        NoDataError: the source has no record of it, or the clock skips it.
         InputError: a file cannot be read, a column is missing, a side table repeats an id, or no time can be read at all.
     """
+    if not bounds_ms(partition, schema.timezone):
+        raise NoDataError(f"the clock of {schema.timezone} skips {partition}: there is no such time")
     with read_errors(), ExitStack() as held:
-        raw = _raw(spark, source, schema, day, held)
-        records = held.enter_context(_persisted(judged(raw, source, schema, day)))
+        raw = _raw(spark, source, schema, partition, held)
+        records = held.enter_context(_persisted(judged(raw, source, schema, partition)))
         try:
-            return _write(spark, records, source, schema, day, out)
+            return _write(spark, records, source, schema, partition, out)
         except NoDataError:
             _require_times(raw, source, schema)
             raise
@@ -71,35 +75,36 @@ def _persisted(frame: DataFrame) -> Iterator[DataFrame]:
         frame.unpersist()
 
 
-def _raw(spark: SparkSession, source: Source, schema: Schema, day: date, held: ExitStack) -> DataFrame:
-    log = read_log(spark, source, day)
+def _raw(spark: SparkSession, source: Source, schema: Schema, partition: Partition, held: ExitStack) -> DataFrame:
     if source.negatives is None:
-        return log
-    where = describe(source.path)
-    clicks = held.enter_context(_persisted(recent(log, moments(log, schema, where), source.negatives, schema, day)))
-    history = clicks
-    for earlier in _earlier_logs(spark, source, source.negatives, day):
-        history = history.unionByName(recent(earlier, moments(earlier, schema, where), source.negatives, schema, day))
-    return with_negatives(clicks, history, source.negatives, schema, day)
+        return read_log(spark, source, partition)
+    log, where = read_log(spark, source, day_of(partition)), describe(source.path)
+    history = held.enter_context(_persisted(recent(log, moments(log, schema, where), source.negatives, schema, partition)))
+    clicks = history if partition == day_of(partition) else history.where(accounted(F.col(MOMENT), source, schema, partition))
+    for earlier in _earlier_logs(spark, source, source.negatives, partition):
+        history = history.unionByName(recent(earlier, moments(earlier, schema, where), source.negatives, schema, partition))
+    return with_negatives(clicks, history, source.negatives, schema, partition)
 
 
-def _earlier_logs(spark: SparkSession, source: Source, negatives: Negatives, day: date) -> Iterator[DataFrame]:
+def _earlier_logs(spark: SparkSession, source: Source, negatives: Negatives, partition: Partition) -> Iterator[DataFrame]:
     """The logs of the days before that a window reaches into, where each day has files of its own."""
     if source.partition is Partitioning.TIMESTAMP:
         return
     for back in range(1, 2 + negatives.window_minutes // _MINUTES_PER_DAY):
         try:
-            yield read_log(spark, source, day - timedelta(days=back))
+            yield read_log(spark, source, day_of(partition) - timedelta(days=back))
         except NoDataError:
             continue
 
 
-def _write(spark: SparkSession, records: DataFrame, source: Source, schema: Schema, day: date, out: Path) -> IngestReport:
-    joined = join_side_tables(spark, records.where(F.col(REASON).isNull()), source.side_tables, day)
+def _write(
+    spark: SparkSession, records: DataFrame, source: Source, schema: Schema, partition: Partition, out: Path
+) -> IngestReport:
+    joined = join_side_tables(spark, records.where(F.col(REASON).isNull()), source.side_tables, partition)
     kept = impressions(joined, schema, describe(source.path))
     groups = records.groupBy(REASON, UNDATED).count().collect()
     report, undated = _report(groups), sum(group["count"] for group in groups if group[UNDATED])
-    _require_records(report, undated, source, schema, day)
+    _require_records(report, undated, source, schema, partition)
     write_sorted(kept, out / "impressions", _ORDER, report.rows_kept)
     bad = records.where(F.col(REASON).isNotNull()).select(F.col(REASON).alias("reason"), F.col(RECORD).alias("record"))
     write_sorted(bad, out / "quarantine", ("reason", "record"), report.rows_quarantined)
@@ -117,13 +122,14 @@ def _report(groups: list[Row]) -> IngestReport:
     return IngestReport(rows_in, rows_in - quarantined, quarantined, reasons)
 
 
-def _require_records(report: IngestReport, undated: int, source: Source, schema: Schema, day: date) -> None:
-    """Refuse a day without records; undated ones of a log that is partitioned by timestamp make no day."""
-    by_time = source.partition is Partitioning.TIMESTAMP
-    if report.rows_in - (undated if by_time else 0) > 0:
+def _require_records(report: IngestReport, undated: int, source: Source, schema: Schema, partition: Partition) -> None:
+    """Refuse a day or hour without records; where times tell it, those that none can claim make none."""
+    elsewhere = report.reasons[Reason.WRONG_DAY]
+    if report.rows_in - (0 if told_by_files(source, partition) else undated + elsewhere) > 0:
         return
     also = f" ({undated} records have no readable time in {schema.timestamp.column!r})" if undated else ""
-    raise NoDataError(f"{describe(source.path)} holds no record of {day} ({schema.timezone}){also}")
+    also += f" ({elsewhere} records are of other days)" if elsewhere else ""
+    raise NoDataError(f"{describe(source.path)} holds no record of {partition} ({schema.timezone}){also}")
 
 
 def _require_times(raw: DataFrame, source: Source, schema: Schema) -> None:

@@ -9,62 +9,71 @@ seed give the same draws in any order of work. Where the window holds fewer item
 
 from __future__ import annotations
 
-from datetime import date
-
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from features.errors import InputError
+from features.partition import Partition, day_of
 from features.schema import Schema
 from spark_jobs.records import digest
 from spark_jobs.settings import Negatives
 from spark_jobs.sources import CORRUPT, require_columns
-from spark_jobs.times import day_bounds_ms, floor_div, in_day
+from spark_jobs.times import bounds_ms, floor_div, in_partition
 from spark_jobs.values import quoted
 
 SLOTS = 12
 """Slots in a window."""
 
-_MS, _SLOT, _POOL, _OWN, _SESSION, _ITEM = "__ms", "__slot", "__pool", "__own", "__session", "__item"
+MOMENT = "__ms"
+"""When a click happened: milliseconds UTC, null if unknown."""
+
+_SLOT, _POOL, _OWN, _SESSION, _ITEM = "__slot", "__pool", "__own", "__session", "__item"
 
 
-def recent(log: DataFrame, moment: Column, negatives: Negatives, schema: Schema, day: date) -> DataFrame:
-    """Return the clicks that a day's draws depend on, and undated ones, with their moment as `__ms` (long, null if unknown)."""
-    bounds = day_bounds_ms(day, schema.timezone)
-    stamped = log.withColumn(_MS, moment)
-    ms = F.col(_MS)
+def recent(log: DataFrame, moment: Column, negatives: Negatives, schema: Schema, partition: Partition) -> DataFrame:
+    """Return the clicks that draws depend on, and undated ones, with their moment as `MOMENT` (long, null if unknown).
+
+    An hour's draws depend on those of its whole day, as a day's do: a session's own items are those of the day.
+    """
+    bounds = bounds_ms(day_of(partition), schema.timezone)
+    stamped = log.withColumn(MOMENT, moment)
+    ms = F.col(MOMENT)
     return stamped.where(ms.isNull() | ((ms >= bounds[0][0] - (SLOTS + 1) * _slot_ms(negatives)) & (ms < bounds[-1][1])))
 
 
-def with_negatives(clicks: DataFrame, history: DataFrame, negatives: Negatives, schema: Schema, day: date) -> DataFrame:
-    """Return the clicks with label 1 and, after each sound one of the day, its negatives with label 0.
+def with_negatives(
+    clicks: DataFrame, history: DataFrame, negatives: Negatives, schema: Schema, partition: Partition
+) -> DataFrame:
+    """Return the clicks with label 1 and, after each sound one of the day or hour, its negatives with label 0.
 
     A negative takes all columns of its click but the item.
 
     Args:
-        clicks: raw records with `__ms`, as `recent` gives them.
-        history: the records that items are drawn from, with `__ms`: the clicks and those of the window before the day.
+        clicks: raw records with `MOMENT`, as `recent` gives them.
+        history: the records that items are drawn from, with `MOMENT`: those of the whole day and of the window before it.
         negatives: how many are drawn, from what window, with which seed.
         schema: names the item column and the label column, which must not exist yet.
-        day: only clicks of this day get negatives.
+        partition: only clicks of this day or hour get negatives.
 
     Returns:
-        the columns of `clicks` without `__ms`, then the label as `"1"` or `"0"`.
+        the columns of `clicks` without `MOMENT`, then the label as `"1"` or `"0"`.
 
     Raises:
         InputError: there is no session or item column, or a label column exists.
     """
-    columns = [name for name in clicks.columns if name != _MS]
+    columns = [name for name in clicks.columns if name != MOMENT]
     require_columns(columns, {negatives.session: "`negatives.session`", schema.item: "the item"}, "the log")
     if schema.label in columns:
         raise InputError(
             f"the log has a column {schema.label!r}: `negatives` are for logs of clicks only; remove them or rename the label"
         )
-    slotted = clicks.withColumn(_SLOT, floor_div(F.col(_MS), _slot_ms(negatives))).withColumn(_SESSION, quoted(negatives.session))
+    slotted = clicks.withColumn(_SLOT, floor_div(F.col(MOMENT), _slot_ms(negatives))).withColumn(
+        _SESSION, quoted(negatives.session)
+    )
     joined = slotted.join(_pools(history, negatives, schema), _SLOT, "left").join(
         _own(history, negatives, schema), _SESSION, "left"
     )
-    sound = F.col(CORRUPT).isNull() & in_day(F.col(_MS), day, schema.timezone)
+    sound = F.col(CORRUPT).isNull() & in_partition(F.col(MOMENT), partition, schema.timezone)
     drawn = F.when(sound, _drawn(clicks, negatives, schema)).otherwise(F.array())
     click = F.struct(quoted(schema.item).alias("item"), F.lit("1").alias("label"))
     others = F.transform(drawn, lambda item: F.struct(item.alias("item"), F.lit("0").alias("label")))
@@ -80,8 +89,8 @@ def _slot_ms(negatives: Negatives) -> int:
 def _pools(history: DataFrame, negatives: Negatives, schema: Schema) -> DataFrame:
     """Per slot the distinct items of the slots before it, in the order of their hash."""
     slot, item = F.col(_SLOT), F.col(_ITEM)
-    clicked = history.where(quoted(schema.item).isNotNull() & F.col(_MS).isNotNull() & F.col(CORRUPT).isNull())
-    seen = clicked.select(floor_div(F.col(_MS), _slot_ms(negatives)).alias("s"), quoted(schema.item).alias(_ITEM)).distinct()
+    clicked = history.where(quoted(schema.item).isNotNull() & F.col(MOMENT).isNotNull() & F.col(CORRUPT).isNull())
+    seen = clicked.select(floor_div(F.col(MOMENT), _slot_ms(negatives)).alias("s"), quoted(schema.item).alias(_ITEM)).distinct()
     spread = seen.select(F.explode(F.sequence(F.col("s") + 1, F.col("s") + SLOTS)).alias(_SLOT), _ITEM).distinct()
     ranked = F.struct(F.xxhash64(F.lit(negatives.seed), slot, item).alias("h"), item.alias("i"))
     return spread.groupBy(_SLOT).agg(F.transform(F.array_sort(F.collect_list(ranked)), lambda r: r["i"]).alias(_POOL))
@@ -96,7 +105,7 @@ def _drawn(clicks: DataFrame, negatives: Negatives, schema: Schema) -> Column:
     """The items drawn for a click: from its start on the circle as many as could be needed, its own left out."""
     pool, items = F.col(_POOL), F.size(_POOL)
     own = F.coalesce(F.array_union(F.col(_OWN), F.array(quoted(schema.item))), F.array(quoted(schema.item)))
-    start = F.pmod(F.xxhash64(F.lit(negatives.seed), digest(clicks.drop(_MS))), items)
+    start = F.pmod(F.xxhash64(F.lit(negatives.seed), digest(clicks.drop(MOMENT))), items)
     needed = F.least(items, F.size(own) + negatives.per_click)
     circle = F.transform(
         F.sequence(F.lit(0), needed - 1), lambda i: F.element_at(pool, (F.pmod(start + i, items) + 1).cast("int"))

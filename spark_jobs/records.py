@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import date
 from enum import StrEnum
 
 from pyspark.sql import Column, DataFrame, Window
@@ -11,17 +10,18 @@ from pyspark.sql.types import TimestampType
 
 from features.canonical import NULL
 from features.errors import InputError
+from features.partition import Hour, Partition, day_of
 from features.schema import ColumnField, MultiValued, Schema, TimeUnit
 from spark_jobs.settings import Partitioning, Source
 from spark_jobs.sources import CORRUPT, column_type, describe, require_columns
-from spark_jobs.times import epoch_ms, in_day
+from spark_jobs.times import epoch_ms, in_partition, last_hour
 from spark_jobs.values import as_text, number, quoted, single_value, value_list
 
 REASON = "__reason"
 """Why a record is quarantined, null for one that is kept."""
 
 UNDATED = "__undated"
-"""Whether a record's moment is unknown, so that it belongs to no day."""
+"""Whether a record's moment is unknown, so that it belongs to no day and no hour."""
 
 RECORD = "__record"
 """The raw record as JSON."""
@@ -31,7 +31,7 @@ _NULL_MARK = "\x00"
 
 
 class Reason(StrEnum):
-    """Why a record is quarantined; the first that applies counts."""
+    """Why a record is quarantined; the first that applies counts. `WRONG_DAY` is also of a record in another hour's file."""
 
     MALFORMED = "malformed"
     TIMESTAMP = "timestamp"
@@ -56,25 +56,48 @@ def moments(raw: DataFrame, schema: Schema, where: str) -> Column:
     return epoch_ms(single_value(column, kind), schema.timestamp)
 
 
-def judged(raw: DataFrame, source: Source, schema: Schema, day: date) -> DataFrame:
-    """Return the day's raw records with their moment, identity and `REASON`, `UNDATED`, `RECORD`.
+def told_by_files(source: Source, partition: Partition) -> bool:
+    """Whether the files that were read hold the partition and nothing else, so that all their records are accounted for in it.
 
-    With `partition: timestamp` records dated otherwise are left out and undated ones stay; with `partition: path`
-    every record stays. A malformed line goes to the day that can be read from it, if one can.
+    So it is with `partition: path`, for an hour if hours have files of their own. Drawn negatives read the whole day's files.
+    """
+    by_hour = source.files_by_hour and source.negatives is None
+    return source.partition is Partitioning.PATH and (by_hour or not isinstance(partition, Hour))
+
+
+def accounted(ms: Column, source: Source, schema: Schema, partition: Partition) -> Column:
+    """Return whether records are accounted for in this partition: kept or quarantined there.
+
+    Where files do not tell it, the moment `ms` does, and undated records are accounted for in every day. Of the hours of a
+    day the last one takes what no hour can claim: undated records and, with `partition: path`, those dated on another day.
+    By then the day's log is whole, so nothing is lost, and the hours together come to what the day comes to.
+    """
+    if told_by_files(source, partition):
+        return F.lit(True)
+    inside = in_partition(ms, partition, schema.timezone)
+    if isinstance(partition, Hour) and partition != last_hour(partition.on, schema.timezone):
+        return inside
+    if source.partition is Partitioning.PATH:
+        return inside | ms.isNull() | ~in_partition(ms, day_of(partition), schema.timezone)
+    return inside | ms.isNull()
+
+
+def judged(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> DataFrame:
+    """Return the raw records that are accounted for in a day or hour: moment, identity and `REASON`, `UNDATED`, `RECORD` added.
+
+    A malformed line goes to the partition that can be read from it, if one can.
     """
     where = describe(source.path)
     needed = {schema.label: "the label", schema.user: "the user", schema.item: "the item"}
     require_columns(raw.columns, needed, where)
-    stamped = raw.withColumn(_MS, moments(raw, schema, where))
-    if source.partition is Partitioning.TIMESTAMP:
-        stamped = stamped.where(F.col(_MS).isNull() | in_day(F.col(_MS), day, schema.timezone))
+    stamped = raw.withColumn(_MS, moments(raw, schema, where)).where(accounted(F.col(_MS), source, schema, partition))
     identified = stamped.withColumn(_ID, digest(raw))
     numbered = identified.withColumn("__n", F.row_number().over(Window.partitionBy(_ID).orderBy(_ID)))
     return numbered.select(
         *(quoted(name) for name in raw.columns),
         _MS,
         F.when(F.col("__n") > 1, F.xxhash64(_ID, "__n")).otherwise(F.col(_ID)).alias(_ID),
-        _reason(raw, source, schema, day).alias(REASON),
+        _reason(raw, source, schema, partition).alias(REASON),
         F.col(_MS).isNull().alias(UNDATED),
         F.to_json(F.struct(*(quoted(name) for name in raw.columns))).alias(RECORD),
     )
@@ -109,10 +132,10 @@ def digest(raw: DataFrame) -> Column:
     return F.xxhash64(*(text(name) for name in raw.columns))
 
 
-def _reason(raw: DataFrame, source: Source, schema: Schema, day: date) -> Column:
+def _reason(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> Column:
     reason = F.when(F.col(CORRUPT).isNotNull(), Reason.MALFORMED.value)
     reason = reason.when(F.col(_MS).isNull(), Reason.TIMESTAMP.value)
-    reason = reason.when(~in_day(F.col(_MS), day, schema.timezone), Reason.WRONG_DAY.value)
+    reason = reason.when(~in_partition(F.col(_MS), partition, schema.timezone), Reason.WRONG_DAY.value)
     reason = reason.when(_label(raw, schema).isNull(), Reason.LABEL.value)
     reason = reason.when(_single(raw, schema.user) == NULL, Reason.USER.value)
     reason = reason.when(_single(raw, schema.item) == NULL, Reason.ITEM.value)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from features.partition import Hour, Partition, day_of
 from features.schema import Frozen, Relation
 
 
@@ -18,7 +19,10 @@ class Format(StrEnum):
 
 
 class Partitioning(StrEnum):
-    """How a record's day is known: from its timestamp, or from a `{date}` in the path (timestamps must then agree)."""
+    """How a record's day is known: from its timestamp, or from a `{date}` in the path (timestamps must then agree).
+
+    An hour likewise: from the timestamp, or from an `{hour}` beside the `{date}`.
+    """
 
     TIMESTAMP = "timestamp"
     PATH = "path"
@@ -56,7 +60,8 @@ class Negatives(Frozen):
 class Source(Frozen):
     """Where the log lies and how it is read.
 
-    `path` is one or more file patterns (`*`, `?`, `[..]`, `{a,b}`); with `partition: path` it holds `{date}`.
+    `path` is one or more file patterns (`*`, `?`, `[..]`, `{a,b}`); with `partition: path` it holds `{date}`, and
+    `{hour}` (two digits, of the schema's zone) where each hour has files of its own.
     `rename` maps a column of the file to the name that the schema uses. `null_values` are read as null in CSV.
     """
 
@@ -69,6 +74,30 @@ class Source(Frozen):
     side_tables: tuple[SideTable, ...] = ()
     negatives: Negatives | None = None
     deduplicate: bool = True
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """The file patterns, one or more."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @property
+    def files_by_hour(self) -> bool:
+        """Whether each hour has files of its own."""
+        return all("{hour}" in pattern for pattern in self.patterns)
+
+    @model_validator(mode="after")
+    def _hours_are_told_one_way(self) -> Self:
+        hourly = ["{hour}" in pattern for pattern in self.patterns]
+        dated = self.partition is Partitioning.PATH and all("{date}" in pattern for pattern in self.patterns)
+        if any(hourly) and not (all(hourly) and dated):
+            raise ValueError("`{hour}` needs `partition: path`, and a `{date}` and an `{hour}` in every pattern of `path`")
+        return self
+
+
+def fill_pattern(pattern: str, partition: Partition) -> str:
+    """Return a file pattern of a day or an hour: `{date}` and `{hour}` filled in; a day has the files of all its hours."""
+    hour = f"{partition.hour:02d}" if isinstance(partition, Hour) else "??"
+    return pattern.replace("{date}", day_of(partition).isoformat()).replace("{hour}", hour)
 
 
 class SparkSettings(Frozen):

@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
@@ -16,7 +15,8 @@ from pyspark.sql.types import DataType, StringType, StructField, StructType
 
 from features.canonical import NULL
 from features.errors import InputError, NoDataError
-from spark_jobs.settings import Format, Partitioning, SideTable, Source
+from features.partition import Partition, kind_of
+from spark_jobs.settings import Format, Partitioning, SideTable, Source, fill_pattern
 from spark_jobs.values import quoted, single_value
 
 CORRUPT = "__corrupt"
@@ -29,24 +29,24 @@ _FILE = re.compile(r"(?:file:/+|[a-z0-9]+://)[^\s,;'\"]+?(?=[.,;:'\"]?(?:\s|$))"
 _SHOWN_COLUMNS = 40
 
 
-def read_log(spark: SparkSession, source: Source, day: date) -> DataFrame:
+def read_log(spark: SparkSession, source: Source, partition: Partition) -> DataFrame:
     """Return the raw records of a source: the log's columns under their schema names, then `CORRUPT`.
 
-    CSV columns are strings; Parquet columns keep their types. With `partition: path` only the day's files are read,
-    else all that the pattern matches.
+    CSV columns are strings; Parquet columns keep their types. With `partition: path` only the files of the day, or of
+    the hour where hours have files, are read, else all that the pattern matches.
 
     Raises:
-        NoDataError: `partition: path` and the day has no file.
+        NoDataError: `partition: path` and the day or hour has no file.
         InputError: the pattern matches nothing, a column to rename is missing, or a file cannot be read.
     """
-    paths = _paths(source.path, day)
-    _require_files(spark, source, paths, day)
+    paths = [fill_pattern(pattern, partition) for pattern in source.patterns]
+    _require_files(spark, source, paths, partition)
     with read_errors():
         frame = read_table(spark, paths, source.format, source.separator, source.null_values)
     return _renamed(frame, source)
 
 
-def join_side_tables(spark: SparkSession, frame: DataFrame, tables: Iterable[SideTable], day: date) -> DataFrame:
+def join_side_tables(spark: SparkSession, frame: DataFrame, tables: Iterable[SideTable], partition: Partition) -> DataFrame:
     """Return the frame with each side table's columns joined by id; an id that a table lacks gets nulls.
 
     Ids are compared in canonical spelling, so that `7`, `"7"` and `7.0` meet.
@@ -55,7 +55,7 @@ def join_side_tables(spark: SparkSession, frame: DataFrame, tables: Iterable[Sid
         InputError: a table's file or column is missing, its id repeats, or its columns clash with the log's.
     """
     for table in tables:
-        side = _side_columns(_read_side(spark, table, day), table)
+        side = _side_columns(_read_side(spark, table, partition), table)
         _refuse_clash(frame, side, table)
         _refuse_repeats(side, table)
         key = _canonical(frame, table.key)
@@ -122,15 +122,11 @@ def describe(path: str | tuple[str, ...]) -> str:
     return path if isinstance(path, str) else ", ".join(path)
 
 
-def _paths(path: str | tuple[str, ...], day: date) -> list[str]:
-    patterns = (path,) if isinstance(path, str) else path
-    return [pattern.replace("{date}", day.isoformat()) for pattern in patterns]
-
-
-def _require_files(spark: SparkSession, source: Source, paths: list[str], day: date) -> None:
+def _require_files(spark: SparkSession, source: Source, paths: list[str], partition: Partition) -> None:
     unmatched = [path for path in paths if not _matches(spark, path)]
     if source.partition is Partitioning.PATH and len(unmatched) == len(paths):
-        raise NoDataError(f"no file for {day} at {describe(tuple(paths))}: the day has no data, or `source.path` is wrong")
+        cause = f"the {kind_of(partition)} has no data, or `source.path` is wrong"
+        raise NoDataError(f"no file for {partition} at {describe(tuple(paths))}: {cause}")
     if source.partition is Partitioning.TIMESTAMP and unmatched:
         raise InputError(
             f"`source.path` matches no file: {describe(tuple(unmatched))}. Correct the pattern or the working folder."
@@ -162,8 +158,8 @@ def _nulled(name: str, null_values: tuple[str, ...]) -> Column:
     return F.when(~value.isin(*null_values), value).alias(name) if null_values else value
 
 
-def _read_side(spark: SparkSession, table: SideTable, day: date) -> DataFrame:
-    paths = _paths(table.path, day)
+def _read_side(spark: SparkSession, table: SideTable, partition: Partition) -> DataFrame:
+    paths = [fill_pattern(table.path, partition)]
     if not _matches(spark, paths[0]):
         raise InputError(f"side table {paths[0]} does not exist: correct `side_tables` in the YAML")
     with read_errors():

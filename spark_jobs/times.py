@@ -13,10 +13,12 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from features.canonical import EPOCH, ISO
+from features.partition import HOURS_PER_DAY, Hour, Partition, day_of, length_h
 from features.schema import TimePart, Timestamp, TimeUnit
 from features.timezones import offset_seconds, utc_offsets
 
 _DAY_S = 86_400
+_HOUR_S = 3600
 _EPOCH_DAY = date(1970, 1, 1)
 _LARGEST_SLOT_S = 2**22
 
@@ -47,27 +49,34 @@ def time_part(ms: Column, part: TimePart, timezone: str) -> Column:
     return weekday if part is TimePart.DAY_OF_WEEK else weekday * 24 + hour
 
 
-def in_day(ms: Column, day: date, timezone: str) -> Column:
-    """Return whether moments (long, milliseconds UTC) fall on this local day."""
+def in_partition(ms: Column, partition: Partition, timezone: str) -> Column:
+    """Return whether moments (long, milliseconds UTC) fall in this local day or hour."""
     inside = F.lit(False)
-    for first, end in day_bounds_ms(day, timezone):
+    for first, end in bounds_ms(partition, timezone):
         inside = inside | ((ms >= first) & (ms < end))
     return inside
 
 
-def day_bounds_ms(day: date, timezone: str) -> tuple[tuple[int, int], ...]:
-    """Return the stretches `[first, end)` of UTC milliseconds whose local date is `day`.
+def bounds_ms(partition: Partition, timezone: str) -> tuple[tuple[int, int], ...]:
+    """Return the stretches `[first, end)` of UTC milliseconds whose local time is in the day or hour.
 
-    They are several where the zone's offset changes on that day.
+    They are several where the zone's offset changes meanwhile (an hour that the clock repeats has both its turns), and none
+    for what the clock skips.
     """
     starts, offsets = utc_offsets(timezone)
-    midnight = (day - _EPOCH_DAY).days * _DAY_S
+    begin = (day_of(partition) - _EPOCH_DAY).days * _DAY_S + (partition.hour * _HOUR_S if isinstance(partition, Hour) else 0)
     stretches = []
     for start, end, offset in zip(starts, (*starts[1:], 2**53), offsets, strict=True):
-        first, last = max(start, midnight - offset), min(end, midnight + _DAY_S - offset)
+        first, last = max(start, begin - offset), min(end, begin + length_h(partition) * _HOUR_S - offset)
         if first < last:
             stretches.append((first * 1000, last * 1000))
     return tuple(stretches)
+
+
+def last_hour(day: date, timezone: str) -> Hour | None:
+    """Return the last hour that the clock shows on a day; None where it skips the whole day."""
+    hours = (Hour(day, hour) for hour in reversed(range(HOURS_PER_DAY)))
+    return next((hour for hour in hours if bounds_ms(hour, timezone)), None)
 
 
 def floor_div(value: Column, by: int) -> Column:

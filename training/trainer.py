@@ -1,4 +1,4 @@
-"""One day of learning: from the checkpoint before, through the day's impressions, to the day's checkpoint."""
+"""One day, or one hour, of learning: from the checkpoint before, through its impressions, to its checkpoint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What a day is trained from.
+    """What a day is trained from. An hour is trained as a day is: wherever "the day" stands here, it is the hour.
 
     Attributes:
         schema: the fields.
@@ -51,7 +51,8 @@ class TrainRequest:
         previous_checkpoint: the last checkpoint before the day; None on the first day.
         statistics: `feature_statistics` of a day before; None: scalers come from the day's own rows.
         encodings: an `encodings` artifact made of days before; None: p_uv is 0.
-        gap_days: days from the checkpoint's day to this one; 1: it is of the day before.
+        gap_days: days from the checkpoint's day to this one; 1: it is of the day before; 1/24: of the hour before.
+        begins_day: whether the table's days go on by one (`Idle(days=…)` counts them); not so for a day's second hour.
     """
 
     schema: Schema
@@ -63,7 +64,8 @@ class TrainRequest:
     previous_checkpoint: Path | None = None
     statistics: Path | None = None
     encodings: Path | None = None
-    gap_days: int = 1
+    gap_days: float = 1
+    begins_day: bool = True
 
 
 def train_day(
@@ -98,7 +100,8 @@ def train_day(
     sizes = _foretold(request, tell)
     learners, before = _warm_start(request, featurizer, progress)
     start = heldout_start(len(examples), request.training.holdout_fraction)
-    learners.start_day()
+    if request.begins_day:
+        learners.start_day()
     taken = test_then_train(learners, Stream(examples, start, before, featurizer, request.training), progress)
     learners.evict()
     outcome = Outcome(
@@ -126,7 +129,7 @@ def _foretold(request: TrainRequest, tell: Callable[[str], None]) -> dict[str, S
 
 def _as_fresh_as_asked(request: TrainRequest) -> TrainRequest:
     if request.previous_checkpoint and starts_fresh(request.training.staleness, request.gap_days):
-        return replace(request, previous_checkpoint=None, previous_partition=None)
+        return replace(request, previous_checkpoint=None, previous_partition=None, begins_day=True)
     return request
 
 

@@ -21,7 +21,7 @@ from pipelines.config import Config
 from pipelines.source_files import source_files
 from spark_jobs.negatives import SLOTS
 from spark_jobs.settings import Source
-from spark_jobs.times import day_bounds_ms
+from spark_jobs.times import bounds_ms
 
 Times = Mapping[Path, NDArray[np.int64]]
 """Moments of the records of each file, int64 [n] milliseconds."""
@@ -45,7 +45,7 @@ def moments(config: Config, day: date) -> Times:
 
 def files_of(times: Times, source: Source, schema: Schema, day: date) -> list[Path]:
     """Return the files with a record of the day or of the window before it that its negatives are drawn from."""
-    bounds = day_bounds_ms(day, schema.timezone)
+    bounds = bounds_ms(day, schema.timezone)
     window_ms = source.negatives.window_minutes * _MS_PER_MINUTE if source.negatives else 0
     first, end = bounds[0][0] - window_ms * (SLOTS + 1) // SLOTS, bounds[-1][1]
     return [file for file, ms in times.items() if np.any((ms >= first) & (ms < end))]

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from features.errors import InputError
 from pipelines.artifacts import Store
 from pipelines.demo.tables import day_table, stage_table
 from pipelines.demo.watch import DAG_ID, DayRun, Watcher, Window, progress
@@ -19,7 +20,7 @@ from pipelines.services.airflow_api import AirflowApi, TaskInstance
 from pipelines.services.control import Services, default_folder, running
 from pipelines.services.environment import REPOSITORY, data_folder
 from pipelines.services.processes import wait_until
-from pipelines.services.schedule import schedule_zone
+from pipelines.services.schedule import PARTITION_VARIABLE, runs_by_hour, schedule_zone
 
 DAG_TIMEOUT_S = 180.0
 BACKFILL_TIMEOUT_S = 6 * 3600.0
@@ -57,8 +58,10 @@ def run_demo(config: Path, workspace: Path, first: date, last: date, *, keep: bo
 
     Raises:
         RetryableError: a service did not start or stopped answering.
-        InputError: Airflow refused a request, or a DAG file cannot be imported.
+        InputError: Airflow refused a request, a DAG file cannot be imported, or runs are set to be of hours.
     """
+    if runs_by_hour():
+        raise InputError(f"the demo goes by the day: unset {PARTITION_VARIABLE} first")
     console, began = Console(), time.monotonic()
     console.print(f"Starting Airflow and MLflow for [bold]{config.stem}[/bold], {first} to {last}", highlight=False)
     with running(folder or default_folder(), keep=keep) as services:

@@ -1,4 +1,4 @@
-"""When the daily pipeline runs by itself, and in which time zone its days begin: two variables of the environment."""
+"""When the pipeline runs by itself, by the day or by the hour, in which time zone: three variables of the environment."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from features.errors import InputError
 
 SCHEDULE_VARIABLE = "ELASTIC_CTR_SCHEDULE"
 TIMEZONE_VARIABLE = "ELASTIC_CTR_TIMEZONE"
-DAILY = "0 0 * * *"
+PARTITION_VARIABLE = "ELASTIC_CTR_PARTITION"
+CRONS = {"day": "0 0 * * *", "hour": "0 * * * *"}
+"""When a run of each kind of partition is due, unless the schedule is given: as the partition ends."""
 
 
 def schedule_cron() -> str:
-    """Return the cron expression of the daily run (`ELASTIC_CTR_SCHEDULE`, default at midnight)."""
-    return os.environ.get(SCHEDULE_VARIABLE) or DAILY
+    """Return the cron expression of the runs (`ELASTIC_CTR_SCHEDULE`; default as each day, or hour, ends)."""
+    return os.environ.get(SCHEDULE_VARIABLE) or CRONS["hour" if runs_by_hour() else "day"]
+
+
+def runs_by_hour() -> bool:
+    """Whether a run is of an hour (`ELASTIC_CTR_PARTITION`: `day`, the default, or `hour`); raises InputError for else."""
+    kind = os.environ.get(PARTITION_VARIABLE) or "day"
+    if kind not in CRONS:
+        raise InputError(f"{PARTITION_VARIABLE}={kind!r}: write day or hour")
+    return kind == "hour"
 
 
 def schedule_zone() -> ZoneInfo:

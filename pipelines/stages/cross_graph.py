@@ -1,10 +1,10 @@
-"""Stage `cross_graph`: co-occurrence edges of declared field pairs, from days strictly before the day."""
+"""Stage `cross_graph`: co-occurrence edges of declared field pairs, from before the day or hour."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
+from features.partition import HOURS_PER_DAY
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 
 
@@ -16,9 +16,9 @@ class CrossGraph(Stage):
     sections = ("features", "graph")
 
     def inputs(self, context: Context) -> Inputs:
-        """The impressions of the window's days before the day."""
-        first = context.day - timedelta(days=context.config.graph.window_days)
-        window = [v for v in context.store.before("impressions", context.day) if v.day >= first]
+        """The impressions of the window's days and hours before this one."""
+        hours = context.config.graph.window_days * HOURS_PER_DAY
+        window = context.store.window("impressions", context.day, hours)
         return {f"impressions-{v.day}": v for v in window}
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:

@@ -1,24 +1,24 @@
-"""Stage `feature_statistics`: per field and value, over a window that ends with the day."""
+"""Stage `feature_statistics`: per field and value, over a window that ends with the day or hour."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 
+from features.partition import HOURS_PER_DAY, length_h
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 
 
 class FeatureStatistics(Stage):
-    """Earlier days of the window enter as their kept partial aggregates, so the cost of a day does not grow."""
+    """What is earlier in the window enters as kept partial aggregates, so the cost of a day does not grow."""
 
     name = "feature-statistics"
     artifact = "feature_statistics"
     sections = ("features", "statistics")
 
     def inputs(self, context: Context) -> Inputs:
-        """The day's impressions, and the statistics of the window's earlier days."""
-        first = context.day - timedelta(days=context.config.statistics.window_days - 1)
-        earlier = [v for v in context.store.before("feature_statistics", context.day) if v.day >= first]
+        """The impressions, and the statistics of the window's earlier days and hours."""
+        hours = context.config.statistics.window_days * HOURS_PER_DAY - length_h(context.day)
+        earlier = context.store.window("feature_statistics", context.day, hours)
         return {"impressions": require(context, "impressions", "ingest"), **{f"statistics-{v.day}": v for v in earlier}}
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:

@@ -1,10 +1,11 @@
-"""Stage `ingest`: the raw log of a day → typed, deduplicated impressions, quarantine and aggregates."""
+"""Stage `ingest`: the raw log of a day or an hour → typed, deduplicated impressions, quarantine and aggregates."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
 
+from features.partition import day_of
 from pipelines.source_files import source_files
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 
@@ -44,6 +45,7 @@ def _simulate(context: Context) -> None:
     from simulator.log import is_simulated, simulate_day
 
     logs = context.store.workspace / "logs"
-    if not is_simulated(settings, context.day, logs):
-        simulated = simulate_day(settings, context.day, logs)
+    day = day_of(context.day)
+    if not is_simulated(settings, day, logs):
+        simulated = simulate_day(settings, day, logs)
         context.report(f"simulated {simulated.rows:,} impressions in {simulated.seconds:.1f} s")

@@ -1,9 +1,10 @@
-"""Stage `monitor`: the day's figures in one file, for dashboards, alerts and the next day's comparison."""
+"""Stage `monitor`: the figures of a day or hour in one file, for dashboards, alerts and the next one's comparison."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from features.partition import same_kind
 from pipelines.report import ARTIFACTS, day_report, figures_of, report_json
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 
@@ -21,10 +22,10 @@ class Monitor(Stage):
         return {artifact: version for artifact, version in versions if version is not None}
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
-        """Write the report, and beside it how it differs from the last monitored day."""
+        """Write the report, and beside it how it differs from the last monitored day, or hour."""
         report = day_report(context.store, context.day)
         (out / "metrics.json").write_text(report_json({k: v for k, v in report.items() if k != "run_id"}), encoding="utf-8")
-        earlier = context.store.latest_before(self.artifact, context.day)
+        earlier = context.store.latest_before(self.artifact, context.day, lambda v: same_kind(v.day, context.day))
         now = figures_of(report)
         before = dict(earlier.metrics) if earlier else {}
         growth = {f"{k}_change": now[k] - before[k] for k in ("rows", "rows_in_table", "keys_seen") if k in now and k in before}

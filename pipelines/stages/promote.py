@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import UnsoundError
+from features.partition import Partition, end_h, parse_partition
 from pipelines.artifacts import Version
 from pipelines.registry import CHAMPION, Registry
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
@@ -25,7 +26,7 @@ class Decision:
 
 
 class Promote(Stage):
-    """Moves the registry's alias by compare-and-set; the champion only moves forward in date."""
+    """Moves the registry's alias by compare-and-set; the champion only moves forward in time."""
 
     name = "promote"
     artifact = "promotion"
@@ -72,8 +73,15 @@ def _promote(context: Context, export: Version) -> Decision:
         replaced = registry.decided(version)
         # A decision once taken stands, also when a later day serves by now; one whose move was cut off is finished.
         if replaced is None or replaced == (serving or ""):
-            if serving is not None and registry.day_of(serving) > day:
-                return Decision(False, f"version {serving} of a later day ({registry.day_of(serving)}) serves", version, None)
+            if serving is not None and _is_older(context.day, registry.day_of(serving)):
+                return Decision(
+                    False, f"version {serving} of {registry.day_of(serving)}, which is not earlier, serves", version, None
+                )
             registry.move(version, serving)
             replaced = serving or ""
     return Decision(True, "blessed by the model gate", version, replaced or None)
+
+
+def _is_older(day: Partition, serving: str) -> bool:
+    """Whether another day or hour serves that ends no sooner than this one; one that does not say which is passed by."""
+    return serving not in ("", day.isoformat()) and end_h(parse_partition(serving)) >= end_h(day)

@@ -13,11 +13,11 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any, ClassVar
 
 from features.errors import InputError
+from features.partition import Partition, kind_of
 from pipelines.artifacts import Store, Version
 from pipelines.config import Config
 from pipelines.source_digest import source_digest
@@ -32,10 +32,10 @@ def quiet(_: str) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage works with: the configuration, the day, the artifacts, and where progress goes."""
+    """What every stage works with: the configuration, the day or hour, the artifacts, and where progress goes."""
 
     config: Config
-    day: date
+    day: Partition
     store: Store
     report: Callable[[str], None] = quiet
 
@@ -93,12 +93,11 @@ def execute(stage: Stage, context: Context) -> Outcome:
 
 
 def require(context: Context, artifact: str, command: str) -> Version:
-    """Return the day's current version of an artifact; raises InputError naming the command that makes it."""
+    """Return the current version of an artifact of the day or hour; raises InputError naming the command that makes it."""
     version = context.store.current(artifact, context.day)
     if version is None:
-        raise InputError(
-            f"no {artifact} of {context.day} in {context.store.workspace}: run `elastic-ctr {command}` for that day first"
-        )
+        cure = f"run `elastic-ctr {command}` for that {kind_of(context.day)} first"
+        raise InputError(f"no {artifact} of {context.day} in {context.store.workspace}: {cure}")
     return version
 
 

@@ -1,4 +1,4 @@
-"""Stage `train`: warm start from the last sound checkpoint before the day, score the day, learn it."""
+"""Stage `train`: warm start from the last sound checkpoint before the day or hour, score it, learn it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import InputError
+from features.partition import HOURS_PER_DAY, day_of, end_h
 from pipelines.artifacts import Version
 from pipelines.lineage import sound_checkpoint
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
@@ -15,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Train(Stage):
-    """Nothing of the future is read: checkpoint, statistics and graph come from days strictly before."""
+    """Nothing of the future is read: checkpoint, statistics and graph come from days and hours that ended before."""
 
     name = "train"
     artifact = "checkpoint"
     sections = ("features", "model", "training", "graph")
 
     def inputs(self, context: Context) -> Inputs:
-        """The day's impressions and encodings; checkpoint, its day's impressions and statistics of days before."""
+        """Impressions and encodings; the checkpoint before, the impressions it is of, and statistics of before."""
         store, day = context.store, context.day
         checkpoint = store.latest_before("checkpoint", day, lambda v: sound_checkpoint(store, v))
         found = {
@@ -52,13 +53,19 @@ class Train(Stage):
             statistics=paths.get("statistics"),
             encodings=paths["encodings"],
             gap_days=gap_days(context, inputs.get("checkpoint")),
+            begins_day=begins_day(context, inputs.get("checkpoint")),
         )
         return train_day(request, out, lambda p: context.report(_words(p)), context.report)
 
 
-def gap_days(context: Context, checkpoint: Version | None) -> int:
-    """Days from the checkpoint's day to this one; 1 where there is no gap, or no checkpoint."""
-    return (context.day - checkpoint.day).days if checkpoint else 1
+def gap_days(context: Context, checkpoint: Version | None) -> float:
+    """Days from the end of the checkpoint's day or hour to the end of this one; 1 between neighbouring days, or without one."""
+    return (end_h(context.day) - end_h(checkpoint.day)) / HOURS_PER_DAY if checkpoint else 1
+
+
+def begins_day(context: Context, checkpoint: Version | None) -> bool:
+    """Whether nothing of this calendar day is learned yet: an hour goes on with the day of the hours before it."""
+    return checkpoint is None or day_of(checkpoint.day) != day_of(context.day)
 
 
 def _words(progress: Progress) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 from pathlib import Path
 
 from features.errors import UnsoundError
+from features.partition import Hour, Partition, same_kind
 from pipelines.artifacts import Version
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 
@@ -20,8 +22,9 @@ class ValidateData(Stage):
     sections = ("features", "data_gate")
 
     def inputs(self, context: Context) -> Inputs:
-        """The day's impressions, and those of up to seven earlier days to compare with."""
-        earlier = list(context.store.before("impressions", context.day))[:HISTORY_DAYS]
+        """The impressions, and those of up to seven earlier days to compare with, of an hour in the same hour."""
+        alike = (v for v in context.store.before("impressions", context.day) if _comparable(v.day, context.day))
+        earlier = islice(alike, HISTORY_DAYS)
         return {"impressions": require(context, "impressions", "ingest"), **{f"history-{v.day}": v for v in earlier}}
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
@@ -41,3 +44,10 @@ class ValidateData(Stage):
             raise UnsoundError(
                 f"data of {version.day} failed its gate: {words}. Report: {version.path / 'data_docs'}. The last champion stays."
             )
+
+
+def _comparable(earlier: Partition, now: Partition) -> bool:
+    """Whether as many records are to be expected: traffic has its rhythm by the hour."""
+    if isinstance(earlier, Hour) and isinstance(now, Hour):
+        return earlier.hour == now.hour
+    return same_kind(earlier, now)

@@ -130,8 +130,8 @@ def test_the_dag_is_described(dag):
 def test_the_form_offers_the_marked_settings_flattened(dag):
     from pipelines.form import FORM
 
-    assert list(dag.params) == ["config", "date", "workspace", *FORM]
-    assert all(dag.params[path] is None for path in (*FORM, "date"))
+    assert list(dag.params) == ["config", "date", "hour", "workspace", *FORM]
+    assert all(dag.params[path] is None for path in (*FORM, "date", "hour"))
 
 
 def test_the_form_knows_types_limits_and_sections(dag):
@@ -144,7 +144,8 @@ def test_the_form_knows_types_limits_and_sections(dag):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("training.batch_size", 0), ("training.batch_size", "many"), ("date", 5), ("config", "a\0b")]
+    ("name", "value"),
+    [("training.batch_size", 0), ("training.batch_size", "many"), ("date", 5), ("hour", 24), ("hour", -1), ("config", "a\0b")],
 )
 def test_the_form_refuses_wrong_values(dag, name, value):
     from airflow.sdk.exceptions import ParamValidationError
@@ -193,6 +194,15 @@ def test_schedule_zone_and_default_config_come_from_the_environment():
     assert line.startswith("30 2 * * *")
     assert "Asia/Shanghai" in line
     assert line.endswith("conf/mine.yaml")
+
+
+def test_by_the_hour_a_run_is_due_as_each_hour_ends():
+    script = "from dags.daily_retrain import daily_retrain as dag; print(dag.timetable.expression)"
+    environment = {**os.environ, "ELASTIC_CTR_PARTITION": "hour"}
+    outcome = subprocess.run(
+        [sys.executable, "-c", script], env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
+    assert outcome.stdout.splitlines()[-1] == "0 * * * *"
 
 
 def test_an_unknown_time_zone_is_a_clear_error():

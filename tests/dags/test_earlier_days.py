@@ -1,4 +1,4 @@
-"""When a day may start: every combination of earlier runs."""
+"""When a day or hour may start: every combination of earlier runs."""
 
 from datetime import date, timedelta
 
@@ -7,6 +7,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from dags.earlier_days import EarlierRun, RunState, may_start
 from dags.request import Request
+from features.partition import Hour
 
 TODAY = Request(date(2022, 4, 27), "a.yaml", "ws")
 
@@ -64,3 +65,18 @@ def test_several_holes_are_listed_in_order():
 @pytest.mark.parametrize("state", [RunState.FAILED, RunState.QUEUED, RunState.RUNNING])
 def test_later_days_the_same_day_and_other_workspaces_do_not_matter(state):
     assert decide(run(0, state), run(-1, state), run(1, state, workspace="other"))
+
+
+def test_an_hour_waits_for_the_hour_and_the_day_before_and_lists_what_is_open_in_order():
+    def start(*runs: EarlierRun) -> bool:
+        return may_start(hour, lambda state: [each for each in runs if each.state is state], backfill=False)
+
+    def earlier(day: date | Hour, state: RunState) -> EarlierRun:
+        return EarlierRun(f"of {day}", state, Request(day, "a.yaml", "ws"), backfill=False)
+
+    hour = Request(Hour(TODAY.day, 1), "a.yaml", "ws")
+    before, yesterday = Hour(TODAY.day, 0), TODAY.day - timedelta(days=1)
+    assert start(earlier(before, RunState.SUCCESS), earlier(TODAY.day, RunState.RUNNING))
+    assert not start(earlier(before, RunState.RUNNING))
+    with pytest.raises(AirflowFailException, match=r"2022-04-26 \(run of 2022-04-26\), 2022-04-27T00 \(run of"):
+        start(earlier(before, RunState.FAILED), earlier(yesterday, RunState.FAILED))

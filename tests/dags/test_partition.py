@@ -1,4 +1,4 @@
-"""Which day a run is for."""
+"""Which day or hour a run is for."""
 
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -7,12 +7,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dags.partition import resolve_day
+from dags.partition import Calendar, resolve_partition
 from features.errors import InputError
+from features.partition import Hour
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 NEW_YORK = ZoneInfo("America/New_York")
+BERLIN = ZoneInfo("Europe/Berlin")
 INTERVAL = datetime(2022, 4, 25, tzinfo=UTC)
+
+
+def resolve_day(day, interval_start, zone):
+    return resolve_partition(day, None, interval_start, Calendar(zone))
+
+
+def resolve_hour(interval_start, zone):
+    return resolve_partition(None, None, interval_start, Calendar(zone, by_hour=True))
 
 
 def test_an_explicit_date_wins_over_the_interval():
@@ -51,3 +61,27 @@ def test_a_run_with_neither_is_refused_and_told_what_to_do():
 def test_anything_but_an_iso_date_is_refused(text):
     with pytest.raises(InputError, match="`date` is"):
         resolve_day(text, INTERVAL, ZoneInfo("UTC"))
+
+
+def test_a_date_with_an_hour_is_that_hour_whatever_the_schedule():
+    for by_hour in (False, True):
+        calendar = Calendar(SHANGHAI, by_hour)
+        assert resolve_partition("2022-05-01", 0, INTERVAL, calendar) == Hour(date(2022, 5, 1), 0)
+        assert resolve_partition("2022-05-01", None, INTERVAL, calendar) == date(2022, 5, 1)
+
+
+def test_by_the_hour_a_run_is_of_the_hour_in_which_its_interval_starts():
+    noon = datetime(2022, 4, 25, 12, tzinfo=UTC)
+    assert resolve_hour(noon, ZoneInfo("UTC")) == Hour(date(2022, 4, 25), 12)
+    assert resolve_hour(noon, SHANGHAI) == Hour(date(2022, 4, 25), 20)
+    assert resolve_hour(noon + timedelta(minutes=30), NEW_YORK) == Hour(date(2022, 4, 25), 8)
+
+
+def test_both_runs_of_an_hour_that_the_clock_repeats_are_of_that_hour():
+    turns = [datetime(2022, 10, 30, hour, tzinfo=UTC) for hour in (0, 1)]
+    assert [resolve_hour(turn, BERLIN) for turn in turns] == [Hour(date(2022, 10, 30), 2)] * 2
+
+
+def test_an_hour_without_its_date_is_refused():
+    with pytest.raises(InputError, match="`hour` is 0 and `date` is empty"):
+        resolve_partition(None, 0, INTERVAL, Calendar(SHANGHAI))

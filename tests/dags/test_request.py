@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dags.request import Request, check_params, is_backfill, read_request
 from features.errors import InputError
+from features.partition import Hour
 
 KNOWN = ("config", "date", "workspace", "training.batch_size", "model.deep.learning_rate")
 PARAMS = {"config": "a.yaml", "date": None, "workspace": "", "training.batch_size": None, "model.deep.learning_rate": None}
@@ -87,7 +88,7 @@ def test_known_parameters_pass():
 
 
 def test_one_date_for_a_whole_backfill_is_refused():
-    with pytest.raises(InputError, match="leave `date` empty"):
+    with pytest.raises(InputError, match="leave `date` and `hour` empty"):
         check_params({**PARAMS, "date": "2022-04-25"}, Run("backfill"), KNOWN)
     check_params(PARAMS, Run("backfill"), KNOWN)
 
@@ -97,6 +98,28 @@ def test_airflows_own_run_types_are_understood():
 
     assert is_backfill(Run(DagRunType.BACKFILL))
     assert not is_backfill(Run(DagRunType.SCHEDULED))
+
+
+def test_an_hour_is_asked_for_beside_its_date_or_by_the_schedule(monkeypatch):
+    request = read_request({**PARAMS, "date": "2022-04-25", "hour": 7}, Run())
+    assert request == Request(Hour(date(2022, 4, 25), 7), "a.yaml", "")
+    assert "--date=2022-04-25T07" in request.command("train")
+    monkeypatch.setenv("ELASTIC_CTR_PARTITION", "hour")
+    assert read_request(PARAMS, Run()).day == Hour(date(2022, 4, 25), 0)
+    assert read_request({**PARAMS, "date": "2022-04-25"}, Run()).day == date(2022, 4, 25)
+
+
+def test_one_hour_for_a_whole_backfill_is_refused_midnight_too():
+    with pytest.raises(InputError, match="leave `date` and `hour` empty"):
+        check_params({**PARAMS, "hour": 0}, Run("backfill"), (*KNOWN, "hour"))
+
+
+def test_a_request_follows_hours_and_days_that_have_ended():
+    hour = Request(Hour(date(2022, 4, 25), 7), "a.yaml", "ws")
+    ended = (Hour(date(2022, 4, 25), 6), Hour(date(2022, 4, 24), 23), date(2022, 4, 24))
+    assert all(hour.follows(Request(day, "a.yaml", "ws")) for day in ended)
+    others = (Hour(date(2022, 4, 25), 7), Hour(date(2022, 4, 25), 8), date(2022, 4, 25))
+    assert not any(hour.follows(Request(day, "a.yaml", "ws")) for day in others)
 
 
 @pytest.mark.parametrize(

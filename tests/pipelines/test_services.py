@@ -12,12 +12,19 @@ import pytest
 import yaml
 
 from features.errors import InputError
-from pipelines.demo.run import KUAIRAND, SIMULATED, default_subject, last_of
+from pipelines.demo.run import KUAIRAND, SIMULATED, default_subject, last_of, run_demo
 from pipelines.demo.watch import DAG_ID, Watcher, Window
 from pipelines.services import control
 from pipelines.services.environment import DATA_VARIABLE, QUIET, Layout, airflow_environment, mlflow_environment
 from pipelines.services.processes import free_ports, stop_all, tagged, wait_until
-from pipelines.services.schedule import SCHEDULE_VARIABLE, TIMEZONE_VARIABLE, schedule_cron, schedule_zone
+from pipelines.services.schedule import (
+    PARTITION_VARIABLE,
+    SCHEDULE_VARIABLE,
+    TIMEZONE_VARIABLE,
+    runs_by_hour,
+    schedule_cron,
+    schedule_zone,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -59,6 +66,26 @@ def test_only_a_schedule_that_was_asked_for_runs_by_itself(tmp_path, monkeypatch
         monkeypatch.setenv(SCHEDULE_VARIABLE, schedule)
     assert airflow_environment(layout(tmp_path))["AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE"] == expected
     assert schedule_cron() == (schedule or "0 0 * * *")
+
+
+@pytest.mark.parametrize(("schedule", "expected"), [("", "0 * * * *"), ("20 * * * *", "20 * * * *")])
+def test_by_the_hour_the_schedule_is_hourly_unless_one_is_given(monkeypatch, schedule, expected):
+    monkeypatch.setenv(PARTITION_VARIABLE, "hour")
+    monkeypatch.setenv(SCHEDULE_VARIABLE, schedule)
+    assert runs_by_hour()
+    assert schedule_cron() == expected
+
+
+def test_an_unknown_kind_of_partition_is_refused(monkeypatch):
+    monkeypatch.setenv(PARTITION_VARIABLE, "minute")
+    with pytest.raises(InputError, match="ELASTIC_CTR_PARTITION='minute': write day or hour"):
+        schedule_cron()
+
+
+def test_the_demo_goes_by_the_day(monkeypatch, tmp_path):
+    monkeypatch.setenv(PARTITION_VARIABLE, "hour")
+    with pytest.raises(InputError, match="unset ELASTIC_CTR_PARTITION"):
+        run_demo(tmp_path / "a.yaml", tmp_path, date(2022, 4, 25), date(2022, 4, 25), keep=False)
 
 
 def test_an_unknown_zone_is_refused(monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 from tiny_days import DAYS, DOCUMENT, EMPTY_DAY, make_context, publish, publish_candidate
 
 from features.errors import InputError, NoDataError, UnsoundError
-from pipelines.chain import STAGES, days_between, make_stage, run_day, run_stage
+from features.partition import days_between
+from pipelines.chain import STAGES, make_stage, run_day, run_stage
 from pipelines.journal import Journal
 from pipelines.report import ARTIFACTS
 from pipelines.tracking import RUN_KEY, Tracker

@@ -45,7 +45,7 @@ def make_context(folder, day=DAYS[0], overrides=(), report=None, **sections):
 
 def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics):
     """Publish a version with made-up content; `inputs` are recorded under their artifacts' names."""
-    version = version or f"{artifact}{day.day}"
+    version = version or f"{artifact}{_name(day)}"
     entries = {v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash} for v in inputs}
     with store.staging(artifact, day, version) as out:
         for name, text in (files or {"data.txt": f"{artifact} {day} {version}"}).items():
@@ -57,10 +57,15 @@ def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics
 
 def publish_candidate(store, day, verdict="blessed", content="weights"):
     """Publish what `promote` reads: an export, its compressed model, and the verdict on them."""
-    export = publish(store, "export", day, f"{content}{day.day}", files={"saved_model/saved_model.pb": f"{content} {day}"})
-    compressed = publish(store, "compressed", day, f"c{content}{day.day}", files={"data.txt": f"{content} {day}"})
-    publish(store, "validation_report", day, f"{verdict}{content}{day.day}", [export, compressed], verdict=verdict)
+    export = publish(store, "export", day, f"{content}{_name(day)}", files={"saved_model/saved_model.pb": f"{content} {day}"})
+    compressed = publish(store, "compressed", day, f"c{content}{_name(day)}", files={"data.txt": f"{content} {day}"})
+    publish(store, "validation_report", day, f"{verdict}{content}{_name(day)}", [export, compressed], verdict=verdict)
     return export
+
+
+def _name(day):
+    """The day of the month, or an hour as it is."""
+    return getattr(day, "day", day)
 
 
 class Step(Stage):

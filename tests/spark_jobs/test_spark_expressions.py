@@ -13,7 +13,7 @@ from pyspark.sql import functions as F
 from features import canonical as rules
 from features.schema import Categorical, Cross, MultiValued, Numeric, Schema, Time, TimePart, Timestamp, TimeUnit
 from features.timezones import utc_offsets
-from spark_jobs.times import day_bounds_ms, epoch_ms, in_day, time_part
+from spark_jobs.times import bounds_ms, epoch_ms, in_partition, time_part
 from spark_jobs.tokens import field_tokens, token
 from spark_jobs.values import canonical, number, single_value, value_list
 
@@ -281,14 +281,14 @@ def test_a_day_is_the_local_date(zone, day):
     for minutes in range(0, 3 * 1440, 15):
         moment = start + timedelta(minutes=minutes)
         ms = int(moment.timestamp() * 1000)
-        inside = any(first <= ms < end for first, end in day_bounds_ms(day, zone))
+        inside = any(first <= ms < end for first, end in bounds_ms(day, zone))
         assert inside == (moment.astimezone(parsed).date() == day), moment
 
 
 def test_in_day_keeps_the_first_millisecond_and_leaves_out_the_last_of_the_day_before(spark):
-    first, end = day_bounds_ms(date(2022, 5, 1), "Asia/Shanghai")[0]
+    first, end = bounds_ms(date(2022, 5, 1), "Asia/Shanghai")[0]
     values = [first - 1, first, end - 1, end, None]
-    found = columns_of(spark, values, kind="long", d=in_day(F.col("v"), date(2022, 5, 1), "Asia/Shanghai"))
+    found = columns_of(spark, values, kind="long", d=in_partition(F.col("v"), date(2022, 5, 1), "Asia/Shanghai"))
     assert found["d"] == [False, True, True, False, None]
 
 

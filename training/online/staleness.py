@@ -29,12 +29,12 @@ class Rewarmed:
         return replace(optimizer, learning_rate=Warmup(optimizer.learning_rate, self.steps, self.since))
 
 
-def is_stale(settings: StalenessSettings, gap_days: int) -> bool:
+def is_stale(settings: StalenessSettings, gap_days: float) -> bool:
     """Whether a checkpoint of so many days before the day is older than the policy allows."""
     return settings.max_days is not None and gap_days > settings.max_days
 
 
-def starts_fresh(settings: StalenessSettings, gap_days: int) -> bool:
+def starts_fresh(settings: StalenessSettings, gap_days: float) -> bool:
     """Judge a checkpoint's age, and return whether the day is to start with nothing learned instead.
 
     Raises:
@@ -42,7 +42,7 @@ def starts_fresh(settings: StalenessSettings, gap_days: int) -> bool:
     """
     if not is_stale(settings, gap_days):
         return False
-    what = f"the checkpoint is {gap_days} days older than the day, training.staleness.max_days allows {settings.max_days}"
+    what = f"the checkpoint is {gap_days:.3g} days older than the day, training.staleness.max_days allows {settings.max_days}"
     if settings.action == "refuse":
         raise InputError(f"{what}; train the days between first, or set training.staleness.action to warn or fresh")
     _log.warning("%s; %s", what, "starting with nothing learned" if settings.action == "fresh" else "going on from it")

@@ -1,0 +1,144 @@
+"""What an artifact is of: a day, or an hour of a day, in the schema's time zone.
+
+A day is a `date`, spelled `2022-05-01`; an hour is an `Hour`, spelled `2022-05-01T13`. An hour is the label that clocks on the
+wall show: where a change of the clock repeats it, it is one partition of two hours; where the clock skips it, it has no data.
+Everything here counts in such labels, 24 to a day, and knows no time zone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import PurePath
+from typing import TypeAlias
+
+from features.errors import InputError
+
+HOURS_PER_DAY = 24
+
+_SPELLING = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T([01]\d|2[0-3]))?", re.ASCII)
+_FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})(?:/hm=(\d{2})00)?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Hour:
+    """The hour `hour` (0 … 23) on a day.
+
+    Raises:
+        InputError: there is no such hour.
+    """
+
+    on: date
+    hour: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hour < HOURS_PER_DAY:
+            raise InputError(f"hour {self.hour} of {self.on}: a day has the hours 0 to {HOURS_PER_DAY - 1}")
+
+    def __str__(self) -> str:
+        return self.isoformat()
+
+    def isoformat(self) -> str:
+        """Return `YYYY-MM-DDTHH`."""
+        return f"{self.on.isoformat()}T{self.hour:02d}"
+
+
+Partition: TypeAlias = date | Hour
+
+
+def parse_partition(text: str) -> Partition:
+    """Return the day or hour that is spelled `YYYY-MM-DD` or `YYYY-MM-DDTHH`; raises InputError for anything else."""
+    found = _SPELLING.fullmatch(text)
+    try:
+        day = date.fromisoformat(found[1]) if found else None
+    except ValueError:
+        day = None
+    if found is None or day is None:
+        raise InputError(f"{text!r} is no day and no hour: write YYYY-MM-DD, or YYYY-MM-DDTHH with HH from 00 to 23")
+    return Hour(day, int(found[2])) if found[2] else day
+
+
+def folder_of(partition: Partition) -> str:
+    """Return the path below an artifact: `dt=2022-05-01`, or `dt=2022-05-01/hm=1300`."""
+    day = f"dt={day_of(partition).isoformat()}"
+    return f"{day}/hm={partition.hour:02d}00" if isinstance(partition, Hour) else day
+
+
+def partition_of(folder: PurePath) -> Partition:
+    """Return the partition whose folder (relative to the artifact) this is; raises InputError when it is none's."""
+    found = _FOLDER.fullmatch(folder.as_posix())
+    if found is None:
+        raise InputError(f"{folder}: not the folder of a day or an hour (dt=YYYY-MM-DD, dt=YYYY-MM-DD/hm=HH00); move it away")
+    return parse_partition(f"{found[1]}T{found[2]}" if found[2] else found[1])
+
+
+def day_of(partition: Partition) -> date:
+    """Return the day that a partition is, or lies in."""
+    return partition.on if isinstance(partition, Hour) else partition
+
+
+def start_h(partition: Partition) -> int:
+    """Return the hours from the calendar's beginning to the partition's."""
+    hours = day_of(partition).toordinal() * HOURS_PER_DAY
+    return hours + partition.hour if isinstance(partition, Hour) else hours
+
+
+def length_h(partition: Partition) -> int:
+    """Return 24 for a day and 1 for an hour."""
+    return 1 if isinstance(partition, Hour) else HOURS_PER_DAY
+
+
+def end_h(partition: Partition) -> int:
+    """Return the hours from the calendar's beginning to the partition's end."""
+    return start_h(partition) + length_h(partition)
+
+
+def is_before(earlier: Partition, later: Partition) -> bool:
+    """Whether one partition has ended when the other begins, so that neither holds anything of the other."""
+    return end_h(earlier) <= start_h(later)
+
+
+def same_kind(one: Partition, other: Partition) -> bool:
+    """Whether both are days, or both are hours."""
+    return isinstance(one, Hour) == isinstance(other, Hour)
+
+
+def kind_of(partition: Partition) -> str:
+    """Return what to call it: `day` or `hour`."""
+    return "hour" if isinstance(partition, Hour) else "day"
+
+
+def in_order(partitions: Iterable[Partition]) -> list[Partition]:
+    """Return partitions by their end; the last hour of a day stands before the day itself."""
+    return sorted(partitions, key=lambda partition: (end_h(partition), length_h(partition)))
+
+
+def disjoint(partitions: Collection[Partition]) -> set[Partition]:
+    """Return partitions without the hours of days that are there as a whole, so that nothing counts twice."""
+    days = {partition for partition in partitions if not isinstance(partition, Hour)}
+    return {partition for partition in partitions if not isinstance(partition, Hour) or partition.on not in days}
+
+
+def days_between(first: date, last: date) -> list[date]:
+    """Return all days from first to last, both included; raises InputError when the last is before the first."""
+    if first > last:
+        raise InputError(f"{first} is after {last}: the first day must not be later than the last")
+    return [first + timedelta(days=n) for n in range((last - first).days + 1)]
+
+
+def partitions_between(first: Partition, last: Partition) -> list[Partition]:
+    """Return all days, or all hours, from first to last, both included.
+
+    Raises:
+        InputError: the last is before the first, or one is a day and the other an hour.
+    """
+    if isinstance(first, Hour) and isinstance(last, Hour):
+        if start_h(first) > start_h(last):
+            raise InputError(f"{first} is after {last}: the first hour must not be later than the last")
+        places = (divmod(hour, HOURS_PER_DAY) for hour in range(start_h(first), end_h(last)))
+        return [Hour(date.fromordinal(day), hour) for day, hour in places]
+    if isinstance(first, Hour) or isinstance(last, Hour):
+        raise InputError(f"{first} and {last}: one is a day, the other an hour; give two days or two hours")
+    return list(days_between(first, last))
