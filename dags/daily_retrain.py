@@ -53,6 +53,7 @@ STAGES = (
     Stage("ingest", "Read the day's raw log, type and deduplicate it, put bad rows aside.", "spark", timedelta(hours=4)),
     Stage("validate-data", "Check the day's aggregates (Great Expectations); an unsound day stops here."),
     Stage("feature-statistics", "Count impressions and clicks per field and value.", "spark", timedelta(hours=4)),
+    Stage("cross-counts", "Count the day's co-occurrences, for the graphs of later days.", "spark", timedelta(hours=4)),
     Stage("cross-graph", "Build the co-occurrence graph of the days before this one.", "spark", timedelta(hours=4)),
     Stage("pretrain", "Fit encodings of the graph's nodes; training reads them frozen."),
     Stage("train", "Evaluate yesterday's model on the day, then learn the day.", "gpu", timedelta(hours=12)),
@@ -66,9 +67,11 @@ STAGES = (
 FLOW = (
     ("ingest", "validate_data", "feature_statistics", "train"),
     ("ingest", "cross_graph", "pretrain", "train"),
+    ("validate_data", "cross_counts", "monitor"),
     ("train", "compress", "export", "validate_model", "promote", "monitor"),
 )
-"""Chains of tasks. The graph reads only earlier days, so it is built beside the check of this one."""
+"""Chains of tasks. The graph reads only earlier days, so it is built beside the check of this one; this day's own counts are
+for the days after it."""
 
 
 def build_dag() -> DAG:

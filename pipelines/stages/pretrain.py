@@ -20,6 +20,8 @@ class Pretrain(Stage):
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """See `training.pretraining.pcf_gnn.pretrain`."""
+        from spark_jobs.graph_files import require_before
         from training.pretraining.pcf_gnn import pretrain
 
-        return pretrain(inputs["graph"].path / "edges.parquet", context.config.pretraining, out, None)
+        require_before(inputs["graph"].path, context.day)
+        return pretrain(inputs["graph"].path, context.config.pretraining, out, None)

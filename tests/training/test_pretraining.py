@@ -1,5 +1,6 @@
 """The factorisation against closed forms, and pretraining on planted graphs."""
 
+import json
 import math
 from itertools import pairwise
 
@@ -102,8 +103,25 @@ def planted_graph(path, users=60, items=50, seed=0):
         "relation": "user__item", "left": [f"u{i}" for i in pairs[:, 0]], "right": [f"i{i}" for i in pairs[:, 1]],
         "impressions": draw.integers(3, 50, len(pairs)), "clicks": 1, "logit": logit,
     })  # fmt: skip
-    frame.to_parquet(path)
+    write_graph(path, frame)
     return frame
+
+
+def write_graph(folder, frame):
+    """Write edges by token as a `cross_graph` folder."""
+    folder.mkdir()
+    relations, nodes = {}, []
+    for name, part in frame.groupby("relation"):
+        ends = dict(zip(("left", "right"), ("user", "item"), strict=True))
+        coded = {side: pd.factorize(part[side], sort=True) for side in ends}
+        nodes += [pd.DataFrame({"field": field, "token": coded[side][1]}) for side, field in ends.items()]
+        place = folder / "edges" / f"relation={name}"
+        place.mkdir(parents=True)
+        numbered = part.assign(**{side: codes.astype("int32") for side, (codes, _) in coded.items()})
+        numbered.drop(columns="relation").to_parquet(place / "part-00000.parquet", index=False)
+        relations[name] = ends
+    pd.concat(nodes or [pd.DataFrame({"field": [], "token": []})]).to_parquet(folder / "nodes.parquet")
+    (folder / "graph.json").write_text(json.dumps({"relations": relations}))
 
 
 def keys(field, tokens):
@@ -111,8 +129,8 @@ def keys(field, tokens):
 
 
 def test_the_interaction_is_found_and_beats_node_biases(tmp_path):
-    planted_graph(tmp_path / "edges.parquet")
-    figures = pretrain(tmp_path / "edges.parquet", SETTINGS, tmp_path / "out")
+    planted_graph(tmp_path / "graph")
+    figures = pretrain(tmp_path / "graph", SETTINGS, tmp_path / "out")
     assert figures["user__item/r2"] > 0.9
     assert 0.2 < figures["user__item/r2_node_bias"] < figures["user__item/r2"] - 0.2
     assert 0 < figures["user__item/heldout_edges"] < figures["user__item/edges"]
@@ -120,8 +138,8 @@ def test_the_interaction_is_found_and_beats_node_biases(tmp_path):
 
 
 def test_the_encodings_give_the_logits_back_by_key(tmp_path):
-    frame = planted_graph(tmp_path / "edges.parquet")
-    pretrain(tmp_path / "edges.parquet", SETTINGS, tmp_path / "out")
+    frame = planted_graph(tmp_path / "graph")
+    pretrain(tmp_path / "graph", SETTINGS, tmp_path / "out")
     encoding = read_encodings(tmp_path / "out" / "encodings.npz")["user__item"]
     left = encoding.left.table()[encoding.left.positions(keys("user", frame["left"].tolist()))]
     right = encoding.right.table()[encoding.right.positions(keys("item", frame["right"].tolist()))]
@@ -130,32 +148,32 @@ def test_the_encodings_give_the_logits_back_by_key(tmp_path):
 
 
 def test_the_order_of_the_edges_does_not_matter_to_a_byte(tmp_path):
-    frame = planted_graph(tmp_path / "edges.parquet")
-    frame.sample(frac=1, random_state=1).to_parquet(tmp_path / "shuffled.parquet")
-    for name in ("edges", "shuffled"):
-        pretrain(tmp_path / f"{name}.parquet", SETTINGS, tmp_path / name)
-    assert (tmp_path / "edges" / "encodings.npz").read_bytes() == (tmp_path / "shuffled" / "encodings.npz").read_bytes()
+    frame = planted_graph(tmp_path / "graph")
+    write_graph(tmp_path / "shuffled", frame.sample(frac=1, random_state=1))
+    for name in ("graph", "shuffled"):
+        pretrain(tmp_path / name, SETTINGS, tmp_path / f"of_{name}")
+    assert (tmp_path / "of_graph" / "encodings.npz").read_bytes() == (tmp_path / "of_shuffled" / "encodings.npz").read_bytes()
 
 
 def test_starting_from_the_encodings_before_is_ahead_of_starting_anew(tmp_path):
-    planted_graph(tmp_path / "edges.parquet")
-    pretrain(tmp_path / "edges.parquet", SETTINGS, tmp_path / "before")
+    planted_graph(tmp_path / "graph")
+    pretrain(tmp_path / "graph", SETTINGS, tmp_path / "before")
     short = SETTINGS.model_copy(update={"epochs": 1, "seed": 5})
-    anew = pretrain(tmp_path / "edges.parquet", short, tmp_path / "anew")
-    warm = pretrain(tmp_path / "edges.parquet", short, tmp_path / "warm", previous=tmp_path / "before")
+    anew = pretrain(tmp_path / "graph", short, tmp_path / "anew")
+    warm = pretrain(tmp_path / "graph", short, tmp_path / "warm", previous=tmp_path / "before")
     assert warm["user__item/r2"] > anew["user__item/r2"]
 
 
 def test_no_edges_give_empty_encodings(tmp_path):
-    planted_graph(tmp_path / "edges.parquet").head(0).to_parquet(tmp_path / "empty.parquet")
-    assert pretrain(tmp_path / "empty.parquet", SETTINGS, tmp_path / "out") == {}
+    write_graph(tmp_path / "empty", planted_graph(tmp_path / "graph").head(0))
+    assert pretrain(tmp_path / "empty", SETTINGS, tmp_path / "out") == {}
     assert read_encodings(tmp_path / "out" / "encodings.npz") == {}
     assert read_json(tmp_path / "out" / "metrics.json") == {}
 
 
 def test_a_single_edge_has_undefined_figures_and_a_finite_encoding(tmp_path):
-    planted_graph(tmp_path / "edges.parquet").head(1).to_parquet(tmp_path / "one.parquet")
-    figures = pretrain(tmp_path / "one.parquet", SETTINGS, tmp_path / "out")
+    write_graph(tmp_path / "one", planted_graph(tmp_path / "graph").head(1))
+    figures = pretrain(tmp_path / "one", SETTINGS, tmp_path / "out")
     assert (figures["user__item/edges"], figures["user__item/heldout_edges"]) == (1, 0)
     assert math.isnan(figures["user__item/r2"])
     assert read_json(tmp_path / "out" / "metrics.json")["user__item"]["r2"] is None
@@ -163,11 +181,11 @@ def test_a_single_edge_has_undefined_figures_and_a_finite_encoding(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"edges\.parquet"):
-        pretrain(tmp_path / "edges.parquet", SETTINGS, tmp_path / "out")
+    with pytest.raises(InputError, match=r"graph\.json"):
+        pretrain(tmp_path / "graph", SETTINGS, tmp_path / "out")
 
 
 def test_a_relation_that_cannot_be_taken_apart_is_refused(tmp_path):
-    planted_graph(tmp_path / "edges.parquet").assign(relation="user__id__item").to_parquet(tmp_path / "odd.parquet")
+    write_graph(tmp_path / "odd", planted_graph(tmp_path / "graph").assign(relation="user__id__item"))
     with pytest.raises(InputError, match="user__id__item"):
-        pretrain(tmp_path / "odd.parquet", SETTINGS, tmp_path / "out")
+        pretrain(tmp_path / "odd", SETTINGS, tmp_path / "out")

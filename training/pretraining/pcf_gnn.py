@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,7 @@ from training.settings import PretrainSettings
 ENCODINGS = "encodings.npz"
 
 COLUMNS = ("relation", "left", "right", "impressions", "logit")
-"""What pretraining reads of `edges.parquet`."""
+"""What pretraining reads of a graph's edges."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Fit:
     r2_node_bias: float
 
 
-def pretrain(edges: Path, settings: PretrainSettings, out: Path, previous: Path | None = None) -> dict[str, float]:
+def pretrain(graph: Path, settings: PretrainSettings, out: Path, previous: Path | None = None) -> dict[str, float]:
     """Fit each relation of a cross graph and write `encodings.npz` and `metrics.json`.
 
     The held-out figures come from a fit that did not see those edges; what is written is then fitted to all edges.
     The same edges and settings give the same bytes.
 
     Args:
-        edges: an `edges.parquet` (docs/architecture.md), possibly without rows. Relations are named `left__right`.
+        graph: a `cross_graph` folder (docs/architecture.md), possibly without edges. Relations are named `left__right`.
         settings: width, sweeps, ridge, held-out share, seed.
         out: the folder to fill.
         previous: an earlier `encodings` folder, whose vectors the fit starts from.
@@ -67,9 +68,9 @@ def pretrain(edges: Path, settings: PretrainSettings, out: Path, previous: Path 
     Raises:
         InputError: a file is missing or damaged, a column is missing, or a relation's name cannot be taken apart.
     """
-    frame = _read(edges)
+    frame = _read(graph)
     before = read_encodings(previous / ENCODINGS) if previous else {}
-    fitted = {r.name: _fit(part, r, settings, before.get(r.name)) for r, part in _relations(frame, edges)}
+    fitted = {r.name: _fit(part, r, settings, before.get(r.name)) for r, part in _relations(frame, graph)}
     out.mkdir(parents=True, exist_ok=True)
     write_encodings(out / ENCODINGS, {name: encoding for name, (encoding, _) in fitted.items()})
     fits = {name: asdict(fit) for name, (_, fit) in fitted.items()}
@@ -86,11 +87,25 @@ def _relations(frame: pd.DataFrame, path: Path) -> Iterator[tuple[Relation, pd.D
         yield Relation(left=fields[0], right=fields[1]), part
 
 
-def _read(path: Path) -> pd.DataFrame:
+def _read(graph: Path) -> pd.DataFrame:
+    """All edges of a graph by token, in `COLUMNS`."""
     try:
-        return pq.read_table(path, columns=list(COLUMNS)).to_pandas()
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: cannot read the edges ({error}); run `cross_graph` again") from error
+        relations = json.loads((graph / "graph.json").read_text(encoding="utf-8"))["relations"]
+        nodes = pq.read_table(graph / "nodes.parquet", columns=["field", "token"]).to_pandas()
+        tokens = {field: part["token"].to_numpy() for field, part in nodes.groupby("field")}
+        parts = [_edges_of(graph / "edges" / f"relation={name}", name, told, tokens) for name, told in relations.items()]
+        return pd.concat(parts) if parts else pd.DataFrame(columns=list(COLUMNS))
+    except (OSError, KeyError, json.JSONDecodeError, pa.ArrowInvalid) as error:
+        raise InputError(f"{graph}: cannot read the edges ({error}); run `cross_graph` again") from error
+
+
+def _edges_of(folder: Path, name: str, told: Mapping[str, Any], tokens: Mapping[str, NDArray[np.object_]]) -> pd.DataFrame:
+    parts = [pq.read_table(path, columns=list(COLUMNS[1:])).to_pandas() for path in sorted(folder.glob("part-*.parquet"))]
+    frame = pd.concat(parts)
+    if frame.empty:
+        return frame.assign(relation=name)
+    ends = {side: tokens[told[side]][frame[side].to_numpy()] for side in ("left", "right")}
+    return frame.assign(relation=name, **ends)
 
 
 def _fit(frame: pd.DataFrame, relation: Relation, settings: PretrainSettings, before: Encoding | None) -> tuple[Encoding, Fit]:
