@@ -35,7 +35,7 @@ STAGES: dict[str, str] = {
 _ARTIFACTS = {
     "validate-model": ("verdict.json", "plots"),
     "train": ("metrics.json", "quality.json", "progressive.json", "table_statistics.json", "plots"),
-    "pretrain": ("metrics.json",),
+    "pretrain": ("metrics.json", "plots"),
     "compress": ("report.json",),
     "validate-data": ("verdict.json", "data_docs"),
     "promote": ("decision.json",),

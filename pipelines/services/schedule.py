@@ -1,4 +1,4 @@
-"""When the daily pipeline runs by itself, and in which time zone its days begin: two variables of the environment."""
+"""When the pipelines run by themselves, and in which time zone their days begin: variables of the environment."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from features.errors import InputError
 
 SCHEDULE_VARIABLE = "ELASTIC_CTR_SCHEDULE"
+PRETRAIN_SCHEDULE_VARIABLE = "ELASTIC_CTR_PRETRAIN_SCHEDULE"
 TIMEZONE_VARIABLE = "ELASTIC_CTR_TIMEZONE"
 DAILY = "0 0 * * *"
+WEEKLY = "0 0 * * 1"
 
 
 def schedule_cron() -> str:
     """Return the cron expression of the daily run (`ELASTIC_CTR_SCHEDULE`, default at midnight)."""
     return os.environ.get(SCHEDULE_VARIABLE) or DAILY
+
+
+def pretrain_cron() -> str:
+    """Return the cron expression of pretraining (`ELASTIC_CTR_PRETRAIN_SCHEDULE`, default at Monday's midnight)."""
+    return os.environ.get(PRETRAIN_SCHEDULE_VARIABLE) or WEEKLY
 
 
 def schedule_zone() -> ZoneInfo:

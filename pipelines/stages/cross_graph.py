@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+from pipelines.artifacts import Version
+from pipelines.encodings import young_encodings
+from pipelines.lineage import read_by
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 
 
@@ -14,6 +17,11 @@ class CrossGraph(Stage):
     name = "cross-graph"
     artifact = "cross_graph"
     sections = ("features", "graph")
+
+    def instead(self, context: Context) -> Version | None:
+        """The graph of the encodings that serve this day too: nothing else reads a graph."""
+        encodings = young_encodings(context)
+        return read_by(context.store, encodings, "graph") if encodings else None
 
     def inputs(self, context: Context) -> Inputs:
         """The impressions of the window's days before the day."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from features.errors import InputError
 from pipelines.artifacts import Version
+from pipelines.encodings import encodings_for
 from pipelines.lineage import sound_checkpoint
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 
@@ -22,12 +23,12 @@ class Train(Stage):
     sections = ("features", "model", "training", "graph")
 
     def inputs(self, context: Context) -> Inputs:
-        """The day's impressions and encodings; checkpoint, its day's impressions and statistics of days before."""
+        """The day's impressions, the last encodings; checkpoint, its day's impressions and statistics of days before."""
         store, day = context.store, context.day
         checkpoint = store.latest_before("checkpoint", day, lambda v: sound_checkpoint(store, v))
         found = {
             "impressions": require(context, "impressions", "ingest"),
-            "encodings": require(context, "encodings", "pretrain"),
+            "encodings": encodings_for(context),
             "data_verdict": _sound_data(context),
             "statistics": store.latest_before("feature_statistics", day),
             "checkpoint": checkpoint,
@@ -50,7 +51,7 @@ class Train(Stage):
             previous_partition=paths.get("previous_impressions"),
             previous_checkpoint=paths.get("checkpoint"),
             statistics=paths.get("statistics"),
-            encodings=paths["encodings"],
+            encodings=paths.get("encodings"),
             gap_days=gap_days(context, inputs.get("checkpoint")),
         )
         return train_day(request, out, lambda p: context.report(_words(p)), context.report)
