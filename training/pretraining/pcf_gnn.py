@@ -25,6 +25,8 @@ from training.pretraining.targets import Targets
 
 Floats = NDArray[Any]
 _AHEAD = 3
+_LEAST_BATCHES = 20
+"""In an epoch, however few the edges: their batches are smaller then."""
 
 
 @dataclass(frozen=True)
@@ -140,8 +142,8 @@ class PcfGnn:
         """The epoch's batches: relation and edges of each, shuffled within and across relations."""
         draw, plan = np.random.default_rng([self._settings.seed, epoch]), []
         for name, each in self._edges.items():
-            order = draw.permutation(len(each))
-            plan += [(name, order[i : i + self._settings.batch_size]) for i in range(0, len(each), self._settings.batch_size)]
+            order, size = draw.permutation(len(each)), min(self._settings.batch_size, max(1, len(each) // _LEAST_BATCHES))
+            plan += [(name, order[i : i + size]) for i in range(0, len(each), size)]
         return [plan[i] for i in draw.permutation(len(plan))]
 
     def _batch(self, name: str, chosen: NDArray[np.int64], seed: list[int], dtype: Any) -> Batch:

@@ -51,7 +51,7 @@ def pretrain(
     graph = read_graph(folder)
     task = Task.of(graph, settings, _previous(previous, settings))
     measured = FITS[settings.kind](task)
-    final = _final(task, measured)
+    final = final_fit(task, measured)
     predicted = predictions(task, measured)
     judged = judge(task, predicted, final)
     used = {name: encoding for name, encoding in final.encodings.items() if not judged[name].refused}
@@ -68,15 +68,15 @@ def pretrain(
     return _figures(graph, judged)
 
 
-def _previous(folder: Path | None, settings: PretrainSettings) -> Arrays:
-    return read_arrays(folder / PARAMETERS) if folder and settings.warm_start else {}
-
-
-def _final(task: Task, measured: Fitted) -> Fitted:
-    """What serves: fitted to all edges. PCF-GNN learns for as many epochs as were best."""
+def final_fit(task: Task, measured: Fitted) -> Fitted:
+    """Return what serves: fitted to all edges, PCF-GNN for as many epochs as were best in the fit that was measured."""
     if task.settings.kind != "pcf_gnn":
         return FITS[task.settings.kind](task.whole(task.settings.epochs))
     return FITS["pcf_gnn"](task.whole(measured.best_epoch)) if task.settings.refit else measured
+
+
+def _previous(folder: Path | None, settings: PretrainSettings) -> Arrays:
+    return read_arrays(folder / PARAMETERS) if folder and settings.warm_start else {}
 
 
 def _write_metrics(

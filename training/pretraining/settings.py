@@ -63,11 +63,11 @@ class PretrainSettings(Frozen):
     dim: Count = 8
     encoder: EncoderSettings = EncoderSettings()
     cross_net: CrossNetSettings = CrossNetSettings()
-    epochs: Count = 20
+    epochs: Count = 30
     batch_size: Count = 1024
     learning_rate: Positive = 5e-3
-    l2: NonNegative = 1.0
-    patience: Count = 3
+    l2: NonNegative = 10.0
+    patience: Count = 5
     refit: bool = True
     warm_start: bool = True
     heldout_fraction: Share = 0.1
