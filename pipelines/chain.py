@@ -36,7 +36,7 @@ _ARTIFACTS = {
     "validate-model": ("verdict.json", "plots"),
     "train": ("metrics.json", "quality.json", "progressive.json", "table_statistics.json", "plots"),
     "cross-graph": ("graph.json", "plots"),
-    "pretrain": ("metrics.json",),
+    "pretrain": ("metrics.json", "plots"),
     "compress": ("report.json",),
     "validate-data": ("verdict.json", "data_docs"),
     "promote": ("decision.json",),

@@ -23,7 +23,7 @@ from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from features.errors import InputError
-from features.partition import HOURS_PER_DAY, Partition, in_order, is_before, start_h
+from features.partition import HOURS_PER_DAY, Partition, in_order, is_before, length_h, start_h
 from features.schema import Relation, Schema
 from spark_jobs.cross_counts import require_fields
 from spark_jobs.edges import capped, day_counts, described, merged, numbered
@@ -104,7 +104,8 @@ def _of_days(told: Mapping[Partition, Counts], relations: Mapping[str, RelationG
     impressions, clicks = (sum(getattr(counts, name) for counts in told.values()) for name in ("impressions", "clicks"))
     prior = clicks / impressions if impressions else 0.0
     ordered: list[Partition | None] = [*in_order(told)] or [None]
-    return Graph(ordered[0], ordered[-1], len(told), impressions, clicks, prior, relations)
+    hours = sum(length_h(when) for when in told)
+    return Graph(ordered[0], ordered[-1], len(told), hours, impressions, clicks, prior, relations)
 
 
 @dataclass(frozen=True)

@@ -80,11 +80,14 @@ class RelationGraph:
 
 @dataclass(frozen=True)
 class Graph:
-    """`graph.json`: the days of data (None where there are none), their impressions and click rate, and the relations."""
+    """`graph.json`: the days or hours of data (None where there are none), how many, how long in all, their impressions and click
+    rate, and the relations.
+    """
 
     first_day: Partition | None
     last_day: Partition | None
     days: int
+    hours: int
     impressions: int
     clicks: int
     prior: float

@@ -5,6 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from features.partition import HOURS_PER_DAY, disjoint, in_order
+from pipelines.artifacts import Version
+from pipelines.encodings import young_encodings
+from pipelines.lineage import read_by
 from pipelines.stages.cross_counts import counts_of
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 
@@ -15,6 +18,11 @@ class CrossGraph(Stage):
     name = "cross-graph"
     artifact = "cross_graph"
     sections = ("features", "graph")
+
+    def instead(self, context: Context) -> Version | None:
+        """The graph of the encodings that serve this day too: nothing else reads a graph."""
+        encodings = young_encodings(context)
+        return read_by(context.store, encodings, "graph") if encodings else None
 
     def inputs(self, context: Context) -> Inputs:
         """The counts of the window's days and hours before this one; one that lacks a declared relation is counted first."""

@@ -123,7 +123,15 @@ def test_without_relations_nothing_is_counted_and_the_graph_is_empty(tmp_path):
 
 def test_pretraining_refuses_a_graph_that_has_seen_its_day(tmp_path):
     context = make_context(tmp_path, DAYS[1])
-    told = {"first_day": str(DAYS[0]), "last_day": str(DAYS[1]), "days": 2, "impressions": 9, "clicks": 1, "prior": 0.1}
+    told = {
+        "first_day": str(DAYS[0]),
+        "last_day": str(DAYS[1]),
+        "days": 2,
+        "hours": 48,
+        "impressions": 9,
+        "clicks": 1,
+        "prior": 0.1,
+    }
     publish(context.store, "cross_graph", DAYS[1], files={"graph.json": json.dumps({**told, "relations": {}})})
     with pytest.raises(InputError, match=rf"the graph has seen {DAYS[1]}, so that {DAYS[1]} must not learn from it"):
         execute(Pretrain(), context)

@@ -131,12 +131,12 @@ def test_statistics_refuse_a_day_without_impressions_and_days_of_the_future(spar
 def test_new_values_are_told_by_day(world):
     records, _, done, _ = world
     found = pd.read_parquet(done[DAYS[2]] / "new_values.parquet").set_index(["field", "day"])
-    assert sorted({day for _, day in found.index}) == DAYS[1:]
+    assert sorted({day for _, day in found.index}) == [str(day) for day in DAYS[1:]]
     for before, day in pairwise(DAYS):
         old, today = (long_form(records[when]).query("value != ''") for when in (before, day))
         for field, group in today.groupby("field"):
             seen = group.value.isin(set(old[old.field == field].value))
-            row = found.loc[field, day]
+            row = found.loc[field, str(day)]
             counts = [group.value.nunique(), group[~seen].value.nunique(), len(group), (~seen).sum()]
             assert row[["values", "new_values", "impressions", "new_impressions"]].tolist() == counts, (field, day)
             assert row["new_value_rate"] == pytest.approx((~seen).mean(), abs=1e-9)
