@@ -8,6 +8,7 @@ from worlds import make_world
 
 from features.partition import parse_partition
 from pipelines.report import ARTIFACTS
+from training.elastic.storage.checkpoint import read_header
 
 pytestmark = pytest.mark.slow
 DAY, HOURS = "2026-01-01", [f"2026-01-02T{hour:02d}" for hour in (18, 19, 20)]
@@ -46,8 +47,8 @@ def test_an_hour_warm_starts_from_the_day_and_the_next_from_the_hour_before(worl
         assert found == {"checkpoint": before, "previous_impressions": before, "statistics": before, "impressions": hour}
     steps = [json.loads((version(world, "checkpoint", when).path / "model.json").read_text())["step"] for when in (DAY, *HOURS)]
     assert steps == sorted(set(steps))
-    tables = [version(world, "checkpoint", when).path / "table" / "table.json" for when in (DAY, *HOURS)]
-    assert [len(json.loads(table.read_text())["days"]) for table in tables] == [2, 3, 3, 3]  # the hours are of one day
+    tables = [read_header(version(world, "checkpoint", when).path / "table") for when in (DAY, *HOURS)]
+    assert [len(table.days) for table in tables] == [2, 3, 3, 3]  # the hours are of one day
 
 
 def test_rows_are_those_of_the_log_in_that_hour_and_add_up(world):
