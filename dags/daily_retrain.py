@@ -16,22 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
+from dags.defaults import DEFAULT_ARGUMENTS
 from dags.earlier_days import EarlierDays
 from dags.form import trigger_form
 from dags.stage_task import StageTask
 from pipelines.services.schedule import schedule_cron, schedule_zone
-
-DEFAULT_ARGUMENTS: dict[str, Any] = {
-    "owner": "elastic-ctr",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=30),
-    "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=10),
-}
 
 
 @dataclass(frozen=True)

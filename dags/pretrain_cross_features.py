@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable
 
-from dags.daily_retrain import DEFAULT_ARGUMENTS
+from dags.defaults import DEFAULT_ARGUMENTS
 from dags.form import trigger_form
 from dags.stage_task import StageTask
 from pipelines.services.schedule import pretrain_cron, schedule_zone

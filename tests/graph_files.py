@@ -77,7 +77,7 @@ def _write_relation(folder, name, edges, numbers):
     offsets = np.searchsorted(frame["left"], np.arange(lefts + 1)).astype(np.int64)
     pd.DataFrame({"offset": offsets}).to_parquet(folder / "offsets" / f"relation={name}.parquet")
     about = {"left": left_field, "right": right_field, "edges": len(frame)}
-    return about | {"left_nodes": lefts, "right_nodes": rights, "edges_capped": 0}
+    return about | {"left_nodes": lefts, "right_nodes": rights, "edges_capped": 0, "impressions_capped": 0}
 
 
 def planted_edges(users=60, items=50, count=2500, seed=0, noise=0.1):

@@ -11,6 +11,7 @@ from graph_files import counted, write_graph
 from tiny_days import make_context, publish
 
 from features.errors import InputError
+from features.partition import parse_partition
 from pipelines.artifacts import Store
 from pipelines.config import load_config
 from pipelines.encodings import encodings_for, young_encodings
@@ -31,7 +32,8 @@ def publish_encodings(context, day, graph_days=7, used=1, last_day=None, config=
     with context.store.staging("encodings", day, f"v{day.day}") as out:
         (out / "data.txt").write_text("")
         sections = {name: config_section(context.config, name) for name in ("features", "graph", "pretraining")}
-        about = {"graph_days": graph_days, "relations_used": used, "graph_last_day": last_day or str(day - timedelta(days=1))}
+        last_day = last_day or str(day - timedelta(days=1))
+        about = {"graph_hours": 24 * graph_days, "relations_used": used, "graph_last_day": last_day}
         inputs = {"graph": {"artifact": "cross_graph", "day": day.isoformat(), "hash": graph.hash}}
         facts = {"stage": "pretrain", "inputs": inputs, "metrics": about, "config": config or sections, "seconds": 0.1}
         return context.store.publish(out, "encodings", day, f"v{day.day}", facts)
@@ -46,6 +48,15 @@ def test_encodings_are_young_for_so_many_days_and_no_longer_than_their_graph_is_
     context = make_context(tmp_path, date(2026, 1, 20), [f"pretraining.every_days={every}"])
     version = publish_encodings(context, context.day - timedelta(days=age), graph_days)
     assert young_encodings(context) == (version if young else None)
+
+
+def test_an_hour_reads_those_of_its_day_and_finds_them_as_young_as_the_day_began(tmp_path):
+    context = make_context(tmp_path, date(2026, 1, 20), ["pretraining.every_days=2"])
+    version = publish_encodings(context, date(2026, 1, 19))
+    for hour, young in (("2026-01-19T13", True), ("2026-01-20T23", True), ("2026-01-21T00", False), ("2026-01-18T23", False)):
+        at = replace(context, day=parse_partition(hour))
+        assert young_encodings(at) == (version if young else None), hour
+        assert encodings_for(at) == (None if hour.startswith("2026-01-18") else version), hour
 
 
 def test_after_a_change_of_settings_they_are_made_anew(context):
