@@ -16,7 +16,7 @@ from training.forward import pool_slab
 from training.groups import Group, own_slab
 from training.layout import Layout
 from training.models.build import build_model
-from training.models.cross_input import Encoding, Nodes, cross_value
+from training.models.cross_input import Encoding, Nodes, PairTable, cross_value, pair_keys
 from training.models.multi_hash.field_keys import field_keys_graph
 from training.models.pooling import dense_inputs
 from training.scalers import as_arrays
@@ -47,7 +47,7 @@ class NodeEncoder(tf.Module):
         self._rows = tf.Variable(nodes.table(), trainable=False)
 
     def __call__(self, keys: tf.Tensor) -> tf.Tensor:
-        """Return float32 [batch, d + 1] for int64 [batch]: vectors and biases, zero for unknown nodes."""
+        """Return float [batch, d + 1], as it is stored, for int64 [batch]: vectors and biases, zero for unknown nodes."""
         return tf.gather(self._rows, self._index(keys))
 
 
@@ -58,10 +58,24 @@ class RelationEncoder(tf.Module):
         super().__init__()
         self._left, self._right = NodeEncoder(encoding.left), NodeEncoder(encoding.right)
         self._mean = tf.Variable(encoding.mean, trainable=False, dtype=tf.float32)
+        self._network = [tuple(tf.Variable(w, trainable=False, dtype=tf.float32) for w in layer) for layer in encoding.network]
 
     def __call__(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
         """Return p_uv float32 [batch] for node keys int64 [batch] each."""
-        return cross_value(self._left(left), self._right(right), self._mean)
+        return cross_value(self._left(left), self._right(right), self._mean, self._network)
+
+
+class PairLookup(tf.Module):
+    """The statistic of one relation's pairs as a table."""
+
+    def __init__(self, table: PairTable) -> None:
+        super().__init__()
+        self._index = RowIndex(table.keys)
+        self._values = tf.Variable(table.with_mean(), trainable=False)
+
+    def __call__(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """Return the value float32 [batch] of pairs of node keys int64 [batch] each; the mean for unknown pairs."""
+        return tf.gather(self._values, self._index(pair_keys(left, right)))
 
 
 class ServingModel(tf.Module):
@@ -85,7 +99,7 @@ class ServingModel(tf.Module):
             name: tf.Variable(_with_zero_row(rows), trainable=False, name=name.replace("/", "_"))
             for name, rows in trained.slabs().items()
         }
-        self._encoders = {name: RelationEncoder(encoding) for name, encoding in sorted(trained.encodings.items())}
+        self._encoders = {name: _encoder(encoding) for name, encoding in sorted(trained.encodings.items())}
 
     def probability(self, inputs: Inputs) -> tf.Tensor:
         """Return the click probability of each request, float32 [batch]."""
@@ -169,6 +183,10 @@ def _hashed(field: KeyField, tokens: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Keys int64 [batch · k] of a multi-hash field's tokens [batch], and whose they are."""
     keys = field_keys_graph(feature_keys.keys(vocabulary_of(field), tokens), field)
     return tf.reshape(keys, [-1]), tf.repeat(tf.range(tf.shape(tokens)[0], dtype=tf.int32), keys.shape[1])
+
+
+def _encoder(encoding: Encoding | PairTable) -> RelationEncoder | PairLookup:
+    return PairLookup(encoding) if isinstance(encoding, PairTable) else RelationEncoder(encoding)
 
 
 def _with_zero_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:

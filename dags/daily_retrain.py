@@ -16,22 +16,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable
 
+from dags.defaults import DEFAULT_ARGUMENTS
 from dags.earlier_days import EarlierDays
 from dags.form import trigger_form
 from dags.stage_task import StageTask
 from pipelines.services.schedule import schedule_cron, schedule_zone
-
-DEFAULT_ARGUMENTS: dict[str, Any] = {
-    "owner": "elastic-ctr",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=30),
-    "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=10),
-}
 
 
 @dataclass(frozen=True)
@@ -53,8 +45,9 @@ STAGES = (
     Stage("ingest", "Read the day's raw log, type and deduplicate it, put bad rows aside.", "spark", timedelta(hours=4)),
     Stage("validate-data", "Check the day's aggregates (Great Expectations); an unsound day stops here."),
     Stage("feature-statistics", "Count impressions and clicks per field and value.", "spark", timedelta(hours=4)),
-    Stage("cross-graph", "Build the co-occurrence graph of the days before this one.", "spark", timedelta(hours=4)),
-    Stage("pretrain", "Fit encodings of the graph's nodes; training reads them frozen."),
+    Stage("cross-counts", "Count the day's co-occurrences, for the graphs of later days.", "spark", timedelta(hours=4)),
+    Stage("cross-graph", "Build the graph of the days before, where encodings are due.", "spark", timedelta(hours=4)),
+    Stage("pretrain", "Fit encodings of the graph's nodes, where the last ones are too old; training reads them frozen."),
     Stage("train", "Evaluate yesterday's model on the day, then learn the day.", "gpu", timedelta(hours=12)),
     Stage("compress", "Drop zero rows and optimizer state from a copy of the checkpoint."),
     Stage("export", "Write the SavedModel of stock ops: raw strings in, probability out."),
@@ -66,9 +59,11 @@ STAGES = (
 FLOW = (
     ("ingest", "validate_data", "feature_statistics", "train"),
     ("ingest", "cross_graph", "pretrain", "train"),
+    ("validate_data", "cross_counts", "monitor"),
     ("train", "compress", "export", "validate_model", "promote", "monitor"),
 )
-"""Chains of tasks. The graph reads only earlier days, so it is built beside the check of this one."""
+"""Chains of tasks. The graph reads only earlier days, so it is built beside the check of this one; this day's own counts are
+for the days after it."""
 
 
 def build_dag() -> DAG:

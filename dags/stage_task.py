@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -36,21 +37,23 @@ _MEANINGS = {2: "bad input or configuration", 3: "unsound data or model"}
 class StageTask(BaseOperator):
     """Run `elastic-ctr <stage>` for the run's day or hour.
 
-    Nothing is a template: parameters reach the command as arguments, never as text that is rendered. A killed or
-    timed-out task takes the whole process group of its stage with it.
+    `settings` (`a.b=value`) come after the form's. Nothing is a template: parameters reach the command as arguments, never as
+    text that is rendered. A killed or timed-out task takes the whole process group of its stage with it.
     """
 
     template_fields = ()
     ui_color = "#e8f0fe"
 
-    def __init__(self, *, stage: str, **kwargs: Any) -> None:
+    def __init__(self, *, stage: str, settings: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.stage = stage
+        self.settings = settings
         self._process: StageProcess | None = None
 
     def execute(self, context: Context) -> str:
         """Run the stage and return its manifest's path; raises Airflow's exceptions by the table above."""
-        argv = read_request(context["params"], context["dag_run"]).command(self.stage)
+        request = read_request(context["params"], context["dag_run"])
+        argv = replace(request, overrides=(*request.overrides, *self.settings)).command(self.stage)
         return self.run_command(argv, stage_environment(os.environ, _log_url(context)))
 
     def run_command(self, argv: list[str], environment: Mapping[str, str]) -> str:

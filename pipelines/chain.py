@@ -20,6 +20,7 @@ STAGES: dict[str, str] = {
     "ingest": "pipelines.stages.ingest:Ingest",
     "validate-data": "pipelines.stages.validate_data:ValidateData",
     "feature-statistics": "pipelines.stages.feature_statistics:FeatureStatistics",
+    "cross-counts": "pipelines.stages.cross_counts:CrossCounts",
     "cross-graph": "pipelines.stages.cross_graph:CrossGraph",
     "pretrain": "pipelines.stages.pretrain:Pretrain",
     "train": "pipelines.stages.train:Train",
@@ -34,7 +35,8 @@ STAGES: dict[str, str] = {
 _ARTIFACTS = {
     "validate-model": ("verdict.json", "plots"),
     "train": ("metrics.json", "quality.json", "progressive.json", "table_statistics.json", "plots"),
-    "pretrain": ("metrics.json",),
+    "cross-graph": ("graph.json", "plots"),
+    "pretrain": ("metrics.json", "plots"),
     "compress": ("report.json",),
     "validate-data": ("verdict.json", "data_docs"),
     "promote": ("decision.json",),

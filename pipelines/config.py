@@ -24,7 +24,8 @@ from spark_jobs.settings import GraphSettings, Source, SparkSettings, Statistics
 from training.groups import groups_of
 from training.layout import Layout
 from training.own_rows import refuse_own_rows_for_all
-from training.settings import ModelSettings, PretrainSettings, TrainingSettings
+from training.pretraining.settings import PretrainSettings
+from training.settings import ModelSettings, TrainingSettings
 from validation.settings import DataGateSettings, ModelGateSettings
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")

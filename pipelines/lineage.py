@@ -33,7 +33,12 @@ def champion(store: Store) -> Version | None:
 
 def promoted(store: Store, decision: Version, name: str) -> Version | None:
     """Return an input (`export`, `compressed`, …) of a promotion decision."""
-    entry = decision.commit["inputs"].get(name)
+    return read_by(store, decision, name)
+
+
+def read_by(store: Store, version: Version, name: str) -> Version | None:
+    """Return an input of a version, by the name that its stage gives it; None when it has none, or it is gone."""
+    entry = version.commit["inputs"].get(name)
     return store.find(entry["artifact"], parse_partition(entry["day"]), entry["hash"]) if entry else None
 
 

@@ -15,6 +15,7 @@ ARTIFACTS = (
     "impressions",
     "data_verdict",
     "feature_statistics",
+    "cross_counts",
     "cross_graph",
     "encodings",
     "checkpoint",

@@ -3,114 +3,194 @@
 Per relation, with n the impressions of an edge, n(l) and n(r) the sums over the edges of its ends and M over all:
 `pmi` = ln(n · M / (n(l) · n(r))); `ctr` = (clicks + smoothing · prior) / (n + smoothing), the prior being the click
 rate of all impressions; `logit` = ln(ctr / (1 - ctr)), the rate kept within [1e-6, 1 - 1e-6]; `log_count` = ln(1 + n).
-Nulls make no edge. PMI counts rare edges too, which are then left out of the result.
+Nulls make no edge. PMI counts rare edges, and those that a cap leaves out, which then are not in the result.
+
+The days' counts are merged, one relation at a time, and what has support is put aside as Parquet; only that meets the nodes'
+numbers. Nodes are the values with an edge in any relation. Edges come out in the order of their left node, so that with
+`offsets` a node's neighbours are one slice and training needs no shuffle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
-from pyspark.sql import Column, DataFrame, SparkSession, Window
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
-from features.canonical import NULL
 from features.errors import InputError
-from features.partition import HOURS_PER_DAY, Partition, end_h, in_order, start_h
-from features.schema import Schema
-from spark_jobs.files import write_file
-from spark_jobs.settings import GraphSettings, Relation
-from spark_jobs.tokens import field_tokens
+from features.partition import HOURS_PER_DAY, Partition, in_order, is_before, length_h, start_h
+from features.schema import Relation, Schema
+from spark_jobs.cross_counts import require_fields
+from spark_jobs.edges import capped, day_counts, described, merged, numbered
+from spark_jobs.files import files_for, write_file, write_hashed, write_placed
+from spark_jobs.graph_files import NODES, Counts, Graph, RelationGraph, edges_folder, figures, read_counts
+from spark_jobs.graph_report import empty_edges, report
+from spark_jobs.settings import GraphSettings
+from spark_jobs.times import floor_div
 
-_ORDER = ("relation", "left", "right")
-_EDGES = (
-    "relation string, left string, right string, impressions long, clicks long, "
-    "ctr double, logit double, pmi double, log_count double"
-)
-_RATE_MARGIN = 1e-6
+_ENDS = ("left", "right")
 
 
 def cross_graph(
-    spark: SparkSession, schema: Schema, partitions: Mapping[Partition, Path], settings: GraphSettings, out: Path
+    spark: SparkSession, schema: Schema, counts: Mapping[Partition, Path], day: Partition, settings: GraphSettings, out: Path
 ) -> dict[str, float]:
-    """Write `edges.parquet` into `out`; with no partition or no relation it has no record.
+    """Write the graph of a day's past into `out`: `graph.json`, `nodes.parquet`, `edges/`, `offsets/` and reports.
 
     Args:
         spark: the session.
         schema: names the fields.
-        partitions: committed `impressions` artifacts of days or hours strictly before the one that will use the graph. Those
-            are read that begin in the `settings.window_days` that end with the last of them.
-        settings: relations, window, least support, prior weight.
+        counts: committed `cross_counts` artifacts of days and hours before `day`; those outside the window are ignored.
+        day: the day or hour that will learn from the graph; the window is the `settings.window_days` days before it.
+        settings: relations, window, least support, prior weight, cap of edges and its seed.
         out: an existing folder.
 
     Returns:
-        `days` (partitions) and `impressions` read, `edges` written, and `edges:<relation>` for each relation.
+        `days` (partitions) and `impressions` read, `edges` written, `edges_capped`, and `edges:<relation>` for each relation.
 
     Raises:
-        InputError: a relation names a field that the schema does not have, or a dense one.
+        InputError: counts are not of a day before, or lack a relation; or a relation names a field that the schema does not
+            have, or a dense one.
     """
-    _require_fields(schema, settings.relations)
-    days = _window(partitions, settings.window_days)
-    names = [relation.name for relation in settings.relations]
-    if not days or not names:
-        write_file(spark.createDataFrame([], _EDGES), out / "edges.parquet", _ORDER)
-        return _figures(0.0, 0.0, dict.fromkeys(names, 0.0))
-    records = spark.read.parquet(*(str(partitions[day] / "impressions") for day in days))
-    total = records.agg(F.count("*").alias("impressions"), F.avg("label").alias("ctr")).first()
-    edges = _edges(records, schema, settings.relations)
-    write_file(_described(edges, settings, total["ctr"] or 0.0), out / "edges.parquet", _ORDER)
-    written = spark.read.schema(_EDGES).parquet(str(out / "edges.parquet")).groupBy("relation").count().collect()
-    sizes = dict.fromkeys(names, 0.0) | {row["relation"]: float(row["count"]) for row in written}
-    return _figures(float(len(days)), float(total["impressions"]), sizes)
+    require_fields(schema, settings.relations)
+    _require_past(counts, day)
+    first_h = start_h(day) - settings.window_days * HOURS_PER_DAY
+    window = {when: counts[when] for when in in_order(counts) if start_h(when) >= first_h}
+    told = {when: read_counts(path) for when, path in window.items()}
+    _require_relations(told, schema, settings)
+    if not window or not settings.relations:
+        return empty_graph(settings, out, told)
+    build = _Build(spark, settings, tuple(window.values()), told, out)
+    build.put_aside()
+    write_file(build.nodes(), out / NODES, ("field", "node"))
+    graph = _of_days(told, build.relations())
+    for relation in settings.relations:
+        build.write_edges(relation, graph)
+    shutil.rmtree(build.scratch)
+    return _finished(graph, out)
 
 
-def _window(partitions: Mapping[Partition, Path], days: int) -> list[Partition]:
-    ordered = in_order(partitions)
-    return [when for when in ordered if start_h(when) >= end_h(ordered[-1]) - days * HOURS_PER_DAY]
+def empty_graph(settings: GraphSettings, out: Path, told: Mapping[Partition, Counts] | None = None) -> dict[str, float]:
+    """Write a graph without an edge, for which nobody needs to wait for Spark; returns what `cross_graph` does."""
+    relations = {r.name: RelationGraph(r.left, r.right, 0, 0, 0, 0, 0) for r in settings.relations}
+    graph = _of_days(told or {}, relations)
+    empty_edges(out, graph)
+    return _finished(graph, out)
 
 
-def _figures(days: float, impressions: float, sizes: Mapping[str, float]) -> dict[str, float]:
-    by_relation = {f"edges:{name}": size for name, size in sizes.items()}
-    return {"days": days, "impressions": impressions, "edges": sum(sizes.values()), **by_relation}
+def _finished(graph: Graph, out: Path) -> dict[str, float]:
+    report(out, graph)
+    graph.write(out)
+    return figures(graph)
 
 
-def _require_fields(schema: Schema, relations: tuple[Relation, ...]) -> None:
-    known = {field.name for field in schema.key_fields()}
-    unknown = sorted({name for relation in relations for name in (relation.left, relation.right)} - known)
-    if unknown:
-        choice = f"choose among {sorted(known)}"
-        raise InputError(f"the graph's relations name {unknown}, which are no id fields of the schema: {choice}")
+def _require_past(counts: Mapping[Partition, Path], day: Partition) -> None:
+    late = sorted(str(when) for when in counts if not is_before(when, day))
+    if late:
+        raise InputError(f"the cross graph of {day} may only be made of days before it, not of {late}: they hold its labels")
 
 
-def _edges(records: DataFrame, schema: Schema, relations: tuple[Relation, ...]) -> DataFrame:
-    """Impressions and clicks by relation, left and right token."""
-    pairs = F.concat(*(_pairs(schema, relation) for relation in relations))
-    long = records.select("label", F.explode(pairs).alias("pair")).select("label", "pair.*")
-    present = long.where((F.col("left") != NULL) & (F.col("right") != NULL))
-    clicks = F.sum(F.col("label").cast("long"))
-    return present.groupBy(*_ORDER).agg(F.count("*").alias("impressions"), clicks.alias("clicks"))
+def _require_relations(told: Mapping[Partition, Counts], schema: Schema, settings: GraphSettings) -> None:
+    for when, counts in told.items():
+        if lacking := counts.lacks(schema, settings.relations):
+            raise InputError(f"the counts of {when} lack the relations {lacking}: run `elastic-ctr cross-counts --date {when}`")
 
 
-def _pairs(schema: Schema, relation: Relation) -> Column:
-    left, right = (field_tokens(schema, schema.field(name)) for name in (relation.left, relation.right))
-    name = F.lit(relation.name).alias("relation")
-    product = F.transform(left, lambda a: F.transform(right, lambda b: F.struct(name, a.alias("left"), b.alias("right"))))
-    return F.flatten(product)
+def _of_days(told: Mapping[Partition, Counts], relations: Mapping[str, RelationGraph]) -> Graph:
+    impressions, clicks = (sum(getattr(counts, name) for counts in told.values()) for name in ("impressions", "clicks"))
+    prior = clicks / impressions if impressions else 0.0
+    ordered: list[Partition | None] = [*in_order(told)] or [None]
+    hours = sum(length_h(when) for when in told)
+    return Graph(ordered[0], ordered[-1], len(told), hours, impressions, clicks, prior, relations)
 
 
-def _described(edges: DataFrame, settings: GraphSettings, prior: float) -> DataFrame:
-    n, clicks = F.col("impressions"), F.col("clicks")
-    of_left, of_right, of_all = (_sum_over(*names) for names in (("relation", "left"), ("relation", "right"), ("relation",)))
-    ctr = (clicks + settings.smoothing * prior) / (n + settings.smoothing)
-    rate = F.least(F.greatest(ctr, F.lit(_RATE_MARGIN)), F.lit(1 - _RATE_MARGIN))
-    figures = (
-        ctr.alias("ctr"),
-        F.log(rate / (1 - rate)).alias("logit"),
-        F.log(n.cast("double") * of_all / of_left / of_right).alias("pmi"),
-        F.log1p(n).alias("log_count"),
-    )
-    return edges.select(*_ORDER, n, clicks, *figures).where(n >= settings.min_impressions)
+@dataclass(frozen=True)
+class _Build:
+    """One graph in the making: the committed counts of its window, and the folder that is being filled."""
+
+    spark: SparkSession
+    settings: GraphSettings
+    days: tuple[Path, ...]
+    told: Mapping[Partition, Counts]
+    out: Path
+
+    @property
+    def scratch(self) -> Path:
+        """Where edges by token are put aside."""
+        return self.out / ".scratch"
+
+    def put_aside(self) -> None:
+        """Write each relation's edges of enough support, and where the cap leaves some out, what it keeps."""
+        for relation in self.settings.relations:
+            counts = self._counts(relation)
+            edges = merged(counts) if len(self.days) > 1 else counts
+            found = edges.where(F.col("impressions") >= self.settings.min_impressions)
+            most = sum(counts.relations[relation.name].edges for counts in self.told.values())
+            write_hashed(found, self._found(relation), _ENDS, most)
+            if _extent(self._found(relation))[0] > self.settings.max_degree:
+                kept = capped(self._read(self._found(relation)), relation, self.settings)
+                write_hashed(kept, self._thinned(relation), _ENDS, most)
+
+    def nodes(self) -> DataFrame:
+        """Values with an edge, numbered within their field in the order of their bytes, with the counts of the window."""
+        ends = (end for relation in self.settings.relations for end in _ends(self._read(self._kept(relation)), relation))
+        degrees = reduce(DataFrame.unionByName, ends).groupBy("field", "token").agg(F.sum("degree").alias("degree"))
+        counted = self._read(*(path / NODES for path in self.days)).groupBy("field", "token")
+        sums = (F.sum(name).alias(name) for name in ("impressions", "clicks"))
+        found = degrees.join(counted.agg(*sums), ["field", "token"])
+        node = (F.row_number().over(Window.partitionBy("field").orderBy("token")) - 1).alias("node")
+        return found.select("field", node, "token", "impressions", "clicks", "degree")
+
+    def relations(self) -> dict[str, RelationGraph]:
+        """The relations' sizes, once nodes are written."""
+        fields = pq.read_table(self.out / NODES, columns=["field"])["field"].value_counts().to_pylist()
+        sizes = {each["values"]: each["counts"] for each in fields}
+        return {relation.name: self._sizes(relation, sizes) for relation in self.settings.relations}
+
+    def write_edges(self, relation: Relation, graph: Graph) -> None:
+        """Write the relation's edges by number, files and records in the order of the left node."""
+        nodes = self._read(self.out / NODES)
+        edges = numbered(self._read(self._kept(relation)), self._counts(relation), nodes, relation)
+        total = sum(counts.relations[relation.name].impressions for counts in self.told.values())
+        sizes = graph.relations[relation.name]
+        files = files_for(sizes.edges)
+        place = floor_div(F.col("left").cast("long") * files, max(sizes.left_nodes, 1))
+        described_edges = described(edges, self.settings, graph.prior, total)
+        write_placed(described_edges, edges_folder(self.out, relation.name), _ENDS, place, files)
+
+    def _sizes(self, relation: Relation, sizes: Mapping[str, int]) -> RelationGraph:
+        (found, shown), (kept, still_shown) = (_extent(path) for path in (self._found(relation), self._kept(relation)))
+        left_nodes, right_nodes = (sizes.get(field, 0) for field in (relation.left, relation.right))
+        capped_away = (found - kept, shown - still_shown)
+        return RelationGraph(relation.left, relation.right, kept, left_nodes, right_nodes, *capped_away)
+
+    def _counts(self, relation: Relation) -> DataFrame:
+        return day_counts(self.spark, relation, self.days)
+
+    def _read(self, *paths: Path) -> DataFrame:
+        return self.spark.read.parquet(*map(str, paths))
+
+    def _found(self, relation: Relation) -> Path:
+        return self.scratch / "found" / relation.name
+
+    def _thinned(self, relation: Relation) -> Path:
+        return self.scratch / "thinned" / relation.name
+
+    def _kept(self, relation: Relation) -> Path:
+        return self._thinned(relation) if self._thinned(relation).exists() else self._found(relation)
 
 
-def _sum_over(*names: str) -> Column:
-    return F.sum("impressions").over(Window.partitionBy(*names))
+def _ends(edges: DataFrame, relation: Relation) -> Iterator[DataFrame]:
+    for side, field in (("left", relation.left), ("right", relation.right)):
+        degree = edges.groupBy(F.col(side).alias("token")).agg(F.count("*").alias("degree"))
+        yield degree.select(F.lit(field).alias("field"), "token", "degree")
+
+
+def _extent(folder: Path) -> tuple[int, int]:
+    """Edges below a folder, and the sum of their impressions."""
+    tables = [pq.read_table(path, columns=["impressions"]) for path in sorted(folder.glob("part-*.parquet"))]
+    return sum(table.num_rows for table in tables), sum(int(table["impressions"].to_numpy().sum()) for table in tables)

@@ -6,7 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
+from pyspark.sql import functions as F
 
 RECORDS_PER_FILE = 1_000_000
 
@@ -20,16 +21,37 @@ def write_sorted(frame: DataFrame, folder: Path, order: Sequence[str], records: 
         order: names of the columns to sort by.
         records: how many there are about; above a million they are cut into files by range.
     """
-    files = -(-records // RECORDS_PER_FILE)
+    files = files_for(records)
     ranged = frame.repartitionByRange(files, *order) if files > 1 else frame.coalesce(1)
     ranged.sortWithinPartitions(*order).write.mode("overwrite").parquet(str(folder))
     _tidy(folder)
 
 
+def write_placed(frame: DataFrame, folder: Path, order: Sequence[str], place: Column, files: int) -> None:
+    """Write `part-*.parquet` files, each sorted by `order`, with every record in the file that `place` (an integer) numbers.
+
+    Unlike ranges, which Spark draws from a sample, places do not depend on the session, nor on how `frame` is partitioned.
+    """
+    placed = frame.repartitionById(files, F.pmod(place, F.lit(files)).cast("int"))
+    placed.sortWithinPartitions(*order).write.mode("overwrite").parquet(str(folder))
+    _tidy(folder)
+
+
+def write_hashed(frame: DataFrame, folder: Path, order: Sequence[str], records: int) -> None:
+    """Write files of about a million records, which a hash of `order` deals out; each is sorted by `order`."""
+    write_placed(frame, folder, order, F.xxhash64(*order), files_for(records))
+
+
+def files_for(records: int) -> int:
+    """Return how many files so many records are cut into: at least one."""
+    return max(1, -(-records // RECORDS_PER_FILE))
+
+
 def write_file(frame: DataFrame, path: Path, order: Sequence[str]) -> None:
     """Write one Parquet file of this very name, sorted by `order`."""
     staging = path.with_name(f".{path.name}.d")
-    write_sorted(frame, staging, order, records=1)
+    # Gathered before it is sorted: with coalesce the one task that writes would do the aggregation before it as well.
+    write_sorted(frame.repartition(1), staging, order, records=1)
     (staging / "part-00000.parquet").replace(path)
     shutil.rmtree(staging)
 

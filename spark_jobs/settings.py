@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from features.partition import Hour, Partition, day_of
-from features.schema import Frozen, Relation
+from features.schema import Frozen, Grown, Relation
 
 
 class Format(StrEnum):
@@ -115,10 +115,17 @@ class StatisticsSettings(Frozen):
     smoothing: Annotated[float, Field(ge=0)] = 20.0
 
 
-class GraphSettings(Frozen):
-    """The co-occurrence graph: its pairs of fields, window (days strictly before the day) and least support."""
+class GraphSettings(Grown):
+    """The co-occurrence graph: its pairs of fields, window (days strictly before the day) and least support.
+
+    A node keeps at most `max_degree` edges of a relation, a sample that `seed` draws, each with the same chance.
+    """
+
+    later = ("max_degree", "seed")
 
     relations: tuple[Relation, ...] = ()
     window_days: Annotated[int, Field(ge=1)] = 7
     min_impressions: Annotated[int, Field(ge=1)] = 3
     smoothing: Annotated[float, Field(ge=0)] = 20.0
+    max_degree: Annotated[int, Field(ge=1)] = 100_000
+    seed: int = 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pyspark.sql import Column
+from collections.abc import Mapping
+
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from features.canonical import NULL
@@ -34,14 +36,42 @@ def token(schema: Schema, field: ColumnField, value: Column) -> Column:
 
 
 def field_tokens(schema: Schema, field: KeyField) -> Column:
-    """Return a field's tokens as a list<string> without repeats; a record without a value has the one token `""`."""
+    """Return a field's tokens: for a multi-valued field a list<string> without repeats, for any other a string.
+
+    A record without a value has the one token `""`.
+    """
     if isinstance(field, Cross):
         columns = {part.name: part for part in schema.column_fields()}
-        return F.array(F.concat_ws(_PART, *(token(schema, columns[name], quoted(name)) for name in field.of)))
+        return F.concat_ws(_PART, *(_single(schema, columns[name]) for name in field.of))
     if not isinstance(field, MultiValued):
-        return F.array(token(schema, field, quoted(field.name)))
+        return _single(schema, field)
     values = F.array_distinct(quoted(field.name))
     return F.when(F.size(values) > 0, values).otherwise(F.array(F.lit(NULL)))
+
+
+def token_rows(records: DataFrame, schema: Schema, fields: Mapping[str, KeyField], *others: str) -> DataFrame:
+    """Return a row per impression and combination of its tokens.
+
+    Only the columns that these fields need are read, and only multi-valued fields are exploded: a row of all fields' tokens
+    at once would be the widest thing that an aggregation could start from.
+
+    Args:
+        records: an `impressions` partition.
+        schema: names the fields.
+        fields: by the name of the column that is to hold a field's tokens.
+        others: columns of the partition to keep.
+    """
+    rows = records.select(*others, *(field_tokens(schema, field).alias(name) for name, field in fields.items()))
+    for name in (name for name, field in fields.items() if isinstance(field, MultiValued)):
+        rows = rows.withColumn(name, F.explode(name))
+    return rows
+
+
+def _single(schema: Schema, field: ColumnField) -> Column:
+    if isinstance(field, Time) and schema.source_column(field) == schema.timestamp.column:
+        # Ingest has read this very text already: its milliseconds spare one regular expression a record.
+        return F.coalesce(time_part(F.col("timestamp_ms"), field.part, schema.timezone).cast("string"), F.lit(NULL))
+    return token(schema, field, quoted(field.name))
 
 
 def _bucket(field: Numeric, value: Column) -> Column:

@@ -18,7 +18,7 @@ from training.arrays import Arrays, read_arrays
 from training.elastic.storage.checkpoint import HEADER, read_vectors
 from training.groups import DEFAULT, groups_of
 from training.layout import Layout
-from training.models.cross_input import Encoding, read_encodings
+from training.models.cross_input import Encodings, read_encodings
 from training.scalers import Scaler
 from training.settings import ModelSettings, TrainingSettings
 
@@ -72,7 +72,7 @@ class TrainedModel:
     dense: Arrays
     keys: NDArray[np.int64]
     vectors: Mapping[str, NDArray[np.float32]]
-    encodings: Mapping[str, Encoding]
+    encodings: Encodings
     groups: Mapping[str, TrainedRows] = field(default_factory=dict)
 
     def tables(self) -> dict[str, TrainedRows]:

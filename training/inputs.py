@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from features.schema import Relation, Schema
 from training.examples import Examples
 from training.layout import Layout
-from training.models.cross_input import Encoding, Encodings, cross_value
+from training.models.cross_input import Encodings
 from training.models.pooling import dense_inputs
 from training.ragged import Ragged
 from training.scalers import Scaler, as_arrays
@@ -115,8 +115,12 @@ class Featurizer:
         return values
 
     def _cross(self, examples: Examples) -> NDArray[np.float32]:
-        columns = [_column(self.encodings.get(r.name), examples.pairs[:, i]) for i, r in enumerate(self.relations)]
+        columns = [self._column(relation.name, examples.pairs[:, i]) for i, relation in enumerate(self.relations)]
         return np.stack(columns, axis=1) if columns else np.zeros((len(examples), 0), np.float32)
+
+    def _column(self, relation: str, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+        encoding = self.encodings.get(relation)
+        return np.zeros(len(pairs), np.float32) if encoding is None else encoding.column(pairs)
 
 
 _BLOCK = 65_536
@@ -128,11 +132,3 @@ def _in_units_of_mean(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.zeros(len(weights))
     parts = weights / largest  # a sum of very large weights must not overflow
     return parts / parts.mean()
-
-
-def _column(encoding: Encoding | None, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
-    if encoding is None:
-        return np.zeros(len(pairs), np.float32)
-    sides = [nodes.table()[nodes.positions(pairs[:, i])] for i, nodes in enumerate((encoding.left, encoding.right))]
-    column: NDArray[np.float32] = cross_value(tf.constant(sides[0]), tf.constant(sides[1]), encoding.mean).numpy()
-    return column

@@ -208,16 +208,3 @@ class TrainingSettings(Frozen):
     admission: AdmissionSettings = AdmissionSettings()
     eviction: EvictionSettings = EvictionSettings()
     baseline_learning_rate: Positive = 5e-3
-
-
-class PretrainSettings(Frozen):
-    """The model of the cross graph: dot products of node encodings, fitted to smoothed logit CTRs.
-
-    `epochs` are alternating least-squares sweeps. `l2` is in units of edge weight, log(1 + impressions).
-    """
-
-    dim: Count = 8
-    epochs: Count = 10
-    l2: Positive = 10.0
-    heldout_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    seed: Seed = 17

@@ -15,7 +15,7 @@ from training.inputs import Inputs
 from training.layout import Layout
 from training.learner import Learner
 from training.models.blocks import Blocks
-from training.models.cross_input import Encodings, Nodes
+from training.models.cross_input import Encodings
 from training.models.gates import uses
 from training.models.parts.part import DEEP, role_of
 
@@ -118,18 +118,21 @@ def measure(schema: Schema, learner: Learner, inputs: Inputs, encodings: Encodin
     groups, widths, given = learner.model.groups, _widths(learner), _given(learner)
     group_of = {name: group for group in groups for name in group.layout.keyed}
     vocabularies = {name: group_of[name].slab(vocabulary_of(schema.field(name))) for name in layout.keyed}
-    rows, nodes = _rows_by_vocabulary(learner, vocabularies), {name: _sides(encodings, name) for name in layout.relations}
+    rows, nodes = (
+        _rows_by_vocabulary(learner, vocabularies),
+        {name: encodings[name] for name in layout.relations if name in encodings},
+    )
     keyed = {
         name: Complexity(online, given[group_of[name].name], rows[vocabularies[name]])
         for name, online in zip(layout.keyed, _lookups(schema, layout, inputs), strict=True)
     }
     others = {name: Complexity(1.0, 2, 0) for name in layout.dense}
-    others |= {name: Complexity(2.0, 1, sum(len(side.keys) for side in sides)) for name, sides in nodes.items()}
+    others |= {name: Complexity(2.0, 1, nodes[name].rows if name in nodes else 0) for name in layout.relations}
     return Footprint(
         complexities={name: (keyed | others)[name] for name in uses(layout)},
         vocabularies=vocabularies,
         row_bytes=_row_bytes(widths.get(DEFAULT, 0)),
-        node_bytes={name: sum(_nbytes(side) for side in sides) for name, sides in nodes.items()},
+        node_bytes={name: encoding.nbytes for name, encoding in nodes.items()},
         dense=learner.model.weights(),
         blocks=learner.model.blocks(),
         group_row_bytes={vocabularies[n]: _row_bytes(widths[g.name]) for n, g in group_of.items() if g.name},
@@ -180,12 +183,3 @@ def _rows_by_vocabulary(learner: Learner, vocabularies: Mapping[str, str]) -> di
         if name in vocabularies:
             rows[vocabularies[name]] += figures.rows - figures.zero_rows
     return rows
-
-
-def _sides(encodings: Encodings, relation: str) -> tuple[Nodes, ...]:
-    encoding = encodings.get(relation)
-    return (encoding.left, encoding.right) if encoding else ()
-
-
-def _nbytes(nodes: Nodes) -> int:
-    return nodes.keys.nbytes + nodes.vectors.nbytes + nodes.biases.nbytes

@@ -1,4 +1,4 @@
-"""When the pipeline runs by itself, by the day or by the hour, in which time zone: three variables of the environment."""
+"""When the pipelines run by themselves, by the day or by the hour, in which time zone: variables of the environment."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from features.errors import InputError
 
 SCHEDULE_VARIABLE = "ELASTIC_CTR_SCHEDULE"
+PRETRAIN_SCHEDULE_VARIABLE = "ELASTIC_CTR_PRETRAIN_SCHEDULE"
 TIMEZONE_VARIABLE = "ELASTIC_CTR_TIMEZONE"
 PARTITION_VARIABLE = "ELASTIC_CTR_PARTITION"
 CRONS = {"day": "0 0 * * *", "hour": "0 * * * *"}
 """When a run of each kind of partition is due, unless the schedule is given: as the partition ends."""
+WEEKLY = "0 0 * * 1"
 
 
 def schedule_cron() -> str:
@@ -25,6 +27,11 @@ def runs_by_hour() -> bool:
     if kind not in CRONS:
         raise InputError(f"{PARTITION_VARIABLE}={kind!r}: write day or hour")
     return kind == "hour"
+
+
+def pretrain_cron() -> str:
+    """Return the cron expression of pretraining (`ELASTIC_CTR_PRETRAIN_SCHEDULE`, default at Monday's midnight)."""
+    return os.environ.get(PRETRAIN_SCHEDULE_VARIABLE) or WEEKLY
 
 
 def schedule_zone() -> ZoneInfo:

@@ -1,10 +1,14 @@
-"""Stage `cross_graph`: co-occurrence edges of declared field pairs, from before the day or hour."""
+"""Stage `cross_graph`: the co-occurrence graph of declared field pairs, from before the day or hour."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from features.partition import HOURS_PER_DAY
+from features.partition import HOURS_PER_DAY, disjoint, in_order
+from pipelines.artifacts import Version
+from pipelines.encodings import young_encodings
+from pipelines.lineage import read_by
+from pipelines.stages.cross_counts import counts_of
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 
 
@@ -15,17 +19,27 @@ class CrossGraph(Stage):
     artifact = "cross_graph"
     sections = ("features", "graph")
 
+    def instead(self, context: Context) -> Version | None:
+        """The graph of the encodings that serve this day too: nothing else reads a graph."""
+        encodings = young_encodings(context)
+        return read_by(context.store, encodings, "graph") if encodings else None
+
     def inputs(self, context: Context) -> Inputs:
-        """The impressions of the window's days and hours before this one."""
+        """The counts of the window's days and hours before this one; one that lacks a declared relation is counted first."""
         hours = context.config.graph.window_days * HOURS_PER_DAY
-        window = context.store.window("impressions", context.day, hours)
-        return {f"impressions-{v.day}": v for v in window}
+        known = (context.store.window(artifact, context.day, hours) for artifact in ("impressions", "cross_counts"))
+        window = in_order(disjoint({version.day for versions in known for version in versions}))
+        counts = (counts_of(context, day) for day in window)
+        return {f"counts-{version.day}": version for version in counts if version is not None}
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
-        """See `spark_jobs.cross_graph.cross_graph`."""
-        from spark_jobs.cross_graph import cross_graph
-        from spark_jobs.session import spark_session
+        """See `spark_jobs.cross_graph.cross_graph`. Without days or relations there is nothing to wait for Spark for."""
+        from spark_jobs.cross_graph import cross_graph, empty_graph
 
         config = context.config
-        partitions = {v.day: v.path for v in inputs.values()}
-        return cross_graph(spark_session(config.spark), config.features, partitions, config.graph, out)
+        if not (inputs and config.graph.relations):
+            return empty_graph(config.graph, out)
+        from spark_jobs.session import spark_session
+
+        counts = {v.day: v.path for v in inputs.values()}
+        return cross_graph(spark_session(config.spark), config.features, counts, context.day, config.graph, out)

@@ -1,25 +1,36 @@
-"""Stage `pretrain`: node encodings that predict the cross graph's edge statistics."""
+"""Stage `pretrain`: what predicts the cross graph's edge statistics, for the click model to read frozen."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.artifacts import Version
+from pipelines.encodings import young_encodings
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 
 
 class Pretrain(Stage):
-    """Frozen afterwards; the click model reads the predicted statistic of each declared pair."""
+    """Made every `pretraining.every_days`; on the days between, the last ones serve."""
 
     name = "pretrain"
     artifact = "encodings"
-    sections = ("features", "pretraining")
+    sections = ("features", "graph", "pretraining")
+
+    def instead(self, context: Context) -> Version | None:
+        """The encodings of a day before, when they are young enough."""
+        return young_encodings(context)
 
     def inputs(self, context: Context) -> Inputs:
-        """The day's graph, which holds no row of the day."""
-        return {"graph": require(context, "cross_graph", "cross-graph")}
+        """The day's graph, which holds no row of the day, and the encodings before, to start from."""
+        previous = context.store.latest_before(self.artifact, context.day)
+        graph = require(context, "cross_graph", "cross-graph")
+        return {"graph": graph, "previous": previous} if previous else {"graph": graph}
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
-        """See `training.pretraining.pcf_gnn.pretrain`."""
-        from training.pretraining.pcf_gnn import pretrain
+        """See `training.pretraining.pretrain.pretrain`."""
+        from spark_jobs.graph_files import require_before
+        from training.pretraining.pretrain import pretrain
 
-        return pretrain(inputs["graph"].path / "edges.parquet", context.config.pretraining, out, None)
+        require_before(inputs["graph"].path, context.day)
+        previous = inputs["previous"].path if "previous" in inputs else None
+        return pretrain(inputs["graph"].path, context.config.pretraining, out, previous, context.report)

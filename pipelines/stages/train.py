@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from features.errors import InputError
 from features.partition import HOURS_PER_DAY, day_of, end_h
 from pipelines.artifacts import Version
+from pipelines.encodings import encodings_for
 from pipelines.lineage import sound_checkpoint
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 
@@ -23,12 +24,12 @@ class Train(Stage):
     sections = ("features", "model", "training", "graph")
 
     def inputs(self, context: Context) -> Inputs:
-        """Impressions and encodings; the checkpoint before, the impressions it is of, and statistics of before."""
+        """Impressions and the last encodings; the checkpoint before, the impressions it is of, and statistics of before."""
         store, day = context.store, context.day
         checkpoint = store.latest_before("checkpoint", day, lambda v: sound_checkpoint(store, v))
         found = {
             "impressions": require(context, "impressions", "ingest"),
-            "encodings": require(context, "encodings", "pretrain"),
+            "encodings": encodings_for(context),
             "data_verdict": _sound_data(context),
             "statistics": store.latest_before("feature_statistics", day),
             "checkpoint": checkpoint,
@@ -51,7 +52,7 @@ class Train(Stage):
             previous_partition=paths.get("previous_impressions"),
             previous_checkpoint=paths.get("checkpoint"),
             statistics=paths.get("statistics"),
-            encodings=paths["encodings"],
+            encodings=paths.get("encodings"),
             gap_days=gap_days(context, inputs.get("checkpoint")),
             begins_day=begins_day(context, inputs.get("checkpoint")),
         )

@@ -3,6 +3,7 @@
 import numpy as np
 
 from training.checkpoints import read_checkpoint
+from training.models.cross_input import PairTable
 
 
 def probabilities(folder, examples):
@@ -54,9 +55,26 @@ def _cross(trained, one):
         if encoding is None:
             columns.append(0.0)
             continue
-        (hu, bu), (hv, bv) = _node(encoding.left, left), _node(encoding.right, right)
-        columns.append(encoding.mean + bu + bv + hu @ hv)
+        columns.append(_listed(encoding, left, right) if isinstance(encoding, PairTable) else _crossed(encoding, left, right))
     return np.array(columns)
+
+
+def _listed(table, left, right):
+    key = (left * -7046029254386353131 + right + 2**63) % 2**64 - 2**63
+    at = np.flatnonzero(table.keys == key)
+    return float(table.values[at[0]]) if len(at) else table.mean
+
+
+def _crossed(encoding, left, right):
+    (hu, bu), (hv, bv) = _node(encoding.left, left), _node(encoding.right, right)
+    if not encoding.network:
+        return encoding.mean + bu + bv + hu @ hv
+    if not (hu.any() and hv.any()):
+        return encoding.mean + bu + bv
+    x = np.concatenate([hu, hv, hu * hv])
+    for kernel, bias in encoding.network[:-1]:
+        x = np.maximum(x @ kernel + bias, 0)
+    return encoding.mean + bu + bv + (x @ encoding.network[-1][0] + encoding.network[-1][1])[0]
 
 
 def _node(nodes, key):

@@ -16,6 +16,7 @@ STAGES = (
     "ingest",
     "validate_data",
     "feature_statistics",
+    "cross_counts",
     "cross_graph",
     "pretrain",
     "train",
@@ -51,7 +52,7 @@ def dag(dag_bag):
 
 def test_every_dag_file_imports(dag_bag):
     assert dag_bag.import_errors == {}
-    assert "daily_retrain" in dag_bag.dags
+    assert set(dag_bag.dags) == {"daily_retrain", "pretrain_cross_features"}
 
 
 def test_only_dag_files_are_read_for_dags(dag_bag):
@@ -64,8 +65,9 @@ def test_the_tasks_hang_together_as_the_stages_need_each_other(dag):
     assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {
         "earlier_days": {"ingest"},
         "ingest": {"validate_data", "cross_graph"},
-        "validate_data": {"feature_statistics"},
+        "validate_data": {"feature_statistics", "cross_counts"},
         "feature_statistics": {"train"},
+        "cross_counts": {"monitor"},
         "cross_graph": {"pretrain"},
         "pretrain": {"train"},
         "train": {"compress"},
@@ -98,7 +100,8 @@ def test_each_run_covers_the_day_before_it(dag):
 def test_scarce_things_have_pools(dag):
     pools = {task.task_id: task.pool for task in dag.tasks}
     assert {task for task, pool in pools.items() if pool == "gpu"} == {"train"}
-    assert {task for task, pool in pools.items() if pool == "spark"} == {"ingest", "feature_statistics", "cross_graph"}
+    spark = {"ingest", "feature_statistics", "cross_counts", "cross_graph"}
+    assert {task for task, pool in pools.items() if pool == "spark"} == spark
 
 
 @pytest.mark.parametrize("task_id", ["earlier_days", *STAGES])

@@ -1,6 +1,6 @@
 """Partial counts of hours merge to what those of days merge to, and edges of hours are those of the day."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pandas as pd
@@ -9,8 +9,10 @@ import pytest
 from features.errors import InputError
 from features.partition import Hour
 from features.schema import Categorical, MultiValued, Numeric, Schema, Timestamp
+from spark_jobs.cross_counts import cross_counts
 from spark_jobs.cross_graph import cross_graph
 from spark_jobs.feature_statistics import feature_statistics
+from spark_jobs.graph_files import read_graph
 from spark_jobs.settings import GraphSettings, Relation, StatisticsSettings
 
 pytestmark = pytest.mark.spark
@@ -97,10 +99,26 @@ def test_an_hour_may_not_build_on_its_day(spark, partitions, statistics, tmp_pat
 
 def test_edges_of_the_hours_are_those_of_the_day(spark, partitions, tmp_path):
     settings = GraphSettings(relations=(Relation(left="site", right="tags"),), window_days=2, min_impressions=2)
-    found = []
+    for when, impressions in partitions.items():
+        (tmp_path / str(when)).mkdir()
+        cross_counts(spark, SCHEMA, impressions, settings.relations, tmp_path / str(when))
+    found, told = [], []
     for name, wanted in (("day", (YESTERDAY, DAY)), ("hours", (YESTERDAY, *HOURS))):
         (tmp_path / name).mkdir()
-        cross_graph(spark, SCHEMA, {when: partitions[when] for when in wanted}, settings, tmp_path / name)
-        found.append(pd.read_parquet(tmp_path / name / "edges.parquet"))
+        counts = {when: tmp_path / str(when) for when in wanted}
+        cross_graph(spark, SCHEMA, counts, DAY + timedelta(days=1), settings, tmp_path / name)
+        found.append(pd.read_parquet(tmp_path / name / "edges" / "relation=site__tags" / "part-00000.parquet"))
+        told.append(read_graph(tmp_path / name))
     assert len(found[0]) > 10
     pd.testing.assert_frame_equal(*found)
+    assert [(graph.days, graph.hours, str(graph.last_day)) for graph in told] == [
+        (2, 48, "2022-05-02"),
+        (4, 27, "2022-05-02T23"),
+    ]
+
+
+def test_a_graph_of_an_hour_refuses_its_own_day_and_later_hours(spark, partitions, tmp_path):
+    settings = GraphSettings(relations=(Relation(left="site", right="tags"),))
+    for late in (DAY, HOURS[1], HOURS[2]):
+        with pytest.raises(InputError, match=rf"cross graph of 2022-05-02T07 .* not of \['{late}'\]: they hold its labels"):
+            cross_graph(spark, SCHEMA, {late: tmp_path}, HOURS[1], settings, tmp_path)

@@ -1,79 +1,23 @@
-"""Feature statistics and the cross graph against independent computations in pandas."""
+"""Feature statistics against independent computations in pandas."""
 
-from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from spark_days import DAYS, SCHEMA, long_form, write_day, write_records
 
 from features.errors import InputError
-from features.schema import Categorical, Cross, MultiValued, Numeric, Schema, Time, Timestamp
-from spark_jobs.cross_graph import cross_graph
 from spark_jobs.feature_statistics import feature_statistics
-from spark_jobs.settings import GraphSettings, Relation, StatisticsSettings
+from spark_jobs.settings import StatisticsSettings
 
 pytestmark = pytest.mark.spark
 
-DAYS = [date(2022, 5, 1) + timedelta(days=i) for i in range(3)]
-SCHEMA = Schema(
-    label="y",
-    user="user",
-    item="item",
-    timestamp=Timestamp(column="ts"),
-    fields=(
-        Categorical(name="site"),
-        MultiValued(name="tags"),
-        Numeric(name="price", transform="log"),
-        Numeric(name="age", transform="buckets", boundaries=(18, 40)),
-        Time(name="hour"),
-        Cross(name="site_age", of=("site", "age")),
-    ),
-)
 SETTINGS = StatisticsSettings(window_days=2, smoothing=5)
-
-
-def write_day(folder: Path, day: date, rows: int = 200) -> pd.DataFrame:
-    """A small `impressions` artifact; returns its records."""
-    dice = np.random.default_rng(day.day)
-    start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-    stamps = np.sort(dice.integers(0, 86_400_000, rows)) + start
-    frame = pd.DataFrame(
-        {
-            "label": dice.integers(0, 2, rows).astype("int8"),
-            "timestamp_ms": stamps,
-            "site": [f"s{int(i)}" if i < 60 else "" for i in dice.zipf(1.4, rows)],
-            "tags": [[f"t{t + day.day}" for t in dice.integers(0, 5, dice.integers(0, 4))] for _ in range(rows)],
-            "price": [dice.choice(["", "abc", "10", "2.5", "-3"]) for _ in range(rows)],
-            "age": [dice.choice(["", "7", "18", "39.5", "80", "x"]) for _ in range(rows)],
-            "hour": stamps.astype(str),
-        }
-    )
-    (folder / "impressions").mkdir(parents=True)
-    table = pa.Table.from_pandas(frame, preserve_index=False)
-    lists = pa.array(frame["tags"].tolist(), pa.list_(pa.string()))
-    pq.write_table(
-        table.set_column(table.schema.get_field_index("tags"), "tags", lists), folder / "impressions" / "part-00000.parquet"
-    )
-    return frame
-
-
-def long_form(records: pd.DataFrame) -> pd.DataFrame:
-    """One record per impression, field and distinct token, by plain Python."""
-    return pd.DataFrame(list(tokens(records)), columns=["field", "value", "label", "timestamp_ms", "record"])
-
-
-def tokens(records: pd.DataFrame) -> Iterator[tuple]:
-    for i, r in enumerate(records.itertuples()):
-        bucket = {"": "", "x": "", "7": "0", "18": "1", "39.5": "1", "80": "2"}[r.age]
-        hour = str(datetime.fromtimestamp(r.timestamp_ms // 1000, UTC).hour)
-        named = {"site": [r.site], "tags": sorted(set(r.tags)) or [""], "price": [r.price], "age": [bucket], "hour": [hour]}
-        named["site_age"] = [f"{r.site}\x1f{bucket}"]
-        for field, values in named.items():
-            yield from ((field, value, r.label, r.timestamp_ms, i) for value in values)
 
 
 def counted(long: pd.DataFrame) -> pd.DataFrame:
@@ -184,50 +128,68 @@ def test_statistics_refuse_a_day_without_impressions_and_days_of_the_future(spar
         feature_statistics(spark, SCHEMA, partitions, done, DAYS[1], SETTINGS, tmp_path)
 
 
-RELATIONS = (Relation(left="site", right="tags"), Relation(left="site_age", right="hour"))
+def test_new_values_are_told_by_day(world):
+    records, _, done, _ = world
+    found = pd.read_parquet(done[DAYS[2]] / "new_values.parquet").set_index(["field", "day"])
+    assert sorted({day for _, day in found.index}) == [str(day) for day in DAYS[1:]]
+    for before, day in pairwise(DAYS):
+        old, today = (long_form(records[when]).query("value != ''") for when in (before, day))
+        for field, group in today.groupby("field"):
+            seen = group.value.isin(set(old[old.field == field].value))
+            row = found.loc[field, str(day)]
+            counts = [group.value.nunique(), group[~seen].value.nunique(), len(group), (~seen).sum()]
+            assert row[["values", "new_values", "impressions", "new_impressions"]].tolist() == counts, (field, day)
+            assert row["new_value_rate"] == pytest.approx((~seen).mean(), abs=1e-9)
 
 
-def test_edges_agree_with_pandas(spark, world, tmp_path):
-    records, partitions, _, _ = world
-    settings = GraphSettings(relations=RELATIONS, window_days=2, min_impressions=2, smoothing=5)
-    figures = cross_graph(spark, SCHEMA, partitions, settings, tmp_path)
-    found = pd.read_parquet(tmp_path / "edges.parquet")
-    long = window_of(records)
-    expected = pd.concat([edges(long, relation, records) for relation in RELATIONS])
-    expected = expected[expected.impressions >= 2].set_index(["relation", "left", "right"]).sort_index()
-    pd.testing.assert_frame_equal(found.set_index(["relation", "left", "right"]), expected, check_dtype=False)
-    assert (figures["days"], figures["impressions"], figures["edges"]) == (2, 400, len(found))
-    assert figures["edges:site__tags"] == (found.relation == "site__tags").sum() > 0
+WORDS = st.sampled_from(["", "a", "b", "ä", "\U0001f600", "a b", "07"])
+RECORDS = st.lists(
+    st.fixed_dictionaries({
+        "label": st.integers(0, 1), "site": WORDS, "tags": st.lists(WORDS.filter(bool), max_size=3),
+        "age": st.sampled_from(["", "7", "x", "80"]), "price": st.sampled_from(["", "abc", "10", "-3"]),
+        "second": st.integers(0, 86_399),
+    }), min_size=1, max_size=12,
+)  # fmt: skip
 
 
-def edges(long: pd.DataFrame, relation: Relation, records: dict[date, pd.DataFrame]) -> pd.DataFrame:
-    """All edges of a relation with their figures, by pandas."""
-    sides = [long[(long.field == name) & (long.value != "")] for name in (relation.left, relation.right)]
-    pairs = sides[0].merge(sides[1], on=["day", "record"], suffixes=("_l", "_r"))
-    counts = pairs.groupby(["value_l", "value_r"]).agg(impressions=("label_l", "size"), clicks=("label_l", "sum")).reset_index()
-    prior = np.concatenate([records[day].label for day in DAYS[1:]]).mean()
-    ctr = (counts.clicks + 5 * prior) / (counts.impressions + 5)
-    n_left = counts.groupby("value_l").impressions.transform("sum")
-    n_right = counts.groupby("value_r").impressions.transform("sum")
-    return counts.rename(columns={"value_l": "left", "value_r": "right"}).assign(
-        relation=relation.name,
-        ctr=ctr,
-        logit=np.log(ctr / (1 - ctr)),
-        pmi=np.log(counts.impressions * counts.impressions.sum() / (n_left * n_right)),
-        log_count=np.log1p(counts.impressions),
-    )
+def as_day(records: list[dict], day: date) -> pd.DataFrame:
+    """Drawn records as those of a day."""
+    frame = pd.DataFrame(records).astype({"label": "int8"})
+    frame["timestamp_ms"] = frame.pop("second") * 1000 + int(pd.Timestamp(day).timestamp() * 1000)
+    return frame.assign(hour=frame["timestamp_ms"].astype(str))
 
 
-@pytest.mark.parametrize(("days", "relations"), [([], RELATIONS), (DAYS, ())])
-def test_without_days_or_relations_the_graph_is_empty_but_typed(spark, world, tmp_path, days, relations):
-    figures = cross_graph(spark, SCHEMA, {day: world[1][day] for day in days}, GraphSettings(relations=relations), tmp_path)
-    table = pq.read_table(tmp_path / "edges.parquet")
-    assert table.num_rows == figures["edges"] == 0
-    names = ["relation", "left", "right", "impressions", "clicks", "ctr", "logit", "pmi", "log_count"]
-    assert (table.column_names, str(table.schema.field("pmi").type)) == (names, "double")
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(RECORDS, min_size=2, max_size=2))
+def test_merged_days_are_the_statistics_of_their_union(spark, tmp_path_factory, days):
+    root = tmp_path_factory.mktemp("union")
+    frames = {day: as_day(drawn, day) for day, drawn in zip(DAYS, days, strict=False)}
+    union = pd.concat(frames.values(), ignore_index=True)
+    done: dict[date, Path] = {}
+    for day, frame in frames.items():
+        write_records(root / f"in-{day}", frame)
+        done[day] = root / f"out-{day}"
+        done[day].mkdir()
+        earlier = {when: path for when, path in done.items() if when < day}
+        feature_statistics(spark, SCHEMA, {day: root / f"in-{day}"}, earlier, day, SETTINGS, done[day])
+    write_records(root / "in", union)
+    (root / "out").mkdir()
+    feature_statistics(spark, SCHEMA, {DAYS[1]: root / "in"}, {}, DAYS[1], SETTINGS, root / "out")
+    for name in ("values", "histogram", "fields"):
+        found, expected = (pd.read_parquet(folder / f"{name}.parquet") for folder in (done[DAYS[1]], root / "out"))
+        exact = [column for column in expected if column not in ("ctr", "mean", "std", "entropy", "tail_share", "new_value_rate")]
+        pd.testing.assert_frame_equal(found[exact], expected[exact])
+        floats = [c for c in expected if c not in (*exact, "new_value_rate")]
+        pd.testing.assert_frame_equal(found[floats], expected[floats], rtol=1e-9, atol=1e-12)
 
 
-def test_a_relation_of_an_unknown_or_dense_field_is_refused(spark, world, tmp_path):
-    settings = GraphSettings(relations=(Relation(left="price", right="nothing"),))
-    with pytest.raises(InputError, match=r"\['nothing', 'price'\], which are no id fields of the schema: choose among"):
-        cross_graph(spark, SCHEMA, world[1], settings, tmp_path)
+def test_the_partitioning_does_not_matter_to_a_byte(spark, world, tmp_path):
+    records, _, done, _ = world
+    write_records(tmp_path / "in", records[DAYS[0]], files=5)
+    (tmp_path / "out").mkdir()
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    spark.conf.set("spark.sql.shuffle.partitions", "7")
+    feature_statistics(spark, SCHEMA, {DAYS[0]: tmp_path / "in"}, {}, DAYS[0], SETTINGS, tmp_path / "out")
+    spark.conf.set("spark.sql.shuffle.partitions", before)
+    for path in sorted(done[DAYS[0]].glob("*.parquet")):
+        assert path.read_bytes() == (tmp_path / "out" / path.name).read_bytes(), path.name

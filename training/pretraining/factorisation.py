@@ -60,16 +60,6 @@ def factorise(edges: Edges, start: Factors, l2: float, sweeps: int) -> Factors:
     return factors
 
 
-def explained(edges: Edges, factors: Factors) -> float:
-    """Return the weighted R² = 1 - Σ w (a - p)² / Σ w (a - ā)²; NaN where the values do not vary."""
-    if not len(edges.value):
-        return float("nan")
-    mean = np.average(edges.value, weights=edges.weight)
-    total = float(np.sum(edges.weight * (edges.value - mean) ** 2))
-    left = float(np.sum(edges.weight * (edges.value - factors.predict(edges)) ** 2))
-    return 1.0 - left / total if total > 0 else float("nan")
-
-
 _CHUNK = 65_536
 """Edges whose outer products are in memory at once, give or take one node's."""
 

@@ -1,140 +1,199 @@
-"""Pretraining on the cross graph: node encodings whose dot product gives a pair's smoothed logit CTR.
+"""PCF-GNN (Li et al., SIGIR 2021): an encoder of graph nodes and a CrossNet, fitted to the statistics of edges.
 
-The first, plain form of PCF-GNN (Li et al., SIGIR 2021): its weighted square loss with a dot product as CrossNet and
-the node's own vector as encoder. The weight of an edge is log(1 + impressions).
+Minimises Σ w (mean + spread · (b_u + b_v + CrossNet(h_u, h_v)) - a)² / spread² over the edges of every relation, in batches
+of one relation each. Beside the loss, l2 / degree of an edge's end is put on the end's own row each time the edge is learned.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from features import keys as feature_keys
-from features.errors import InputError
-from features.schema import Relation
-from training.models.cross_input import Encoding, Nodes, read_encodings, sorted_nodes, write_encodings
-from training.pretraining.factorisation import Edges, Factors, explained, factorise
-from training.settings import PretrainSettings
+from training.pretraining import cross_net, kernels
+from training.pretraining.adjacency import Adjacency, Block, Sampler
+from training.pretraining.encoder import Encoder
+from training.pretraining.optimizer import SparseAdam
+from training.pretraining.parameters import Parameters
+from training.pretraining.settings import PretrainSettings
+from training.pretraining.targets import Targets
 
-ENCODINGS = "encodings.npz"
-
-COLUMNS = ("relation", "left", "right", "impressions", "logit")
-"""What pretraining reads of `edges.parquet`."""
+Floats = NDArray[Any]
+_AHEAD = 3
+_LEAST_BATCHES = 20
+"""In an epoch, however few the edges: their batches are smaller then."""
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How well one relation was fitted.
+class Batch:
+    """Edges of one relation: their sampled block, standardised targets and weights [b], and who is shown, by field [n, 1]."""
 
-    Attributes:
-        edges: all of them.
-        heldout_edges: left out while the two figures below were measured.
-        r2: weighted R² on the held-out edges.
-        r2_node_bias: that of the model a = mean + b_u + b_v.
-    """
-
-    edges: int
-    heldout_edges: int
-    r2: float
-    r2_node_bias: float
+    relation: str
+    block: Block
+    target: Floats
+    weight: Floats
+    shown: Mapping[str, Floats]
 
 
-def pretrain(edges: Path, settings: PretrainSettings, out: Path, previous: Path | None = None) -> dict[str, float]:
-    """Fit each relation of a cross graph and write `encodings.npz` and `metrics.json`.
+@dataclass(frozen=True)
+class Gradients:
+    """Of a batch's loss: by field nodes and their rows' gradients, dense ones by name; and the loss itself."""
 
-    The held-out figures come from a fit that did not see those edges; what is written is then fitted to all edges.
-    The same edges and settings give the same bytes.
+    rows: Mapping[str, tuple[NDArray[np.int32], Floats]]
+    dense: Mapping[str, Floats]
+    loss: float
+
+
+class PcfGnn:
+    """The model of a graph: draws batches, gives gradients and predictions. It holds no weights.
 
     Args:
-        edges: an `edges.parquet` (docs/architecture.md), possibly without rows. Relations are named `left__right`.
-        settings: width, sweeps, ridge, held-out share, seed.
-        out: the folder to fill.
-        previous: an earlier `encodings` folder, whose vectors the fit starts from.
-
-    Returns:
-        `<relation>/<figure>` for each figure of `Fit`; NaN where too few edges are held out.
-
-    Raises:
-        InputError: a file is missing or damaged, a column is missing, or a relation's name cannot be taken apart.
+        adjacency: of the edges that may be aggregated over.
+        edges: to be learned, by relation.
+        settings: shape, sampling and regularisation.
     """
-    frame = _read(edges)
-    before = read_encodings(previous / ENCODINGS) if previous else {}
-    fitted = {r.name: _fit(part, r, settings, before.get(r.name)) for r, part in _relations(frame, edges)}
-    out.mkdir(parents=True, exist_ok=True)
-    write_encodings(out / ENCODINGS, {name: encoding for name, (encoding, _) in fitted.items()})
-    fits = {name: asdict(fit) for name, (_, fit) in fitted.items()}
-    (out / "metrics.json").write_text(json.dumps(_without_nan(fits), indent=1) + "\n", encoding="utf-8")
-    return {f"{name}/{figure}": value for name, fit in fits.items() for figure, value in fit.items()}
 
+    def __init__(self, adjacency: Adjacency, edges: Mapping[str, Targets], settings: PretrainSettings) -> None:
+        encoder = settings.encoder
+        self.encoder = Encoder(adjacency.slots, encoder.layers, encoder.aggregation == "sum")
+        self._adjacency, self._edges, self._settings = adjacency, edges, settings
+        self._fanouts = encoder.fanouts[: encoder.layers]
+        self._sampler = Sampler(adjacency, self._fanouts)
+        self._scale = {name: (each.mean(), each.spread()) for name, each in edges.items()}
+        self._degrees = {name: self._degrees_of(each) for name, each in edges.items()}
 
-def _relations(frame: pd.DataFrame, path: Path) -> Iterator[tuple[Relation, pd.DataFrame]]:
-    """Each relation with its edges. Field names with `__` inside would make a name ambiguous."""
-    for name, part in frame.groupby("relation", sort=True):
-        fields = str(name).split("__")
-        if len(fields) != 2:
-            raise InputError(f"{path}: relation {name!r} does not read as left__right; rename fields with `__` in their name")
-        yield Relation(left=fields[0], right=fields[1]), part
+    def learn(self, parameters: Parameters, optimizer: SparseAdam, epoch: int) -> float:
+        """Take one pass over the edges and return the mean loss of its batches. Batches are drawn ahead on a second thread."""
+        losses = []
+        for batch in self.batches(parameters, epoch):
+            gradients = self.gradients(parameters, batch)
+            optimizer.step(gradients.rows, gradients.dense)
+            losses.append(gradients.loss)
+        return float(np.mean(losses)) if losses else 0.0
 
+    def batches(self, parameters: Parameters, epoch: int) -> Iterator[Batch]:
+        """Yield the batches of an epoch; seed and epoch decide edges, order and neighbours."""
+        plan = self._plan(epoch)
+        dtype = next(iter(parameters.tables.values())).dtype
+        jobs = ((name, chosen, [self._settings.seed, epoch, i], dtype) for i, (name, chosen) in enumerate(plan))
+        with ThreadPoolExecutor(1, "sampling") as pool:
+            waiting = [pool.submit(self._batch, *job) for job in islice(jobs, _AHEAD)]
+            while waiting:
+                batch = waiting.pop(0).result()
+                waiting += [pool.submit(self._batch, *job) for job in islice(jobs, 1)]
+                yield batch
 
-def _read(path: Path) -> pd.DataFrame:
-    try:
-        return pq.read_table(path, columns=list(COLUMNS)).to_pandas()
-    except (OSError, KeyError, pa.ArrowInvalid) as error:
-        raise InputError(f"{path}: cannot read the edges ({error}); run `cross_graph` again") from error
+    def gradients(self, parameters: Parameters, batch: Batch) -> Gradients:
+        """Return loss and gradients of a batch."""
+        relation, block = self._edges[batch.relation].relation, batch.block
+        encodings, tape = self.encoder.forward(parameters, block, batch.shown)
+        left, right = encodings[relation.left][block.left], encodings[relation.right][block.right]
+        layers = cross_net.layers_of(parameters.dense, batch.relation)
+        crossed, inputs = cross_net.forward(left, right, layers)
+        residual = crossed + self._biases(parameters, batch) - batch.target
+        up = 2 * batch.weight * residual
+        of_left, of_right, of_layers = cross_net.backward(left, right, layers, inputs, up)
+        outer = {field: np.zeros_like(h) for field, h in encodings.items()}
+        kernels.scatter_rows(of_left, block.left, outer[relation.left])
+        kernels.scatter_rows(of_right, block.right, outer[relation.right])
+        vectors, dense = self.encoder.backward(parameters, block, tape, outer)
+        for i, (kernel, bias) in enumerate(of_layers):
+            dense |= {f"cross/{batch.relation}/{i}/kernel": kernel, f"cross/{batch.relation}/{i}/bias": bias}
+        loss = float(np.sum(batch.weight * residual**2))
+        return Gradients(self._rows(parameters, batch, vectors, up), dense, loss)
 
+    def encodings(self, parameters: Parameters) -> dict[str, Floats]:
+        """Return the encodings [N, d] of all nodes by field, from all their neighbours."""
+        return self.encoder.all_nodes(parameters, self._adjacency, self._fanouts)
 
-def _fit(frame: pd.DataFrame, relation: Relation, settings: PretrainSettings, before: Encoding | None) -> tuple[Encoding, Fit]:
-    frame = frame.sort_values(["left", "right"], ignore_index=True)
-    (left, left_keys), (right, right_keys) = _nodes(relation.left, frame["left"]), _nodes(relation.right, frame["right"])
-    edges = Edges(left, right, frame["logit"].to_numpy(np.float64), np.log1p(frame["impressions"].to_numpy(np.float64)))
-    start = Factors(np.zeros((len(left_keys), settings.dim + 1)), _start(right_keys, settings, before), 0.0)
-    final = factorise(edges, start, settings.l2, settings.epochs)
-    sides = (_side(left_keys, final.left), _side(right_keys, final.right))
-    return Encoding(*sides, mean=final.mean), _measure(edges, start, settings)
+    def predictions(self, parameters: Parameters, edges: Mapping[str, Targets]) -> dict[str, Floats]:
+        """Return the modelled statistic of edges by relation, float64 [E]."""
+        encodings, predicted = self.encodings(parameters), {}
+        for name, each in edges.items():
+            left, right = encodings[each.relation.left][each.left], encodings[each.relation.right][each.right]
+            crossed, _ = cross_net.forward(left, right, cross_net.layers_of(parameters.dense, name))
+            own_left, own_right = (parameters.tables[f][n, c] for f, n, c in self._bias_places(name, each.left, each.right))
+            mean, spread = self._scale[name]
+            predicted[name] = mean + spread * (crossed + own_left + own_right).astype(np.float64)
+        return predicted
 
+    @property
+    def relations(self) -> tuple[str, ...]:
+        """Those that are learned."""
+        return tuple(self._edges)
 
-def _side(keys: NDArray[np.int64], factors: NDArray[np.float64]) -> Nodes:
-    return sorted_nodes(keys, factors[:, :-1], factors[:, -1])
+    def scale(self, name: str) -> tuple[float, float]:
+        """Return the mean and the spread of a relation's learned edges."""
+        return self._scale[name]
 
+    def bias_columns(self, name: str) -> tuple[int, int]:
+        """Return where in the tables of its two fields a relation's biases lie."""
+        relation, dim = self._edges[name].relation, self._settings.dim
+        places = [i for i, slot in enumerate(self._adjacency.slots[relation.left]) if slot.relation == name]
+        others = [i for i, slot in enumerate(self._adjacency.slots[relation.right]) if slot.relation == name]
+        return dim + places[0], dim + others[-1]
 
-def _measure(edges: Edges, start: Factors, settings: PretrainSettings) -> Fit:
-    heldout = np.random.default_rng(settings.seed).random(len(edges.value)) < settings.heldout_fraction
-    if heldout.all() or not heldout.any():
-        return Fit(len(edges.value), 0, math.nan, math.nan)
-    seen, unseen = edges.where(~heldout), edges.where(heldout)
-    biases = Factors(np.zeros((len(start.left), 1)), np.zeros((len(start.right), 1)), 0.0)
-    full, plain = (factorise(seen, s, settings.l2, settings.epochs) for s in (start, biases))
-    return Fit(len(edges.value), int(heldout.sum()), explained(unseen, full), explained(unseen, plain))
+    def _plan(self, epoch: int) -> list[tuple[str, NDArray[np.int64]]]:
+        """The epoch's batches: relation and edges of each, shuffled within and across relations."""
+        draw, plan = np.random.default_rng([self._settings.seed, epoch]), []
+        for name, each in self._edges.items():
+            order, size = draw.permutation(len(each)), min(self._settings.batch_size, max(1, len(each) // _LEAST_BATCHES))
+            plan += [(name, order[i : i + size]) for i in range(0, len(each), size)]
+        return [plan[i] for i in draw.permutation(len(plan))]
 
+    def _batch(self, name: str, chosen: NDArray[np.int64], seed: list[int], dtype: Any) -> Batch:
+        edges, draw = self._edges[name], np.random.default_rng(seed)
+        fields = (edges.relation.left, edges.relation.right)
+        block = self._sampler.block(fields, edges.left[chosen], edges.right[chosen], int(draw.integers(2**63)))
+        hidden = self._settings.encoder.own_dropout if self.encoder.layers else 0.0
+        shown = {f: (draw.random((len(n), 1)) >= hidden).astype(dtype) for f, n in block.nodes[-1].items()}
+        mean, spread = self._scale[name]
+        weight = edges.weight[chosen] / edges.weight[chosen].sum()
+        return Batch(name, block, ((edges.value[chosen] - mean) / spread).astype(dtype), weight.astype(dtype), shown)
 
-def _start(keys: NDArray[np.int64], settings: PretrainSettings, before: Encoding | None) -> NDArray[np.float64]:
-    """Initial right-hand vectors [N, d + 1]: those of before where there are any, small random ones elsewhere."""
-    start = np.random.default_rng(settings.seed).normal(scale=_START_SCALE, size=(len(keys), settings.dim + 1))
-    if before is None or before.right.vectors.shape[1] != settings.dim:
-        return start
-    positions = before.right.positions(keys)
-    return np.where((positions > 0)[:, None], before.right.table()[positions], start)
+    def _bias_places(self, name: str, left: Any, right: Any) -> tuple[tuple[str, Any, int], ...]:
+        relation, columns = self._edges[name].relation, self.bias_columns(name)
+        return (relation.left, left, columns[0]), (relation.right, right, columns[1])
 
+    def _ends(self, batch: Batch) -> tuple[tuple[str, NDArray[np.int32], int], ...]:
+        return self._bias_places(batch.relation, batch.block.left, batch.block.right)
 
-_START_SCALE = 0.1
+    def _biases(self, parameters: Parameters, batch: Batch) -> Floats:
+        lowest = batch.block.nodes[-1]
+        left, right = (
+            parameters.tables[f][lowest[f][numbers], column] * batch.shown[f][numbers, 0]
+            for f, numbers, column in self._ends(batch)
+        )
+        return left + right
 
+    def _rows(
+        self, parameters: Parameters, batch: Batch, vectors: Mapping[str, Floats], up: Floats
+    ) -> dict[str, tuple[NDArray[np.int32], Floats]]:
+        """Gradients of rows: vectors through the encoder, biases, and the ridge on the rows of the edges' ends."""
+        rows = {}
+        for field, nodes in batch.block.nodes[-1].items():
+            gradient = np.zeros((len(nodes), parameters.tables[field].shape[1]), up.dtype)
+            gradient[:, : parameters.dim] = vectors[field]
+            rows[field] = (nodes, gradient)
+        total = self._edges[batch.relation].weight.mean() * len(up)
+        for side, (field, numbers, column) in enumerate(self._ends(batch)):
+            nodes, gradient = rows[field]
+            np.add.at(gradient[:, column], numbers, up * batch.shown[field][numbers, 0])
+            count = int(numbers.max()) + 1
+            times = np.bincount(numbers, minlength=count) / np.maximum(self._degrees[batch.relation][side][nodes[:count]], 1)
+            ridge = (2 * self._settings.l2 / total * times)[:, None].astype(up.dtype)
+            own = [*range(parameters.dim), column]
+            gradient[:count, own] += ridge * parameters.tables[field][nodes[:count]][:, own]
+        return rows
 
-def _nodes(field: str, tokens: pd.Series) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Number the nodes of one side by their token: codes int64 [E], keys int64 [N]."""
-    codes, distinct = pd.factorize(tokens, sort=True)
-    keys: NDArray[np.int64] = feature_keys.keys(field, tf.constant(distinct.to_numpy(object), tf.string)).numpy()
-    return codes.astype(np.int64), keys
-
-
-def _without_nan(fits: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    return {name: {figure: v if math.isfinite(v) else None for figure, v in fit.items()} for name, fit in fits.items()}
+    def _degrees_of(self, edges: Targets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        nodes = self._adjacency.nodes
+        return (
+            np.bincount(edges.left, minlength=nodes[edges.relation.left]),
+            np.bincount(edges.right, minlength=nodes[edges.relation.right]),
+        )

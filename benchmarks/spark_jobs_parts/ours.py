@@ -1,0 +1,107 @@
+"""Ours, in a process of its own: `python -m spark_jobs_parts.ours JSON` prints seconds of each job as JSON.
+
+What starts (the session, then one small day through every job, so that classes are loaded and loops compiled) is told apart.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import date, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pyspark.sql import SparkSession
+
+from features.schema import Relation
+from spark_jobs.cross_counts import cross_counts
+from spark_jobs.cross_graph import cross_graph
+from spark_jobs.feature_statistics import feature_statistics
+from spark_jobs.session import spark_session
+from spark_jobs.settings import GraphSettings, SparkSettings, StatisticsSettings
+from spark_jobs_parts.impressions import RELATIONS, SCHEMA, write_day
+
+FIRST = date(2026, 1, 1)
+GRAPH, STATISTICS = GraphSettings(relations=RELATIONS), StatisticsSettings()
+HUB_RELATION = Relation(left="device", right="item_id")
+_WARM_ROWS = 20_000
+
+
+def once(spark: SparkSession, impressions: str, out: str) -> dict[str, Any]:
+    """Statistics and graph of one day, each from its impressions; results stay below `out`."""
+    source, target = Path(impressions), Path(out)
+    jobs: dict[str, Callable[[Path], Any]] = {
+        "statistics": partial(feature_statistics, spark, SCHEMA, {FIRST: source}, {}, FIRST, STATISTICS),
+        "counts": partial(cross_counts, spark, SCHEMA, source, RELATIONS),
+        "graph": partial(cross_graph, spark, SCHEMA, {FIRST: target / "counts"}, FIRST + timedelta(days=1), GRAPH),
+    }
+    return {name: _measured(job, target / name) for name, job in jobs.items()}
+
+
+def daily(spark: SparkSession, root: str, days: int, window: int) -> list[float]:
+    """Seconds of each of several days, one after the other, each on what the days before it left."""
+    source, target = Path(root) / "days", Path(root) / "daily"
+    statistics, graph = STATISTICS.model_copy(update={"window_days": window}), GRAPH.model_copy(update={"window_days": window})
+    made: dict[str, dict[date, Path]] = {"statistics": {}, "counts": {}}
+    seconds = []
+    for day in (FIRST + timedelta(days=number) for number in range(days)):
+        paths = {name: target / name / str(day) for name in ("statistics", "counts", "graph")}
+        today = source / str(day)
+        jobs: dict[str, Callable[[Path], Any]] = {
+            "statistics": partial(feature_statistics, spark, SCHEMA, {day: today}, made["statistics"], day, statistics),
+            "counts": partial(cross_counts, spark, SCHEMA, today, RELATIONS),
+            "graph": partial(cross_graph, spark, SCHEMA, made["counts"], day, graph),
+        }
+        seconds.append(sum(_measured(jobs[name], paths[name])["s"] for name in ("graph", "statistics", "counts")))
+        for name, done in made.items():
+            done[day] = paths[name]
+    shutil.rmtree(target)
+    return seconds
+
+
+def hub(spark: SparkSession, plain: str, crowded: str, out: str) -> dict[str, float]:
+    """Seconds of the counts of one relation, without and with a value that every row has; the lesser of two each."""
+    seconds = {}
+    for name, path in (("plain", plain), ("hub", crowded)):
+        job = partial(cross_counts, spark, SCHEMA, Path(path), (HUB_RELATION,))
+        seconds[name] = min(_measured(job, Path(out) / f"{name}{run}")["s"] for run in range(2))
+    return seconds
+
+
+def _measured(job: Callable[[Path], Any], folder: Path) -> dict[str, float]:
+    folder.mkdir(parents=True)
+    cpu, started = _cpu_s(), time.perf_counter()
+    job(folder)
+    return {"s": time.perf_counter() - started, "cpu_s": _cpu_s() - cpu}
+
+
+def _cpu_s() -> float:
+    own = psutil.Process()
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return sum(each.user + each.system for each in times)
+
+
+def main(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Start Spark, warm up below `scratch`, run the job that `job` names with `arguments`."""
+    started = time.perf_counter()
+    spark = spark_session(SparkSettings(**request["spark"]))
+    session_s = time.perf_counter() - started
+    scratch = Path(request["scratch"])
+    write_day(scratch / "warm", FIRST, _WARM_ROWS)
+    started = time.perf_counter()
+    once(spark, str(scratch / "warm"), str(scratch / "warmed"))
+    warm_up_s = time.perf_counter() - started
+    shutil.rmtree(scratch)
+    jobs: dict[str, Callable[..., Any]] = {"once": once, "daily": daily, "hub": hub}
+    result = jobs[request["job"]](spark, **request["arguments"])
+    spark.stop()
+    return {"session_s": session_s, "warm_up_s": warm_up_s, "result": result}
+
+
+if __name__ == "__main__":
+    print(json.dumps(main(json.loads(sys.argv[1]))))

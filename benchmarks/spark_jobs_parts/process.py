@@ -1,0 +1,65 @@
+"""A process under measurement: its answer, and the most memory that it and its children held."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_HERE = Path(__file__).resolve().parents[1]
+_EVERY_S = 0.1
+_TAIL = 2000
+
+
+class JobFailed(Exception):
+    """A process ended with an error; the message holds the end of what it printed."""
+
+
+def answer(command: Sequence[str]) -> dict[str, Any]:
+    """Run a command and return the JSON of its last line, with `peak_gib` beside: resident memory of the whole tree.
+
+    Raises:
+        JobFailed: it ended with an error.
+    """
+    path = os.pathsep.join(filter(None, (str(_HERE), str(_HERE.parent), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path}
+    process = subprocess.Popen(list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    watch = _Watch(process.pid)
+    out, errors = process.communicate()
+    peak = watch.stop()
+    if process.returncode:
+        raise JobFailed(f"{command[0]} {command[1]} …: exit code {process.returncode}: …{errors[-_TAIL:]}")
+    told: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return told | {"peak_gib": peak / 2**30}
+
+
+class _Watch:
+    """A thread that looks at a process tree ten times a second."""
+
+    def __init__(self, pid: int) -> None:
+        self._root, self._peak, self._over = psutil.Process(pid), 0, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """Return the peak in bytes."""
+        self._over.set()
+        self._thread.join()
+        return self._peak
+
+    def _look(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            self._peak = max(self._peak, _resident(self._root))
+
+
+def _resident(root: psutil.Process) -> int:
+    try:
+        return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
+    except psutil.NoSuchProcess:
+        return 0

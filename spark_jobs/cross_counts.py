@@ -1,0 +1,92 @@
+"""A day's edges as counts: how often, and how often clicked, were two fields' values shown together on that day alone.
+
+Graphs of later days merge these partials, so that no day's impressions are read twice. Beside the edges the day's nodes are
+counted: the records that have the value at all, whatever the other field says. Nulls make neither edge nor node.
+
+A value that every row has does not break the shuffle: the keys are pairs, and each task sums what it has read before
+anything leaves it, so the value's rows arrive spread over the reducers, once for each task and partner at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from features.canonical import NULL
+from features.errors import InputError
+from features.schema import Relation, Schema
+from spark_jobs.files import write_file, write_hashed
+from spark_jobs.graph_files import NODES, Counts, RelationCounts, edges_folder, meaning
+from spark_jobs.tokens import token_rows
+
+
+def cross_counts(
+    spark: SparkSession, schema: Schema, partition: Path, relations: Sequence[Relation], out: Path
+) -> dict[str, float]:
+    """Write `edges/relation=<name>/part-*.parquet`, `nodes.parquet` and `counts.json` of a day into `out`.
+
+    Args:
+        spark: the session.
+        schema: names the fields.
+        partition: the day's committed `impressions` artifact.
+        relations: pairs of id fields; multi-valued ones make an edge for every pair of values of a record.
+        out: an existing folder.
+
+    Returns:
+        `impressions` and `clicks` of the day, `edges`, and `edges:<relation>` for each relation.
+
+    Raises:
+        InputError: a relation names a field that the schema does not have, or a dense one.
+    """
+    require_fields(schema, relations)
+    records = spark.read.parquet(str(partition / "impressions"))
+    impressions, clicks = records.agg(F.count("*"), F.coalesce(F.sum("label"), F.lit(0))).first() or (0, 0)
+    for relation in relations:
+        write_hashed(_edges(records, schema, relation), edges_folder(out, relation.name), ("left", "right"), impressions)
+    if relations:
+        write_file(_nodes(records, schema, relations), out / NODES, ("field", "token"))
+    counted = {relation.name: _told(out, schema, relation) for relation in relations}
+    Counts(impressions, clicks, counted).write(out)
+    by_relation = {f"edges:{name}": float(counts.edges) for name, counts in counted.items()}
+    return {"impressions": float(impressions), "clicks": float(clicks), "edges": sum(by_relation.values()), **by_relation}
+
+
+def require_fields(schema: Schema, relations: Sequence[Relation]) -> None:
+    """Refuse relations of fields that have no ids; raises InputError naming them and what there is."""
+    known = {field.name for field in schema.key_fields()}
+    unknown = sorted({name for relation in relations for name in (relation.left, relation.right)} - known)
+    if unknown:
+        choice = f"choose among {sorted(known)}"
+        raise InputError(f"the graph's relations name {unknown}, which are no id fields of the schema: {choice}")
+
+
+def _edges(records: DataFrame, schema: Schema, relation: Relation) -> DataFrame:
+    ends = {"left": schema.field(relation.left), "right": schema.field(relation.right)}
+    present = token_rows(records, schema, ends, "label").where((F.col("left") != NULL) & (F.col("right") != NULL))
+    return present.groupBy("left", "right").agg(*_figures())
+
+
+def _nodes(records: DataFrame, schema: Schema, relations: Sequence[Relation]) -> DataFrame:
+    names = sorted({name for relation in relations for name in (relation.left, relation.right)})
+    return reduce(DataFrame.unionByName, (_nodes_of(records, schema, name) for name in names))
+
+
+def _nodes_of(records: DataFrame, schema: Schema, name: str) -> DataFrame:
+    present = token_rows(records, schema, {"token": schema.field(name)}, "label").where(F.col("token") != NULL)
+    return present.groupBy("token").agg(*_figures()).select(F.lit(name).alias("field"), "token", "impressions", "clicks")
+
+
+def _figures() -> tuple[Column, Column]:
+    return F.count("*").alias("impressions"), F.sum(F.col("label").cast("long")).alias("clicks")
+
+
+def _told(out: Path, schema: Schema, relation: Relation) -> RelationCounts:
+    files = sorted(edges_folder(out, relation.name).glob("part-*.parquet"))
+    shown = (pc.sum(pq.read_table(path, columns=["impressions"])["impressions"]).as_py() or 0 for path in files)
+    return RelationCounts(meaning(schema, relation), sum(pq.read_metadata(path).num_rows for path in files), sum(shown))
