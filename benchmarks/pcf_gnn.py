@@ -13,6 +13,9 @@ Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use), kuairand_
 through ELASTIC_CTR_DATA; MovieLens-1M (rating of at least 4; Harper and Konstan, TiiS 2015, research use) where `--movielens`
 names its folder (`conf/movielens_1m.yaml` says where from). Figures are kept by arm in the workspace: after a change of the code
 take another one.
+
+`--peer`: edges a second of training, ours and that of DGL's GraphSAGE (mean aggregation, the same edges, layers, fan-outs and
+batches), in an environment that is made below the workspace from `pcf_gnn_parts/requirements`.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Annotated, Any
 import typer
 from pcf_gnn_parts.arms import ARMS
 from pcf_gnn_parts.learning import take
+from pcf_gnn_parts.throughput import Load, throughput
 from pcf_gnn_parts.worlds import World, drawn, globo, kuairand, movielens
 
 from features.errors import ElasticCtrError
@@ -39,12 +43,16 @@ def main(
     movielens_folder: Annotated[Path, typer.Option("--movielens", help="Holds ml-1m.inter and its side files.")] = Path("ml-1m"),
     workspace: Annotated[Path, typer.Option(help="Where days and figures are kept; reused.")] = Path("workspace-pcf-gnn"),
     arms: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = ",".join(ARMS),
-    days: Annotated[int, typer.Option(min=2, help="Of globo, the first two not judged.")] = 6,
+    days: Annotated[int, typer.Option(min=2, help="Of globo, the first one not judged.")] = 3,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Of globo's users.")] = 0.25,
-    window: Annotated[int, typer.Option(min=1, help="Slices that a graph is of.")] = 7,
+    window: Annotated[int, typer.Option(min=1, help="Slices before that a graph is of: days, twelfths of Globo's days.")] = 7,
+    peer: Annotated[bool, typer.Option("--peer", help="Only edges a second, ours and DGL's.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
 ) -> None:
     """Take every input through the data, and print the figures."""
+    if peer:
+        typer.echo(json.dumps(throughput(Load(), workspace), indent=1))
+        return
     makers: dict[str, Callable[[], World]] = {
         "globo": lambda: globo(workspace / "globo", days, share, _say),
         "kuairand_pure": lambda: kuairand(workspace / "kuairand", 14, share, _say),

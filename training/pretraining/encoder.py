@@ -57,7 +57,7 @@ class Encoder:
             shown: by field [n, 1], 0 for the nodes of the lowest layer whose own vector is hidden, else 1.
         """
         lowest = block.nodes[self.layers]
-        vectors = {f: parameters.tables[f][nodes, : parameters.dim] * shown[f] for f, nodes in lowest.items()}
+        vectors = {f: _gathered(parameters.tables[f], nodes, shown[f], parameters.dim) for f, nodes in lowest.items()}
         tape = Tape(shown, [], [])
         for layer in range(1, self.layers + 1):
             level = self.layers - layer
@@ -90,7 +90,9 @@ class Encoder:
                 dense |= {f"{name}/kernel": x.T @ up, f"{name}/bias": up.sum(axis=0)}
                 self._share(field, up @ parameters.dense[f"{name}/kernel"].T, block.drawn[level][field], below)
             gradients = below
-        return {f: g * tape.shown[f] for f, g in gradients.items()}, dense
+        for field, gradient in gradients.items():
+            gradient *= tape.shown[field]
+        return gradients, dense
 
     def all_nodes(self, parameters: Parameters, adjacency: Adjacency, fanouts: tuple[int, ...]) -> dict[str, Floats]:
         """Return the encodings [N, d] of all nodes by field, from all of their neighbours: no draw.
@@ -136,6 +138,12 @@ class Encoder:
             gather = partial(kernels.all_mean, vectors[slot.other], slot.offsets, slot.ends, most, x, (1 + i) * dim)
             split_rows(gather, len(own), at_least=_FEW_ROWS)
         return x
+
+
+def _gathered(table: Floats, nodes: NDArray[np.int32], shown: Floats, dim: int) -> Floats:
+    out = np.empty((len(nodes), dim), table.dtype)
+    split_rows(partial(kernels.gather_shown, table, nodes, shown, out), len(nodes), at_least=_FEW_ROWS)
+    return out
 
 
 def _dtype(gradients: ByField) -> Any:

@@ -171,29 +171,33 @@ def scatter_rows(values: Floats, places: Ints, into: Floats) -> None:
 
 
 @compiled
-def adam(
-    weights: Floats,
-    first: Floats,
-    second: Floats,
-    rows: Ints,
-    gradients: Floats,
-    rate: float,
-    lag_1: float,
-    lag_2: float,
-    epsilon: float,
-) -> None:
-    """One step of Adam (Kingma and Ba, ICLR 2015) on the rows named; the rest, and numbers without a gradient, stay.
+def gather_shown(table: Floats, nodes: Ints, shown: Floats, out: Floats, lo: int, hi: int) -> None:
+    """Write the first numbers of the rows of nodes, times shown [n, 1], into rows lo … hi - 1 of `out` [n, d]."""
+    for i in range(lo, hi):
+        row, factor = table[nodes[i]], shown[i, 0]
+        for c in range(out.shape[1]):
+            out[i, c] = row[c] * factor
 
-    `rate` is that of the step, bias corrections included. Rows are distinct.
+
+@compiled
+def adam(
+    weights: Floats, first: Floats, second: Floats, rows: Ints, column: int, gradients: Floats, numbers: Floats, lo: int, hi: int
+) -> None:
+    """One step of Adam (Kingma and Ba, ICLR 2015) on numbers from `column` on of the rows named lo … hi - 1.
+
+    The rest, and numbers without a gradient, stay. Rows are distinct. `numbers`, of the weights' type: the rate of the step with
+    its bias corrections, β₁, 1 - β₁, β₂, 1 - β₂ and ε. All of it is in that type and without branches, so that it is vectorised.
     """
-    for i in range(len(rows)):
+    rate, lag_1, rest_1, lag_2, rest_2, epsilon = numbers
+    width = gradients.shape[1]
+    for i in range(lo, hi):
         row = rows[i]
-        for c in range(gradients.shape[1]):
+        w, m, v = weights[row, column:], first[row, column:], second[row, column:]
+        for c in range(width):
             g = gradients[i, c]
-            if g != 0:
-                first[row, c] = lag_1 * first[row, c] + (1 - lag_1) * g
-                second[row, c] = lag_2 * second[row, c] + (1 - lag_2) * g * g
-                weights[row, c] -= rate * first[row, c] / (np.sqrt(second[row, c]) + epsilon)
+            m[c] = lag_1 * m[c] + rest_1 * g if g != 0 else m[c]
+            v[c] = lag_2 * v[c] + rest_2 * g * g if g != 0 else v[c]
+            w[c] -= rate * m[c] / (np.sqrt(v[c]) + epsilon) if g != 0 else g
 
 
 @compiled

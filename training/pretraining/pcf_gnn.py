@@ -6,7 +6,7 @@ of one relation each. Beside the loss, l2 / degree of an edge's end is put on th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from training.pretraining import cross_net, kernels
 from training.pretraining.adjacency import Adjacency, Block, Sampler
 from training.pretraining.encoder import Encoder
-from training.pretraining.optimizer import SparseAdam
+from training.pretraining.optimizer import RowGradients, SparseAdam
 from training.pretraining.parameters import Parameters
 from training.pretraining.settings import PretrainSettings
 from training.pretraining.targets import Targets
@@ -42,9 +42,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Gradients:
-    """Of a batch's loss: by field nodes and their rows' gradients, dense ones by name; and the loss itself."""
+    """Of a batch's loss: those of rows, dense ones by name; and the loss itself."""
 
-    rows: Mapping[str, tuple[NDArray[np.int32], Floats]]
+    rows: Sequence[RowGradients]
     dense: Mapping[str, Floats]
     loss: float
 
@@ -171,25 +171,26 @@ class PcfGnn:
         )
         return left + right
 
-    def _rows(
-        self, parameters: Parameters, batch: Batch, vectors: Mapping[str, Floats], up: Floats
-    ) -> dict[str, tuple[NDArray[np.int32], Floats]]:
-        """Gradients of rows: vectors through the encoder, biases, and the ridge on the rows of the edges' ends."""
-        rows = {}
-        for field, nodes in batch.block.nodes[-1].items():
-            gradient = np.zeros((len(nodes), parameters.tables[field].shape[1]), up.dtype)
-            gradient[:, : parameters.dim] = vectors[field]
-            rows[field] = (nodes, gradient)
-        total = self._edges[batch.relation].weight.mean() * len(up)
+    def _rows(self, parameters: Parameters, batch: Batch, vectors: Mapping[str, Floats], up: Floats) -> tuple[RowGradients, ...]:
+        """Gradients of vectors, through the encoder, and of the biases of the edges' ends; the ridge of the ends with both."""
+        lowest, found = batch.block.nodes[-1], []
         for side, (field, numbers, column) in enumerate(self._ends(batch)):
-            nodes, gradient = rows[field]
-            np.add.at(gradient[:, column], numbers, up * batch.shown[field][numbers, 0])
             count = int(numbers.max()) + 1
-            times = np.bincount(numbers, minlength=count) / np.maximum(self._degrees[batch.relation][side][nodes[:count]], 1)
-            ridge = (2 * self._settings.l2 / total * times)[:, None].astype(up.dtype)
-            own = [*range(parameters.dim), column]
-            gradient[:count, own] += ridge * parameters.tables[field][nodes[:count]][:, own]
-        return rows
+            ends, table = lowest[field][:count], parameters.tables[field]
+            bias = np.zeros((count, 1), up.dtype)
+            kernels.scatter_rows((up * batch.shown[field][numbers, 0])[:, None], numbers, bias)
+            if self._settings.l2:
+                ridge = self._ridge(batch, side, ends, numbers).astype(up.dtype)
+                vectors[field][:count] += ridge * table[ends, : parameters.dim]
+                bias += ridge * table[ends, column : column + 1]
+            found.append(RowGradients(field, ends, column, bias))
+        return (*found, *(RowGradients(field, nodes, 0, vectors[field]) for field, nodes in lowest.items()))
+
+    def _ridge(self, batch: Batch, side: int, ends: NDArray[np.int32], numbers: NDArray[np.int32]) -> Floats:
+        """The factor [T, 1] of the ends' own numbers: 2 l2 / degree for each time that an edge of the batch ends there."""
+        times = np.bincount(numbers, minlength=len(ends)) / np.maximum(self._degrees[batch.relation][side][ends], 1)
+        total = self._edges[batch.relation].weight.mean() * len(batch.target)
+        return (2 * self._settings.l2 / total * times)[:, None]
 
     def _degrees_of(self, edges: Targets) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         nodes = self._adjacency.nodes

@@ -122,11 +122,13 @@ def test_gradients_are_those_of_the_reference(graph, aggregation, layers, cross_
 def dot(found, name, direction, is_table):
     if not is_table:
         return np.sum(found.dense[name] * direction) if name in found.dense else 0.0
-    if name not in found.rows:
-        return 0.0
-    nodes, gradients = found.rows[name]
-    assert len(np.unique(nodes)) == len(nodes)
-    return np.sum(gradients * direction[nodes])
+    total = 0.0
+    for rows in found.rows:
+        if rows.field == name:
+            assert len(np.unique(rows.nodes)) == len(rows.nodes)
+            width = rows.gradients.shape[1]
+            total += np.sum(rows.gradients * direction[rows.nodes, rows.column : rows.column + width])
+    return total
 
 
 @pytest.mark.parametrize("aggregation", ["mean", "sum"])
