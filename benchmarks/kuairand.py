@@ -17,15 +17,16 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from features.partition import days_between
 from pipelines import console
 from pipelines.artifacts import Store
-from pipelines.chain import days_between, run_day
+from pipelines.chain import run_day
 from pipelines.config import Config, load_config
 from pipelines.stages.stage import Context
 
 FIRST, LAST = date(2022, 4, 25), date(2022, 5, 5)
 TEST = (date(2022, 5, 6), date(2022, 5, 8))
-LEARNING = ("ingest", "validate-data", "feature-statistics", "cross-graph", "pretrain", "train")
+LEARNING = ("ingest", "validate-data", "feature-statistics", "cross-counts", "cross-graph", "pretrain", "train")
 TAB = "1"
 BEST = (
     "model.kind=fusion",

@@ -15,9 +15,10 @@ import pandas as pd
 from globo_parts.files import files_of, moments, narrowed
 from globo_parts.stream import within_share
 
+from features.partition import days_between
 from features.schema import Categorical, Cross, Relation, Schema, Time, Timestamp
 from pipelines.artifacts import Store
-from pipelines.chain import days_between, run_stage
+from pipelines.chain import run_stage
 from pipelines.config import Config, load_config
 from pipelines.stages.stage import Context
 from training.examples import Examples, read_examples

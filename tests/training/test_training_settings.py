@@ -10,7 +10,8 @@ from training_data import SCHEMA
 from features.errors import InputError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Timestamp
 from training.layout import Layout
-from training.settings import ModelSettings, OptimizerSettings, PretrainSettings, StalenessSettings, TrainingSettings
+from training.pretraining.settings import PretrainSettings
+from training.settings import ModelSettings, OptimizerSettings, StalenessSettings, TrainingSettings
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ from training.settings import ModelSettings, OptimizerSettings, PretrainSettings
         (ModelSettings, {"kind": "magic"}),
         (OptimizerSettings, {"learning_rate": 0}),
         (OptimizerSettings, {"l21": -1}),
-        (PretrainSettings, {"l2": 0}),
+        (PretrainSettings, {"l2": -1}),
         (PretrainSettings, {"epochs": 0}),
     ],
 )
