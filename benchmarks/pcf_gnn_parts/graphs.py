@@ -30,7 +30,7 @@ def graph_of(slices: Sequence[Examples], relations: Sequence[Relation]) -> Graph
         nodes.setdefault(relation.right, []).append(counted[relation.name]["right"].to_numpy())
     of_field = {field: np.unique(np.concatenate(found)) for field, found in nodes.items()}
     edges = {relation.name: _edges(counted[relation.name], relation, of_field) for relation in relations}
-    return Graph(of_field, edges, date.min, date.min, len(slices))
+    return Graph(of_field, edges, date.min, date.min, len(slices), 24 * len(slices))
 
 
 def _counted(pairs: NDArray[np.int64], label: NDArray[np.float32], relation: Relation) -> pd.DataFrame:

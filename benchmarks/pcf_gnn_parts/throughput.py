@@ -103,7 +103,7 @@ def drawn_graph(load: Load) -> Graph:
     logit = b[left] + c[right] + np.sum(u[left] * v[right], axis=1) + 0.3 * draw.normal(size=len(left))
     impressions = draw.integers(3, 50, len(left))
     keys = {"user": np.arange(load.users, dtype=np.int64), "item": np.arange(load.items, dtype=np.int64)}
-    return Graph(keys, {_RELATION.name: Edges(_RELATION, left, right, impressions, {"logit": logit})}, None, None, 1)
+    return Graph(keys, {_RELATION.name: Edges(_RELATION, left, right, impressions, {"logit": logit})}, None, None, 1, 24)
 
 
 def load_edges(graph: Graph) -> int:
