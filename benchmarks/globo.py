@@ -36,10 +36,11 @@ from globo_parts.report import COLUMNS, figures, lines, stream_figures
 from globo_parts.stream import Day, Known, drawn, drawn_schema, read_day
 
 from features.errors import ElasticCtrError
+from features.partition import days_between
 from features.schema import Schema
 from pipelines import console
 from pipelines.artifacts import Store
-from pipelines.chain import days_between, run_stage
+from pipelines.chain import run_stage
 from pipelines.config import load_config
 from pipelines.stages.stage import Context
 
