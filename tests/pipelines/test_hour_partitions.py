@@ -89,7 +89,7 @@ def test_a_gap_in_days_may_be_a_part_of_one_and_an_hour_goes_on_with_its_day(con
 def test_training_of_an_hour_starts_from_the_hour_before_and_the_impressions_it_is_of(context):
     for partition in hours(DAYS[1], 4, 5):
         impressions = give(context, "impressions", partition)
-        give(context, "encodings", partition)
+        give(context, "encodings", partition, relations_used=1, graph_last_day=None)
         give(context, "data_verdict", partition, passed=True)
         give(context, "feature_statistics", partition)
         publish(context.store, "checkpoint", partition, inputs=impressions)
@@ -116,9 +116,9 @@ def test_windows_are_of_so_many_times_24_hours_and_a_day_and_its_hours_count_onc
         *(f"statistics-2026-01-03T{hour}" for hour in ("00", "04")),
     }
     assert inputs(CrossGraph(), two_days, Hour(DAYS[2], 5)) == {
-        f"impressions-2026-01-{hour}" for hour in ("02T05", "02T23", "03T00", "03T04")
+        f"counts-2026-01-{hour}" for hour in ("02T05", "02T23", "03T00", "03T04")
     }
-    assert inputs(CrossGraph(), two_days, Hour(DAYS[2], 0)) == {"impressions-2026-01-02"}
+    assert inputs(CrossGraph(), two_days, Hour(DAYS[2], 0)) == {"counts-2026-01-02"}
     give(context, "impressions", DAYS[2])
     assert inputs(FeatureStatistics(), two_days, DAYS[2]) == {"impressions", "statistics-2026-01-02"}
 
