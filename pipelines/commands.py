@@ -19,6 +19,7 @@ from pipelines.explain import explain_admission
 from pipelines.lineage import ancestry_text, champion
 from pipelines.report import ARTIFACTS, day_report, days_with_artifacts, report_json
 from pipelines.select_features import select_features
+from pipelines.serve_check import serve_check
 from pipelines.services.__main__ import down, up
 
 app = typer.Typer()
@@ -33,6 +34,7 @@ DayOption = Annotated[str, typer.Option("--date", "-d", help="The day or hour: Y
 app.command("demo")(demo)
 app.command("explain-admission")(explain_admission)
 app.command("select-features")(select_features)
+app.command("serve-check")(serve_check)
 app.command("up")(up)
 app.command("down")(down)
 

@@ -23,6 +23,8 @@ BATCH_SIZES = (1, 32, 512)
 
 _WORKER = Path(__file__).with_name("parity_worker.py")
 _TIMEOUT_S = 1800
+_COSTS = ("load_s", "model_rss_bytes", "served_rss_bytes", "peak_rss_bytes")
+_LATENCY = ("calls", "p50_ms", "p99_ms", "per_second")
 _QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
 
 
@@ -36,6 +38,7 @@ class Answers:
         calls: how many timed calls were made (warm-up excluded).
         p50_ms: median latency of a call.
         p99_ms: 99th percentile of it.
+        total_s: seconds of all timed calls together.
     """
 
     positions: NDArray[np.int64]
@@ -43,6 +46,12 @@ class Answers:
     calls: int
     p50_ms: float
     p99_ms: float
+    total_s: float
+
+    @property
+    def per_second(self) -> float:
+        """Requests answered per second, one call after the other."""
+        return len(self.positions) / self.total_s if self.total_s else 0.0
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class ServingReport:
         answers: by batch size.
         load_s: seconds that `tf.saved_model.load` took.
         model_rss_bytes: growth of the process by loading.
+        served_rss_bytes: the same after all answers, with what TensorFlow keeps for its calls.
         peak_rss_bytes: the process at its largest, TensorFlow included.
         op_types: every op of the served graph; the process loaded no op library, so all are stock.
     """
@@ -60,6 +70,7 @@ class ServingReport:
     answers: Mapping[int, Answers]
     load_s: float
     model_rss_bytes: int
+    served_rss_bytes: int
     peak_rss_bytes: int
     op_types: tuple[str, ...]
 
@@ -70,8 +81,8 @@ class ServingReport:
 
     def as_dict(self) -> dict[str, Any]:
         """The costs as plain data, without the answers."""
-        latency = {str(b): {"calls": a.calls, "p50_ms": a.p50_ms, "p99_ms": a.p99_ms} for b, a in self.answers.items()}
-        costs = {"load_s": self.load_s, "model_rss_bytes": self.model_rss_bytes, "peak_rss_bytes": self.peak_rss_bytes}
+        costs = {name: getattr(self, name) for name in _COSTS}
+        latency = {str(b): {name: getattr(a, name) for name in _LATENCY} for b, a in self.answers.items()}
         return {**costs, "latency": latency, "op_types": list(self.op_types)}
 
 
@@ -97,7 +108,7 @@ def serve(
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         with np.load(folder / "answers.npz", allow_pickle=False) as arrays:
             answers = {int(size): _answers(arrays, size, cost, len(requests)) for size, cost in report["latency"].items()}
-    costs = {name: report[name] for name in ("load_s", "model_rss_bytes", "peak_rss_bytes")}
+    costs = {name: report[name] for name in _COSTS}
     return ServingReport(answers=answers, op_types=tuple(report["op_types"]), **costs)
 
 
@@ -119,4 +130,5 @@ def _answers(arrays: Any, size: str, cost: Mapping[str, float], rows: int) -> An
     starts = arrays[f"starts_{size}"]
     spans = [np.arange(start, min(start + int(size), rows), dtype=np.int64) for start in starts]
     positions = np.concatenate([np.empty(0, np.int64), *spans])
-    return Answers(positions, arrays[f"probability_{size}"], int(cost["calls"]), cost["p50_ms"], cost["p99_ms"])
+    times = {name: cost[name] for name in ("p50_ms", "p99_ms", "total_s")}
+    return Answers(positions, arrays[f"probability_{size}"], int(cost["calls"]), **times)

@@ -1,34 +1,13 @@
 """A candidate judged from end to end: held-out slice, export in a fresh process, champion, verdict and pictures."""
 
 import json
-import shutil
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from awkward_day import SCHEMA
+from awkward_day import HELDOUT, SCHEMA
 
-from training.scoring import Scorer
 from validation.model_check import Candidate, check_model, read_heldout, score_champion
 from validation.settings import ModelGateSettings
-
-HELDOUT = 200
-
-
-@pytest.fixture(scope="session")
-def judged_checkpoint(checkpoint, trained_on, tmp_path_factory):
-    """The checkpoint with a held-out slice whose labels follow its own probabilities, so that it is a good model."""
-    folder = tmp_path_factory.mktemp("judged") / "checkpoint"
-    shutil.copytree(checkpoint, folder)
-    last = trained_on.slice(len(trained_on) - HELDOUT, len(trained_on))
-    scored = Scorer.load(checkpoint).score(last)
-    label = (np.random.default_rng(8).random(HELDOUT) < scored).astype(np.int8)
-    users = pa.array([f"u{code}" for code in last.user])
-    columns = {"record_id": last.record_id, "user": users, "label": label, "p_model": scored}
-    baseline = np.full(HELDOUT, 0.3, np.float32)
-    pq.write_table(pa.table({**columns, "p_baseline": baseline}), folder / "heldout.parquet")
-    return folder
 
 
 @pytest.fixture(scope="session")
