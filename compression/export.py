@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from compression.compact import read_compact
+from compression.compact import CompactModel, read_compact
 from compression.serving.model import ServingModel
 from compression.serving.requests import Inputs, input_specs
 from compression.serving.rows import TableForm
@@ -55,7 +55,15 @@ def export(compressed: Path, out: Path, form: TableForm = "rows") -> ExportRepor
     Raises:
         InputError: the folder is incomplete or damaged, or its weights do not fit its schema.
     """
-    model = read_compact(compressed)
+    return export_model(read_compact(compressed), out, form)
+
+
+def export_model(model: CompactModel, out: Path, form: TableForm = "rows") -> ExportReport:
+    """Write `saved_model/` of a model in memory into `out`; see `export`.
+
+    Raises:
+        InputError: its weights do not fit its schema.
+    """
     served, schema, folder = ServingModel(model, form), model.description.schema, out / SAVED_MODEL
     tf.saved_model.save(served, str(folder), signatures={SIGNATURE: _signature(served, input_specs(schema))})
     return ExportReport(
@@ -68,7 +76,7 @@ def export(compressed: Path, out: Path, form: TableForm = "rows") -> ExportRepor
 
 
 def _signature(served: ServingModel, specs: dict[str, tf.TensorSpec]) -> Any:
-    @tf.function(input_signature=[specs])
+    @tf.function(input_signature=[specs], autograph=False)
     def serve(inputs: Inputs) -> dict[str, tf.Tensor]:
         """Raw strings by field in, `probability` float32 [batch] out."""
         return {OUTPUT: served.probability(inputs)}

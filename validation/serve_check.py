@@ -50,7 +50,7 @@ class ServingCosts:
 
 def serving_costs(
     exports: Mapping[str, Path],
-    requests: RawRequests,
+    requests: RawRequests | Mapping[str, RawRequests],
     batch_sizes: Sequence[int] = BATCH_SIZES,
     rounds: int = 3,
     max_calls: int = 300,
@@ -59,7 +59,8 @@ def serving_costs(
 
     Args:
         exports: SavedModel folders by name.
-        requests: raw values by field; the largest batch size answers them all in every round.
+        requests: raw values by field, the same for all or by name of the export; the largest batch size answers them all in
+            every round.
         batch_sizes: at which they are asked.
         rounds: processes of each export; they take turns.
         max_calls: of a round at each batch size but the largest.
@@ -70,7 +71,8 @@ def serving_costs(
     reports: dict[str, list[ServingReport]] = {name: [] for name in exports}
     for _ in range(rounds):
         for name, folder in exports.items():
-            reports[name].append(serve(folder, requests, batch_sizes, max_calls))
+            asked = requests if isinstance(requests, RawRequests) else requests[name]
+            reports[name].append(serve(folder, asked, batch_sizes, max_calls))
     return {name: _costs(folder_bytes(exports[name]), runs) for name, runs in reports.items()}
 
 

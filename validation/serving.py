@@ -87,7 +87,11 @@ class ServingReport:
 
 
 def serve(
-    saved_model: Path, requests: RawRequests, batch_sizes: Sequence[int] = BATCH_SIZES, max_calls: int = 300
+    saved_model: Path,
+    requests: RawRequests,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    max_calls: int = 300,
+    python: Path | None = None,
 ) -> ServingReport:
     """Load a SavedModel in a fresh process and answer requests at each batch size.
 
@@ -96,6 +100,7 @@ def serve(
         requests: raw values by field.
         batch_sizes: the largest answers all requests; each other makes at most `max_calls` calls spread over them.
         max_calls: see above; 300 calls give a 99th percentile worth reading.
+        python: interpreter of another environment that has TensorFlow; None: this one's.
 
     Raises:
         UnsoundError: the model does not load or does not answer; the message ends with the process's own words.
@@ -104,7 +109,7 @@ def serve(
         folder = Path(scratch)
         requests.save(folder / "requests.npz")
         arguments = [saved_model.resolve(), folder / "requests.npz", folder, max_calls, *sorted(set(batch_sizes))]
-        _run([str(argument) for argument in arguments], saved_model)
+        _run(python or Path(sys.executable), [str(argument) for argument in arguments], saved_model)
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
         with np.load(folder / "answers.npz", allow_pickle=False) as arrays:
             answers = {int(size): _answers(arrays, size, cost, len(requests)) for size, cost in report["latency"].items()}
@@ -112,9 +117,9 @@ def serve(
     return ServingReport(answers=answers, op_types=tuple(report["op_types"]), **costs)
 
 
-def _run(arguments: list[str], saved_model: Path) -> None:
+def _run(python: Path, arguments: list[str], saved_model: Path) -> None:
     """Isolated mode (`-I`) keeps the current folder and `PYTHONPATH` out of the worker's way."""
-    command = [sys.executable, "-I", str(_WORKER), *arguments]
+    command = [str(python), "-I", str(_WORKER), *arguments]
     try:
         subprocess.run(command, env=os.environ | _QUIET, capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
     except subprocess.CalledProcessError as error:
