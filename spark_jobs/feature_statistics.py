@@ -13,6 +13,7 @@ of a day's impressions of a field whose value had not been seen in the window be
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from datetime import date
 from functools import reduce
@@ -26,10 +27,15 @@ from pyspark.sql import functions as F
 from features.canonical import NULL
 from features.errors import InputError
 from features.schema import Schema
+from spark_jobs.counting import Figure, merged
 from spark_jobs.field_figures import field_figures, histogram, new_values
 from spark_jobs.files import write_file
 from spark_jobs.settings import StatisticsSettings
-from spark_jobs.value_counts import KEY, value_counts
+from spark_jobs.value_counts import FIGURES, KEY, value_counts
+
+_SCRATCH = ".window"
+_TODAY = Figure("today", lambda: F.count("*"), F.sum)
+"""Impressions of the window's last day."""
 
 
 def feature_statistics(
@@ -66,13 +72,12 @@ def feature_statistics(
     earlier = {when: path for when, path in previous_days.items() if (day - when).days < settings.window_days}
     records = spark.read.parquet(str(partitions[day] / "impressions"))
     write_file(value_counts(records, schema), out / "day.parquet", KEY)
-    window = _window(spark, out, earlier).persist()
-    try:
-        new = new_values(_values(window), schema, day)
-        write_file(_by_day(new, earlier), out / "new_values.parquet", ("field", "day"))
-        return _write(window, new, schema, settings, out) | {"days": float(1 + len(earlier))}
-    finally:
-        window.unpersist()
+    window = _window(spark, out, earlier)
+    new = new_values(_values(window), schema, day)
+    write_file(_by_day(new, earlier), out / "new_values.parquet", ("field", "day"))
+    figures = _write(window, new, schema, settings, out)
+    shutil.rmtree(out / _SCRATCH, ignore_errors=True)
+    return {**figures, "days": float(1 + len(earlier))}
 
 
 def _require_days(partitions: Mapping[date, Path], previous_days: Mapping[date, Path], day: date) -> None:
@@ -85,14 +90,17 @@ def _require_days(partitions: Mapping[date, Path], previous_days: Mapping[date, 
 
 
 def _window(spark: SparkSession, out: Path, earlier: Mapping[date, Path]) -> DataFrame:
-    """The window's counts by field and value; `today` and `before` are the day's own and the earlier impressions."""
-    counts = spark.read.parquet(str(out / "day.parquet")).withColumn("today", F.col("impressions"))
+    """The window's counts by field and value; `today` and `before` are the day's own and the earlier impressions.
+
+    Merged counts are put aside as Parquet: what follows reads a few columns of them several times.
+    """
+    window = spark.read.parquet(str(out / "day.parquet")).withColumn("today", F.col("impressions"))
     if earlier:
         before = spark.read.parquet(*(str(path / "day.parquet") for path in earlier.values()))
-        counts = counts.unionByName(before.withColumn("today", F.lit(0).cast("long")))
-    sums = (F.sum(name).alias(name) for name in ("impressions", "clicks", "today"))
-    merged = counts.groupBy(*KEY).agg(*sums, F.min("first_ms").alias("first_ms"), F.max("last_ms").alias("last_ms"))
-    return merged.withColumn("before", F.col("impressions") - F.col("today"))
+        parts = window.unionByName(before.withColumn("today", F.lit(0).cast("long")))
+        merged(parts, KEY, (*FIGURES, _TODAY)).write.parquet(str(out / _SCRATCH))
+        window = spark.read.parquet(str(out / _SCRATCH))
+    return window.withColumn("before", F.col("impressions") - F.col("today"))
 
 
 def _by_day(new: DataFrame, earlier: Mapping[date, Path]) -> DataFrame:
