@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from elastic_peers.environments import interpreter
+from elastic_peers.environments import NoEnvironment, interpreter
 
 from pipelines import console
 from spark_jobs_parts.compare import require_equal
@@ -28,6 +28,7 @@ from spark_jobs_parts.queries import statistics as statistics_queries
 _CACHE = Path("~/.cache").expanduser() / "elastic-ctr-benchmarks" / "environments"
 _PARTS = Path(__file__).parent
 _MILLION = 1_000_000
+_WORTH_A_RETRY = 75
 _SHOWN = ("s", "cpu_s", "s_per_million", "peak_gib")
 
 
@@ -61,11 +62,15 @@ def main(
     environments: Annotated[Path, typer.Option(help="Where DuckDB's environment is kept.")] = _CACHE,
 ) -> None:
     """Measure each size, the window and the hub, and print seconds, ratios and memory."""
-    machine = Machine(threads, memory, shuffle_partitions)
-    duck = interpreter("duckdb", environments, _PARTS / "requirements")
+    machine, rows = Machine(threads, memory, shuffle_partitions), {size: _rows(size) for size in filter(None, sizes.split(","))}
+    try:
+        duck = interpreter("duckdb", environments, _PARTS / "requirements")
+    except NoEnvironment as error:
+        console.complain(f"DuckDB: {error}")
+        raise typer.Exit(_WORTH_A_RETRY) from error
     scratch = Path(tempfile.mkdtemp(dir=folder))
     try:
-        detail = {size: _size(_rows(size), machine, duck, scratch / size) for size in filter(None, sizes.split(","))}
+        detail = {size: _size(count, machine, duck, scratch / size) for size, count in rows.items()}
         told = _told(detail)
         if window:
             told |= _incremental(machine, window, day_rows, repeats, scratch / "window")

@@ -26,7 +26,7 @@ def workspace(folder, relations, said=None, **graph):
     features = {**DOCUMENT["features"], "fields": FIELDS}
     graph = {"relations": relations, "min_impressions": 1, "window_days": 3, **graph}
     spark = {"master": "local[2]", "shuffle_partitions": 2}
-    return make_context(folder, features=features, graph=graph, spark=spark, report=(said if said is not None else []).append)
+    return make_context(folder, features=features, graph=graph, spark=spark, report=(print if said is None else said.append))
 
 
 def publish_impressions(store, day, rows=8):
