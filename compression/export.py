@@ -8,8 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from compression.serving_model import Inputs, ServingModel, input_specs
-from training.checkpoints import read_checkpoint
+from compression.compact import read_compact
+from compression.serving.model import ServingModel
+from compression.serving.requests import Inputs, input_specs
+from compression.serving.rows import TableForm
 
 SAVED_MODEL = "saved_model"
 SIGNATURE = "serving_default"
@@ -39,7 +41,7 @@ class ExportReport:
         return asdict(self)
 
 
-def export(compressed: Path, out: Path) -> ExportReport:
+def export(compressed: Path, out: Path, form: TableForm = "rows") -> ExportReport:
     """Write `saved_model/` into `out`.
 
     Its signature `serving_default` takes one string tensor per `schema.column_fields()`, named by the field ([batch];
@@ -48,17 +50,17 @@ def export(compressed: Path, out: Path) -> ExportReport:
     Args:
         compressed: a `compressed` folder (a `checkpoint` works too, but its zero rows are then exported).
         out: an existing folder.
+        form: of the tables: row numbers and stored rows, or the vectors themselves in float32.
 
     Raises:
         InputError: the folder is incomplete or damaged, or its weights do not fit its schema.
     """
-    trained = read_checkpoint(compressed)
-    served = ServingModel(trained)
-    folder = out / SAVED_MODEL
-    tf.saved_model.save(served, str(folder), signatures={SIGNATURE: _signature(served, input_specs(trained.description.schema))})
+    model = read_compact(compressed)
+    served, schema, folder = ServingModel(model, form), model.description.schema, out / SAVED_MODEL
+    tf.saved_model.save(served, str(folder), signatures={SIGNATURE: _signature(served, input_specs(schema))})
     return ExportReport(
-        rows=sum(len(rows.keys) for rows in trained.tables().values()),
-        inputs=tuple(field.name for field in trained.description.schema.column_fields()),
+        rows=model.rows,
+        inputs=tuple(field.name for field in schema.column_fields()),
         bytes_exported=_bytes(folder),
         bytes_variables=_bytes(folder / "variables"),
         bytes_graph=(folder / "saved_model.pb").stat().st_size,

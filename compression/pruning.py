@@ -7,7 +7,6 @@ an unknown key reads as the zero vector anyway, so with a tolerance of 0 no pred
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,20 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from compression.compact import CompactModel, write_compact
 from compression.settings import CompressionSettings
-from training.arrays import write_arrays
-from training.checkpoints import (
-    DENSE,
-    DESCRIPTION,
-    ENCODINGS,
-    GROUPS,
-    TABLE,
-    TrainedModel,
-    TrainedRows,
-    read_checkpoint,
-    rows_folder,
-)
-from training.models.cross_input import write_encodings
+from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, GROUPS, TABLE, read_checkpoint
+from training.packed.rows import PackedRows
 
 REPORT = "report.json"
 
@@ -77,17 +66,16 @@ def compress(checkpoint: Path, settings: CompressionSettings, out: Path) -> Comp
     Raises:
         InputError: the checkpoint is incomplete or damaged.
     """
-    trained = read_checkpoint(checkpoint)
-    kept = {name: ~_is_zero(rows, settings.zero_tolerance) for name, rows in trained.tables().items()}
-    _write(trained, kept, checkpoint, out)
-    rows_before, rows_after = sum(map(len, kept.values())), sum(int(rows.sum()) for rows in kept.values())
+    full = CompactModel.of(read_checkpoint(checkpoint))
+    cut = without_zero_rows(full, settings.zero_tolerance)
+    write_compact(cut, checkpoint / DESCRIPTION, out)
     before, after = _sizes(checkpoint), _sizes(out)
     report = CompressionReport(
-        rows_before=rows_before,
-        rows_after=rows_after,
-        zero_rows=rows_before - rows_after,
+        rows_before=full.rows,
+        rows_after=cut.rows,
+        zero_rows=full.rows - cut.rows,
         bytes_before=sum(before.values()),
-        bytes_before_weights=_weights_bytes(trained) + sum(before[part] for part in (DENSE, ENCODINGS, DESCRIPTION)),
+        bytes_before_weights=full.rows_nbytes + sum(before[part] for part in (DENSE, ENCODINGS, DESCRIPTION)),
         bytes_after=sum(after.values()),
         parts_before=before,
         parts_after=after,
@@ -96,22 +84,15 @@ def compress(checkpoint: Path, settings: CompressionSettings, out: Path) -> Comp
     return report
 
 
-def _is_zero(table: TrainedRows, tolerance: float) -> NDArray[np.bool_]:
+def without_zero_rows(model: CompactModel, tolerance: float = 0.0) -> CompactModel:
+    """Return the model without rows that no slab has a value above the tolerance for; at 0 it predicts the same, to the bit."""
+    return model.take({name: ~_is_zero(rows, tolerance) for name, rows in model.tables.items()})
+
+
+def _is_zero(table: PackedRows, tolerance: float) -> NDArray[np.bool_]:
     """Rows, bool [N], that no slab has a value above the tolerance for. NaN is a value: it must not vanish here."""
-    within = [np.all(np.abs(rows) <= tolerance, axis=1) for rows in table.vectors.values()]
+    within = [np.all(np.abs(rows) <= tolerance, axis=1) for rows in table.vectors().values()]
     return np.logical_and.reduce(within) if within else np.zeros(len(table.keys), bool)
-
-
-def _write(trained: TrainedModel, kept: Mapping[str, NDArray[np.bool_]], checkpoint: Path, out: Path) -> None:
-    shutil.copyfile(checkpoint / DESCRIPTION, out / DESCRIPTION)
-    write_arrays(out / DENSE, trained.dense)
-    write_encodings(out / ENCODINGS, trained.encodings)
-    for group, rows in trained.tables().items():
-        folder = rows_folder(out, group)
-        folder.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, NDArray[Any]] = {"keys": rows.keys, **rows.vectors}
-        for name, array in arrays.items():
-            np.save(folder / f"{name}.npy", array[kept[group]], allow_pickle=False)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -121,8 +102,3 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _bytes(path: Path) -> int:
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def _weights_bytes(trained: TrainedModel) -> int:
-    vectors = sum(slab.nbytes for slab in trained.slabs().values())
-    return vectors + sum(rows.keys.nbytes for rows in trained.tables().values())

@@ -51,9 +51,14 @@ def cross_tokens(parts: Sequence[tf.Tensor]) -> tf.Tensor:
 
 def keys(vocabulary: str, token: tf.Tensor) -> tf.Tensor:
     """Return the int64 keys of tokens, in the tokens' shape."""
-    flat = tf.reshape(token, [-1])
-    salt = tf.where(flat == NULL, vocabulary + _NO_VALUE, vocabulary + _VALUE)
-    digest = tf.fingerprint(tf.strings.join([salt, flat]), method="farmhash64")
+    return tf.reshape(keys_by_vocabulary([vocabulary], tf.reshape(token, [1, -1])), tf.shape(token))
+
+
+def keys_by_vocabulary(vocabularies: Sequence[str], token: tf.Tensor) -> tf.Tensor:
+    """Return the int64 keys [V, n] of tokens string [V, n], row v of which are of the v-th vocabulary."""
+    null, value = (tf.constant([[name + mark] for name in vocabularies]) for mark in (_NO_VALUE, _VALUE))
+    spelled = tf.strings.join([tf.where(token == NULL, null, value), token])
+    digest = tf.fingerprint(tf.reshape(spelled, [-1]), method="farmhash64")
     return tf.reshape(tf.bitcast(digest, tf.int64), tf.shape(token))
 
 
@@ -63,9 +68,18 @@ def numbers(field: Numeric, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     What is not a number is absent, and its value 0.
     """
     value, present = _parse(raw)
-    if field.transform is Transform.LOG:
-        value = tf.sign(value) * tf.math.log1p(tf.abs(value))
-    return value, present
+    return _logarithm(value) if field.transform is Transform.LOG else value, present
+
+
+def numbers_by_field(fields: Sequence[Numeric], raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `numbers` of several fields at once: values float64 [D, n] and present bool [D, n] of raw strings [D, n]."""
+    value, present = _parse(raw)
+    logged = tf.constant([[field.transform is Transform.LOG] for field in fields], tf.bool, [len(fields), 1])
+    return tf.where(logged, _logarithm(value), value), present
+
+
+def _logarithm(value: tf.Tensor) -> tf.Tensor:
+    return tf.sign(value) * tf.math.log1p(tf.abs(value))
 
 
 def _parse(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

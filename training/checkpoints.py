@@ -14,11 +14,13 @@ from pydantic import ValidationError
 
 from features.errors import InputError
 from features.schema import Relation, Schema
-from training.arrays import Arrays, read_arrays
+from training.arrays import Arrays
 from training.elastic.storage.checkpoint import HEADER, read_vectors
 from training.groups import DEFAULT, groups_of
 from training.layout import Layout
 from training.models.cross_input import Encodings, read_encodings
+from training.packed.dense import read_dense, unpacked
+from training.packed.rows import read_rows
 from training.scalers import Scaler
 from training.settings import ModelSettings, TrainingSettings
 
@@ -99,7 +101,7 @@ def read_checkpoint(folder: Path) -> TrainedModel:
     rest = groups.pop(DEFAULT, TrainedRows(np.zeros(0, np.int64), {}))
     return TrainedModel(
         description=description,
-        dense=read_arrays(folder / DENSE),
+        dense=unpacked(read_dense(folder / DENSE)),
         keys=rest.keys,
         vectors=rest.vectors,
         encodings=read_encodings(folder / ENCODINGS),
@@ -155,24 +157,10 @@ def _read_rows(folder: Path) -> TrainedRows:
         saved = read_vectors(folder)
         keys, vectors = saved.keys, dict(saved.vectors)
     else:
-        keys, vectors = _compressed_rows(folder)
+        packed = read_rows(folder)
+        keys, vectors = packed.keys, packed.vectors()
     wrong = {name: rows.shape for name, rows in vectors.items() if rows.ndim != 2 or len(rows) != len(keys)}
     if wrong:
         raise InputError(f"{folder}: {len(keys)} keys but rows of shape {wrong}; write the folder again")
     order = np.argsort(keys)
     return TrainedRows(keys[order], {name: rows[order] for name, rows in vectors.items()})
-
-
-def _compressed_rows(folder: Path) -> tuple[NDArray[np.int64], dict[str, NDArray[np.float32]]]:
-    arrays = {path.stem: _load(path) for path in sorted(folder.glob("*.npy"))}
-    if "keys" not in arrays:
-        raise InputError(f"{folder}: neither the table of a checkpoint (table.json) nor of a compressed model (keys.npy)")
-    keys = arrays.pop("keys")
-    return keys.astype(np.int64), arrays
-
-
-def _load(path: Path) -> NDArray[Any]:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: damaged array ({error}); compress this day again") from error

@@ -5,7 +5,8 @@ import pytest
 from awkward_day import RELATIONS, SCHEMA, draw_columns, write_partition
 from test_serving_model import tensors
 
-from compression.serving_model import ServingModel
+from compression.compact import CompactModel
+from compression.serving.model import ServingModel
 from training.checkpoints import Description, TrainedModel
 from training.examples import read_examples
 from training.models.ctr import CtrModel
@@ -39,6 +40,9 @@ def test_served_and_scored_agree(settings, tmp_path):
     columns = draw_columns(60, seed=7)
     examples = read_examples(write_partition(tmp_path / "day", columns), SCHEMA, RELATIONS)
     trained = a_trained_model(settings, examples)
-    scored, served = Scorer(trained).score(examples), ServingModel(trained).probability(tensors(SCHEMA, columns)).numpy()
+    scored, served = (
+        Scorer(trained).score(examples),
+        ServingModel(CompactModel.of(trained)).probability(tensors(SCHEMA, columns)).numpy(),
+    )
     np.testing.assert_allclose(served, scored, rtol=0, atol=1e-6)
     assert np.ptp(scored) > 0.05

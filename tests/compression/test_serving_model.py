@@ -8,7 +8,11 @@ from awkward_day import MODEL, RELATIONS, SCHEMA, draw_columns, write_partition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compression.serving_model import NodeEncoder, RelationEncoder, RowIndex, ServingModel, input_specs
+from compression.compact import CompactModel
+from compression.serving.crosses import NodeEncoder, RelationEncoder
+from compression.serving.model import ServingModel
+from compression.serving.requests import input_specs
+from compression.serving.stored import RowIndex
 from features.errors import InputError
 from features.schema import Schema
 from training.checkpoints import Description, TrainedModel
@@ -113,7 +117,7 @@ def test_schemas_of_every_make_agree_with_the_reference(names, tmp_path):
     schema, columns = with_fields(names), draw_columns(50, seed=7)
     examples = read_examples(write_partition(tmp_path / "day", columns), schema)
     trained = trained_model(schema, examples)
-    served = ServingModel(trained).probability(tensors(schema, columns)).numpy()
+    served = ServingModel(CompactModel.of(trained)).probability(tensors(schema, columns)).numpy()
     assert served.dtype == np.float32
     np.testing.assert_allclose(served, numpy_reference.probabilities_of(trained, examples), rtol=0, atol=1e-6)
 
@@ -123,7 +127,7 @@ def test_an_empty_batch_of_every_make(names, tmp_path):
     schema = with_fields(names)
     examples = read_examples(write_partition(tmp_path / "day", draw_columns(9, seed=7)), schema)
     empty = {name: tf.zeros([0] * spec.shape.rank, tf.string) for name, spec in input_specs(schema).items()}
-    assert ServingModel(trained_model(schema, examples)).probability(empty).shape == (0,)
+    assert ServingModel(CompactModel.of(trained_model(schema, examples))).probability(empty).shape == (0,)
 
 
 def test_a_relation_without_encodings_gives_zeros_and_one_with_them_gives_p_uv(tmp_path):
@@ -132,7 +136,9 @@ def test_a_relation_without_encodings_gives_zeros_and_one_with_them_gives_p_uv(t
     nodes = [sorted_nodes(k := np.unique(side), np.ones((len(k), 2)), np.full(len(k), 0.5)) for side in examples.pairs[:, 0].T]
     without = trained_model(SCHEMA, examples, RELATIONS)
     using = trained_model(SCHEMA, examples, RELATIONS, {RELATIONS[0].name: Encoding(*nodes, mean=-2.0)})
-    first, second = (ServingModel(model).probability(tensors(SCHEMA, columns)).numpy() for model in (without, using))
+    first, second = (
+        ServingModel(CompactModel.of(model)).probability(tensors(SCHEMA, columns)).numpy() for model in (without, using)
+    )
     np.testing.assert_allclose(first, numpy_reference.probabilities_of(without, examples), rtol=0, atol=1e-6)
     np.testing.assert_allclose(second, numpy_reference.probabilities_of(using, examples), rtol=0, atol=1e-6)
     assert np.abs(first - second).max() > 1e-3
@@ -143,4 +149,4 @@ def test_weights_of_another_schema_are_refused(tmp_path):
     narrow = trained_model(with_fields(["user_id"]), examples)
     wider = Description(with_fields(["user_id", "tags"]), MODEL, TrainingSettings(), {}, (), step=1)
     with pytest.raises(InputError, match="do not fit"):
-        ServingModel(TrainedModel(wider, narrow.dense, narrow.keys, narrow.vectors, {}))
+        ServingModel(CompactModel.of(TrainedModel(wider, narrow.dense, narrow.keys, narrow.vectors, {})))

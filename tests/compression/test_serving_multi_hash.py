@@ -6,7 +6,8 @@ from awkward_day import MODEL, RELATIONS, SCHEMA, draw_columns, write_partition
 from test_serving_kinds import a_trained_model
 from test_serving_model import tensors
 
-from compression.serving_model import ServingModel
+from compression.compact import CompactModel
+from compression.serving.model import ServingModel
 from features.schema import Schema
 from training.checkpoints import Description, TrainedModel, TrainedRows
 from training.examples import read_examples
@@ -67,6 +68,6 @@ def a_grouped_model(settings, examples, schema):
 
 def assert_agree(trained, examples, columns):
     scored = Scorer(trained).score(examples)
-    served = ServingModel(trained).probability(tensors(trained.description.schema, columns)).numpy()
+    served = ServingModel(CompactModel.of(trained)).probability(tensors(trained.description.schema, columns)).numpy()
     np.testing.assert_allclose(served, scored, rtol=0, atol=1e-6)
     assert np.ptp(scored) > 0.05

@@ -81,14 +81,23 @@ def load_weights(variables: Mapping[str, tf.Variable], weights: Weights) -> None
     Raises:
         InputError: a weight is missing, unknown, or of another shape.
     """
+    refuse_other_weights(variables, weights)
+    for name, value in weights.items():
+        variables[name].assign(value)
+
+
+def refuse_other_weights(variables: Mapping[str, tf.Variable], weights: Weights) -> None:
+    """Check that weights are those of a model.
+
+    Raises:
+        InputError: a weight is missing, unknown, or of another shape.
+    """
     expected = {name: tuple(variable.shape) for name, variable in variables.items()}
     given = {name: value.shape for name, value in weights.items()}
     if expected != given:
         raise InputError(
             f"dense weights do not fit the model: expected {expected}, got {given}; schema and weights must belong together"
         )
-    for name, value in weights.items():
-        variables[name].assign(value)
 
 
 def _numbers(layout: Layout) -> list[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -92,7 +92,12 @@ class CtrModel(tf.Module):
         self._learned["bias"].assign(logit)
 
     def forward(
-        self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
+        self,
+        vectors: Mapping[str, tf.Tensor],
+        dense: tf.Tensor,
+        cross: tf.Tensor,
+        dropout_seed: tf.Tensor | None = None,
+        weights: Mapping[str, Any] | None = None,
     ) -> tf.Tensor:
         """Return the logit of each impression.
 
@@ -101,12 +106,13 @@ class CtrModel(tf.Module):
             dense: float32 [b, 2 * D], as `training.models.pooling.dense_inputs` gives them.
             cross: float32 [b, R], p_uv of each relation.
             dropout_seed: int64 [2]; given in learning only, where dropout and batch statistics apply.
+            weights: float32 tensors by name, in place of the model's own.
 
         Returns:
             float32 [b].
         """
-        batch = Pooled(vectors, dense, cross, dropout_seed, self.settings.matmul)
-        return tf.add_n([part.logit(self.all_variables(), batch) for part in self._parts]) + self._learned["bias"]
+        batch, read = Pooled(vectors, dense, cross, dropout_seed, self.settings.matmul), weights or self.all_variables()
+        return tf.add_n([part.logit(read, batch) for part in self._parts]) + read["bias"]
 
 
 def logistic_regression(schema: Schema, relations: Sequence[Relation] = ()) -> CtrModel:

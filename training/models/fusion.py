@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -56,7 +57,11 @@ class FusionModel(tf.Module):
         Raises:
             InputError: a weight is missing, unknown, or of another shape.
         """
-        load_weights({f"{k}/{n}": v for k, member in self.members.items() for n, v in member.all_variables().items()}, weights)
+        load_weights(self.all_variables(), weights)
+
+    def all_variables(self) -> dict[str, tf.Variable]:
+        """The dense weights of all members, learned or not, as `load` sets them."""
+        return {f"{kind}/{name}": v for kind, member in self.members.items() for name, v in member.all_variables().items()}
 
     def start_at(self, logit: float) -> None:
         """Set every member's bias."""
@@ -64,14 +69,27 @@ class FusionModel(tf.Module):
             member.start_at(logit)
 
     def forward(
-        self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
+        self,
+        vectors: Mapping[str, tf.Tensor],
+        dense: tf.Tensor,
+        cross: tf.Tensor,
+        dropout_seed: tf.Tensor | None = None,
+        weights: Mapping[str, Any] | None = None,
     ) -> tf.Tensor:
         """Return the mean of the members' logits, float32 [b]; while learning, each one's, float32 [b, members].
 
         Arguments are those of `CtrModel.forward`, with the slabs of all members.
         """
+        read = weights or self.all_variables()
         each = [
-            member.forward({slab: vectors[of_member(kind, slab)] for slab in member.slabs}, dense, cross, dropout_seed)
+            member.forward(
+                {slab: vectors[of_member(kind, slab)] for slab in member.slabs}, dense, cross, dropout_seed, _own(read, kind)
+            )
             for kind, member in self.members.items()
         ]
         return tf.add_n(each) / len(each) if dropout_seed is None else tf.stack(each, axis=1)
+
+
+def _own(weights: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """A member's weights, by the names that it gives them."""
+    return {name.removeprefix(f"{kind}/"): weight for name, weight in weights.items() if name.startswith(f"{kind}/")}

@@ -1,0 +1,1 @@
+"""The served model in TensorFlow's own operations."""

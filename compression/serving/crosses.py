@@ -1,0 +1,53 @@
+"""p_uv of the cross graph's relations in a graph."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from compression.serving.stored import RowIndex
+from training.models.cross_input import Encoding, Nodes, PairTable, cross_value, pair_keys
+
+
+class NodeEncoder(tf.Module):
+    """One side of a relation's frozen encodings."""
+
+    def __init__(self, nodes: Nodes) -> None:
+        super().__init__()
+        self._index = RowIndex(nodes.keys)
+        self._rows = tf.Variable(nodes.table(), trainable=False)
+
+    def __call__(self, keys: tf.Tensor) -> tf.Tensor:
+        """Return float [batch, d + 1], as it is stored, for int64 [batch]: vectors and biases, zero for unknown nodes."""
+        return tf.gather(self._rows, self._index(keys))
+
+
+class RelationEncoder(tf.Module):
+    """The frozen encodings of one relation."""
+
+    def __init__(self, encoding: Encoding) -> None:
+        super().__init__()
+        self._left, self._right = NodeEncoder(encoding.left), NodeEncoder(encoding.right)
+        self._mean = tf.Variable(encoding.mean, trainable=False, dtype=tf.float32)
+        self._network = [tuple(tf.Variable(w, trainable=False, dtype=tf.float32) for w in layer) for layer in encoding.network]
+
+    def __call__(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """Return p_uv float32 [batch] for node keys int64 [batch] each."""
+        return cross_value(self._left(left), self._right(right), self._mean, self._network)
+
+
+class PairLookup(tf.Module):
+    """The statistic of one relation's pairs as a table."""
+
+    def __init__(self, table: PairTable) -> None:
+        super().__init__()
+        self._index = RowIndex(table.keys)
+        self._values = tf.Variable(table.with_mean(), trainable=False)
+
+    def __call__(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
+        """Return the value float32 [batch] of pairs of node keys int64 [batch] each; the mean for unknown pairs."""
+        return tf.gather(self._values, self._index(pair_keys(left, right)))
+
+
+def cross_encoder(encoding: Encoding | PairTable) -> RelationEncoder | PairLookup:
+    """Return what gives p_uv of node keys."""
+    return PairLookup(encoding) if isinstance(encoding, PairTable) else RelationEncoder(encoding)

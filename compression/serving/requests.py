@@ -1,0 +1,129 @@
+"""From raw requests to keys and numbers: one chain of operations for all fields of a kind, whatever their number."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from features import keys as feature_keys
+from features.canonical import NULL
+from features.schema import Categorical, ColumnField, Cross, KeyField, MultiValued, Relation, Schema, is_dense, vocabulary_of
+from training.layout import Layout
+from training.models.multi_hash.field_keys import field_keys_graph
+
+Inputs = Mapping[str, tf.Tensor]
+"""Raw values by field: string [batch], multi-valued string [batch, n] padded with `""`."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A batch of raw requests, read.
+
+    Attributes:
+        inputs: as they came.
+        batch: int32 [], requests.
+        tokens: string [batch] by field with one token a request, crosses among them.
+        keys: int64 [batch] by (vocabulary, field).
+    """
+
+    inputs: Inputs
+    batch: tf.Tensor
+    tokens: Inputs
+    keys: Mapping[tuple[str, str], tf.Tensor]
+
+
+class RequestReader:
+    """Reads the raw requests of one schema.
+
+    Args:
+        schema: whose fields the requests have.
+        relations: of the cross graph, whose nodes have keys of their own.
+    """
+
+    def __init__(self, schema: Schema, relations: tuple[Relation, ...]) -> None:
+        self._schema, self._relations = schema, relations
+
+    def read(self, inputs: Inputs) -> Request:
+        """Return tokens and keys of all fields with one token a request."""
+        batch = tf.shape(inputs[self._schema.column_fields()[0].name])[0]
+        tokens = self._tokens(inputs)
+        return Request(inputs, batch, tokens, self._keys(tokens))
+
+    def node_keys(self, request: Request, field: str) -> tf.Tensor:
+        """Return the keys int64 [batch] that a field's values have in the cross graph."""
+        return request.keys[field, field]
+
+    def group_keys(self, request: Request, layout: Layout) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Return keys int64 [batch, S] of a group's single-valued fields, [k] of its lists, and these' segments int32 [k]."""
+        singles = [request.keys[vocabulary_of(self._schema.field(n)), n] for n in layout.singles]
+        stacked = tf.stack(singles, axis=1) if singles else tf.zeros([request.batch, 0], tf.int64)
+        return stacked, *self._listed(request, layout.lists)
+
+    def numbers(self, request: Request) -> tuple[tf.Tensor, tf.Tensor]:
+        """Return values float64 [batch, D] and present bool [batch, D] of the dense numbers."""
+        fields = self._schema.dense_fields()
+        if not fields:
+            return tf.zeros([request.batch, 0], tf.float64), tf.zeros([request.batch, 0], tf.bool)
+        values, present = feature_keys.numbers_by_field(fields, tf.stack([request.inputs[f.name] for f in fields]))
+        return tf.transpose(values), tf.transpose(present)
+
+    def _tokens(self, inputs: Inputs) -> dict[str, tf.Tensor]:
+        plain = [f.name for f in self._schema.fields if isinstance(f, Categorical)]
+        spelled = tf.unstack(feature_keys.canonical(tf.stack([inputs[n] for n in plain])), num=len(plain)) if plain else []
+        tokens = dict(zip(plain, spelled, strict=True))
+        for field in (f for f in _single_fields(self._schema) if f.name not in tokens):
+            tokens[field.name] = feature_keys.tokens(self._schema, field, inputs[field.name])
+        for cross in (f for f in self._schema.fields if isinstance(f, Cross)):
+            tokens[cross.name] = feature_keys.cross_tokens([tokens[part] for part in cross.of])
+        return tokens
+
+    def _keys(self, tokens: Inputs) -> dict[tuple[str, str], tf.Tensor]:
+        """Keys of every token in its field's vocabulary, and of the graph's nodes in the field's own name, hashed at once."""
+        singles = [(vocabulary_of(f), f.name) for f in self._schema.key_fields() if not isinstance(f, MultiValued)]
+        nodes = [(name, name) for r in self._relations for name in (r.left, r.right)]
+        wanted = list(dict.fromkeys([*singles, *nodes]))
+        if not wanted:
+            return {}
+        stacked = tf.stack([tokens[name] for _, name in wanted])
+        hashed = feature_keys.keys_by_vocabulary([vocabulary for vocabulary, _ in wanted], stacked)
+        return dict(zip(wanted, tf.unstack(hashed, num=len(wanted)), strict=True))
+
+    def _listed(self, request: Request, lists: tuple[str, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+        """Keys int64 [k] of all values present in pooled fields, and the segment int32 [k] that each belongs to."""
+        keys, segments = [tf.zeros([0], tf.int64)], [tf.zeros([0], tf.int32)]
+        for position, name in enumerate(lists):
+            field = self._schema.field(name)
+            if isinstance(field, MultiValued):
+                listed = self._values(field, request.inputs[name])
+            else:
+                listed = _hashed(field, request.keys[vocabulary_of(field), name])
+            keys.append(listed[0])
+            segments.append(tf.cast(listed[1], tf.int32) * len(lists) + position)
+        return tf.concat(keys, axis=0), tf.concat(segments, axis=0)
+
+    def _values(self, field: MultiValued, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Keys int64 [k] of a list field's values [batch, n] that are present, and whose they are, int64 [k]."""
+        tokens = tf.reshape(feature_keys.tokens(self._schema, field, tf.reshape(raw, [-1])), tf.shape(raw))
+        present = tf.where(tokens != NULL)
+        return feature_keys.keys(vocabulary_of(field), tf.gather_nd(tokens, present)), present[:, 0]
+
+
+def input_specs(schema: Schema) -> dict[str, tf.TensorSpec]:
+    """The inputs of the served model: one string tensor per field that reads a column, named by the field."""
+    return {
+        f.name: tf.TensorSpec([None, None] if isinstance(f, MultiValued) else [None], tf.string, f.name)
+        for f in schema.column_fields()
+    }
+
+
+def _single_fields(schema: Schema) -> tuple[ColumnField, ...]:
+    """Fields with one token per request; dense numbers have none."""
+    return tuple(f for f in schema.column_fields() if not is_dense(f) and not isinstance(f, MultiValued))
+
+
+def _hashed(field: KeyField, keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Keys int64 [batch · k] of the rows of a multi-hash field's values, of keys int64 [batch], and whose they are."""
+    hashed = field_keys_graph(keys, field)
+    return tf.reshape(hashed, [-1]), tf.repeat(tf.range(tf.shape(keys)[0], dtype=tf.int32), hashed.shape[1])
