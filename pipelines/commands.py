@@ -18,6 +18,7 @@ from pipelines.demo.__main__ import demo
 from pipelines.explain import explain_admission
 from pipelines.lineage import ancestry_text, champion
 from pipelines.report import ARTIFACTS, day_report, days_with_artifacts, report_json
+from pipelines.search_compression import search_compression
 from pipelines.select_features import select_features
 from pipelines.serve_check import serve_check
 from pipelines.services.__main__ import down, up
@@ -33,6 +34,7 @@ DayOption = Annotated[str, typer.Option("--date", "-d", help="The day or hour: Y
 
 app.command("demo")(demo)
 app.command("explain-admission")(explain_admission)
+app.command("search-compression")(search_compression)
 app.command("select-features")(select_features)
 app.command("serve-check")(serve_check)
 app.command("up")(up)
