@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 import yaml
 
-from features.partition import folder_of, parse_partition
+from features.partition import folder_of
 from pipelines import console
 from pipelines.artifacts import Store
 from pipelines.chain import sync
+from pipelines.champion_day import day_or_champion
 from pipelines.config import default_workspace, load_config
 from pipelines.journal import Event, Journal
 from pipelines.stages.stage import Context, quiet, require
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 PLAN, REPORT, PLOT = "plan.yaml", "search.json", "pareto.png"
 
 _ConfigFile = Annotated[Path, typer.Option("--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="The YAML file.")]
-_Day = Annotated[str, typer.Option("--date", "-d", help="A trained day or hour: its checkpoint, measured on its held-out slice.")]
+_Day = Annotated[str, typer.Option("--date", "-d", help="A trained day or hour, or `champion`: measured on its held-out slice.")]
 _Workspace = Annotated[Optional[Path], typer.Option("--workspace", "-w", help="Where artifacts lie.")]  # noqa: UP045
 _Bytes = Annotated[
     Optional[int],  # noqa: UP045
@@ -69,14 +70,20 @@ def search_compression(
     """Search for compression.steps: the best AUC within a budget of bytes, or the fewest bytes within a loss of AUC.
 
     Plans are chosen on one half of the held-out users and reported on the other. The written section `compression` takes the
-    place of the configuration's; nothing else is changed, and the gate decides as always.
+    place of the configuration's (or `--plan` names it to a stage); nothing else is changed, and the gate decides as always.
+    Without a limit, the steps that are configured are the plan.
     """
     from compression.search.descent import Goal
 
     home = workspace or default_workspace()
     loaded = load_config(config, overrides, home)
-    context = Context(loaded, parse_partition(day), Store(home), quiet if as_json else console.say)
+    context = Context(loaded, day_or_champion(day, Store(home)), Store(home), quiet if as_json else console.say)
     folder = out or home / "compression-search" / folder_of(context.day)
+    if budget_bytes is None and max_auc_drop is None and loaded.compression.steps:
+        _write_plan({"compression": loaded.compression.model_dump(mode="json")}, loaded.name, folder)
+        console.say("no limit is given, and compression.steps are: they are the plan")
+        typer.echo(f"manifest={(folder / PLAN).resolve()}")
+        return
     started_ms = int(time.time() * 1000)
     found = _search(context, Request(Goal(budget_bytes, max_auc_drop), plans, folder))
     _write(found, loaded.name, folder)
@@ -86,6 +93,7 @@ def search_compression(
     else:
         _show(found)
         console.say(f"wrote {PLAN}, {REPORT} and {PLOT} to {folder}")
+        typer.echo(f"manifest={(folder / PLAN).resolve()}")
 
 
 def _search(context: Context, request: Request) -> Found:
@@ -130,12 +138,16 @@ def _word(step: StepSettings) -> str:
 def _write(found: Found, name: str, folder: Path) -> None:
     from pipelines.search_plot import plot_search
 
-    folder.mkdir(parents=True, exist_ok=True)
-    heading = f"# For {name}: put this section in the place of its `compression`.\n"
-    plan = yaml.safe_dump(found.section(), sort_keys=False, width=120, default_flow_style=None)
-    (folder / PLAN).write_text(heading + plan, encoding="utf-8")
+    _write_plan(found.section(), name, folder)
     (folder / REPORT).write_text(json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
     plot_search(found, name, folder / PLOT)
+
+
+def _write_plan(section: dict[str, Any], name: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    heading = f"# For {name}: put this section in the place of its `compression`, or give this file to `--plan`.\n"
+    plan = yaml.safe_dump(section, sort_keys=False, width=120, default_flow_style=None)
+    (folder / PLAN).write_text(heading + plan, encoding="utf-8")
 
 
 def _track(context: Context, found: Found, folder: Path, started_ms: int) -> None:
