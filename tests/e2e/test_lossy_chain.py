@@ -1,4 +1,4 @@
-"""The whole chain with lossy steps: gated against the trained model, promoted, a champion of fewer fields that scores raw rows."""
+"""The whole chain with lossy steps: gated against the trained model, promoted, a champion of fewer fields scores raw rows."""
 
 import json
 from datetime import date
