@@ -96,13 +96,17 @@ class Bench:
     def measure(self, name: str, steps: Sequence[StepSettings]) -> Measured:
         """Compress, score, compare with the trained model on both halves."""
         model = self._after(tuple(steps)).model
-        scores, trained = self._scores(model), self._trained
+        return self.compare(name, tuple(steps), model.nbytes, model.rows, self._scores(model))
+
+    def compare(self, name: str, steps: tuple[StepSettings, ...], size: int, rows: int, scores: Scores) -> Measured:
+        """Compare the scores that a model gave the held-out slice, float32 [n], with the trained model's, on both halves."""
+        trained = self._trained
         label, user, reported, choosing = (getattr(self._heldout, n) for n in ("label", "user", "reported", "choosing"))
         return Measured(
             name=name,
-            steps=tuple(steps),
-            bytes=model.nbytes,
-            rows=model.rows,
+            steps=steps,
+            bytes=size,
+            rows=rows,
             drop=auc(label[choosing], trained[choosing]) - auc(label[choosing], scores[choosing]),
             error=drop_error(label[choosing], trained[choosing], scores[choosing], user[choosing]),
             drop_reported=auc(label[reported], trained[reported]) - auc(label[reported], scores[reported]),
