@@ -12,13 +12,14 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compression.changed import changed_dense, changed_rows, with_scalers
 from compression.changes import Changes, TableChanges, scalers_of, why_no_delta
 from compression.compact import CompactModel
 from compression.digest import content_digest, graph_digest
@@ -70,6 +71,22 @@ def delta_between(before: CompactModel, after: CompactModel, base: str = "") -> 
             "tombstones": sum(len(table.tombstones) for table in tables.values()),
         },
     )
+
+
+def applied(model: CompactModel, delta: Delta) -> CompactModel:
+    """Return what `apply_delta` makes of a model, in memory: full + deltas = full.
+
+    Raises:
+        InputError: the delta is of another model, or does not make of it what it says.
+    """
+    if content_digest(model) != delta.base:
+        raise InputError(f"this delta changes the model {delta.base[:12]}…, not this one: apply the deltas in order")
+    tables = {name: changed_rows(rows, name, delta.arrays) for name, rows in model.tables.items()}
+    told = with_scalers(model.description, delta.arrays)
+    after = replace(model, tables=tables, dense=changed_dense(model.dense, delta.arrays), description=told)
+    if content_digest(after) != delta.result:
+        raise InputError(f"the delta to {delta.result[:12]}… makes something else of its base: load the next full export")
+    return after
 
 
 def write_delta(delta: Delta, folder: Path, told: Mapping[str, Any] | None = None) -> int:

@@ -168,6 +168,46 @@ def test_a_reader_meanwhile_sees_an_old_row_or_a_new_one(models, tmp_path):
     assert seen == {1.0, 2.0}
 
 
+def test_rows_are_written_before_keys_lead_to_them_and_never_where_one_leads_now(models, tmp_path):
+    export_model(models[0], tmp_path / "model")
+    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    graph = loaded.signatures["apply_delta"].graph
+    inner = [n for f in graph.as_graph_def().library.function for n in f.node_def if n.op == "LookupTableInsertV2"]
+    name = next(f for f in graph.as_graph_def().library.function if any(n.op == "LookupTableInsertV2" for n in f.node_def))
+    nodes = {node.name: node for node in name.node_def}
+    writes = {node.name for node in name.node_def if node.op == "ResourceScatterUpdate"}
+    assert len(writes) == 4  # two groups of two float32 slabs
+    reached = [writes & _before(nodes, node.name) for node in inner]
+    assert all(len(before) >= 2 for before in reached)
+    assert set().union(*reached) == writes
+    rows = _rows_of(loaded)
+    write_delta(delta_between(models[0], models[1]), tmp_path / "delta")
+    delta_client.apply_delta(loaded, tmp_path / "delta")
+    changed = set(delta_between(models[0], models[1]).arrays["keys"].tolist())
+    after = _rows_of(loaded)
+    assert changed & set(rows)
+    assert not {after[key] for key in changed} & set(rows.values())
+    assert {key: row for key, row in after.items() if key not in changed}.items() <= rows.items()
+
+
+def _before(nodes, name):
+    """Names of all nodes that a node waits for."""
+    found, open_ends = set(), [name]
+    while open_ends:
+        for source in nodes[open_ends.pop()].input:
+            parent = source.removeprefix("^").split(":")[0]
+            if parent in nodes and parent not in found:
+                found.add(parent)
+                open_ends.append(parent)
+    return found
+
+
+def _rows_of(loaded):
+    handle = loaded.tables[""]._index._table.resource_handle
+    keys, rows = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.int64, Tvalues=tf.int32)
+    return dict(zip(keys.numpy().tolist(), rows.numpy().tolist(), strict=True))
+
+
 def _constant(model, value):
     tables = {
         group: PackedRows(
