@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from features.errors import InputError
 from pipelines.raw_rows import as_logged, read_rows
-from spark_jobs.settings import Source
+from spark_jobs.settings import Format, Source
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,9 +50,9 @@ def read_file(path: Path, source: Source) -> RawFile:
         InputError: it cannot be read.
     """
     if path.suffix == ".parquet":
-        return RawFile(as_logged(read_rows(path), source))
+        return RawFile(as_logged(read_rows(path), source.model_copy(update={"format": Format.PARQUET})))
     rows, malformed = _read_csv(path, source.separator)
-    return RawFile(as_logged(rows, source), malformed)
+    return RawFile(as_logged(rows, source.model_copy(update={"format": Format.CSV})), malformed)
 
 
 def _read_csv(path: Path, separator: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
