@@ -8,7 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from compression.changes import why_no_delta
 from compression.compact import CompactModel, read_compact
+from compression.serving.changing import Changing
 from compression.serving.model import ServingModel
 from compression.serving.requests import Inputs, input_specs
 from compression.serving.rows import TableForm
@@ -28,6 +30,7 @@ class ExportReport:
         bytes_exported: the SavedModel on disk.
         bytes_variables: of these, the table's contents, its rows and the dense weights.
         bytes_graph: of these, the graph.
+        version: what deltas to it name as their base; empty: it takes none (`compression.changes.why_no_delta`).
     """
 
     rows: int
@@ -35,6 +38,7 @@ class ExportReport:
     bytes_exported: int
     bytes_variables: int
     bytes_graph: int
+    version: str
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -46,6 +50,8 @@ def export(compressed: Path, out: Path, form: TableForm = "rows") -> ExportRepor
 
     Its signature `serving_default` takes one string tensor per `schema.column_fields()`, named by the field ([batch];
     multi-valued [batch, n] padded with `""`), and returns `probability` float32 [batch]. A batch of none works.
+    In the form `rows`, if every slab is one band without projection, `apply_delta` changes the model while it is loaded
+    (`compression.serving.changing`).
 
     Args:
         compressed: a `compressed` folder (a `checkpoint` works too, but its zero rows are then exported).
@@ -55,23 +61,26 @@ def export(compressed: Path, out: Path, form: TableForm = "rows") -> ExportRepor
     Raises:
         InputError: the folder is incomplete or damaged, or its weights do not fit its schema.
     """
-    return export_model(read_compact(compressed), out, form)
+    model = read_compact(compressed)
+    return export_model(model, out / SAVED_MODEL, form)
 
 
-def export_model(model: CompactModel, out: Path, form: TableForm = "rows") -> ExportReport:
-    """Write `saved_model/` of a model in memory into `out`; see `export`.
-
-    Raises:
-        InputError: its weights do not fit its schema.
-    """
-    served, schema, folder = ServingModel(model, form), model.description.schema, out / SAVED_MODEL
-    tf.saved_model.save(served, str(folder), signatures={SIGNATURE: _signature(served, input_specs(schema))})
+def export_model(model: CompactModel, folder: Path, form: TableForm = "rows") -> ExportReport:
+    """Write a model as the SavedModel `folder`; see `export`."""
+    served, schema = ServingModel(model, form), model.description.schema
+    signatures = {SIGNATURE: _signature(served, input_specs(schema))}
+    changing = None if form != "rows" or why_no_delta(model) else Changing(served, model)
+    if changing:
+        served.changing = changing  # so that what it holds is saved
+        signatures |= changing.signatures()
+    tf.saved_model.save(served, str(folder), signatures=signatures)
     return ExportReport(
         rows=model.rows,
         inputs=tuple(field.name for field in schema.column_fields()),
         bytes_exported=_bytes(folder),
         bytes_variables=_bytes(folder / "variables"),
         bytes_graph=(folder / "saved_model.pb").stat().st_size,
+        version=changing.digest if changing else "",
     )
 
 

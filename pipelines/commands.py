@@ -16,6 +16,7 @@ from pipelines.artifacts import Store
 from pipelines.config import Config, default_workspace, load_config
 from pipelines.demo.__main__ import demo
 from pipelines.explain import explain_admission
+from pipelines.following.command import follow
 from pipelines.lineage import ancestry_text, champion
 from pipelines.report import ARTIFACTS, day_report, days_with_artifacts, report_json
 from pipelines.search_compression import search_compression
@@ -34,6 +35,7 @@ DayOption = Annotated[str, typer.Option("--date", "-d", help="The day or hour: Y
 
 app.command("demo")(demo)
 app.command("explain-admission")(explain_admission)
+app.command("follow")(follow)
 app.command("search-compression")(search_compression)
 app.command("select-features")(select_features)
 app.command("serve-check")(serve_check)

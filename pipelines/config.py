@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from compression.settings import CompressionSettings, SelectionSettings
 from features.errors import InputError
 from features.schema import Frozen, Identifier, Schema
+from pipelines.following.settings import FollowSettings
 from pipelines.settings import TrackingSettings
 from simulator.settings import SimulatorSettings
 from spark_jobs.settings import GraphSettings, Source, SparkSettings, StatisticsSettings
@@ -50,6 +51,7 @@ class Config(Frozen):
     compression: CompressionSettings = CompressionSettings()
     selection: SelectionSettings = SelectionSettings()
     model_gate: ModelGateSettings = ModelGateSettings()
+    follow: FollowSettings = FollowSettings()
     tracking: TrackingSettings = Field(default=TrackingSettings())
 
 

@@ -100,10 +100,19 @@ def read_examples(
             negative, rows that are not in time order.
         NoDataError: the artifact holds no impression.
     """
+    return examples_of(read_impressions(folder, schema, absent, [weight] if weight else ()), folder, schema, relations, weight)
+
+
+def examples_of(
+    table: pa.Table, where: Path, schema: Schema, relations: Sequence[Relation] = (), weight: str | None = None
+) -> Examples:
+    """Return what `read_examples` returns, and raises, of the columns of an `impressions` artifact that are in memory.
+
+    `where` is what an error names as their place.
+    """
     layout = Layout.of(schema, relations)
-    table = read_impressions(folder, schema, absent, [weight] if weight else ())
     if not table.num_rows:
-        raise NoDataError(f"{folder}: no impressions to learn from; ingest a day that has some")
+        raise NoDataError(f"{where}: no impressions to learn from; ingest a day that has some")
     tokens = {f.name: _field_tokens(schema, f, table) for f in schema.fields if isinstance(f, Single) and f.name in layout.keyed}
     tokens |= {f.name: _cross_tokens([tokens[part] for part in f.of]) for f in schema.fields if isinstance(f, Cross)}
     numbers, present = _numbers(schema, table)
@@ -114,12 +123,12 @@ def read_examples(
         numbers=numbers,
         present=present,
         pairs=_pairs(relations, tokens, table.num_rows),
-        label=_labels(table, folder),
+        label=_labels(table, where),
         user=user.codes,
         users=user.values,
         record_id=table["record_id"].to_numpy(),
-        timestamp_ms=_timestamps(table, folder),
-        weight=_weights(table, weight, folder) if weight and weight in table.column_names else None,
+        timestamp_ms=_timestamps(table, where),
+        weight=_weights(table, weight, where) if weight and weight in table.column_names else None,
     )
 
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from compression.changes import scalers_of
 from compression.compact import CompactModel
 from compression.serving.crosses import cross_encoder
 from compression.serving.requests import Inputs, Request, RequestReader
 from compression.serving.rows import TableForm, table_of
 from compression.serving.stored import StoredWeights
 from training.forward import pool_slab
-from training.layout import Layout
 from training.models.blocks import refuse_other_weights
 from training.models.build import build_model
 from training.models.pooling import dense_inputs
 from training.packed.dense import unpacked
-from training.scalers import as_arrays
 
 
 class ServingModel(tf.Module):
@@ -37,18 +36,18 @@ class ServingModel(tf.Module):
         told = model.description
         self._reader = RequestReader(told.schema, told.relations)
         self._relations = told.relations
-        self._scalers = as_arrays(told.scalers, Layout.of(told.schema, told.relations).dense)
+        self.scalers = tf.Variable(scalers_of(model), trainable=False)
         built = build_model(told.schema, told.model, told.relations)
         refuse_other_weights(built.all_variables(), unpacked(model.dense))
-        self._weights = StoredWeights(model.dense)
+        self.weights = StoredWeights(model.dense)
         self._groups, self._forward = built.groups, built.forward  # a bound method: what it is bound to is not saved
-        self._tables = {group.name: table_of(model.tables[group.name], form) for group in built.groups}
+        self.tables = {group.name: table_of(model.tables[group.name], form) for group in built.groups}
         self._encoders = {name: cross_encoder(encoding) for name, encoding in sorted(model.encodings.items())}
 
     def probability(self, inputs: Inputs) -> tf.Tensor:
         """Return the click probability of each request, float32 [batch]."""
         request = self._reader.read(inputs)
-        logits = self._forward(self._vectors(request), self._dense(request), self._cross(request), weights=self._weights())
+        logits = self._forward(self._vectors(request), self._dense(request), self._cross(request), weights=self.weights())
         return tf.sigmoid(logits)
 
     def _vectors(self, request: Request) -> dict[str, tf.Tensor]:
@@ -56,14 +55,13 @@ class ServingModel(tf.Module):
         vectors: dict[str, tf.Tensor] = {}
         for group in self._groups:
             stacked, listed, segments = self._reader.group_keys(request, group.layout)
-            found = self._tables[group.name](tf.concat([tf.reshape(stacked, [-1]), listed], axis=0))
+            found = self.tables[group.name](tf.concat([tf.reshape(stacked, [-1]), listed], axis=0))
             named = {group.slab(own): rows for own, rows in found.items()}
             vectors |= {name: pool_slab(group, name, rows, segments, request.batch) for name, rows in named.items()}
         return vectors
 
     def _dense(self, request: Request) -> tf.Tensor:
-        means, stds = self._scalers
-        return dense_inputs(*self._reader.numbers(request), tf.constant(means), tf.constant(stds))
+        return dense_inputs(*self._reader.numbers(request), *tf.unstack(self.scalers))
 
     def _cross(self, request: Request) -> tf.Tensor:
         columns = [self._relation(request, r.name, r.left, r.right) for r in self._relations]

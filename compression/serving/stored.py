@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from compression.changes import dense_name, matrix_names
 from training.packed.dense import DenseWeights
 from training.packed.matrix import Form, Matrix
 from training.packed.slab import Band, PackedSlab
@@ -25,6 +27,18 @@ class RowIndex(tf.Module):
         """Return the rows of keys, int32 in their shape."""
         return self._table.lookup(keys)
 
+    def point(self, keys: tf.Tensor, rows: tf.Tensor) -> Any:
+        """Let keys int64 [n], new or known, lead to rows int32 [n] from now on; return the operation."""
+        return self._table.insert(keys, rows)
+
+    def forget(self, keys: tf.Tensor) -> Any:
+        """Let keys int64 [m] lead to row 0, as unknown ones do; return the operation."""
+        return self._table.remove(keys)
+
+    def size(self) -> tf.Tensor:
+        """Return how many keys are known, int64 []."""
+        return self._table.size()
+
 
 class StoredMatrix(tf.Module):
     """A `Matrix` in a graph, behind a row 0 that reads as zero.
@@ -37,9 +51,9 @@ class StoredMatrix(tf.Module):
     def __init__(self, matrix: Matrix, zero_row: bool = True) -> None:
         super().__init__()
         self._form, self._width = matrix.form, matrix.width
-        first = int(zero_row)
-        self._values = tf.Variable(_behind_zeros(matrix.values, first), trainable=False)
-        self._scales = tf.Variable(_behind_zeros(matrix.scales, first), trainable=False) if matrix.scales.shape[1] else None
+        first, rows = int(zero_row), None if zero_row else len(matrix)  # a slab may get more rows while it serves
+        self._values = _variable(_behind_zeros(matrix.values, first), rows)
+        self._scales = _variable(_behind_zeros(matrix.scales, first), rows) if matrix.scales.shape[1] else None
 
     def gather(self, rows: tf.Tensor) -> tf.Tensor:
         """Return float32 [m, width] of rows int [m]."""
@@ -49,6 +63,23 @@ class StoredMatrix(tf.Module):
     def all(self) -> tf.Tensor:
         """Return float32 [N, width], all rows."""
         return self._decoded(self._values.value(), self._scales)
+
+    def write(self, rows: tf.Tensor, *stored: tf.Tensor) -> list[Any]:
+        """Write values, and scales if it has them, [n, …] as stored, to rows int32 [n]; return the operations."""
+        return [v.scatter_update(tf.IndexedSlices(new, rows)) for v, new in zip(self._variables(), stored, strict=True)]
+
+    def grow(self, count: tf.Tensor) -> None:
+        """Add rows of zeros, int32 [] of them."""
+        for variable in self._variables():
+            zeros = tf.zeros([count, variable.shape[1]], variable.dtype)
+            variable.assign(tf.concat([variable.read_value(), zeros], axis=0))
+
+    def replace(self, *stored: tf.Tensor) -> list[Any]:
+        """Write values, and scales if it has them, of all rows; return the operations."""
+        return [variable.assign(new) for variable, new in zip(self._variables(), stored, strict=True)]
+
+    def _variables(self) -> list[tf.Variable]:
+        return [self._values] if self._scales is None else [self._values, self._scales]
 
     def _decoded(self, values: tf.Tensor, scales: Any) -> tf.Tensor:
         if scales is None:
@@ -72,6 +103,11 @@ class StoredSlab(tf.Module):
             return self._bands[0](rows)
         return tf.add_n([band(self._within(rows, number)) for number, band in enumerate(self._bands)])
 
+    def only_matrix(self) -> StoredMatrix:
+        """Return what a slab of one band without projection is stored in."""
+        (band,) = self._bands
+        return band.matrix
+
     def _within(self, rows: tf.Tensor, number: int) -> tf.Tensor:
         """Rows int32 [m] as those of one band; its row 0, which is zero, for the other bands' rows."""
         first, end = self._ends[number], self._ends[number + 1]
@@ -83,12 +119,12 @@ class StoredBand(tf.Module):
 
     def __init__(self, band: Band) -> None:
         super().__init__()
-        self._matrix = StoredMatrix(band.matrix)
+        self.matrix = StoredMatrix(band.matrix)
         self._projection = None if band.projection is None else tf.Variable(band.projection, trainable=False)
 
     def __call__(self, rows: tf.Tensor) -> tf.Tensor:
         """Return float32 [m, width] of the band's rows int32 [m]."""
-        stored = self._matrix.gather(rows)
+        stored = self.matrix.gather(rows)
         return stored if self._projection is None else tf.matmul(stored, self._projection)
 
 
@@ -103,6 +139,21 @@ class StoredWeights(tf.Module):
     def __call__(self) -> dict[str, Any]:
         """Return float32 weights by name."""
         return dict(self._plain) | {name: matrix.all() for name, matrix in self._packed.items()}
+
+    def replace(self, arrays: Mapping[str, tf.Tensor]) -> list[Any]:
+        """Set all weights from arrays named as in `compression.changes`; return the operations."""
+        plain = [variable.assign(arrays[dense_name(name)]) for name, variable in self._plain.items()]
+        packed = [matrix.replace(*arrays_of(arrays, dense_name(name))) for name, matrix in self._packed.items()]
+        return [*plain, *(operation for operations in packed for operation in operations)]
+
+
+def arrays_of(arrays: Mapping[str, tf.Tensor], matrix: str) -> list[tf.Tensor]:
+    """Return the arrays of a matrix, values first, out of named ones; only quantized rows have scales."""
+    return [arrays[name] for name in matrix_names(matrix) if name in arrays]
+
+
+def _variable(values: NDArray[Any], rows: int | None) -> tf.Variable:
+    return tf.Variable(values, trainable=False, shape=[rows, values.shape[1]])
 
 
 def _plain(weights: DenseWeights) -> dict[str, NDArray[Any]]:

@@ -167,7 +167,7 @@ def test_the_size_follows_the_rows_and_not_the_table_that_was_trained(exported, 
 def test_the_zero_rows_are_not_in_the_exported_table(loaded, checkpoint, compressed):
     """Of the exported hash table itself: it holds the kept keys, and not one key of a zero row."""
     kept, before = read_checkpoint(compressed).keys, read_checkpoint(checkpoint).keys
-    handle = loaded._tables[""]._index._table.resource_handle
+    handle = loaded.tables[""]._index._table.resource_handle
     keys, rows = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.int64, Tvalues=tf.int32)
     assert sorted(keys.numpy().tolist()) == kept.tolist()
     assert sorted(rows.numpy().tolist()) == list(range(1, len(kept) + 1))

@@ -10,44 +10,45 @@ from hypothesis import strategies as st
 from tiny_days import DAYS, DOCUMENT, make_context, publish
 
 from features.errors import InputError
-from pipelines.predict import _as_logged, _join, _raw, predict_file, read_rows
+from pipelines.predict import predict_file
+from pipelines.raw_rows import as_logged, join, raw, read_rows, side_columns
 from spark_jobs.settings import SideTable, Source
 
 
 def test_single_values_are_written_as_the_log_has_them_and_nulls_are_empty():
     column = pd.Series(["007", None, float("nan"), pd.NA, 3, 2.5, True, ""], dtype=object)
-    assert _raw(column, None).tolist() == ["007", "", "", "", "3", "2.5", "True", ""]
+    assert raw(column, None).tolist() == ["007", "", "", "", "3", "2.5", "True", ""]
 
 
 def test_lists_are_padded_to_the_longest():
     column = pd.Series(["a|b|c", "", "a", None, "|a||b|"], dtype=object)
-    assert _raw(column, "|").tolist() == [["a", "b", "c"], ["", "", ""], ["a", "", ""], ["", "", ""], ["a", "b", ""]]
+    assert raw(column, "|").tolist() == [["a", "b", "c"], ["", "", ""], ["a", "", ""], ["", "", ""], ["a", "b", ""]]
 
 
 def test_lists_of_parquet_need_no_separator():
     column = pd.Series([np.array(["x,y", "z"], dtype=object), [], ["w"], (1, 2)], dtype=object)
-    assert _raw(column, ",").tolist() == [["x,y", "z"], ["", ""], ["w", ""], ["1", "2"]]
+    assert raw(column, ",").tolist() == [["x,y", "z"], ["", ""], ["w", ""], ["1", "2"]]
 
 
 def test_a_null_in_a_list_is_no_value():
     column = pd.Series([["a", None, "b"], [None]], dtype=object)
-    assert _raw(column, ",").tolist() == [["a", "b"], ["", ""]]
+    assert raw(column, ",").tolist() == [["a", "b"], ["", ""]]
 
 
 @pytest.mark.parametrize(("number", "text"), [(1e16, "10000000000000000"), (2.0**62, str(2**62)), (-0.0, "0"), (0.5, "0.5")])
 def test_floats_are_spelled_as_in_ingest(number, text):
-    assert _raw(pd.Series([number, None]), None).tolist() == [text, ""]
-    assert _raw(pd.Series([[number], []], dtype=object), ",").tolist() == [[text], [""]]
+    assert raw(pd.Series([number, None]), None).tolist() == [text, ""]
+    assert raw(pd.Series([[number], []], dtype=object), ",").tolist() == [[text], [""]]
 
 
 @pytest.mark.parametrize(("column", "shape"), [([], (0,)), (["", None], (2, 1))])
 def test_even_without_a_value_there_is_a_column(column, shape):
-    assert _raw(pd.Series(column, dtype=object), "|").shape == shape
+    assert raw(pd.Series(column, dtype=object), "|").shape == shape
 
 
 @given(st.lists(st.lists(st.text("ab", min_size=1), max_size=4), min_size=1, max_size=6))
 def test_padding_loses_no_value(lists):
-    padded = _raw(pd.Series(["|".join(values) for values in lists], dtype=object), "|")
+    padded = raw(pd.Series(["|".join(values) for values in lists], dtype=object), "|")
     assert padded.shape == (len(lists), max(1, *map(len, lists), 1))
     assert [[v for v in row if v] for row in padded.tolist()] == lists
 
@@ -56,7 +57,7 @@ def test_padding_loses_no_value(lists):
 def test_what_ingest_reads_as_null_is_null(kind, expected):
     source = Source(path="logs", format=kind, null_values=("-", "NULL"), rename={"advert": "ad"})
     rows = pd.DataFrame({"advert": ["-", "NULL", "n-"]})
-    assert _raw(_as_logged(rows, source)["ad"], None).tolist() == expected
+    assert raw(as_logged(rows, source)["ad"], None).tolist() == expected
     assert list(rows.columns) == ["advert"]
 
 
@@ -65,8 +66,8 @@ def test_numbers_beside_null_values_stay_numbers():
     rows = pd.DataFrame(
         {"ad": pd.array([7, None], dtype="Int64"), "price": pd.array([0.5, None], dtype="Float64"), "tag": ["-", "a"]}
     )
-    read = _as_logged(rows, source)
-    assert [_raw(read[name], None).tolist() for name in rows] == [["7", ""], ["0.5", ""], ["", "a"]]
+    read = as_logged(rows, source)
+    assert [raw(read[name], None).tolist() for name in rows] == [["7", ""], ["0.5", ""], ["", "a"]]
 
 
 @pytest.fixture
@@ -79,16 +80,20 @@ def side(tmp_path):
     return write
 
 
+def joined_with(rows, *tables):
+    return join(rows, [(table, side_columns(table)) for table in tables])
+
+
 def joined(ids, table, **columns):
-    return _join(pd.DataFrame({"user": ids, **columns}), (table,))
+    return joined_with(pd.DataFrame({"user": ids, **columns}), table)
 
 
 def test_a_join_keeps_rows_and_their_order_and_leaves_unknown_ids_null(side):
     table = joined(["3", "nobody", "7", "3"], side(), n=[0, 1, 2, 3])
     assert table["n"].tolist() == [0, 1, 2, 3]
     assert table["user"].tolist() == ["3", "nobody", "7", "3"]
-    assert _raw(table["age"], None).tolist() == ["40", "", "30", "40"]
-    assert _raw(table["city"], None).tolist() == ["", "", "Bonn", ""]
+    assert raw(table["age"], None).tolist() == ["40", "", "30", "40"]
+    assert raw(table["city"], None).tolist() == ["", "", "Bonn", ""]
     assert list(table.columns) == ["user", "n", "age", "city"]
 
 
@@ -103,7 +108,7 @@ def test_ids_with_leading_zeros_are_other_ids(side):
 
 def test_a_null_id_meets_nothing(side):
     table = joined([None, "3"], side("id,age\n,99\n,98\n3,40\n"))
-    assert _raw(table["age"], None).tolist() == ["", "40"]
+    assert raw(table["age"], None).tolist() == ["", "40"]
 
 
 def test_chosen_columns_come_under_their_prefix(side):
@@ -115,8 +120,8 @@ def test_chosen_columns_come_under_their_prefix(side):
 def test_tables_are_joined_one_after_another(side, tmp_path):
     (tmp_path / "cities.csv").write_text("city;country\nBonn;DE\n", encoding="utf-8")
     cities = SideTable(path=str(tmp_path / "cities.csv"), key="city", separator=";")
-    table = _join(pd.DataFrame({"user": ["12", "7"]}), (side(), cities))
-    assert _raw(table["country"], None).tolist() == ["", "DE"]
+    table = joined_with(pd.DataFrame({"user": ["12", "7"]}), side(), cities)
+    assert raw(table["country"], None).tolist() == ["", "DE"]
 
 
 def test_a_repeated_id_is_refused(side):
@@ -131,7 +136,7 @@ def test_a_table_without_its_column_is_refused(side):
 
 def test_an_input_without_the_joins_id_is_refused(side):
     with pytest.raises(InputError, match=r"the input lacks the columns \['user'\].*users\.csv"):
-        _join(pd.DataFrame({"ad": ["1"]}), (side(),))
+        joined_with(pd.DataFrame({"ad": ["1"]}), side())
 
 
 def test_csv_is_text_as_it_is(tmp_path):
@@ -148,7 +153,7 @@ def test_another_separator(tmp_path):
 def test_integers_of_parquet_keep_every_digit_beside_a_null(tmp_path):
     path = tmp_path / "rows.parquet"
     pd.DataFrame({"ad": pd.array([2**53 + 1, None, 3], dtype="Int64")}).to_parquet(path)
-    assert _raw(read_rows(path)["ad"], None).tolist() == ["9007199254740993", "", "3"]
+    assert raw(read_rows(path)["ad"], None).tolist() == ["9007199254740993", "", "3"]
 
 
 def test_parquet_values_are_written_alike(tmp_path):
@@ -156,8 +161,8 @@ def test_parquet_values_are_written_alike(tmp_path):
     frame = {"tags": [["a", "b"], None], "at": [datetime(2026, 1, 2, 3, 4, 5), None], "price": [1.5, None], "new": [True, None]}
     pd.DataFrame(frame).to_parquet(path)
     rows = read_rows(path)
-    assert _raw(rows["tags"], ",").tolist() == [["a", "b"], ["", ""]]
-    assert [_raw(rows[name], None).tolist() for name in ("at", "price", "new")] == [
+    assert raw(rows["tags"], ",").tolist() == [["a", "b"], ["", ""]]
+    assert [raw(rows[name], None).tolist() for name in ("at", "price", "new")] == [
         ["2026-01-02 03:04:05", ""],
         ["1.5", ""],
         ["True", ""],

@@ -1,0 +1,1 @@
+"""What the benchmark of following is made of."""

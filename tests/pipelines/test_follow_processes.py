@@ -1,0 +1,112 @@
+"""Following as processes: killed and started again, ended by SIGTERM, and a server that keeps up with it."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from landing_days import REPOSITORY, land, start, write_config
+
+from compression.compact import read_compact
+from compression.digest import content_digest
+from pipelines.following.folders import numbered, numbers
+from pipelines.following.ledger import Ledger
+
+FILES = 8
+
+
+def until(there, process, seconds=120):
+    """Wait until something is there while a process runs."""
+    deadline = time.monotonic() + seconds
+    while not there():
+        assert process.poll() is None, "the process ended"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def batches(out):
+    path = out / "batches.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def content(out):
+    return content_digest(read_compact(numbered(out / "full", numbers(out / "full")[-1]) / "compressed"))
+
+
+def ledger(out):
+    return Ledger.read(numbered(out / "state", numbers(out / "state")[-1]))
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
+    """Killed after 2 and after 5 micro-batches (the learner is saved every 3), ended after 6: in the end as if undisturbed."""
+    config, landing = write_config(tmp_path), tmp_path / "landing"
+    for number in range(FILES):
+        land(landing, number)
+    undisturbed = tmp_path / "undisturbed"
+    assert start(config, landing, undisturbed, "--once").wait(120) == 0
+    out, server_out = tmp_path / "out", tmp_path / "applied.jsonl"
+    server = subprocess.Popen([sys.executable, "compression/delta_server.py", out, server_out, "0.02"], cwd=REPOSITORY)
+    slowly = ("--every", "0.5")  # so that the process is met between two micro-batches
+    for killed_after in (2, 5):
+        process = start(config, landing, out, *slowly)
+        until(lambda after=killed_after: len(batches(out)) >= after, process)
+        process.kill()
+        process.wait()
+        assert ledger(out).batch == 3 if killed_after == 5 else not numbers(out / "state")
+    process = start(config, landing, out, *slowly)
+    until(lambda: len(batches(out)) >= 6, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0
+    assert ledger(out).batch == len(batches(out)) >= 6
+    assert start(config, landing, out, "--once").wait(120) == 0
+    assert ledger(out) == ledger(undisturbed)
+    assert [line["batch"] for line in batches(out)] == list(range(1, FILES + 1))
+    assert sorted(name for line in batches(out) for name in line["files"]) == sorted(path.name for path in landing.iterdir())
+    assert content(out) == content(undisturbed)
+    until(lambda: json.loads(server_out.read_text().splitlines()[-1])["version"] == content(out), server)
+    server.terminate()
+    assert server.wait(60) == 0
+    applied = [json.loads(line) for line in server_out.read_text().splitlines()]
+    assert [line["kind"] for line in applied] == ["full"] + ["delta"] * (len(applied) - 1)  # never loaded again
+    assert len(applied) > FILES
+
+
+@pytest.mark.slow
+def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path):
+    config, landing, out = write_config(tmp_path), tmp_path / "landing", tmp_path / "out"
+    published, told = tmp_path / "published", tmp_path / "applied.jsonl"
+    for number in range(4):
+        land(landing, number)
+    assert start(config, landing, out, "--once", "--set", "follow.full_every=2").wait(120) == 0
+    (published / "full").mkdir(parents=True)
+    first, last = numbers(out / "full")
+    shutil.copytree(numbered(out / "full", first), numbered(published / "full", first))
+    shutil.copytree(out / "deltas", published / "deltas")
+    damaged = numbers(out / "deltas")[0]
+    assert damaged == first + 1
+    (numbered(published / "deltas", damaged) / "arrays.npz").write_bytes(b"")
+    server = subprocess.Popen([sys.executable, "compression/delta_server.py", published, told, "0.02"], cwd=REPOSITORY)
+    until(told.exists, server)
+    time.sleep(0.5)
+    assert [json.loads(line)["number"] for line in told.read_text().splitlines()] == [first]
+    shutil.copytree(numbered(out / "full", last), published / "full" / ".copy")
+    (published / "full" / ".copy").rename(numbered(published / "full", last))
+    until(lambda: len(told.read_text().splitlines()) == 2, server)
+    assert json.loads(told.read_text().splitlines()[-1])["version"] == content(out)
+    server.terminate()
+    assert server.wait(60) == 0
+
+
+@pytest.mark.slow
+def test_an_unsound_micro_batch_ends_it_with_exit_code_3(tmp_path):
+    config, landing, out = write_config(tmp_path), tmp_path / "landing", tmp_path / "out"
+    for number in range(3):
+        land(landing, number)
+    limits = ("--set", "follow.gate_clicks=1", "--set", "follow.calibration_within=1.0001")
+    assert start(config, landing, out, "--once", *limits).wait(120) == 3
+    assert ledger(out).batch < 3
+    assert "servers keep the last good state" in (tmp_path / "out.log").read_text()
