@@ -1,0 +1,100 @@
+"""AUC against bytes: composed plans of compression, and each rival by itself, on real logs.
+
+`python benchmarks/compress.py --json --plots FOLDER`. For each log one unpenalised Wide & Deep is learned at widths 8, 16
+and 32; the one that the choosing half of the held-out users likes best is 1×: keys, rows and dense weights, no optimizer slots:
+
+    ours                    what `elastic-ctr`'s search finds on the way down (rows, columns, bits, kernels, units composed)
+    quantization            float16, int8, int4 alone
+    group lasso             models learned with it, their zero rows gone
+    magnitude pruning       as many rows of the unpenalised model, by length (the paper's test)
+    hashing trick           models learned with 10 and 100 values of a field to a row
+    quotient and remainder  models learned with as many rows in two tables
+
+Plans are chosen on one half of the users and reported on the other; intervals are of 200 draws of users. `lossless_*`: the same
+model exported whole and without its zero rows, answered in processes that know TensorFlow only. Data: globo (clicks against DRAWN
+negatives; CHAMELEON, academic use) and kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0), through ELASTIC_CTR_DATA.
+(A script named compression.py would be imported in the place of the package by every other script of this folder.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from compression_parts.curves import QUICK, Curves, Tried
+from compression_parts.lossless import lossless
+from compression_parts.report import best_at, plot_curves, row
+from compression_parts.worlds import World, drawn, globo, kuairand
+
+from features.errors import ElasticCtrError
+from pipelines import console
+
+_RATIOS = (3, 10, 30, 100, 300)
+
+
+def main(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    data: Annotated[str, typer.Option(help="Comma-separated: globo, kuairand_pure.")] = "kuairand_pure,globo",
+    workspace: Annotated[Path, typer.Option(help="Where days and models are kept; reused.")] = Path("workspace-compression"),
+    days: Annotated[int, typer.Option(min=1, help="Of globo.")] = 3,
+    share: Annotated[float, typer.Option(min=0.001, max=1, help="Of globo's users.")] = 1.0,
+    plans: Annotated[int, typer.Option(min=1, help="That the search measures.")] = 150,
+    plots: Annotated[Path | None, typer.Option(help="Folder for a picture of each log.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
+) -> None:
+    """Learn, compress, compare, and print the curves."""
+    makers: dict[str, Callable[[], World]] = {
+        "globo": lambda: globo(workspace / "globo", days, share, _say),
+        "kuairand_pure": lambda: kuairand(workspace / "kuairand", _say),
+        "drawn": lambda: drawn(workspace / "drawn"),
+    }
+    names = ["drawn"] if quick else data.split(",")
+    if unknown := set(names) - set(makers):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(makers)}", param_hint="--data")
+    try:
+        tried = QUICK if quick else Tried()
+        told = {name: _figures(makers[name](), workspace / name, tried, plans, plots) for name in names}
+    except ElasticCtrError as error:
+        _say(str(error))
+        raise typer.Exit(error.exit_code) from error
+    _show(told, as_json)
+
+
+def _figures(world: World, folder: Path, tried: Tried, plans: int, plots: Path | None) -> dict[str, Any]:
+    curves = Curves(world, folder, lambda text: _say(f"{world.name}: {text}"), tried)
+    rows = [row(line, curves) for line in curves.lines(plans)]
+    if plots:
+        plot_curves(rows, f"{world.name}: what a smaller model costs", plots / f"compression-{world.name}.png")
+    return {
+        "dim": curves.dim,
+        "auc_choosing_by_width": {dim: bench.auc_choosing for dim, bench in curves.widths.items()},
+        "bytes": curves.bench.bytes,
+        **lossless(curves.sparse),
+        "pareto": rows,
+        "best_at": {ratio: best_at(rows, ratio) for ratio in _RATIOS},
+    }
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _show(told: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(told, indent=1))
+        return
+    for name, figures in told.items():
+        lines = [(f"{r}×", curve, *_words(one)) for r, best in figures["best_at"].items() for curve, one in best.items()]
+        console.table(f"{name}, width {figures['dim']}", ("at least", "curve", "ratio", "AUC", "95 %"), lines)
+
+
+def _words(one: Mapping[str, Any]) -> tuple[str, str, str]:
+    interval = f"{-one['auc_drop_high']:+.4f} … {-one['auc_drop_low']:+.4f}"
+    return f"{one['ratio']:.0f}×", f"{-one['auc_drop']:+.4f}", interval
+
+
+if __name__ == "__main__":
+    typer.run(main)

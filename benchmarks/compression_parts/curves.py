@@ -1,0 +1,182 @@
+"""Curves of AUC against bytes: the composed plans that the search finds, and each rival by itself.
+
+Every figure is a drop from one model: the unpenalised one of the width that did best on the users who choose. Its bytes are those
+of keys, rows and dense weights without optimizer state; a hashed model has no keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compression.compact import CompactModel
+from compression.pruning import without_zero_rows
+from compression.search.bench import Bench, Measured
+from compression.search.descent import Goal
+from compression.search.search import plain, search
+from compression.settings import CompressionSettings
+from compression.steps.settings import PruneRows, Quantize, StepSettings
+from compression_parts.flat import Column, bucketed, distinct, parts, rewritten
+from compression_parts.learned import Learned, learn
+from compression_parts.worlds import World
+from features.schema import Categorical, Schema
+from training.checkpoints import read_checkpoint
+from training.metrics import auc
+from training.scoring import Scorer
+from training.settings import ModelSettings
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What is learned.
+
+    Attributes:
+        widths: of the unpenalised models.
+        lasso: strengths of group lasso on deep rows; wide rows get five times as much, as in conf/kuairand_pure.yaml. The middle
+            one is also cut and served.
+        hashed: how many values of a field share a row on average.
+    """
+
+    widths: tuple[int, ...] = (8, 16, 32)
+    lasso: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    hashed: tuple[int, ...] = (10, 100)
+
+
+QUICK = Tried(widths=(8,), lasso=(1e-3,), hashed=(10,))
+
+_LARGEST_DROP = 0.03
+"""Of AUC: the search goes on until nothing smaller is within it."""
+
+Report = Callable[[str], None]
+Rewritten = Callable[[Mapping[str, int], str, Column], dict[str, Column]]
+"""From buckets by field, a field's name and its values to the columns that take its place."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One model on one curve."""
+
+    curve: str
+    plan: Any
+    measured: Measured
+
+
+class RivalBench(Bench):
+    """Measures plans of its own model, and the scores that another model gave the same impressions."""
+
+    @property
+    def auc_choosing(self) -> float:
+        """AUC of the whole model on the users who choose."""
+        half = self._heldout.choosing
+        return auc(self._heldout.label[half], self._trained[half])
+
+    def rival(self, curve: str, learned: Learned, keys: bool) -> Measured:
+        """Score another trained model, without its zero rows; `keys` says whether its server needs them."""
+        model = without_zero_rows(CompactModel.of(read_checkpoint(learned.checkpoint)))
+        scores = Scorer(model.trained()).score(replace(self._heldout, partition=learned.partition).examples(model.description))
+        size = model.nbytes - (0 if keys else sum(rows.keys.nbytes for rows in model.tables.values()))
+        return self.compare(curve, (), size, model.rows, scores)
+
+
+class Curves:
+    """Makes the curves of one log.
+
+    Args:
+        world: the log.
+        folder: where models are kept.
+        report: told of what is done.
+        tried: what is learned.
+    """
+
+    def __init__(self, world: World, folder: Path, report: Report, tried: Tried = Tried()) -> None:
+        self._world, self._folder, self._report, self._tried = world, folder, report, tried
+        free = {
+            "deep": world.model.deep.model_copy(update={"l21": 0.0}),
+            "wide": world.model.wide.model_copy(update={"l21": 0.0}),
+        }
+        self._free = world.model.model_copy(update=free)
+        self.widths = {dim: _bench(self._learned(self._of_width(dim))) for dim in tried.widths}
+        self.dim = max(tried.widths, key=lambda dim: self.widths[dim].auc_choosing)
+        self.bench = self.widths[self.dim]
+        self.sparse = self._learned(_penalised(self._of_width(self.dim), tried.lasso[len(tried.lasso) // 2]))
+        self._distinct = distinct(world.days, world.hashed)
+
+    def lines(self, most: int) -> Iterator[Line]:
+        """Yield every model of every curve; the search measures at most `most` plans."""
+        yield from self._searched(most)
+        yield from self._steps("quantization", [(Quantize(form=form),) for form in ("float16", "int8", "int4")])
+        yield from self._lasso()
+        yield from self._hashed("hashing trick", _hashing)
+        yield from self._hashed("quotient and remainder", _quotient)
+
+    def _searched(self, most: int) -> Iterator[Line]:
+        """The front of what is measured on the way down to a thousandth."""
+        found = search(self.bench, CompressionSettings(), Goal(max_drop=_LARGEST_DROP), most, self._tell)
+        for one in found.front:
+            yield Line("ours", [plain(step) for step in one.steps], one)
+
+    def _tell(self, number: int, one: Measured) -> None:
+        self._report(f"plan {number}: {self.bench.bytes / one.bytes:.1f} times smaller, drop {one.drop:.5f}")
+
+    def _steps(self, curve: str, plans: list[tuple[StepSettings, ...]]) -> Iterator[Line]:
+        for steps in plans:
+            yield Line(curve, [plain(step) for step in steps], self.bench.measure(curve, steps))
+
+    def _lasso(self) -> Iterator[Line]:
+        """Rows that group lasso zeroed, and as many rows by magnitude of the model that learned without it: the paper's test."""
+        for strength in self._tried.lasso:
+            self._report(f"group lasso {strength:g}")
+            sparse = self._learned(_penalised(self._of_width(self.dim), strength))
+            one = self.bench.rival("group lasso", sparse, keys=True)
+            yield Line("group lasso", {"l21": strength}, one)
+            kept = (PruneRows(by="norm", max_rows=one.rows),)
+            yield Line("magnitude pruning", [plain(step) for step in kept], self.bench.measure("magnitude pruning", kept))
+
+    def _hashed(self, curve: str, rewrite: Rewritten) -> Iterator[Line]:
+        for values in self._tried.hashed:
+            self._report(f"{curve}: {values} values a row")
+            buckets = {name: max(2, count // values) for name, count in self._distinct.items()}
+            home = self._folder / curve.replace(" ", "_") / str(values)
+            days = [rewritten(d, self._world.hashed, partial(rewrite, buckets), home / d.name) for d in self._world.days]
+            learned = self._learned(self._of_width(self.dim), days, _with_columns(self._world, rewrite))
+            yield Line(curve, {"values_a_row": values}, self.bench.rival(curve, learned, keys=False))
+
+    def _of_width(self, dim: int) -> ModelSettings:
+        return self._free.model_copy(update={"dim": dim})
+
+    def _learned(self, model: ModelSettings, days: list[Path] | None = None, schema: Schema | None = None) -> Learned:
+        return learn(schema or self._world.schema, model, self._world.training, days or self._world.days, self._folder / "models")
+
+
+def _bench(learned: Learned) -> RivalBench:
+    return RivalBench.of(learned.checkpoint, learned.partition, 0.0)
+
+
+def _penalised(model: ModelSettings, strength: float) -> ModelSettings:
+    deep, wide = (rows.model_copy(update={"l21": l21}) for rows, l21 in ((model.deep, strength), (model.wide, 5 * strength)))
+    return model.model_copy(update={"deep": deep, "wide": wide})
+
+
+def _hashing(buckets: Mapping[str, int], name: str, values: Column) -> dict[str, Column]:
+    return {name: bucketed(values, buckets[name])}
+
+
+def _quotient(buckets: Mapping[str, int], name: str, values: Column) -> dict[str, Column]:
+    """Quotient and remainder, with as many rows together as the hashing trick has."""
+    quotient, remainder = parts(values, max(2, buckets[name] // 2))
+    return {f"{name}_q": quotient, f"{name}_r": remainder}
+
+
+def _with_columns(world: World, rewrite: Rewritten) -> Schema:
+    """The schema with the columns that take the place of the hashed fields."""
+    nothing = np.zeros(0, object)
+    names = {name: tuple(rewrite(dict.fromkeys(world.hashed, 4), name, nothing)) for name in world.hashed}
+    fields = [
+        new for f in world.schema.fields for new in ([Categorical(name=n) for n in names[f.name]] if f.name in names else [f])
+    ]
+    return world.schema.model_copy(update={"fields": tuple(fields)})
