@@ -16,6 +16,7 @@ import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
 from compression.settings import CompressionSettings, SelectionSettings
+from compression.steps.settings import refuse_unknown_fields
 from features.errors import InputError
 from features.schema import Frozen, Identifier, Schema
 from pipelines.following.settings import FollowSettings
@@ -68,6 +69,7 @@ def load_config(path: Path, overrides: Sequence[str] = (), workspace: Path | Non
         config = Config.model_validate(document)
         groups_of(Layout.of(config.features), config.model)
         refuse_own_rows_for_all(config.features, config.training.admission)
+        refuse_unknown_fields(config.compression.steps, config.features, config.graph.relations)
     except ValidationError as error:
         raise InputError(f"{path}: {_explain(error)}") from error
     except InputError as error:

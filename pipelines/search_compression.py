@@ -116,7 +116,13 @@ def _search(context: Context, request: Request) -> Found:
 
 def _words(steps: Sequence[StepSettings]) -> str:
     """A plan in a few words."""
-    return " · ".join(_word(step) for step in steps) or "no step"
+    rows = [f"{_which(step.fields)}{step.keep:.3g}" for step in steps if step.kind == "prune_rows"]
+    others = [_word(step) for step in steps if step.kind != "prune_rows"]
+    return " · ".join([*([f"rows {', '.join(rows)}"] if rows else []), *others]) or "no step"
+
+
+def _which(fields: tuple[str, ...]) -> str:
+    return f"{fields[0]} " if len(fields) == 1 else f"of {len(fields)} fields " if fields else ""
 
 
 def _word(step: StepSettings) -> str:
@@ -124,7 +130,7 @@ def _word(step: StepSettings) -> str:
         case "drop_fields":
             return f"without {len(step.fields) or 'chosen'} fields"
         case "prune_rows":
-            return f"rows {step.keep:.3g} by {step.by}"
+            return f"rows by {step.by}"
         case "widths":
             return f"columns {'/'.join(map(str, step.ranks))}"
         case "quantize":
@@ -172,7 +178,8 @@ def _track(context: Context, found: Found, folder: Path, started_ms: int) -> Non
 
 def _show(found: Found) -> None:
     columns = ("smaller", "bytes", "AUC", "change", "95 %", "plan")
-    title = "the front, chosen on one half of the users and measured on the other; the chosen plan last"
+    by = next((step.by for step in found.chosen.steps if step.kind == "prune_rows"), "nothing")
+    title = f"the front, chosen on one half of the users, measured on the other; the chosen plan last; rows pruned by {by}"
     console.table(title, columns, (_row(found, one) for one in (*found.front, found.chosen)))
 
 

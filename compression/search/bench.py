@@ -25,8 +25,8 @@ from training.scoring import Scorer
 
 Scores = NDArray[np.float32]
 
-_REMEMBERED = 16
-"""Models between steps that are kept, so that plans with the same beginning need not repeat it."""
+_REMEMBERED = 3
+"""Models between steps are kept for plans with the same beginning, up to so many times the whole model's bytes."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Measured:
         drop_reported: the same on the reported half.
         auc_reported: of this model on the reported half.
         log_loss_reported: the same, in nats.
-        scores: float32 [n], of the whole slice.
+        scores: float32 [m], of the reported half.
     """
 
     name: str
@@ -76,8 +76,8 @@ class Bench:
         self._heldout = heldout
         self._works: dict[tuple[StepSettings, ...], Work] = {}
         self._read: dict[tuple[str, ...], Examples] = {}
-        self._trained = self._scores(work.model)
         self.bytes = work.model.nbytes
+        self._trained = self._scores(work.model)
 
     @classmethod
     def of(cls, checkpoint: Path, partition: Path, tolerance: float) -> Self:
@@ -91,11 +91,11 @@ class Bench:
 
     def weigh(self, steps: Sequence[StepSettings]) -> int:
         """Return the bytes that a plan leaves; nothing is scored."""
-        return self._after(tuple(steps)).model.nbytes
+        return self.after(tuple(steps)).model.nbytes
 
     def measure(self, name: str, steps: Sequence[StepSettings]) -> Measured:
         """Compress, score, compare with the trained model on both halves."""
-        model = self._after(tuple(steps)).model
+        model = self.after(tuple(steps)).model
         return self.compare(name, tuple(steps), model.nbytes, model.rows, self._scores(model))
 
     def compare(self, name: str, steps: tuple[StepSettings, ...], size: int, rows: int, scores: Scores) -> Measured:
@@ -112,25 +112,26 @@ class Bench:
             drop_reported=auc(label[reported], trained[reported]) - auc(label[reported], scores[reported]),
             auc_reported=auc(label[reported], scores[reported]),
             log_loss_reported=log_loss(label[reported], scores[reported]),
-            scores=scores,
+            scores=scores[reported],
         )
 
     def interval(self, measured: Measured) -> Interval:
         """Return where the drop on the reported half lies, under draws of its users."""
         half = self._heldout.reported
-        models = {"trained": self._trained[half], "compressed": measured.scores[half]}
+        models = {"trained": self._trained[half], "compressed": measured.scores}
         drawn = resample_users(self._heldout.label[half], models, self._heldout.user[half])
         return interval(drawn["trained"].auc - drawn["compressed"].auc)
 
-    def _after(self, steps: tuple[StepSettings, ...]) -> Work:
-        """The model after a plan, from the longest beginning of it that is remembered."""
+    def after(self, steps: tuple[StepSettings, ...]) -> Work:
+        """Return the model after a plan, made from the longest beginning of it that is remembered."""
         if not steps:
             return self.work
         if steps not in self._works:
-            done = run_step(self._after(steps[:-1]), steps[-1])[0]
-            while len(self._works) >= _REMEMBERED:
-                del self._works[next(iter(self._works))]
+            done = run_step(self.after(steps[:-1]), steps[-1])[0]
             self._works[steps] = done
+            while len(self._works) > 1 and sum(work.model.nbytes for work in self._works.values()) > _REMEMBERED * self.bytes:
+                del self._works[next(iter(self._works))]
+            return done
         return self._works[steps]
 
     def _scores(self, model: CompactModel) -> Scores:

@@ -11,7 +11,7 @@ from compression.search.bench import Bench, Measured
 from compression.search.descent import Goal, Trail, descend
 from compression.search.space import PROBED, SCORES, Point, Score, Space, baselines
 from compression.settings import CompressionSettings
-from compression.steps.settings import PruneRows, StepSettings
+from compression.steps.settings import DropFields, PruneRows, StepSettings
 from training.metrics.bootstrap import Interval
 
 SEARCHED = "searched"
@@ -107,7 +107,8 @@ def search(
     Raises:
         InputError: no plan is within the goal's limits.
     """
-    whole = Space.of(bench.work.model, settings.steps)
+    fixed = tuple(step for step in settings.steps if isinstance(step, DropFields))
+    whole = Space.of(bench.after(fixed), fixed)
     space = replace(whole, by=_best_score(bench, whole))
     found: dict[Point, Measured] = {}
 

@@ -10,16 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from compression.compact import CompactModel
-from compression.steps.settings import Dense, DropFields, FloatEncodings, PruneRows, Quantize, StepSettings, Widths
+import numpy as np
+
+from compression.steps.settings import Dense, FloatEncodings, PruneRows, Quantize, StepSettings, Widths
+from compression.steps.work import Work
 from training.models.cross_input import Encoding
 from training.settings import ModelSettings
 
 Point = tuple[int, ...]
 Score = Literal["norm", "weight", "count"]
 
-KEPT = (1.0, 0.9, 0.8, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06, 0.04, 0.03, 0.02, 0.01, 0.005)
+KEPT = (1.0, 0.9, 0.8, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06, 0.04, 0.03, 0.02, 0.01, 0.005, 0.0)
 """Shares of the rows that stay."""
+
+LARGE = 0.1
+"""A field with at least this share of all rows has an axis of its own; the others have one together."""
 
 SCORES: tuple[Score, ...] = ("norm", "weight", "count")
 """What rows may be pruned by."""
@@ -31,12 +36,16 @@ RARE = 0.8
 """Quantile of the counts that parts the rare half of two bands of widths from the frequent one."""
 
 
+_ROWS = "rows"
+
+
 @dataclass(frozen=True)
 class Axis:
-    """One way to make a model smaller: its levels, 0 being as it is."""
+    """One way to make a model smaller: its levels, 0 being as it is; of rows, the fields whose they are (none: all)."""
 
     name: str
     levels: tuple[Any, ...]
+    fields: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,19 +63,20 @@ class Space:
     by: Score = "norm"
 
     @classmethod
-    def of(cls, model: CompactModel, steps: Sequence[StepSettings] = ()) -> Self:
-        """Return what can be done to a model; of the steps that are configured, `drop_fields` stay."""
+    def of(cls, work: Work, fixed: Sequence[StepSettings] = ()) -> Self:
+        """Return what can be done to a model that the fixed steps left."""
+        model = work.model
         width = max((slab.width for slab in model.slabs().values()), default=1)
-        kernels = any(weight.ndim == 2 for weight in model.dense.values() if not hasattr(weight, "form"))
+        kernels = any(isinstance(weight, np.ndarray) and weight.ndim == 2 for weight in model.dense.values())
         axes = [
-            Axis("rows", KEPT),
+            *_row_axes(work),
             Axis("columns", (None, *_ranks(width))),
             Axis("form", (None, "float16", "int8", "int4") if width > 1 else (None, "float16")),
             Axis("dense", (None, "float16", "int8") if kernels else (None,)),
             Axis("units", (0.0, 0.25, 0.5, 0.75) if _has_units(model.description.model) else (0.0,)),
             Axis("encodings", (None, "float16") if any(isinstance(e, Encoding) for e in model.encodings.values()) else (None,)),
         ]
-        return cls(tuple(axis for axis in axes if len(axis.levels) > 1), tuple(s for s in steps if isinstance(s, DropFields)))
+        return cls(tuple(axis for axis in axes if len(axis.levels) > 1), tuple(fixed))
 
     @property
     def start(self) -> Point:
@@ -76,9 +86,9 @@ class Space:
     def steps(self, point: Point) -> tuple[StepSettings, ...]:
         """Return the steps of a plan, in the order in which they follow each other."""
         at = {axis.name: axis.levels[level] for axis, level in zip(self.axes, point, strict=True)}
+        rows = [(axis.fields, at[axis.name]) for axis in self.axes if axis.name.startswith(_ROWS)]
         found: list[StepSettings] = [*self.fixed]
-        if at.get("rows", 1.0) < 1.0:
-            found.append(PruneRows(by=self.by, keep=at["rows"]))
+        found += [PruneRows(by=self.by, keep=share, fields=fields) for fields, share in rows if share < 1.0]
         if at.get("columns"):
             found.append(Widths(quantiles=(RARE,), ranks=at["columns"]))
         if at.get("form"):
@@ -106,12 +116,26 @@ def baselines(space: Space) -> dict[str, list[tuple[StepSettings, ...]]]:
     """Return what a plan is held against, by name: one step alone, at every level that it has."""
     named = {axis.name: axis.levels for axis in space.axes}
     alone: dict[str, list[StepSettings]] = {
-        "magnitude pruning": [PruneRows(by="norm", keep=share) for share in KEPT[1:]],
-        "pruning by count": [PruneRows(by="count", keep=share) for share in KEPT[1:]],
+        "magnitude pruning": [PruneRows(by="norm", keep=share) for share in KEPT[1:-1]],
+        "pruning by count": [PruneRows(by="count", keep=share) for share in KEPT[1:-1]],
         "quantization": [Quantize(form=form) for form in named.get("form", ())[1:]],
         "narrower rows": [Widths(ranks=(low,)) for low, high in named.get("columns", ())[1:] if low == high],
     }
     return {name: [(*space.fixed, step) for step in steps] for name, steps in alone.items() if steps}
+
+
+def _row_axes(work: Work) -> list[Axis]:
+    """An axis for each field with many rows and one for the others; where no field or one alone has rows, one for all."""
+    rows = dict.fromkeys([name for facts in work.facts.values() for name in facts.names], 0)
+    for facts in work.facts.values():
+        for code, name in enumerate(facts.names):
+            rows[name] += int(np.count_nonzero(facts.fields == code))
+    with_rows = [name for name, count in rows.items() if count]
+    large = [name for name in with_rows if rows[name] >= LARGE * work.model.rows]
+    rest = tuple(name for name in with_rows if name not in large)
+    if len(with_rows) < 2 or not large:
+        return [Axis(_ROWS, KEPT)]
+    return [*(Axis(f"{_ROWS} of {name}", KEPT, (name,)) for name in large), *([Axis(_ROWS, KEPT, rest)] if rest else [])]
 
 
 def _ranks(width: int) -> list[tuple[int, int]]:

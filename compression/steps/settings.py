@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from features.schema import Frozen
+from features.errors import InputError
+from features.schema import Frozen, Relation, Schema
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -100,3 +102,17 @@ class FloatEncodings(Frozen):
 
 
 StepSettings = Annotated[DropFields | PruneRows | Widths | Quantize | Dense | FloatEncodings, Field(discriminator="kind")]
+
+
+def refuse_unknown_fields(steps: Sequence[StepSettings], schema: Schema, relations: Sequence[Relation]) -> None:
+    """Check the names that steps give.
+
+    Raises:
+        InputError: a step drops what is neither field nor relation, or prunes rows of what has none.
+    """
+    keyed = [field.name for field in schema.key_fields()]
+    known = {"drop_fields": [*schema.names(), *(relation.name for relation in relations)], "prune_rows": keyed}
+    for step in steps:
+        unknown = sorted(set(getattr(step, "fields", ())) - set(known.get(step.kind, ())))
+        if unknown:
+            raise InputError(f"compression.steps: {step.kind} names {unknown}; it can name {known[step.kind]}")

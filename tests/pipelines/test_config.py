@@ -114,3 +114,17 @@ def test_every_shipped_profile_is_valid(profile, tmp_path):
 def test_a_group_of_unknown_fields_is_refused_before_anything_runs(write):
     with pytest.raises(InputError, match=r"config\.yaml: model\.groups names \['absent'\]"):
         load_config(write({**MINIMAL, "model": {"groups": [{"name": "some", "fields": ["absent"]}]}}))
+
+
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        ({"kind": "drop_fields", "fields": ["ad", "colour"]}, r"drop_fields names \['colour'\]; it can name \['ad', 'price'\]"),
+        ({"kind": "prune_rows", "keep": 0.5, "fields": ["price"]}, r"prune_rows names \['price'\]; it can name \['ad'\]"),
+    ],
+)
+def test_a_compression_step_of_unknown_fields_is_refused_before_anything_runs(write, step, message):
+    fields = [*MINIMAL["features"]["fields"], {"name": "price", "kind": "numeric"}]
+    document = {**MINIMAL, "features": {**MINIMAL["features"], "fields": fields}, "compression": {"steps": [step]}}
+    with pytest.raises(InputError, match=message):
+        load_config(write(document))
