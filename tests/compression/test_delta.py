@@ -16,7 +16,7 @@ from moving_days import ROWS, SCHEMA, columns_of, learned_days
 
 from compression import delta_client
 from compression.changes import why_no_delta
-from compression.delta import delta_between, read_delta, write_delta
+from compression.delta import applied, delta_between, read_delta, write_delta
 from compression.digest import content_digest
 from compression.export import export_model
 from compression.live import stored_as
@@ -91,6 +91,18 @@ def test_a_delta_is_exactly_what_changed(form, models):
     assert {(g, k) for g, (_, name) in names.items() for k in delta.arrays[name].tolist()} == set(old) - set(new)
     assert delta.figures == {"rows": len(changed), "tombstones": len(set(old) - set(new))}
     assert 0 < len(changed) < len(new)
+
+
+@pytest.mark.parametrize("form", [Form.FLOAT32, Form.INT4])
+def test_deltas_can_be_applied_in_memory_too(form, models):
+    before, middle, after = (stored_as(model, form) for model in models[4:7])
+    first, second = delta_between(before, middle), delta_between(middle, after)
+    assert rows_by_key(applied(applied(before, first), second)) == rows_by_key(after)
+    assert content_digest(applied(middle, second)) == content_digest(after)
+    with pytest.raises(InputError, match="in order"):
+        applied(before, second)
+    with pytest.raises(InputError, match="something else"):
+        applied(middle, replace(second, result=first.result))
 
 
 def test_a_model_is_its_own_base_whatever_the_order_of_its_rows(models):
