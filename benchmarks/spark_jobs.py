@@ -1,9 +1,9 @@
 """Feature statistics and cross graph on simulated impressions, against DuckDB: `python benchmarks/spark_jobs.py --json`.
 
 One day of each size is written (not timed), then counted, merged and turned into statistics and a graph of three relations (one
-of them multi-valued) by Spark and, right after, by DuckDB with the same cores, memory and results, which are compared: counts
-exactly, floats to 1e-9. DuckDB runs in an environment of its own, made once. Spark's start-up is left out and shown: the session,
-and one small day through every job. Then:
+of them multi-valued) by Spark and, right after, by DuckDB with the same cores, memory and results (the day's own counts, sorted,
+among them), which are compared: counts exactly, floats to 1e-9. DuckDB runs in an environment of its own, made once. Spark's
+start-up is left out and shown: the session, and one small day through every job. Then:
 
     incremental_over_day_w   seconds of a day after the window is full over those of the first such day (medians over repeats)
     hub_over_plain           counting a relation one of whose values is in every row, over the same rows with five values

@@ -61,13 +61,16 @@ def export(compressed: Path, out: Path, form: TableForm = "rows") -> ExportRepor
     Raises:
         InputError: the folder is incomplete or damaged, or its weights do not fit its schema.
     """
-    model = read_compact(compressed)
-    return export_model(model, out / SAVED_MODEL, form)
+    return export_model(read_compact(compressed), out, form)
 
 
-def export_model(model: CompactModel, folder: Path, form: TableForm = "rows") -> ExportReport:
-    """Write a model as the SavedModel `folder`; see `export`."""
-    served, schema = ServingModel(model, form), model.description.schema
+def export_model(model: CompactModel, out: Path, form: TableForm = "rows") -> ExportReport:
+    """Write `saved_model/` of a model in memory into `out`; see `export`.
+
+    Raises:
+        InputError: its weights do not fit its schema.
+    """
+    served, schema, folder = ServingModel(model, form), model.description.schema, out / SAVED_MODEL
     signatures = {SIGNATURE: _signature(served, input_specs(schema))}
     changing = None if form != "rows" or why_no_delta(model) else Changing(served, model)
     if changing:
@@ -85,7 +88,7 @@ def export_model(model: CompactModel, folder: Path, form: TableForm = "rows") ->
 
 
 def _signature(served: ServingModel, specs: dict[str, tf.TensorSpec]) -> Any:
-    @tf.function(input_signature=[specs])
+    @tf.function(input_signature=[specs], autograph=False)
     def serve(inputs: Inputs) -> dict[str, tf.Tensor]:
         """Raw strings by field in, `probability` float32 [batch] out."""
         return {OUTPUT: served.probability(inputs)}

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from features.schema import Frozen
+from compression.steps.settings import StepSettings
+from features.schema import Frozen, Grown
 
 _Chance = Annotated[float, Field(gt=0, lt=1)]
 
+_PLACES = {"drop_fields": 0, "prune_rows": 1, "widths": 2, "quantize": 3, "dense": 3, "encodings": 3}
+"""A step never comes before one of a lower place, whose work it would undo or could not read."""
 
-class CompressionSettings(Frozen):
-    """Rows whose largest absolute value is at most `zero_tolerance` are dropped (0: only exact zeros, lossless)."""
+
+class CompressionSettings(Grown):
+    """Rows whose largest absolute value is at most `zero_tolerance` are dropped (0: only exact zeros, lossless).
+
+    `steps` follow one after the other, and cost accuracy; none: the lossless cut alone.
+    """
+
+    later = ("steps",)
 
     zero_tolerance: Annotated[float, Field(ge=0)] = 0.0
+    steps: tuple[StepSettings, ...] = ()
+
+    @field_validator("steps")
+    @classmethod
+    def _are_in_order(cls, steps: tuple[StepSettings, ...]) -> tuple[StepSettings, ...]:
+        kinds = [step.kind for step in steps]
+        twice = sorted({kind for kind in kinds if kinds.count(kind) > 1} - {"prune_rows"})
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is there twice: only prune_rows may be; make one step of them")
+        for first, second in pairwise(kinds):
+            if _PLACES[first] > _PLACES[second]:
+                raise ValueError(f"{second} comes after {first}: put it before; steps go {' → '.join(_PLACES)}")
+        return steps
 
 
 class SelectionSettings(Frozen):

@@ -20,6 +20,34 @@ def trigger_form() -> dict[str, Param]:
     return {**_subject(), **{field.path: _setting(field) for field in form_fields()}}
 
 
+def compression_form() -> dict[str, Param]:
+    """Return the parameters of `compress_champion`."""
+    section = "What to search for"
+    limits = {
+        "max_auc_drop": Param(
+            0.0005,
+            "The fewest bytes that lose at most so much AUC. Empty: no limit.",
+            type=["null", "number"],
+            minimum=0,
+            section=section,
+        ),
+        "budget_bytes": Param(
+            None, "The best AUC in so many bytes. Empty: no limit.", type=["null", "integer"], minimum=1, section=section
+        ),
+        "plans": Param(150, "Plans to measure at most.", type="integer", minimum=1, maximum=5000, section=section),
+        "steps": Param(
+            None,
+            "A YAML list of compression.steps, carried out as it is where both limits are empty; a search keeps its drop_fields.",
+            type=["null", "string"],
+            maxLength=4096,
+            section=section,
+        ),
+    }
+    subject = {name: param for name, param in _subject().items() if name in ("config", "workspace")}
+    day = Param(None, "The day whose model is compressed. Empty: that of the champion.", type=["null", "string"], format="date")
+    return {**subject, "date": day, **limits}
+
+
 def setting_paths() -> tuple[str, ...]:
     """Return the configuration paths that the form can override."""
     return tuple(field.path for field in form_fields())

@@ -16,6 +16,7 @@ from features.partition import Partition, kind_of, parse_partition, partitions_b
 from pipelines import commands, console
 from pipelines.artifacts import Store
 from pipelines.chain import STAGES, run_day, run_stage, sync
+from pipelines.champion_day import day_or_champion, with_plan
 from pipelines.config import default_workspace, load_config
 from pipelines.stages.stage import Context
 
@@ -28,7 +29,11 @@ Workspace = Annotated[
     typer.Option("--workspace", "-w", help="Where artifacts go (default: ELASTIC_CTR_WORKSPACE, else ./workspace)."),
 ]
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a key: --set training.batch_size=1024 (repeatable).")]
-Day = Annotated[str, typer.Option("--date", "-d", help="The day or hour: YYYY-MM-DD or YYYY-MM-DDTHH.")]
+Day = Annotated[
+    str,
+    typer.Option("--date", "-d", help="The day or hour: YYYY-MM-DD or YYYY-MM-DDTHH; `champion`: the one that serves."),
+]
+Plan = Annotated[Path | None, typer.Option("--plan", help="A plan of `search-compression`, in the place of `compression`.")]
 
 
 def context(config: Path, workspace: Path | None, overrides: list[str], day: Partition) -> Context:
@@ -38,9 +43,16 @@ def context(config: Path, workspace: Path | None, overrides: list[str], day: Par
 
 
 def _stage_command(name: str) -> Callable[..., None]:
-    def command(config: ConfigFile, day: Day, workspace: Workspace = None, overrides: Overrides = []) -> None:  # noqa: B006
+    def command(
+        config: ConfigFile,
+        day: Day,
+        workspace: Workspace = None,
+        plan: Plan = None,
+        overrides: Overrides = [],  # noqa: B006
+    ) -> None:
         """Run the stage."""
-        outcome = run_stage(name, context(config, workspace, overrides, parse_partition(day)))
+        chosen = day_or_champion(day, Store(workspace or default_workspace()))
+        outcome = run_stage(name, context(config, workspace, with_plan(overrides, plan), chosen))
         console.show_outcome(outcome)
         typer.echo(f"manifest={outcome.version.manifest}")
 

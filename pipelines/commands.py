@@ -19,7 +19,9 @@ from pipelines.explain import explain_admission
 from pipelines.following.command import follow
 from pipelines.lineage import ancestry_text, champion
 from pipelines.report import ARTIFACTS, day_report, days_with_artifacts, report_json
+from pipelines.search_compression import search_compression
 from pipelines.select_features import select_features
+from pipelines.serve_check import serve_check
 from pipelines.services.__main__ import down, up
 
 app = typer.Typer()
@@ -34,7 +36,9 @@ DayOption = Annotated[str, typer.Option("--date", "-d", help="The day or hour: Y
 app.command("demo")(demo)
 app.command("explain-admission")(explain_admission)
 app.command("follow")(follow)
+app.command("search-compression")(search_compression)
 app.command("select-features")(select_features)
+app.command("serve-check")(serve_check)
 app.command("up")(up)
 app.command("down")(down)
 

@@ -41,11 +41,13 @@ def _score(saved_model: Path, schema: Schema, rows: pd.DataFrame) -> np.ndarray:
     require(rows, {schema.source_column(f) for f in schema.column_fields()}, "the input", "which the model reads")
     import tensorflow as tf
 
+    signature = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
+    asked = signature.structured_input_signature[1]  # compression may have dropped fields
     inputs = {
         f.name: raw(rows[schema.source_column(f)], f.separator if isinstance(f, MultiValued) else None)
         for f in schema.column_fields()
+        if f.name in asked
     }
-    signature = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
     batches = [slice(start, start + BATCH_ROWS) for start in range(0, len(rows), BATCH_ROWS)]
     scores = [signature(**{k: tf.constant(v[b]) for k, v in inputs.items()})["probability"].numpy() for b in batches]
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,10 @@ PREVIOUS = "previous"
 _DIGEST = "elastic_ctr.digest"
 _REPLACED = "elastic_ctr.replaced"
 DAY = "elastic_ctr.day"
+
+
+Writer = Callable[[Path], object]
+"""Makes a folder, which does not exist yet, an MLflow model."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,13 @@ class Registry:
         """Return the day or hour (ISO) that a version was trained on, `""` where it does not say."""
         return str(self.client.get_model_version(self.name, version).tags.get(DAY, ""))
 
-    def register(self, saved_model: Path, run_id: str, day: str, digest: str, tags: dict[str, str]) -> str:
-        """Return the version of this export: the one that has its digest already, else a new one with its files logged."""
+    def register(self, write: Writer, run_id: str, day: str, digest: str, tags: dict[str, str]) -> str:
+        """Return the version of an export: the one that has its digest already, else a new one of what `write` makes."""
         self._ensure()
         found = self.client.search_model_versions(f"name = '{self.name}' and tags.`{_DIGEST}` = '{digest}'")
         if found:
             return str(found[0].version)
-        source = _log_model(self.client, saved_model, run_id)
+        source = _log_model(self.client, write, run_id)
         labels = {_DIGEST: digest, DAY: day, **tags}
         return str(self.client.create_model_version(self.name, source, run_id, tags=labels).version)
 
@@ -83,15 +87,10 @@ class Registry:
                 raise
 
 
-def _log_model(client: MlflowClient, saved_model: Path, run_id: str) -> str:
-    """Log a SavedModel as an MLflow model (flavor `tensorflow`) without importing TensorFlow; returns its URI."""
-    from mlflow.models import Model
-
+def _log_model(client: MlflowClient, write: Writer, run_id: str) -> str:
+    """Log an MLflow model's files to a run; returns its URI."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        shutil.copytree(saved_model, folder / "saved_model")
-        model = Model(artifact_path="model", run_id=run_id)
-        model.add_flavor("tensorflow", saved_model_dir="saved_model", model_type="tf2-module", code=None)
-        model.save(str(folder / "MLmodel"))
+        write(folder)
         client.log_artifacts(run_id, str(folder), "model")
     return f"{client.get_run(run_id).info.artifact_uri}/model"

@@ -1,7 +1,6 @@
 """A day's edges as counts: how often, and how often clicked, were two fields' values shown together on that day alone.
 
-Graphs of later days merge these partials, so that no day's impressions are read twice. Beside the edges the day's nodes are
-counted: the records that have the value at all, whatever the other field says. Nulls make neither edge nor node.
+Graphs of later days merge these partials, so that no day's impressions are read twice. Nulls make no edge.
 
 A value that every row has does not break the shuffle: the keys are pairs, and each task sums what it has read before
 anything leaves it, so the value's rows arrive spread over the reducers, once for each task and partner at most.
@@ -10,26 +9,25 @@ anything leaves it, so the value's rows arrive spread over the reducers, once fo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.canonical import NULL
 from features.errors import InputError
 from features.schema import Relation, Schema
-from spark_jobs.files import write_file, write_hashed
-from spark_jobs.graph_files import NODES, Counts, RelationCounts, edges_folder, meaning
-from spark_jobs.tokens import token_rows
+from spark_jobs.counting import SHOWN, counted
+from spark_jobs.files import write_grouped
+from spark_jobs.graph_files import Counts, RelationCounts, edges_folder, meaning
 
 
 def cross_counts(
     spark: SparkSession, schema: Schema, partition: Path, relations: Sequence[Relation], out: Path
 ) -> dict[str, float]:
-    """Write `edges/relation=<name>/part-*.parquet`, `nodes.parquet` and `counts.json` of a day into `out`.
+    """Write `edges/relation=<name>/part-*.parquet` and `counts.json` of a day into `out`.
 
     Args:
         spark: the session.
@@ -48,12 +46,10 @@ def cross_counts(
     records = spark.read.parquet(str(partition / "impressions"))
     impressions, clicks = records.agg(F.count("*"), F.coalesce(F.sum("label"), F.lit(0))).first() or (0, 0)
     for relation in relations:
-        write_hashed(_edges(records, schema, relation), edges_folder(out, relation.name), ("left", "right"), impressions)
-    if relations:
-        write_file(_nodes(records, schema, relations), out / NODES, ("field", "token"))
-    counted = {relation.name: _told(out, schema, relation) for relation in relations}
-    Counts(impressions, clicks, counted).write(out)
-    by_relation = {f"edges:{name}": float(counts.edges) for name, counts in counted.items()}
+        write_grouped(_edges(records, schema, relation), edges_folder(out, relation.name), ("left", "right"), impressions)
+    told = {relation.name: _told(out, schema, relation) for relation in relations}
+    Counts(impressions, clicks, told).write(out)
+    by_relation = {f"edges:{name}": float(counts.edges) for name, counts in told.items()}
     return {"impressions": float(impressions), "clicks": float(clicks), "edges": sum(by_relation.values()), **by_relation}
 
 
@@ -68,22 +64,7 @@ def require_fields(schema: Schema, relations: Sequence[Relation]) -> None:
 
 def _edges(records: DataFrame, schema: Schema, relation: Relation) -> DataFrame:
     ends = {"left": schema.field(relation.left), "right": schema.field(relation.right)}
-    present = token_rows(records, schema, ends, "label").where((F.col("left") != NULL) & (F.col("right") != NULL))
-    return present.groupBy("left", "right").agg(*_figures())
-
-
-def _nodes(records: DataFrame, schema: Schema, relations: Sequence[Relation]) -> DataFrame:
-    names = sorted({name for relation in relations for name in (relation.left, relation.right)})
-    return reduce(DataFrame.unionByName, (_nodes_of(records, schema, name) for name in names))
-
-
-def _nodes_of(records: DataFrame, schema: Schema, name: str) -> DataFrame:
-    present = token_rows(records, schema, {"token": schema.field(name)}, "label").where(F.col("token") != NULL)
-    return present.groupBy("token").agg(*_figures()).select(F.lit(name).alias("field"), "token", "impressions", "clicks")
-
-
-def _figures() -> tuple[Column, Column]:
-    return F.count("*").alias("impressions"), F.sum(F.col("label").cast("long")).alias("clicks")
+    return counted(records, schema, ends, SHOWN).where((F.col("left") != NULL) & (F.col("right") != NULL))
 
 
 def _told(out: Path, schema: Schema, relation: Relation) -> RelationCounts:

@@ -13,7 +13,7 @@ numbers. Nodes are the values with an edge in any relation. Edges come out in th
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -25,15 +25,17 @@ from pyspark.sql import functions as F
 from features.errors import InputError
 from features.partition import HOURS_PER_DAY, Partition, in_order, is_before, length_h, start_h
 from features.schema import Relation, Schema
+from spark_jobs.counting import SHOWN, Figure, merged
 from spark_jobs.cross_counts import require_fields
-from spark_jobs.edges import capped, day_counts, described, merged, numbered
-from spark_jobs.files import files_for, write_file, write_hashed, write_placed
+from spark_jobs.edges import capped, day_counts, described, ends_of, numbered
+from spark_jobs.files import files_for, write_file, write_placed
 from spark_jobs.graph_files import NODES, Counts, Graph, RelationGraph, edges_folder, figures, read_counts
 from spark_jobs.graph_report import empty_edges, report
 from spark_jobs.settings import GraphSettings
 from spark_jobs.times import floor_div
 
-_ENDS = ("left", "right")
+_ENDS, _TOKEN = ("left", "right"), ("field", "token")
+_DEGREE = Figure("degree", lambda: F.count("*"), F.sum)
 
 
 def cross_graph(
@@ -124,24 +126,25 @@ class _Build:
         return self.out / ".scratch"
 
     def put_aside(self) -> None:
-        """Write each relation's edges of enough support, and where the cap leaves some out, what it keeps."""
+        """Write each relation's edges of enough support, those that the cap leaves where it has to, and the sums of its ends."""
         for relation in self.settings.relations:
-            counts = self._counts(relation)
-            edges = merged(counts) if len(self.days) > 1 else counts
+            counts = day_counts(self.spark, relation, self.days)
+            edges = merged(counts, _ENDS, SHOWN) if len(self.days) > 1 else counts
             found = edges.where(F.col("impressions") >= self.settings.min_impressions)
-            most = sum(counts.relations[relation.name].edges for counts in self.told.values())
-            write_hashed(found, self._found(relation), _ENDS, most)
-            if _extent(self._found(relation))[0] > self.settings.max_degree:
-                kept = capped(self._read(self._found(relation)), relation, self.settings)
-                write_hashed(kept, self._thinned(relation), _ENDS, most)
+            found.write.parquet(str(self._aside("found", relation)))
+            if _extent(self._aside("found", relation))[0] > self.settings.max_degree:
+                kept = capped(self._read("found", relation), relation, self.settings)
+                kept.write.parquet(str(self._aside("thinned", relation)))
+            for side in _ENDS:
+                ends_of(counts, side).write.parquet(str(self._aside(side, relation)))
 
     def nodes(self) -> DataFrame:
-        """Values with an edge, numbered within their field in the order of their bytes, with the counts of the window."""
-        ends = (end for relation in self.settings.relations for end in _ends(self._read(self._kept(relation)), relation))
-        degrees = reduce(DataFrame.unionByName, ends).groupBy("field", "token").agg(F.sum("degree").alias("degree"))
-        counted = self._read(*(path / NODES for path in self.days)).groupBy("field", "token")
-        sums = (F.sum(name).alias(name) for name in ("impressions", "clicks"))
-        found = degrees.join(counted.agg(*sums), ["field", "token"])
+        """Values with an edge, numbered within their field in the order of their bytes, with the sums over all their edges."""
+        sides = [(relation, side) for relation in self.settings.relations for side in _ENDS]
+        degrees = reduce(DataFrame.unionByName, (self._degrees(relation, side) for relation, side in sides))
+        shown = (self._read(side, relation).withColumn("field", F.lit(getattr(relation, side))) for relation, side in sides)
+        sums = merged(reduce(DataFrame.unionByName, shown), _TOKEN, SHOWN)
+        found = merged(degrees, _TOKEN, (_DEGREE,)).join(sums, [*_TOKEN])
         node = (F.row_number().over(Window.partitionBy("field").orderBy("token")) - 1).alias("node")
         return found.select("field", node, "token", "impressions", "clicks", "degree")
 
@@ -153,8 +156,9 @@ class _Build:
 
     def write_edges(self, relation: Relation, graph: Graph) -> None:
         """Write the relation's edges by number, files and records in the order of the left node."""
-        nodes = self._read(self.out / NODES)
-        edges = numbered(self._read(self._kept(relation)), self._counts(relation), nodes, relation)
+        nodes = self.spark.read.parquet(str(self.out / NODES))
+        ends = {side: self._read(side, relation) for side in _ENDS}
+        edges = numbered(self._read(self._kept(relation), relation), ends, nodes, relation)
         total = sum(counts.relations[relation.name].impressions for counts in self.told.values())
         sizes = graph.relations[relation.name]
         files = files_for(sizes.edges)
@@ -163,31 +167,24 @@ class _Build:
         write_placed(described_edges, edges_folder(self.out, relation.name), _ENDS, place, files)
 
     def _sizes(self, relation: Relation, sizes: Mapping[str, int]) -> RelationGraph:
-        (found, shown), (kept, still_shown) = (_extent(path) for path in (self._found(relation), self._kept(relation)))
+        (found, shown), (kept, still_shown) = (_extent(self._aside(what, relation)) for what in ("found", self._kept(relation)))
         left_nodes, right_nodes = (sizes.get(field, 0) for field in (relation.left, relation.right))
         capped_away = (found - kept, shown - still_shown)
         return RelationGraph(relation.left, relation.right, kept, left_nodes, right_nodes, *capped_away)
 
-    def _counts(self, relation: Relation) -> DataFrame:
-        return day_counts(self.spark, relation, self.days)
+    def _degrees(self, relation: Relation, side: str) -> DataFrame:
+        edges = self._read(self._kept(relation), relation).withColumnRenamed(side, "token")
+        degrees = edges.groupBy("token").agg(_DEGREE.count().alias(_DEGREE.name))
+        return degrees.withColumn("field", F.lit(getattr(relation, side)))
 
-    def _read(self, *paths: Path) -> DataFrame:
-        return self.spark.read.parquet(*map(str, paths))
+    def _kept(self, relation: Relation) -> str:
+        return "thinned" if self._aside("thinned", relation).exists() else "found"
 
-    def _found(self, relation: Relation) -> Path:
-        return self.scratch / "found" / relation.name
+    def _read(self, what: str, relation: Relation) -> DataFrame:
+        return self.spark.read.parquet(str(self._aside(what, relation)))
 
-    def _thinned(self, relation: Relation) -> Path:
-        return self.scratch / "thinned" / relation.name
-
-    def _kept(self, relation: Relation) -> Path:
-        return self._thinned(relation) if self._thinned(relation).exists() else self._found(relation)
-
-
-def _ends(edges: DataFrame, relation: Relation) -> Iterator[DataFrame]:
-    for side, field in (("left", relation.left), ("right", relation.right)):
-        degree = edges.groupBy(F.col(side).alias("token")).agg(F.count("*").alias("degree"))
-        yield degree.select(F.lit(field).alias("field"), "token", "degree")
+    def _aside(self, what: str, relation: Relation) -> Path:
+        return self.scratch / what / relation.name
 
 
 def _extent(folder: Path) -> tuple[int, int]:

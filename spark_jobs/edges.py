@@ -1,14 +1,15 @@
-"""Edges of one relation as DataFrames: days merged, nodes of too many edges thinned out, tokens numbered, figures added."""
+"""Edges of one relation as DataFrames: nodes of too many edges thinned out, tokens numbered, figures added."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from features.schema import Relation
+from spark_jobs.counting import SHOWN, merged
 from spark_jobs.graph_files import edges_folder
 from spark_jobs.settings import GraphSettings
 
@@ -19,11 +20,6 @@ _SALTS = 16
 def day_counts(spark: SparkSession, relation: Relation, days: Iterable[Path]) -> DataFrame:
     """Return the counted edges `left, right, impressions, clicks` of several days, each day's own."""
     return spark.read.parquet(*(str(edges_folder(path, relation.name)) for path in days))
-
-
-def merged(counts: DataFrame) -> DataFrame:
-    """Return one row per edge: the sums over the days. Keys are pairs, so that a hub's edges are spread over all reducers."""
-    return counts.groupBy("left", "right").agg(*(F.sum(name).alias(name) for name in ("impressions", "clicks")))
 
 
 def capped(edges: DataFrame, relation: Relation, settings: GraphSettings) -> DataFrame:
@@ -57,19 +53,24 @@ def _cuts(edges: DataFrame, side: str, most: int) -> DataFrame:
     return ranked.select(side, F.col("chance").alias("cut"))
 
 
-def numbered(edges: DataFrame, counts: DataFrame, nodes: DataFrame, relation: Relation) -> DataFrame:
+def ends_of(counts: DataFrame, side: str) -> DataFrame:
+    """Return `token, impressions, clicks` of one side: sums over all edges that a value has, rare ones too."""
+    return merged(counts.withColumnRenamed(side, "token"), ("token",), SHOWN)
+
+
+def numbered(edges: DataFrame, ends: Mapping[str, DataFrame], nodes: DataFrame, relation: Relation) -> DataFrame:
     """Return edges with `left` and `right` as node numbers, and `n_left`, `n_right`: impressions of all edges of the ends.
 
     Args:
         edges: `left, right, impressions, clicks` by token.
-        counts: `day_counts` of the window: rare edges count for their ends too.
+        ends: `ends_of` by side.
         nodes: `field, node, token`.
         relation: names the fields.
     """
     for side, field in (("left", relation.left), ("right", relation.right)):
-        shown = counts.groupBy(F.col(side).alias("token")).agg(F.sum("impressions").alias(f"n_{side}"))
-        ends = nodes.where(F.col("field") == field).join(shown, "token").select("token", "node", f"n_{side}")
-        edges = edges.withColumnRenamed(side, "token").join(ends, "token").drop("token").withColumnRenamed("node", side)
+        shown = ends[side].select("token", F.col("impressions").alias(f"n_{side}"))
+        known = nodes.where(F.col("field") == field).select("token", "node").join(shown, "token")
+        edges = edges.withColumnRenamed(side, "token").join(known, "token").drop("token").withColumnRenamed("node", side)
     return edges
 
 

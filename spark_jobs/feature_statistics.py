@@ -13,6 +13,7 @@ of a day's impressions of a field whose value had not been seen in the window be
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,10 +27,15 @@ from features.canonical import NULL
 from features.errors import InputError
 from features.partition import HOURS_PER_DAY, Partition, end_h, is_before, start_h
 from features.schema import Schema
+from spark_jobs.counting import Figure, merged
 from spark_jobs.field_figures import field_figures, histogram, new_values
 from spark_jobs.files import write_file
 from spark_jobs.settings import StatisticsSettings
-from spark_jobs.value_counts import KEY, value_counts
+from spark_jobs.value_counts import FIGURES, KEY, value_counts
+
+_SCRATCH = ".window"
+_TODAY = Figure("today", lambda: F.count("*"), F.sum)
+"""Impressions of the window's last day."""
 
 NEW_VALUES = "new_values.parquet"
 
@@ -69,14 +75,13 @@ def feature_statistics(
     earlier = {when: path for when, path in previous_days.items() if start_h(when) >= first_h}
     records = spark.read.parquet(str(partitions[day] / "impressions"))
     write_file(value_counts(records, schema), out / "day.parquet", KEY)
-    window = _window(spark, out, earlier).persist()
-    try:
-        new = new_values(_values(window), schema, day)
-        write_file(new, out / NEW_VALUES, ("field", "day"))
-        _add_earlier(out / NEW_VALUES, earlier)
-        return _write(window, new, schema, settings, out) | {"days": float(1 + len(earlier))}
-    finally:
-        window.unpersist()
+    window = _window(spark, out, earlier)
+    new = new_values(_values(window), schema, day)
+    write_file(new, out / NEW_VALUES, ("field", "day"))
+    _add_earlier(out / NEW_VALUES, earlier)
+    figures = _write(window, new, schema, settings, out)
+    shutil.rmtree(out / _SCRATCH, ignore_errors=True)
+    return {**figures, "days": float(1 + len(earlier))}
 
 
 def _require_days(partitions: Mapping[Partition, Path], previous_days: Mapping[Partition, Path], day: Partition) -> None:
@@ -89,14 +94,17 @@ def _require_days(partitions: Mapping[Partition, Path], previous_days: Mapping[P
 
 
 def _window(spark: SparkSession, out: Path, earlier: Mapping[Partition, Path]) -> DataFrame:
-    """The window's counts by field and value; `today` and `before` are the day's own and the earlier impressions."""
-    counts = spark.read.parquet(str(out / "day.parquet")).withColumn("today", F.col("impressions"))
+    """The window's counts by field and value; `today` and `before` are the day's own and the earlier impressions.
+
+    Merged counts are put aside as Parquet: what follows reads a few columns of them several times.
+    """
+    window = spark.read.parquet(str(out / "day.parquet")).withColumn("today", F.col("impressions"))
     if earlier:  # one scan: a week of hours has 167 of them
         before = spark.read.parquet(*(str(path / "day.parquet") for path in earlier.values()))
-        counts = counts.unionByName(before.withColumn("today", F.lit(0).cast("long")))
-    sums = (F.sum(name).alias(name) for name in ("impressions", "clicks", "today"))
-    merged = counts.groupBy(*KEY).agg(*sums, F.min("first_ms").alias("first_ms"), F.max("last_ms").alias("last_ms"))
-    return merged.withColumn("before", F.col("impressions") - F.col("today"))
+        parts = window.unionByName(before.withColumn("today", F.lit(0).cast("long")))
+        merged(parts, KEY, (*FIGURES, _TODAY)).write.parquet(str(out / _SCRATCH))
+        window = spark.read.parquet(str(out / _SCRATCH))
+    return window.withColumn("before", F.col("impressions") - F.col("today"))
 
 
 def _add_earlier(path: Path, earlier: Mapping[Partition, Path]) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 RECORDS_PER_FILE = 1_000_000
@@ -37,9 +38,35 @@ def write_placed(frame: DataFrame, folder: Path, order: Sequence[str], place: Co
     _tidy(folder)
 
 
-def write_hashed(frame: DataFrame, folder: Path, order: Sequence[str], records: int) -> None:
-    """Write files of about a million records, which a hash of `order` deals out; each is sorted by `order`."""
-    write_placed(frame, folder, order, F.xxhash64(*order), files_for(records))
+def write_grouped(frame: DataFrame, folder: Path, keys: Sequence[str], records: int) -> None:
+    """Write files of about a million records, dealt out by the hash of `keys`; each is sorted by `keys`.
+
+    The shuffle that sums up the groups deals them out, so that they are not shuffled a second time: as many reducers as files,
+    and none put together with another.
+
+    Args:
+        frame: an aggregation by exactly these keys, its last shuffle.
+        folder: made, and replaced where it exists.
+        keys: of the aggregation.
+        records: how many groups there are at most, about.
+    """
+    with _reducers(frame.sparkSession, files_for(records)):
+        frame.sortWithinPartitions(*keys).write.mode("overwrite").parquet(str(folder))
+    _tidy(folder)
+
+
+@contextmanager
+def _reducers(spark: SparkSession, count: int) -> Iterator[None]:
+    """Let shuffles end in this many partitions while the block runs."""
+    settings = {"spark.sql.shuffle.partitions": str(count), "spark.sql.adaptive.coalescePartitions.enabled": "false"}
+    before = {name: spark.conf.get(name) for name in settings}
+    try:
+        for name, value in settings.items():
+            spark.conf.set(name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            spark.conf.set(name, value)
 
 
 def files_for(records: int) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column
 from pyspark.sql import functions as F
 
 from features.canonical import NULL
-from features.schema import ColumnField, Cross, KeyField, MultiValued, Numeric, Schema, Time, Timestamp, is_dense
+from features.schema import ColumnField, Cross, KeyField, Numeric, Schema, Time, Timestamp, is_dense
 from spark_jobs.times import epoch_ms, time_part
 from spark_jobs.values import number, quoted
 
@@ -35,36 +33,12 @@ def token(schema: Schema, field: ColumnField, value: Column) -> Column:
     return value
 
 
-def field_tokens(schema: Schema, field: KeyField) -> Column:
-    """Return a field's tokens: for a multi-valued field a list<string> without repeats, for any other a string.
-
-    A record without a value has the one token `""`.
-    """
+def field_token(schema: Schema, field: KeyField) -> Column:
+    """Return a record's token (string) of a field that is not multi-valued: `token` of its column, or a cross of such."""
     if isinstance(field, Cross):
         columns = {part.name: part for part in schema.column_fields()}
         return F.concat_ws(_PART, *(_single(schema, columns[name]) for name in field.of))
-    if not isinstance(field, MultiValued):
-        return _single(schema, field)
-    values = F.array_distinct(quoted(field.name))
-    return F.when(F.size(values) > 0, values).otherwise(F.array(F.lit(NULL)))
-
-
-def token_rows(records: DataFrame, schema: Schema, fields: Mapping[str, KeyField], *others: str) -> DataFrame:
-    """Return a row per impression and combination of its tokens.
-
-    Only the columns that these fields need are read, and only multi-valued fields are exploded: a row of all fields' tokens
-    at once would be the widest thing that an aggregation could start from.
-
-    Args:
-        records: an `impressions` partition.
-        schema: names the fields.
-        fields: by the name of the column that is to hold a field's tokens.
-        others: columns of the partition to keep.
-    """
-    rows = records.select(*others, *(field_tokens(schema, field).alias(name) for name, field in fields.items()))
-    for name in (name for name, field in fields.items() if isinstance(field, MultiValued)):
-        rows = rows.withColumn(name, F.explode(name))
-    return rows
+    return _single(schema, field)
 
 
 def _single(schema: Schema, field: ColumnField) -> Column:

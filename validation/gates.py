@@ -41,6 +41,7 @@ class Evidence:
         parity_max_abs_diff: largest difference between exported and expected probability.
         bytes_exported: size of the exported folder.
         p99_ms: 99th percentile of the latency of one request.
+        auc_compressed: of the compressed model; None where compression was lossless and that of the trained one holds.
     """
 
     auc: float
@@ -52,6 +53,7 @@ class Evidence:
     parity_max_abs_diff: float
     bytes_exported: int
     p99_ms: float
+    auc_compressed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ def judge(evidence: Evidence, settings: ModelGateSettings) -> Verdict:
 
 def _soundness(evidence: Evidence, settings: ModelGateSettings) -> tuple[Check, ...]:
     low, high = settings.min_calibration, settings.max_calibration
-    parity = "largest difference between the exported and the trained model's probability"
+    origin = "trained" if evidence.auc_compressed is None else "compressed"
+    parity = f"largest difference between the exported and the {origin} model's probability"
     return (
         Check("parity_max_abs_diff", evidence.parity_max_abs_diff, 0, settings.max_parity_diff, parity),
         Check("auc", evidence.auc, settings.min_auc, 1, "AUC of the trained model"),
@@ -99,6 +102,10 @@ def _merit(evidence: Evidence, settings: ModelGateSettings) -> tuple[Check, ...]
     limit = -settings.max_auc_drop_to_baseline
     words = "AUC of the exported model minus the baseline's"
     checks = [Check("auc_minus_baseline", to_baseline, limit, None, words)]
+    if evidence.auc_compressed is not None:
+        by_compression, limit = evidence.auc_compressed - evidence.auc, -settings.max_auc_drop_by_compression
+        words = "AUC of the compressed model minus the trained model's"
+        checks.append(Check("auc_minus_trained", by_compression, limit, None, words))
     if evidence.auc_champion is not None:
         to_champion = evidence.auc_exported - evidence.auc_champion
         words = "AUC of the exported model minus the champion's"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from features.errors import InputError
 from features.schema import Schema
+from training.checkpoints import read_description
 from training.metrics import auc, calibration, expected_calibration_error, grouped_auc, log_loss
 from validation.gates import Evidence, Verdict, judge
 from validation.parity import ParityReport, check_parity
@@ -36,7 +37,8 @@ class Candidate:
         checkpoint: the trained model, with its `heldout.parquet`.
         export: the `export` artifact.
         champion: the `compressed` artifact of the model that serves now; None when there is none.
-        compressed: the candidate's own `compressed` artifact, for the picture of sizes; None leaves that out.
+        compressed: the candidate's own `compressed` artifact, for the picture of sizes, and for what the export is compared
+            with where lossy steps were taken; None: the export is compared with the trained model.
     """
 
     partition: Path
@@ -70,12 +72,16 @@ def check_model(candidate: Candidate, schema: Schema, settings: ModelGateSetting
     from validation.model_report import plot_model
 
     heldout = read_heldout(candidate.checkpoint / "heldout.parquet")
-    parity = check_parity(
-        candidate.export / "saved_model", read_requests(candidate.partition, schema, heldout.record), heldout.model
-    )
+    lossy = None if is_lossless(candidate.compressed) else candidate.compressed
+    compressed = None if lossy is None else score_compressed(lossy, candidate.partition, heldout)
+    asked = read_requests(candidate.partition, read_description(lossy).schema if lossy else schema, heldout.record)
+    parity = check_parity(candidate.export / "saved_model", asked, heldout.model if compressed is None else compressed)
     exported = parity.serving.probability
-    champion = None if candidate.champion is None else score_champion(candidate.champion, candidate.partition, heldout)
-    verdict = judge(_evidence(heldout, exported, champion, parity, _bytes(candidate.export)), settings)
+    champion = None if candidate.champion is None else score_compressed(candidate.champion, candidate.partition, heldout)
+    evidence = _evidence(heldout, exported, champion, parity, _bytes(candidate.export))
+    if compressed is not None:
+        evidence = replace(evidence, auc_compressed=auc(heldout.label, compressed))
+    verdict = judge(evidence, settings)
     _write(out, verdict, parity, exported)
     plot_model(heldout.label, _curves(heldout, exported, champion), out / "plots", _sizes(candidate))
     return _figures(verdict, heldout, exported)
@@ -91,8 +97,16 @@ def read_heldout(path: Path) -> HeldOut:
     return HeldOut(table["record_id"].to_numpy(), user, *(c.astype(np.float32) for c in columns))
 
 
-def score_champion(compressed: Path, partition: Path, heldout: HeldOut) -> Scores:
-    """Return the champion's probabilities float32 [n] of the same impressions; a field it knows and the day lacks is null."""
+def is_lossless(compressed: Path | None) -> bool:
+    """Return whether a compressed model predicts what the trained one does: no lossy step, no row above zero dropped."""
+    return compressed is None or bool(_report(compressed).get("lossless", True))
+
+
+def score_compressed(compressed: Path, partition: Path, heldout: HeldOut) -> Scores:
+    """Return a compressed model's probabilities float32 [n] of the held-out impressions.
+
+    A field that it knows and the day lacks is null.
+    """
     from training.examples import AbsentFields, read_examples
     from training.scoring import Scorer
 
@@ -147,13 +161,18 @@ def _sizes(candidate: Candidate) -> dict[str, int] | None:
     """Bytes of the model by form, from what compression reported and what lies on disk."""
     if candidate.compressed is None:
         return None
-    report = json.loads((candidate.compressed / "report.json").read_text(encoding="utf-8"))
+    report = _report(candidate.compressed)
     return {
         "trained": report["bytes_before"],
         "without optimizer state": report["bytes_before_weights"],
-        "without zero rows": report["bytes_after"],
+        "without zero rows" if is_lossless(candidate.compressed) else "by lossy steps": report["bytes_after"],
         "exported, with its graph": _bytes(candidate.export),
     }
+
+
+def _report(compressed: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((compressed / "report.json").read_text(encoding="utf-8"))
+    return report
 
 
 def _bytes(folder: Path) -> int:

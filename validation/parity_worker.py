@@ -49,6 +49,7 @@ def main(saved_model: str, requests: str, out: str, max_calls: str, *batch_sizes
         starts = _starts(asked.rows, size, asked.rows if size == sizes[-1] else int(max_calls))
         answers[f"starts_{size}"] = starts
         answers[f"probability_{size}"], report["latency"][size] = _answer(serve, asked, starts, size)
+    report["served_rss_bytes"] = max(0, _resident_bytes() - before)
     report["peak_rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     np.savez(Path(out) / "answers.npz", allow_pickle=False, **answers)
     (Path(out) / "report.json").write_text(json.dumps(report), encoding="utf-8")
@@ -90,7 +91,7 @@ def _answer(serve: Callable[..., Any], asked: Requests, starts: np.ndarray, size
 
 def _latency(times_s: list[float]) -> dict[str, float]:
     p50, p99 = np.percentile(times_s, [50, 99]) * 1000 if times_s else (0.0, 0.0)
-    return {"calls": len(times_s), "p50_ms": float(p50), "p99_ms": float(p99)}
+    return {"calls": len(times_s), "p50_ms": float(p50), "p99_ms": float(p99), "total_s": float(np.sum(times_s))}
 
 
 def _resident_bytes() -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from features.schema import Frozen
+from features.schema import Frozen, Grown
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -33,11 +33,14 @@ class DataGateSettings(Frozen):
         return self
 
 
-class ModelGateSettings(Frozen):
+class ModelGateSettings(Grown):
     """When a candidate is sound (parity, calibration bounds) and when it is blessed (AUC against its rivals).
 
-    AUC differences are candidate minus rival on the same held-out impressions; `calibration` is Σp / Σy.
+    AUC differences are candidate minus rival on the same held-out impressions; `calibration` is Σp / Σy. What lossy steps of
+    compression may cost, against the trained model itself, is `max_auc_drop_by_compression`.
     """
+
+    later = ("max_auc_drop_by_compression",)
 
     max_parity_diff: Positive = 1e-6
     min_calibration: Positive = 0.7
@@ -45,6 +48,7 @@ class ModelGateSettings(Frozen):
     min_auc: Share = 0.5
     max_auc_drop_to_champion: Share = 0.005
     max_auc_drop_to_baseline: Share = 0.01
+    max_auc_drop_by_compression: Share = 0.0005
     max_p99_ms: Positive = 250.0
 
     @model_validator(mode="after")

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from elastic_peers.environments import interpreter
+from elastic_peers.environments import NoEnvironment, interpreter
 
 from pipelines import console
 from spark_jobs_parts.compare import require_equal
-from spark_jobs_parts.impressions import RELATIONS, write_day
+from spark_jobs_parts.impressions import RELATIONS, relations, write_day
 from spark_jobs_parts.ours import FIRST, GRAPH, STATISTICS
 from spark_jobs_parts.plot import plot_sizes
 from spark_jobs_parts.process import answer
@@ -28,6 +28,7 @@ from spark_jobs_parts.queries import statistics as statistics_queries
 _CACHE = Path("~/.cache").expanduser() / "elastic-ctr-benchmarks" / "environments"
 _PARTS = Path(__file__).parent
 _MILLION = 1_000_000
+_WORTH_A_RETRY = 75
 _SHOWN = ("s", "cpu_s", "s_per_million", "peak_gib")
 
 
@@ -49,6 +50,7 @@ class Machine:
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     sizes: Annotated[str, typer.Option(help="Impressions, comma-separated: 500k, 1m, 10m …; may be empty.")] = "1m,10m,50m",
+    declared: Annotated[str, typer.Option("--relations", help="Pairs of fields, left__right, comma-separated.")] = RELATIONS,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     memory: Annotated[str, typer.Option(help="Of Spark's driver, and DuckDB's limit.")] = "4g",
     shuffle_partitions: Annotated[int, typer.Option(min=1)] = 16,
@@ -61,14 +63,18 @@ def main(
     environments: Annotated[Path, typer.Option(help="Where DuckDB's environment is kept.")] = _CACHE,
 ) -> None:
     """Measure each size, the window and the hub, and print seconds, ratios and memory."""
-    machine = Machine(threads, memory, shuffle_partitions)
-    duck = interpreter("duckdb", environments, _PARTS / "requirements")
+    machine, rows = Machine(threads, memory, shuffle_partitions), {size: _rows(size) for size in filter(None, sizes.split(","))}
+    try:
+        duck = interpreter("duckdb", environments, _PARTS / "requirements")
+    except NoEnvironment as error:
+        console.complain(f"DuckDB: {error}")
+        raise typer.Exit(_WORTH_A_RETRY) from error
     scratch = Path(tempfile.mkdtemp(dir=folder))
     try:
-        detail = {size: _size(_rows(size), machine, duck, scratch / size) for size in filter(None, sizes.split(","))}
+        detail = {size: _size(count, declared, machine, duck, scratch / size) for size, count in rows.items()}
         told = _told(detail)
         if window:
-            told |= _incremental(machine, window, day_rows, repeats, scratch / "window")
+            told |= _incremental(declared, machine, window, day_rows, repeats, scratch / "window")
         if hub_rows:
             told |= _hub(machine, hub_rows, scratch / "hub")
     finally:
@@ -85,20 +91,20 @@ def _rows(size: str) -> int:
     raise typer.BadParameter(f"{size!r}: a number with k or m behind it, such as 10m", param_hint="--sizes")
 
 
-def _size(rows: int, machine: Machine, duck: Path, scratch: Path) -> dict[str, Any]:
+def _size(rows: int, declared: str, machine: Machine, duck: Path, scratch: Path) -> dict[str, Any]:
     """One day of so many rows by both systems, and their results compared."""
     typer.echo(f"{rows:,} impressions", err=True)
     impressions = write_day(scratch / "day", FIRST, rows)
-    spark = _ours(machine, scratch, "once", impressions=str(impressions), out=str(scratch / "ours"))
+    spark = _ours(machine, scratch, "once", names=declared, impressions=str(impressions), out=str(scratch / "ours"))
     theirs = scratch / "duckdb"
     theirs.mkdir()
     parts = {
         "statistics": list(statistics_queries(impressions, theirs, STATISTICS.smoothing)),
-        "graph": list(graph_queries(RELATIONS, theirs, GRAPH.smoothing, GRAPH.min_impressions)),
+        "graph": list(graph_queries(relations(declared), theirs, GRAPH.smoothing, GRAPH.min_impressions)),
     }
     limits = {"threads": machine.threads, "memory": f"{machine.memory}b", "scratch": str(scratch / "spill")}
     duckdb = answer([str(duck), str(_PARTS / "duck.py"), json.dumps({**limits, "parts": parts})])
-    compared = require_equal(scratch / "ours" / "statistics", scratch / "ours" / "graph", theirs, RELATIONS)
+    compared = require_equal(scratch / "ours" / "statistics", scratch / "ours" / "graph", theirs, relations(declared))
     shutil.rmtree(scratch)
     systems = {name: _system(told, rows) for name, told in (("spark", spark), ("duckdb", duckdb))}
     return {**systems, "records_compared": compared, "start_up": {k: spark[k] for k in ("session_s", "warm_up_s")}}
@@ -128,14 +134,17 @@ def _told(detail: Mapping[str, Any]) -> dict[str, Any]:
     return {"seconds_per_million": _per_million(detail, "spark"), **ratios, "peak_gib": peak, "detail": dict(detail)}
 
 
-def _incremental(machine: Machine, window: int, rows: int, repeats: int, scratch: Path) -> dict[str, Any]:
+def _incremental(declared: str, machine: Machine, window: int, rows: int, repeats: int, scratch: Path) -> dict[str, Any]:
     """Three windows of days, several times. The graph's window, which ends before the day, is full from day W + 1 on."""
     typer.echo(f"{3 * window} days of {rows:,} impressions", err=True)
     days = 3 * window
     for number in range(days):
         day = FIRST + timedelta(days=number)
         write_day(scratch / "days" / str(day), day, rows)
-    runs = [_ours(machine, scratch, "daily", root=str(scratch), days=days, window=window)["result"] for _ in range(repeats)]
+    runs = [
+        _ours(machine, scratch, "daily", names=declared, root=str(scratch), days=days, window=window)["result"]
+        for _ in range(repeats)
+    ]
     shutil.rmtree(scratch)
     first = statistics.median(run[window] for run in runs)
     later = statistics.median(seconds for run in runs for seconds in run[window + 1 :])

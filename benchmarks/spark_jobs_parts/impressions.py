@@ -26,11 +26,10 @@ SCHEMA = Schema(
         Cross(name="slot_category", of=("slot", "category_id")),
     ),
 )
-RELATIONS = (
-    Relation(left="user_id", right="category_id"),
-    Relation(left="item_id", right="country"),
-    Relation(left="user_tags", right="category_id"),
-)
+RELATIONS = "item_id__country,user_tags__category_id,slot_category__advertiser_id"
+"""What users declare: groups of users or places against items and their groups. `user_id__category_id` is harder: nearly as many
+edges as impressions."""
+
 HUB = "hub"
 """A value of `device` that every row of `hub_day` has."""
 
@@ -64,6 +63,11 @@ def write_day(folder: Path, day: date, rows: int, *, hub: bool = False) -> Path:
             columns["device"] = pa.repeat(HUB, part.count).cast(pa.string())
         pq.write_table(pa.table(columns), target / f"part-{number:05d}.parquet")
     return folder
+
+
+def relations(names: str) -> tuple[Relation, ...]:
+    """Return the relations of comma-separated `left__right`."""
+    return tuple(Relation(left=left, right=right) for left, right in (name.split("__") for name in names.split(",")))
 
 
 class _Part:

@@ -24,29 +24,31 @@ from spark_jobs.cross_graph import cross_graph
 from spark_jobs.feature_statistics import feature_statistics
 from spark_jobs.session import spark_session
 from spark_jobs.settings import GraphSettings, SparkSettings, StatisticsSettings
-from spark_jobs_parts.impressions import RELATIONS, SCHEMA, write_day
+from spark_jobs_parts.impressions import RELATIONS, SCHEMA, relations, write_day
 
 FIRST = date(2026, 1, 1)
-GRAPH, STATISTICS = GraphSettings(relations=RELATIONS), StatisticsSettings()
+GRAPH, STATISTICS = GraphSettings(), StatisticsSettings()
 HUB_RELATION = Relation(left="device", right="item_id")
 _WARM_ROWS = 20_000
 
 
-def once(spark: SparkSession, impressions: str, out: str) -> dict[str, Any]:
+def once(spark: SparkSession, names: str, impressions: str, out: str) -> dict[str, Any]:
     """Statistics and graph of one day, each from its impressions; results stay below `out`."""
     source, target = Path(impressions), Path(out)
+    declared = GRAPH.model_copy(update={"relations": relations(names)})
     jobs: dict[str, Callable[[Path], Any]] = {
         "statistics": partial(feature_statistics, spark, SCHEMA, {FIRST: source}, {}, FIRST, STATISTICS),
-        "counts": partial(cross_counts, spark, SCHEMA, source, RELATIONS),
-        "graph": partial(cross_graph, spark, SCHEMA, {FIRST: target / "counts"}, FIRST + timedelta(days=1), GRAPH),
+        "counts": partial(cross_counts, spark, SCHEMA, source, declared.relations),
+        "graph": partial(cross_graph, spark, SCHEMA, {FIRST: target / "counts"}, FIRST + timedelta(days=1), declared),
     }
     return {name: _measured(job, target / name) for name, job in jobs.items()}
 
 
-def daily(spark: SparkSession, root: str, days: int, window: int) -> list[float]:
+def daily(spark: SparkSession, names: str, root: str, days: int, window: int) -> list[float]:
     """Seconds of each of several days, one after the other, each on what the days before it left."""
     source, target = Path(root) / "days", Path(root) / "daily"
-    statistics, graph = STATISTICS.model_copy(update={"window_days": window}), GRAPH.model_copy(update={"window_days": window})
+    statistics = STATISTICS.model_copy(update={"window_days": window})
+    graph = GRAPH.model_copy(update={"window_days": window, "relations": relations(names)})
     made: dict[str, dict[date, Path]] = {"statistics": {}, "counts": {}}
     seconds = []
     for day in (FIRST + timedelta(days=number) for number in range(days)):
@@ -54,7 +56,7 @@ def daily(spark: SparkSession, root: str, days: int, window: int) -> list[float]
         today = source / str(day)
         jobs: dict[str, Callable[[Path], Any]] = {
             "statistics": partial(feature_statistics, spark, SCHEMA, {day: today}, made["statistics"], day, statistics),
-            "counts": partial(cross_counts, spark, SCHEMA, today, RELATIONS),
+            "counts": partial(cross_counts, spark, SCHEMA, today, graph.relations),
             "graph": partial(cross_graph, spark, SCHEMA, made["counts"], day, graph),
         }
         seconds.append(sum(_measured(jobs[name], paths[name])["s"] for name in ("graph", "statistics", "counts")))
@@ -94,7 +96,7 @@ def main(request: Mapping[str, Any]) -> dict[str, Any]:
     scratch = Path(request["scratch"])
     write_day(scratch / "warm", FIRST, _WARM_ROWS)
     started = time.perf_counter()
-    once(spark, str(scratch / "warm"), str(scratch / "warmed"))
+    once(spark, RELATIONS, str(scratch / "warm"), str(scratch / "warmed"))
     warm_up_s = time.perf_counter() - started
     shutil.rmtree(scratch)
     jobs: dict[str, Callable[..., Any]] = {"once": once, "daily": daily, "hub": hub}

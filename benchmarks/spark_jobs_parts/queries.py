@@ -19,9 +19,10 @@ _COUNTS = "count(*) as impressions, sum(label)::bigint as clicks"
 
 
 def statistics(impressions: Path, out: Path, smoothing: float) -> Iterator[str]:
-    """Yield what makes `values`, `histogram` and `fields`, all `.parquet`, of a day's impressions."""
+    """Yield what makes `day`, `values`, `histogram` and `fields`, all `.parquet`, of a day's impressions."""
     yield f"create view records as select * from read_parquet('{impressions}/impressions/*.parquet')"
     yield f"create table counts as {' union all '.join(_count(name, tokens) for name, tokens in _FIELDS.items())}"
+    yield f"copy (select * from counts order by field, value) to '{out}/day.parquet'"
     yield f"create table whole as select {_COUNTS} from records"
     prior = "(select clicks / impressions from whole)"
     ctr = f"(clicks + {smoothing} * {prior}) / (impressions + {smoothing}) as ctr"
@@ -54,11 +55,12 @@ def _fields() -> str:
 
 
 def graph(relations: tuple[Relation, ...], out: Path, smoothing: float, least: int) -> Iterator[str]:
-    """Yield what makes `nodes.parquet` and `<relation>.parquet`, edges by node number in the order of their ends."""
+    """Yield what makes `nodes.parquet`, and of each relation the day's counts and the edges by node number, in order."""
     for relation in relations:
         left, right = (_FIELDS[name] for name in (relation.left, relation.right))
         rows = f"select label, {left} as l, {right} as r from records"
         yield f"create table all_{relation.name} as select l, r, {_COUNTS} from ({rows}) where l <> '' and r <> '' group by l, r"
+        yield f"copy (select * from all_{relation.name} order by l, r) to '{out}/counts_{relation.name}.parquet'"
     yield f"create table nodes as {_nodes(relations, least)}"
     yield f"copy (select * from nodes order by field, node) to '{out}/nodes.parquet'"
     for relation in relations:
@@ -66,19 +68,19 @@ def graph(relations: tuple[Relation, ...], out: Path, smoothing: float, least: i
 
 
 def _nodes(relations: tuple[Relation, ...], least: int) -> str:
-    ends = " union all ".join(
+    ends = [(relation, side, field) for relation in relations for side, field in (("l", relation.left), ("r", relation.right))]
+    edges = " union all ".join(
         f"select '{field}' as field, {side} as token from all_{relation.name} where impressions >= {least}"
-        for relation in relations
-        for side, field in (("l", relation.left), ("r", relation.right))
+        for relation, side, field in ends
     )
-    fields = sorted({name for relation in relations for name in (relation.left, relation.right)})
-    counts = " union all ".join(
-        f"select '{name}' as field, token, {_COUNTS} from (select label, {_FIELDS[name]} as token from records) group by token"
-        for name in fields
+    shown = " union all ".join(
+        f"select '{field}' as field, {side} as token, impressions as n, clicks as c from all_{relation.name}"
+        for relation, side, field in ends
     )
+    sums = f"select field, token, sum(n)::bigint as impressions, sum(c)::bigint as clicks from ({shown}) group by field, token"
     number = "(row_number() over (partition by field order by token) - 1)::int as node"
-    degrees = f"select field, token, count(*) as degree from ({ends}) group by field, token"
-    return f"select field, {number}, token, impressions, clicks, degree from ({degrees}) join ({counts}) using (field, token)"
+    degrees = f"select field, token, count(*) as degree from ({edges}) group by field, token"
+    return f"select field, {number}, token, impressions, clicks, degree from ({degrees}) join ({sums}) using (field, token)"
 
 
 def _edges(relation: Relation, smoothing: float, least: int) -> str:

@@ -78,7 +78,7 @@ class Published:
             write_description(out, model.description)
             (out / COMPRESSED).mkdir()
             write_compact(model, out / DESCRIPTION, out / COMPRESSED)
-            report = export_model(model, out / SAVED_MODEL)
+            report = export_model(model, out)
             document = {"number": number, "version": report.version, "rows": report.rows, "bytes": report.bytes_exported}
             (out / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

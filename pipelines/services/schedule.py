@@ -9,11 +9,13 @@ from features.errors import InputError
 
 SCHEDULE_VARIABLE = "ELASTIC_CTR_SCHEDULE"
 PRETRAIN_SCHEDULE_VARIABLE = "ELASTIC_CTR_PRETRAIN_SCHEDULE"
+COMPRESS_SCHEDULE_VARIABLE = "ELASTIC_CTR_COMPRESS_SCHEDULE"
 TIMEZONE_VARIABLE = "ELASTIC_CTR_TIMEZONE"
 PARTITION_VARIABLE = "ELASTIC_CTR_PARTITION"
 CRONS = {"day": "0 0 * * *", "hour": "0 * * * *"}
 """When a run of each kind of partition is due, unless the schedule is given: as the partition ends."""
 WEEKLY = "0 0 * * 1"
+WEEKLY_LATER = "0 6 * * 1"
 
 
 def schedule_cron() -> str:
@@ -32,6 +34,11 @@ def runs_by_hour() -> bool:
 def pretrain_cron() -> str:
     """Return the cron expression of pretraining (`ELASTIC_CTR_PRETRAIN_SCHEDULE`, default at Monday's midnight)."""
     return os.environ.get(PRETRAIN_SCHEDULE_VARIABLE) or WEEKLY
+
+
+def compress_cron() -> str:
+    """Return the cron expression of compressing the champion (`ELASTIC_CTR_COMPRESS_SCHEDULE`, default Mondays at 6)."""
+    return os.environ.get(COMPRESS_SCHEDULE_VARIABLE) or WEEKLY_LATER
 
 
 def schedule_zone() -> ZoneInfo:

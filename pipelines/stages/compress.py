@@ -1,15 +1,17 @@
-"""Stage `compress`: zero rows and optimizer state go; the checkpoint that tomorrow starts from stays as it is."""
+"""Stage `compress`: zero rows and optimizer state go, then what lossy steps take; the checkpoint stays as it is."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
 
+from features.errors import InputError
+from pipelines.digests import file_sha256
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 
 
 class Compress(Stage):
-    """A copy for serving, with the same predictions."""
+    """A copy for serving; without `compression.steps` it has the same predictions."""
 
     name = "compress"
     artifact = "compressed"
@@ -19,8 +21,19 @@ class Compress(Stage):
         """The day's checkpoint."""
         return {"checkpoint": require(context, "checkpoint", "train")}
 
+    def fingerprint(self, context: Context) -> object:
+        """Return the digests of the files that steps read, so that another selection makes another version."""
+        read = [step.chosen for step in context.config.compression.steps if step.kind == "drop_fields" and step.chosen]
+        return [file_sha256(_existing(path)) for path in read] or None
+
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """See `compression.pruning.compress`."""
         from compression.pruning import compress
 
         return asdict(compress(inputs["checkpoint"].path, context.config.compression, out))
+
+
+def _existing(path: Path) -> Path:
+    if not path.is_file():
+        raise InputError(f"compression.steps: drop_fields.chosen names {path}, which is no file: run select-features first")
+    return path

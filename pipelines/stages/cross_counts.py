@@ -54,9 +54,7 @@ def counts_of(context: Context, day: Partition) -> Version | None:
     if found and not _lacks(found, context) and (impressions is None or _made_of(found, impressions)):
         return found
     if impressions is None:
-        context.report(
-            f"the graph leaves out {day}: its counts lack a relation that is declared now, and its impressions are gone"
-        )
+        context.report(f"the graph leaves out {day}: its counts lack a relation that is declared, and its impressions are gone")
         return None
     return execute(CrossCounts(), replace(context, day=day)).version
 

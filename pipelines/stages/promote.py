@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from features.errors import UnsoundError
 from features.partition import Partition, end_h, parse_partition
-from pipelines.artifacts import Version
+from pipelines.mlflow_model import SAVED_MODEL, write_model
 from pipelines.registry import CHAMPION, Registry
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
 from pipelines.tracking import Tracker, reachable
@@ -33,8 +35,10 @@ class Promote(Stage):
     sections = ("tracking",)
 
     def inputs(self, context: Context) -> Inputs:
-        """The day's verdict, and what it judged."""
+        """The day's verdict, what it judged, and records for an example of a request."""
+        impressions = context.store.current("impressions", context.day)
         return {
+            **({"impressions": impressions} if impressions else {}),
             "validation_report": require(context, "validation_report", "validate-model"),
             "export": require(context, "export", "export"),
             "compressed": require(context, "compressed", "compress"),
@@ -45,7 +49,7 @@ class Promote(Stage):
         verdict = inputs["validation_report"].metrics["verdict"]
         if verdict == "unsound":
             raise UnsoundError(f"the model of {context.day} is unsound: it is not promoted, and the last champion stays")
-        decision = _promote(context, inputs["export"]) if verdict == "blessed" else Decision(False, "refused by the model gate")
+        decision = _promote(context, inputs) if verdict == "blessed" else Decision(False, "refused by the model gate")
         facts = {
             "promoted": decision.promoted,
             "reason": decision.reason,
@@ -57,8 +61,8 @@ class Promote(Stage):
         return facts
 
 
-def _promote(context: Context, export: Version) -> Decision:
-    settings = context.config.tracking
+def _promote(context: Context, inputs: Inputs) -> Decision:
+    settings, export = context.config.tracking, inputs["export"]
     tracker = Tracker(context.store.workspace, settings.experiment)
     client = tracker.client()
     tracker.sync()  # so that the day's run begins with its first stage
@@ -67,9 +71,8 @@ def _promote(context: Context, export: Version) -> Decision:
     with reachable(tracker.uri):
         serving = registry.alias(CHAMPION)
         run_id = tracker.day_run(client, f"{context.config.name}/{day}", int(time.time() * 1000))
-        version = registry.register(
-            export.path / "saved_model", run_id, day, export.hash, {"elastic_ctr.pipeline": context.config.name}
-        )
+        write = _writer(context, inputs, run_id)
+        version = registry.register(write, run_id, day, export.hash, {"elastic_ctr.pipeline": context.config.name})
         replaced = registry.decided(version)
         # A decision once taken stands, also when a later day serves by now; one whose move was cut off is finished.
         if replaced is None or replaced == (serving or ""):
@@ -80,6 +83,20 @@ def _promote(context: Context, export: Version) -> Decision:
             registry.move(version, serving)
             replaced = serving or ""
     return Decision(True, "blessed by the model gate", version, replaced or None)
+
+
+def _writer(context: Context, inputs: Inputs, run_id: str) -> Callable[[Path], Path]:
+    """What writes the export as an MLflow model."""
+    parity = inputs["validation_report"].path / "serving.json"
+    impressions = inputs.get("impressions")
+    return partial(
+        write_model,
+        inputs["export"].path / SAVED_MODEL,
+        context.config.features,
+        impressions=impressions.path if impressions else None,
+        parity=parity if parity.is_file() else None,
+        run_id=run_id,
+    )
 
 
 def _is_older(day: Partition, serving: str) -> bool:

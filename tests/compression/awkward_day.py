@@ -31,6 +31,7 @@ SCHEMA = Schema.model_validate(
 RELATIONS = (Relation(left="user_id", right="first_tag"), Relation(left="user_id", right="hour"))
 MODEL = ModelSettings(dim=5, hidden=(12, 7))
 ROWS = 530
+HELDOUT = 200
 
 _TIMES = (
     *("", "2022-03-27T00:59:59Z", "2022-03-27T01:00:00Z", "2022-10-30 00:30:00+00:00", "2022-10-30T01:30:00Z"),

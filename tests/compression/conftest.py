@@ -1,8 +1,12 @@
 """A checkpoint trained by hand on an awkward day, its compressed form and its export, made once a session."""
 
+import shutil
+
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from awkward_day import MODEL, RELATIONS, ROWS, SCHEMA, draw_columns, write_partition
+from awkward_day import HELDOUT, MODEL, RELATIONS, ROWS, SCHEMA, draw_columns, write_partition
 
 from training.settings import TrainingSettings
 
@@ -84,3 +88,20 @@ def exported(compressed, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("export")
     return folder, export(compressed, folder)
+
+
+@pytest.fixture(scope="session")
+def judged_checkpoint(checkpoint, trained_on, tmp_path_factory):
+    """The checkpoint with a held-out slice whose labels follow its own probabilities, so that it is a good model."""
+    from training.scoring import Scorer
+
+    folder = tmp_path_factory.mktemp("judged") / "checkpoint"
+    shutil.copytree(checkpoint, folder)
+    last = trained_on.slice(len(trained_on) - HELDOUT, len(trained_on))
+    scored = Scorer.load(checkpoint).score(last)
+    label = (np.random.default_rng(8).random(HELDOUT) < scored).astype(np.int8)
+    users = pa.array([f"u{code}" for code in last.user])
+    columns = {"record_id": last.record_id, "user": users, "label": label, "p_model": scored}
+    baseline = np.full(HELDOUT, 0.3, np.float32)
+    pq.write_table(pa.table({**columns, "p_baseline": baseline}), folder / "heldout.parquet")
+    return folder

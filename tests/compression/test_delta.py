@@ -43,12 +43,16 @@ def requests(tmp_path_factory):
     return path
 
 
-def answers(saved_model, deltas, requests, out):
+def loaded_from(folder):
+    return tf.saved_model.load(str(folder / "saved_model"))
+
+
+def answers(exported, deltas, requests, out):
     out.mkdir()
     (out / "none").mkdir()
     script = Path(__file__).with_name("delta_answers.py")
     quiet = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, script, saved_model, deltas or out / "none", requests, out / "answers.npy"]
+    command = [sys.executable, script, exported / "saved_model", deltas or out / "none", requests, out / "answers.npy"]
     subprocess.run(command, check=True, env=quiet, cwd=out)
     return np.load(out / "answers.npy")
 
@@ -127,7 +131,7 @@ def test_the_export_does_not_grow_when_the_table_does_not(models, tmp_path):
 
 def test_a_server_has_room_for_what_a_delta_changes_and_no_more(models, tmp_path):
     export_model(models[0], tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     for number in range(30):  # there and back: 30 deltas over the same keys
         before, after = models[number % 2], models[1 - number % 2]
         write_delta(delta_between(before, after), tmp_path / f"d{number}")
@@ -147,7 +151,7 @@ def test_more_new_keys_than_a_block_has_and_then_none_left(models, tmp_path):
     large = replace(model, tables={**model.tables, "": PackedRows(keys, slabs)})
     empty = replace(model, tables={**model.tables, "": table.take(np.zeros(len(table.keys), bool))})
     export_model(model, tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     for name, before, after in (("a", model, large), ("b", large, empty), ("c", empty, model)):
         write_delta(delta_between(before, after), tmp_path / name)
         assert delta_client.apply_delta(loaded, tmp_path / name) == content_digest(after)
@@ -162,7 +166,7 @@ def test_a_reader_meanwhile_sees_an_old_row_or_a_new_one(models, tmp_path):
     export_model(one, tmp_path / "model")
     write_delta(delta_between(one, two), tmp_path / "up")
     write_delta(delta_between(two, one), tmp_path / "down")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     table, keys = loaded.tables[""], tf.constant(one.tables[""].keys)
     seen, done = set(), threading.Event()
 
@@ -182,7 +186,7 @@ def test_a_reader_meanwhile_sees_an_old_row_or_a_new_one(models, tmp_path):
 
 def test_rows_are_written_before_keys_lead_to_them_and_never_where_one_leads_now(models, tmp_path):
     export_model(models[0], tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     graph = loaded.signatures["apply_delta"].graph
     inner = [n for f in graph.as_graph_def().library.function for n in f.node_def if n.op == "LookupTableInsertV2"]
     name = next(f for f in graph.as_graph_def().library.function if any(n.op == "LookupTableInsertV2" for n in f.node_def))
@@ -242,7 +246,7 @@ def _row_values(table, keys):
 
 def test_the_graph_refuses_a_delta_of_another_base_and_changes_nothing(models, tmp_path):
     export_model(models[0], tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     arrays = delta_between(models[1], models[2]).arrays
     given = {name: tf.constant(array) for name, array in arrays.items()}
     with pytest.raises(tf.errors.InvalidArgumentError, match="another model"):
@@ -310,7 +314,7 @@ def test_a_delta_of_another_base_is_refused(written, models, tmp_path):
     with pytest.raises(InputError, match="in order"):
         read_delta(written[2], base=content_digest(models[1]))
     export_model(models[1], tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     with pytest.raises(delta_client.DeltaError, match="in order"):
         delta_client.apply_delta(loaded, written[2])
 
@@ -340,7 +344,7 @@ def test_bands_and_projections_have_no_delta_and_say_why(changed, why, models, t
     with pytest.raises(InputError, match=why):
         delta_between(model, model)
     assert export_model(model, tmp_path / "model").version == ""
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     assert set(loaded.signatures) == {"serving_default"}
     with pytest.raises(delta_client.DeltaError, match="takes no deltas"):
         delta_client.version(loaded)

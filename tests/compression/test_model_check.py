@@ -1,34 +1,17 @@
 """A candidate judged from end to end: held-out slice, export in a fresh process, champion, verdict and pictures."""
 
 import json
-import shutil
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from awkward_day import SCHEMA
+from awkward_day import HELDOUT, SCHEMA
 
-from training.scoring import Scorer
-from validation.model_check import Candidate, check_model, read_heldout, score_champion
+from compression.export import export
+from compression.pruning import compress
+from compression.settings import CompressionSettings
+from training.metrics import auc
+from validation.model_check import Candidate, check_model, read_heldout, score_compressed
 from validation.settings import ModelGateSettings
-
-HELDOUT = 200
-
-
-@pytest.fixture(scope="session")
-def judged_checkpoint(checkpoint, trained_on, tmp_path_factory):
-    """The checkpoint with a held-out slice whose labels follow its own probabilities, so that it is a good model."""
-    folder = tmp_path_factory.mktemp("judged") / "checkpoint"
-    shutil.copytree(checkpoint, folder)
-    last = trained_on.slice(len(trained_on) - HELDOUT, len(trained_on))
-    scored = Scorer.load(checkpoint).score(last)
-    label = (np.random.default_rng(8).random(HELDOUT) < scored).astype(np.int8)
-    users = pa.array([f"u{code}" for code in last.user])
-    columns = {"record_id": last.record_id, "user": users, "label": label, "p_model": scored}
-    baseline = np.full(HELDOUT, 0.3, np.float32)
-    pq.write_table(pa.table({**columns, "p_baseline": baseline}), folder / "heldout.parquet")
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +34,7 @@ def test_a_good_candidate_is_blessed(judged):
 
 def test_the_champion_is_scored_on_the_same_impressions(judged, judged_checkpoint, compressed, partition):
     heldout = read_heldout(judged_checkpoint / "heldout.parquet")
-    champion = score_champion(compressed, partition, heldout)
+    champion = score_compressed(compressed, partition, heldout)
     np.testing.assert_array_equal(champion, heldout.model)
     assert judged[1]["lift_auc_vs_champion"] == pytest.approx(0, abs=1e-3)
 
@@ -63,3 +46,50 @@ def test_the_report_holds_answers_costs_and_pictures(judged, judged_checkpoint):
     assert json.loads((out / "serving.json").read_text())["rows"]["512"] == HELDOUT
     assert {p.name for p in (out / "plots").iterdir()} >= {"calibration.png", "roc.png", "scores.png"}
     assert figures["bytes_exported"] == sum(p.stat().st_size for p in out.parent.glob("export0/**/*") if p.is_file())
+
+
+STEPS = [{"kind": "drop_fields", "fields": ["price"]}, {"kind": "prune_rows", "keep": 0.8}, {"kind": "quantize", "form": "int4"}]
+
+
+@pytest.fixture(scope="module")
+def lossy(judged_checkpoint, tmp_path_factory):
+    """The candidate compressed with loss, and its export."""
+    made, served = tmp_path_factory.mktemp("lossy"), tmp_path_factory.mktemp("lossy_export")
+    compress(judged_checkpoint, CompressionSettings.model_validate({"steps": STEPS}), made)
+    export(made, served)
+    return made, served
+
+
+@pytest.mark.parametrize(("allowed", "verdict"), [(0.5, "blessed"), (1e-6, "refused")])
+def test_a_lossy_candidate_is_held_against_the_trained_one(allowed, verdict, lossy, judged_checkpoint, partition, tmp_path):
+    settings = ModelGateSettings(max_p99_ms=60_000, max_auc_drop_by_compression=allowed)
+    figures = check_model(Candidate(partition, judged_checkpoint, lossy[1], None, lossy[0]), SCHEMA, settings, tmp_path)
+    heldout = read_heldout(judged_checkpoint / "heldout.parquet")
+    compressed = score_compressed(lossy[0], partition, heldout)
+    assert figures["parity_max_abs_diff"] <= 1e-6 < np.abs(compressed - heldout.model).max()
+    assert figures["auc_compressed"] == pytest.approx(auc(heldout.label, compressed))
+    checks = {check["name"]: check for check in json.loads((tmp_path / "verdict.json").read_text())["checks"]}
+    assert checks["auc_minus_trained"]["value"] == pytest.approx(figures["auc_compressed"] - figures["auc"])
+    assert -0.2 < checks["auc_minus_trained"]["value"] < -1e-6
+    assert figures["verdict"] == verdict
+
+
+def test_an_export_of_something_else_is_unsound(lossy, judged_checkpoint, partition, exported, tmp_path):
+    (tmp_path / "small").mkdir()
+    steps = CompressionSettings.model_validate({"steps": STEPS[1:]})
+    compress(judged_checkpoint, steps, tmp_path / "small")
+    candidate = Candidate(partition, judged_checkpoint, exported[0], None, tmp_path / "small")
+    settings = ModelGateSettings(max_p99_ms=60_000, max_auc_drop_by_compression=0.5)
+    assert check_model(candidate, SCHEMA, settings, tmp_path)["verdict"] == "unsound"
+
+
+def test_a_tolerance_above_zero_is_a_lossy_step_too(judged_checkpoint, partition, tmp_path):
+    for name in ("small", "export", "report"):
+        (tmp_path / name).mkdir()
+    compress(judged_checkpoint, CompressionSettings(zero_tolerance=0.15), tmp_path / "small")
+    export(tmp_path / "small", tmp_path / "export")
+    candidate = Candidate(partition, judged_checkpoint, tmp_path / "export", None, tmp_path / "small")
+    settings = ModelGateSettings(max_p99_ms=60_000, max_auc_drop_by_compression=0.5)
+    figures = check_model(candidate, SCHEMA, settings, tmp_path / "report")
+    assert figures["verdict"] == "blessed"
+    assert figures["auc_compressed"] != figures["auc"]

@@ -52,7 +52,7 @@ def dag(dag_bag):
 
 def test_every_dag_file_imports(dag_bag):
     assert dag_bag.import_errors == {}
-    assert set(dag_bag.dags) == {"daily_retrain", "pretrain_cross_features"}
+    assert set(dag_bag.dags) == {"compress_champion", "daily_retrain", "pretrain_cross_features"}
 
 
 def test_only_dag_files_are_read_for_dags(dag_bag):

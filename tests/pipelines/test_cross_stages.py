@@ -26,7 +26,7 @@ def workspace(folder, relations, said=None, **graph):
     features = {**DOCUMENT["features"], "fields": FIELDS}
     graph = {"relations": relations, "min_impressions": 1, "window_days": 3, **graph}
     spark = {"master": "local[2]", "shuffle_partitions": 2}
-    return make_context(folder, features=features, graph=graph, spark=spark, report=(said if said is not None else []).append)
+    return make_context(folder, features=features, graph=graph, spark=spark, report=(print if said is None else said.append))
 
 
 def publish_impressions(store, day, rows=8):
@@ -99,7 +99,7 @@ def test_days_that_cannot_be_counted_or_failed_their_gate_are_left_out_and_said(
     publish(wider.store, "data_verdict", DAYS[1], passed=False)
     assert CrossGraph().inputs(at(wider, DAYS[2])) == {}
     assert said == [
-        f"the graph leaves out {DAYS[0]}: its counts lack a relation that is declared now, and its impressions are gone",
+        f"the graph leaves out {DAYS[0]}: its counts lack a relation that is declared, and its impressions are gone",
         f"the graph leaves out {DAYS[1]}: its data failed its gate",
     ]
     assert execute(CrossGraph(), at(wider, DAYS[2])).version.metrics["days"] == 0

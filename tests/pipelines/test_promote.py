@@ -9,6 +9,7 @@ import yaml
 from tiny_days import DAYS, make_context, publish_candidate
 
 from features.errors import RetryableError, UnsoundError
+from pipelines.mlflow_model import write_model
 from pipelines.registry import CHAMPION, PREVIOUS, Registry
 from pipelines.stages.promote import Promote
 from pipelines.stages.stage import execute
@@ -52,9 +53,9 @@ def test_the_version_holds_the_exports_files_as_a_tensorflow_model(context, regi
     assert run.data.tags[RUN_KEY] == "tiny/2026-01-01"
     assert version.source == f"{run.info.artifact_uri}/model"
     registry.client.download_artifacts(version.run_id, "model", str(tmp_path))
-    assert (tmp_path / "model" / "saved_model" / "saved_model.pb").read_text() == "weights 2026-01-01"
+    assert (tmp_path / "model" / "data" / "saved_model" / "saved_model.pb").read_text() == "weights 2026-01-01"
     described = yaml.safe_load((tmp_path / "model" / "MLmodel").read_text())
-    assert described["flavors"]["tensorflow"]["saved_model_dir"] == "saved_model"
+    assert described["flavors"]["tensorflow"]["saved_model_dir"] == "data/saved_model"
 
 
 def test_the_next_day_replaces_the_champion_and_remembers_it(context, registry):
@@ -108,7 +109,11 @@ def test_a_kill_after_the_alias_moved_makes_no_second_version(context, registry)
 def test_a_kill_between_registration_and_alias_makes_no_second_version(context, registry):
     export = publish_candidate(context.store, DAYS[0])
     run = Tracker(context.store.workspace, "elastic-ctr").day_run(registry.client, "tiny/2026-01-01", 0)
-    assert registry.register(export.path / "saved_model", run, "2026-01-01", export.hash, {}) == "1"
+
+    def write(folder):
+        return write_model(export.path / "saved_model", context.config.features, folder, run_id=run)
+
+    assert registry.register(write, run, "2026-01-01", export.hash, {}) == "1"
     assert promote(context).metrics["model_version"] == "1"
     assert (versions(registry), registry.alias(CHAMPION)) == (["1"], "1")
 

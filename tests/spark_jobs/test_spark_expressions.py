@@ -13,8 +13,9 @@ from pyspark.sql import functions as F
 from features import canonical as rules
 from features.schema import Categorical, Cross, MultiValued, Numeric, Schema, Time, TimePart, Timestamp, TimeUnit
 from features.timezones import utc_offsets
+from spark_jobs.counting import SHOWN, counted
 from spark_jobs.times import bounds_ms, epoch_ms, in_partition, time_part
-from spark_jobs.tokens import field_tokens, token
+from spark_jobs.tokens import field_token, token
 from spark_jobs.values import canonical, number, single_value, value_list
 
 pytestmark = pytest.mark.spark
@@ -316,12 +317,14 @@ def test_tokens_agree_with_tensorflow(spark, keys, zone):
     frame = spark.createDataFrame([(i, value) for i, value in enumerate(values)], "i long, v string")
     moment = epoch_ms(canonical(F.col("v")), schema.timestamp).alias("timestamp_ms")
     frame = frame.select("i", moment, *(part.alias(name) for part, name in zip(parts, schema.names(), strict=True)))
-    crossed = sorted(frame.select("i", field_tokens(schema, schema.field("both")).alias("c")).collect())
+    crossed = sorted(frame.select("i", field_token(schema, schema.field("both")).alias("c")).collect())
     joined = keys.cross_tokens([expected[name] for name in ("site", "price", "hour")])
     assert [row["c"] for row in crossed] == texts(joined)
 
 
 def test_multi_valued_tokens_have_no_repeats_and_a_null_when_empty(spark):
     schema = Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=FIELDS)
-    frame = spark.createDataFrame([(["b", "a", "b"],), ([],)], "tags array<string>")
-    assert [row[0] for row in frame.select(field_tokens(schema, schema.field("tags"))).collect()] == [["b", "a"], [""]]
+    rows = [(["b", "a", "b"], 1), ([], 0), (["b", "a", "b"], 0)]
+    frame = spark.createDataFrame(rows, "tags array<string>, label int").withColumn("timestamp_ms", F.lit(0))
+    found = counted(frame, schema, {"tag": schema.field("tags")}, SHOWN).collect()
+    assert sorted(map(tuple, found)) == [("", 1, 0), ("a", 2, 1), ("b", 2, 1)]

@@ -67,6 +67,14 @@ def test_the_truth_table(changes, outcome, failed):
     assert len(verdict.checks) == 8
 
 
+@pytest.mark.parametrize(("auc_compressed", "passes"), [(0.7396, True), (0.7394, False), (0.75, True), (math.nan, False)])
+def test_lossy_compression_may_cost_so_much_and_no_more(auc_compressed, passes):
+    verdict = judge(replace(GOOD, auc_compressed=auc_compressed), SETTINGS)
+    assert verdict.outcome is (Outcome.BLESSED if passes else Outcome.REFUSED)
+    assert {c.name for c in verdict.checks if not c.passed} == (set() if passes else {"auc_minus_trained"})
+    assert "compressed model's probability" in verdict.checks[0].words
+
+
 def test_without_a_champion_the_bootstrap_is_explicit():
     verdict = judge(replace(GOOD, auc_champion=None), SETTINGS)
     assert verdict.outcome is Outcome.BLESSED

@@ -128,7 +128,7 @@ def test_costs_are_measured(served):
 def test_the_report_is_plain_json(report):
     document = json.loads(json.dumps(report.as_dict(), allow_nan=False))
     assert document["rows"] == {"1": 4, "3": 10, "16": 10}
-    assert set(document["serving"]["latency"]["1"]) == {"calls", "p50_ms", "p99_ms"}
+    assert set(document["serving"]["latency"]["1"]) == {"calls", "p50_ms", "p99_ms", "per_second"}
 
 
 def test_a_tampered_weight_is_noticed(tmp_path, served):

@@ -1,0 +1,1 @@
+"""Lossy steps of compression, each fitted to a model and applied to it, one after the other."""

@@ -1,0 +1,102 @@
+"""What YAML says of each step. Free of NumPy and TensorFlow."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from features.schema import Frozen
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+SlabForm = Literal["float16", "int8", "int4"]
+
+
+class DropFields(Frozen):
+    """Fields (or relations, `left__right`) leave the model: by name, or those that a file of `select-features` dropped.
+
+    `chosen` is the path of a `selection.json`, or of a YAML whose `features` have fewer fields than the model.
+    """
+
+    kind: Literal["drop_fields"] = "drop_fields"
+    fields: tuple[str, ...] = ()
+    chosen: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.fields) == bool(self.chosen):
+            raise ValueError("drop_fields takes `fields`, or `chosen`, the file that names them: give one of the two")
+        return self
+
+
+class PruneRows(Frozen):
+    """Rows leave each table, those of the lowest score first; a pruned key reads as the zero vector.
+
+    `norm` is the length of the row over all slabs, `count` how often the key was seen, `weight` norm · √count, `idle` the steps
+    since the key was last seen, of which the most go first. What stays: the share `keep` of the rows, at most `max_rows`, or
+    rows of a score of at least `threshold` (of `idle`: at most). With `fields` only the rows of these are counted and pruned.
+    """
+
+    kind: Literal["prune_rows"] = "prune_rows"
+    by: Literal["norm", "count", "idle", "weight"] = "weight"
+    keep: Annotated[float, Field(ge=0, le=1)] | None = None
+    max_rows: Annotated[int, Field(ge=0)] | None = None
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    fields: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Self:
+        if sum(limit is not None for limit in (self.keep, self.max_rows, self.threshold)) != 1:
+            raise ValueError("prune_rows needs one limit: give `keep`, `max_rows` or `threshold`")
+        return self
+
+
+class Widths(Frozen):
+    """Rows wider than 1 keep fewer columns and share a projection back, one for each slab and band of frequency.
+
+    `quantiles` of the rows' counts cut a table into bands. `ranks` are the columns kept in each, from the rarest band on (one
+    for each band); or `energy` is the share of the squared values, weighted by counts, that a band keeps at least.
+    """
+
+    kind: Literal["widths"] = "widths"
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    ranks: tuple[Count, ...] = ()
+    energy: Share | None = None
+
+    @model_validator(mode="after")
+    def _bands_fit(self) -> Self:
+        if bool(self.ranks) == (self.energy is not None):
+            raise ValueError("widths needs `ranks` or `energy`: give one of the two")
+        if self.ranks and len(self.ranks) != len(self.quantiles) + 1:
+            raise ValueError(f"{len(self.quantiles)} quantiles make {len(self.quantiles) + 1} bands: give as many ranks")
+        if any(low >= high for low, high in pairwise(self.quantiles)):
+            raise ValueError(f"quantiles {self.quantiles} must ascend")
+        return self
+
+
+class Quantize(Frozen):
+    """Values of rows in fewer bits: `int8` and `int4` with scale and offset by row; narrow rows float16 where that is smaller."""
+
+    kind: Literal["quantize"] = "quantize"
+    form: SlabForm = "int8"
+
+
+class Dense(Frozen):
+    """Kernels in fewer bits, and hidden units away: `relu` is the share of each hidden layer's units, the weakest, that goes."""
+
+    kind: Literal["dense"] = "dense"
+    form: Literal["float32", "float16", "int8"] = "float16"
+    relu: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class FloatEncodings(Frozen):
+    """Frozen encodings of the cross graph in half precision."""
+
+    kind: Literal["encodings"] = "encodings"
+    form: Literal["float16"] = "float16"
+
+
+StepSettings = Annotated[DropFields | PruneRows | Widths | Quantize | Dense | FloatEncodings, Field(discriminator="kind")]

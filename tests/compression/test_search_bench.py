@@ -1,0 +1,164 @@
+"""What a plan is said to be worth is what the written folder is worth; certainty against drawing; users in halves."""
+
+import hashlib
+import shutil
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from awkward_day import MODEL, RELATIONS, SCHEMA
+from step_models import KINDS, SCALERS, learn_checkpoint, work_of
+
+from compression.compact import CompactModel, read_compact
+from compression.pruning import compress
+from compression.search.bench import Bench
+from compression.search.certainty import drop_error
+from compression.search.descent import Goal
+from compression.search.heldout import HeldOut, of_reported_half
+from compression.search.search import search
+from compression.search.space import Space, baselines
+from compression.settings import CompressionSettings
+from compression.steps.sequence import run_steps
+from features.errors import InputError
+from training.checkpoints import Description, read_checkpoint
+from training.examples import heldout_start, read_examples
+from training.metrics import auc
+from training.metrics.bootstrap import resample_users
+from training.scoring import Scorer
+from training.settings import TrainingSettings
+
+PLAN = [
+    {"kind": "drop_fields", "fields": ["price"]},
+    {"kind": "prune_rows", "keep": 0.6},
+    {"kind": "quantize", "form": "int4"},
+    {"kind": "dense", "form": "int8", "relu": 0.2},
+]
+
+
+KNOWN = [bool(hashlib.blake2b(letter, digest_size=1).digest()[0] % 2) for letter in (b"a", b"b", b"c", b"d", b"e", b"f")]
+
+
+@pytest.fixture(scope="module")
+def bench(checkpoint, partition):
+    return Bench.of(checkpoint, partition, 0.0)
+
+
+def test_a_plan_is_worth_what_its_folder_is_worth(bench, checkpoint, partition, tmp_path):
+    plan = CompressionSettings.model_validate({"steps": PLAN})
+    found = bench.measure("plan", plan.steps)
+    compress(checkpoint, plan, tmp_path)
+    scorer = Scorer.load(tmp_path)
+    whole = read_examples(partition, scorer.description.schema, scorer.description.relations)
+    start = heldout_start(len(whole), scorer.description.training.holdout_fraction)
+    last = whole.slice(start, len(whole))
+    scores, trained = scorer.score(last), Scorer.load(checkpoint).score(read_examples(partition, SCHEMA, RELATIONS))[start:]
+    np.testing.assert_array_equal(found.scores, scores)
+    half = of_reported_half(last.users)[last.user]
+    assert found.drop_reported == pytest.approx(auc(last.label[half], trained[half]) - auc(last.label[half], scores[half]))
+    assert found.drop == pytest.approx(auc(last.label[~half], trained[~half]) - auc(last.label[~half], scores[~half]))
+    assert found.bytes == bench.weigh(plan.steps) == read_compact(tmp_path).nbytes
+    assert found.rows == read_compact(tmp_path).rows
+    interval = bench.interval(found)
+    assert interval.low < found.drop_reported < interval.high
+
+
+def test_no_step_loses_nothing_for_certain(bench):
+    found = bench.measure("none", ())
+    assert (found.drop, found.error, found.drop_reported, found.bytes) == (0, 0, 0, bench.bytes)
+
+
+def test_a_remembered_beginning_changes_no_plan(bench):
+    steps = CompressionSettings.model_validate({"steps": PLAN}).steps
+    first = [bench.measure("x", steps[:n]).scores.tobytes() for n in range(5)]
+    for _ in range(30):
+        bench.weigh(steps[:1])
+    assert [bench.measure("x", steps[:n]).scores.tobytes() for n in reversed(range(5))] == first[::-1]
+
+
+def pairwise_error(label, first, second, user):
+    """The standard error by its definition: every click against every other impression."""
+    won = [(s[label == 1][:, None] > s[label == 0]) + 0.5 * (s[label == 1][:, None] == s[label == 0]) for s in (first, second)]
+    moved = np.zeros(len(label))
+    for sign, wins in zip((1, -1), won, strict=True):
+        moved[label == 1] += sign * (wins.mean(axis=1) - wins.mean()) / (label == 1).sum()
+        moved[label == 0] += sign * (wins.mean(axis=0) - wins.mean()) / (label == 0).sum()
+    return np.sqrt(sum(moved[user == u].sum() ** 2 for u in np.unique(user)))
+
+
+def scored(rows=4000, users=800):
+    draw = np.random.default_rng(4)
+    user, taste = draw.integers(users, size=rows), draw.normal(size=users)
+    first = taste[user] + draw.normal(size=rows)
+    label = (draw.random(rows) < 1 / (1 + np.exp(-first))).astype(np.float32)
+    second = first + 0.7 * draw.normal(size=rows) + 0.5 * draw.normal(size=users)[user]
+    return label, first.round(1).astype(np.float32), second.astype(np.float32), user
+
+
+def test_the_standard_error_is_that_of_the_definition_and_of_drawing():
+    label, first, second, user = scored()
+    found = drop_error(label, first, second, user)
+    assert found == pytest.approx(pairwise_error(label, first, second, user), rel=1e-6)
+    as_probability = {name: 1 / (1 + np.exp(-s)) for name, s in (("first", first), ("second", second))}
+    drawn = resample_users(label, as_probability, user, resamples=400)
+    assert found == pytest.approx(np.std(drawn["first"].auc - drawn["second"].auc), rel=0.15)
+    assert drop_error(label, first, first, user) == 0
+
+
+def test_a_user_is_in_one_half_in_every_process():
+    users = np.array([f"user {n}" for n in range(2000)], object)
+    half = of_reported_half(users)
+    np.testing.assert_array_equal(half, [of_reported_half(users[n : n + 1])[0] for n in range(2000)])
+    assert 0.45 < half.mean() < 0.55
+    assert of_reported_half(np.array(["a", "b", "c", "d", "e", "f"], object)).tolist() == KNOWN
+
+
+def test_a_half_without_clicks_is_refused(partition, tmp_path):
+    folder = tmp_path / "impressions"
+    shutil.copytree(partition / "impressions", folder)
+    for part in folder.glob("*.parquet"):
+        table = pq.read_table(part)
+        pq.write_table(table.set_column(1, "label", [np.zeros(len(table), np.int8)]), part)
+    told = Description(SCHEMA, MODEL, TrainingSettings(), SCALERS, RELATIONS, 1)
+    with pytest.raises(InputError, match="impressions of one label; search on a larger day"):
+        HeldOut.of(tmp_path, told)
+
+
+@pytest.mark.parametrize("kind", ["deepfm", "fusion", "grouped"])
+def test_every_level_of_every_axis_is_a_plan_that_can_be_carried_out(kind, trained_on, tmp_path):
+    work = work_of(learn_checkpoint(trained_on, KINDS[kind], tmp_path))
+    space = Space.of(work.model)
+    assert ("units" in [axis.name for axis in space.axes]) == (kind != "deepfm")  # whose hidden layers have layer norm
+    for number, axis in enumerate(space.axes):
+        point, sizes = space.start, [work.model.nbytes]
+        while (point := space.coarser(point, number)) is not None:
+            steps = space.steps(point)
+            assert CompressionSettings(steps=steps).steps == steps
+            sizes.append(run_steps(work, steps)[0].model.nbytes)
+        assert len(sizes) == len(axis.levels)
+        assert sizes == sorted(sizes, reverse=True)
+    last = tuple(len(axis.levels) - 1 for axis in space.axes)
+    assert run_steps(work, CompressionSettings(steps=space.steps(last)).steps)[0].model.nbytes < 0.3 * work.model.nbytes
+
+
+def test_fields_that_are_dropped_are_dropped_in_every_plan_and_baseline(checkpoint):
+    model = CompactModel.of(read_checkpoint(checkpoint))
+    settings = CompressionSettings.model_validate({"steps": PLAN})
+    space = Space.of(model, settings.steps)
+    assert space.steps(space.start) == settings.steps[:1]
+    assert all(plan[0] == settings.steps[0] for plans in baselines(space).values() for plan in plans)
+    assert len(baselines(space)) == 4
+
+
+def test_a_search_from_end_to_end(bench):
+    told = []
+    found = search(bench, CompressionSettings(), Goal(max_bytes=bench.bytes // 3), 40, lambda number, one: told.append(number))
+    assert found.chosen.bytes <= bench.bytes // 3
+    assert told == list(range(1, len(found.plans) + 1))
+    assert len(found.plans) <= 40
+    assert found.chosen in found.plans
+    document = found.as_dict()
+    assert document["chosen"]["ratio"] == pytest.approx(bench.bytes / found.chosen.bytes)
+    assert CompressionSettings.model_validate(found.section()["compression"]).steps == found.chosen.steps
+    assert {line["name"] for line in document["baselines"]} == set(baselines(Space.of(bench.work.model)))
+    for line in document["pareto"]:
+        assert line["auc_drop_low"] <= line["auc_drop_high"]
