@@ -18,7 +18,7 @@ from compression import delta_client
 from compression.changes import why_no_delta
 from compression.delta import applied, delta_between, read_delta, write_delta
 from compression.digest import content_digest
-from compression.export import export_model
+from compression.export import Exporter, export_model
 from compression.live import stored_as
 from features.errors import InputError
 from training.packed.matrix import Form, Matrix
@@ -127,6 +127,21 @@ def test_the_export_does_not_grow_when_the_table_does_not(models, tmp_path):
     assert len({report.bytes_variables for report in reports}) == 1
     assert max(r.bytes_graph for r in reports) - min(r.bytes_graph for r in reports) < 200  # numbers in function names
     assert reports[0].version == content_digest(models[-1])
+
+
+@pytest.mark.parametrize("form", [Form.FLOAT32, Form.INT8])
+def test_an_exporter_of_many_models_writes_what_a_fresh_one_would(form, models, tmp_path):
+    """Larger and smaller models one after the other, in one graph: the same size, version and answers, to the bit."""
+    exporter = Exporter()
+    given = {name: tf.constant(values) for name, values in columns_of(9).items() if name != "tags"}
+    given |= {"tags": tf.constant([[*tags, "", ""][:2] for tags in columns_of(9)["tags"]])}
+    for number in (2, 20, 9):
+        model = stored_as(models[number], form)
+        ours, fresh = exporter.write(model, tmp_path / f"a{number}"), export_model(model, tmp_path / f"b{number}")
+        assert (ours.version, ours.rows) == (fresh.version, fresh.rows)
+        assert abs(ours.bytes_exported - fresh.bytes_exported) < 300  # numbers in function names
+        answers_of = [loaded_from(tmp_path / f"{by}{number}").signatures["serving_default"](**given) for by in "ab"]
+        np.testing.assert_array_equal(*(answer["probability"] for answer in answers_of))
 
 
 def test_a_server_has_room_for_what_a_delta_changes_and_no_more(models, tmp_path):
