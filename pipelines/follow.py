@@ -9,6 +9,7 @@ what servers have to what the process has, whatever was lost between.
 from __future__ import annotations
 
 import fcntl
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -155,8 +156,9 @@ class Follow:
 
     def _refuse_absurd(self, figures: BatchFigures, named: str) -> None:
         """Stop before a batch is learned whose clicks are far from what the model expects; what was learned before is saved."""
-        most, least = (pick(figures.clicks, figures.expected_clicks) for pick in (max, min))
-        if not most >= self._settings.gate_clicks or least * self._settings.calibration_within >= most:
+        least, most = sorted((figures.clicks, figures.expected_clicks))
+        is_absurd = most >= self._settings.gate_clicks and least * self._settings.calibration_within < most
+        if math.isnan(figures.expected_clicks) or not is_absurd:
             return
         if self._saved < self.ledger.batch:
             self.save()
