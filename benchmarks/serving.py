@@ -23,7 +23,7 @@ import typer
 from elastic_peers.environments import NoEnvironment, interpreter
 from serving_parts.models import COMPACT, FIELDS, SHAPES, WHOLE, model_of, requests_of, stored_bytes_per_row
 
-from compression.export import export_model
+from compression.export import SAVED_MODEL, export_model
 from pipelines import console
 from validation.serve_check import ServingCosts, serving_costs
 from validation.serve_plot import plot_serving
@@ -56,8 +56,9 @@ def main(
 def _export(name: str, rows: int, scratch: Path) -> Path:
     typer.echo(f"exporting {name}: {SHAPES[name].words}", err=True)
     folder = scratch / name
+    folder.mkdir()
     export_model(model_of(SHAPES[name], rows), folder)
-    return folder
+    return folder / SAVED_MODEL
 
 
 def _told(costs: dict[str, ServingCosts], rows: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from compression.changes import why_no_delta
 from compression.compact import CompactModel, read_compact
+from compression.digest import graph_digest
 from compression.serving.changing import Changing
 from compression.serving.model import ServingModel
 from compression.serving.requests import Inputs, input_specs
@@ -61,27 +62,57 @@ def export(compressed: Path, out: Path, form: TableForm = "rows") -> ExportRepor
     Raises:
         InputError: the folder is incomplete or damaged, or its weights do not fit its schema.
     """
-    model = read_compact(compressed)
-    return export_model(model, out / SAVED_MODEL, form)
+    return export_model(read_compact(compressed), out, form)
 
 
-def export_model(model: CompactModel, folder: Path, form: TableForm = "rows") -> ExportReport:
-    """Write a model as the SavedModel `folder`; see `export`."""
-    served, schema = ServingModel(model, form), model.description.schema
-    signatures = {SIGNATURE: _signature(served, input_specs(schema))}
-    changing = None if form != "rows" or why_no_delta(model) else Changing(served, model)
-    if changing:
-        served.changing = changing  # so that what it holds is saved
-        signatures |= changing.signatures()
-    tf.saved_model.save(served, str(folder), signatures=signatures)
-    return ExportReport(
-        rows=model.rows,
-        inputs=tuple(field.name for field in schema.column_fields()),
-        bytes_exported=_bytes(folder),
-        bytes_variables=_bytes(folder / "variables"),
-        bytes_graph=(folder / "saved_model.pb").stat().st_size,
-        version=changing.digest if changing else "",
-    )
+def export_model(model: CompactModel, out: Path, form: TableForm = "rows") -> ExportReport:
+    """Write `saved_model/` of a model in memory into `out`; see `export`.
+
+    Raises:
+        InputError: its weights do not fit its schema.
+    """
+    return Exporter(form).write(model, out)
+
+
+class Exporter:
+    """Exports one model after another. What has the graph of the one before is not traced anew: TensorFlow never gives back the
+    memory of a graph, which a process that exports for ever would run out of.
+
+    Args:
+        form: of the tables.
+    """
+
+    def __init__(self, form: TableForm = "rows") -> None:
+        self._form, self._graph = form, ""
+        self._served: ServingModel | None = None
+        self._changing: Changing | None = None
+        self._signatures: dict[str, Any] = {}
+
+    def write(self, model: CompactModel, out: Path) -> ExportReport:
+        """Write `saved_model/` of a model into `out`; see `export_model`."""
+        if self._changing and graph_digest(model) == self._graph:
+            self._changing.replace(model)
+        else:
+            self._trace(model)
+        folder = out / SAVED_MODEL
+        tf.saved_model.save(self._served, str(folder), signatures=self._signatures)
+        return ExportReport(
+            rows=model.rows,
+            inputs=tuple(field.name for field in model.description.schema.column_fields()),
+            bytes_exported=_bytes(folder),
+            bytes_variables=_bytes(folder / "variables"),
+            bytes_graph=(folder / "saved_model.pb").stat().st_size,
+            version=self._changing.digest if self._changing else "",
+        )
+
+    def _trace(self, model: CompactModel) -> None:
+        self._served = served = ServingModel(model, self._form)
+        self._signatures = {SIGNATURE: _signature(served, input_specs(model.description.schema))}
+        self._changing = None if self._form != "rows" or why_no_delta(model) else Changing(served, model)
+        if self._changing:
+            self._graph = graph_digest(model)
+            served.changing = self._changing  # so that what it holds is saved
+            self._signatures |= self._changing.signatures()
 
 
 def _signature(served: ServingModel, specs: dict[str, tf.TensorSpec]) -> Any:

@@ -9,9 +9,10 @@ what servers have to what the process has, whatever was lost between.
 from __future__ import annotations
 
 import fcntl
+import math
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -90,7 +91,7 @@ class Follow:
             self._publish({"batch": self.ledger.batch, "files": []})
         while not stop.is_set():
             started = time.monotonic()
-            files = landed(self._job.watch, self.ledger.taken, self._settings.max_files)
+            files = self._untaken()
             if files:
                 self.take(files)
             elif once:
@@ -101,9 +102,9 @@ class Follow:
             self.save()
         self._tell(f"stopped after micro-batch {self.ledger.batch}: {self._counts()}")
 
-    def take(self, files: Sequence[Path]) -> None:
-        """Learn and publish files as one micro-batch."""
-        judged = {path.name: self._judge.judge(path) for path in files}
+    def take(self, files: Mapping[str, Path]) -> None:
+        """Learn and publish files, by name, as one micro-batch."""
+        judged = {name: self._judge.judge(path) for name, path in files.items()}
         self._journal.quarantine({name: file.quarantined for name, file in judged.items()})
         kept = in_order_of_time([file.kept for file in judged.values()])
         figures, seconds = None, 0.0
@@ -122,6 +123,7 @@ class Follow:
     def save(self) -> None:
         """Let keys go that the eviction names, publish that, and write the learner, the ledger and a full export."""
         self.follower.learners.evict()
+        self.ledger = self.ledger.without_removed(landed(self._job.watch))
         with appearing(numbered(self._job.out / _STATES, self.ledger.batch)) as out:
             self.follower.save(out / _CHECKPOINT)
             self.ledger.write(out)
@@ -132,11 +134,16 @@ class Follow:
             size = self._published.full(self._model())
             self._tell(f"full export {self._published.number}: {size:,} bytes")
 
-    def _learn(self, examples: Examples, files: Sequence[Path]) -> tuple[BatchFigures, float]:
+    def _untaken(self) -> dict[str, Path]:
+        """The next files that are not taken, as many as a micro-batch may have."""
+        files = [(name, path) for name, path in landed(self._job.watch).items() if name not in self.ledger.taken]
+        return dict(files[: self._settings.max_files])
+
+    def _learn(self, examples: Examples, files: Iterable[str]) -> tuple[BatchFigures, float]:
         started = time.perf_counter()
         scores = self.follower.score(examples)
         figures = BatchFigures.of(examples.label, scores) if scores is not None else BatchFigures.unscored(examples.label)
-        named = ", ".join(path.name for path in files)
+        named = ", ".join(files)
         self._refuse_absurd(figures, named)
         try:
             self.follower.learn(examples, scores)
@@ -149,8 +156,9 @@ class Follow:
 
     def _refuse_absurd(self, figures: BatchFigures, named: str) -> None:
         """Stop before a batch is learned whose clicks are far from what the model expects; what was learned before is saved."""
-        most, least = (pick(figures.clicks, figures.expected_clicks) for pick in (max, min))
-        if not most >= self._settings.gate_clicks or least * self._settings.calibration_within >= most:
+        least, most = sorted((figures.clicks, figures.expected_clicks))
+        is_absurd = most >= self._settings.gate_clicks and least * self._settings.calibration_within < most
+        if math.isnan(figures.expected_clicks) or not is_absurd:
             return
         if self._saved < self.ledger.batch:
             self.save()

@@ -44,6 +44,17 @@ class Changing(tf.Module):
         apply = tf.function(self._apply, input_signature=[self._specs()], autograph=False)
         return {APPLY: apply, VERSION: tf.function(self._told, input_signature=[], autograph=False)}
 
+    def replace(self, model: CompactModel) -> None:
+        """Make the module what it would be of another model with the same graph, without free rows."""
+        for name, table in self._served.tables.items():
+            if isinstance(table, RowTable):
+                table.replace(model.tables[name])
+        arrays = no_changes(model).arrays()
+        self._served.weights.replace({name: tf.constant(array) for name, array in arrays.items()})
+        self._served.scalers.assign(arrays[SCALERS])
+        self.digest = content_digest(model)
+        self._version.assign(self.digest)
+
     def _specs(self) -> dict[str, tf.TensorSpec]:
         whole = SCALERS, DENSE
         shapes = {name: a.shape if name.startswith(whole) else [None, *a.shape[1:]] for name, a in self._changed.items()}

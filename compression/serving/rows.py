@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 import tensorflow as tf
 
-from compression.serving.stored import RowIndex, StoredSlab
+from compression.serving.stored import RowIndex, StoredSlab, behind_zero_row
 from training.packed.rows import PackedRows
 
 TableForm = Literal["rows", "vectors"]
@@ -54,6 +54,15 @@ class RowTable(tf.Module):
             pointed = [self._index.point(keys, rows), self._index.forget(tombstones)]
         with tf.control_dependencies(pointed):
             return self._free.assign(tf.concat([others, tf.unique(tf.boolean_mask(left, left > 0))[0]], axis=0))
+
+    def replace(self, rows: PackedRows) -> None:
+        """Hold other rows, of the same slabs and forms, in place of all that there are."""
+        self._index.replace(rows.keys)
+        for name, slab in rows.slabs.items():
+            matrix = slab.bands[0].matrix
+            self._slabs[name].only_matrix().replace(*behind_zero_row(matrix))
+        self._rows.assign(len(rows.keys) + 1)
+        self._free.assign(tf.zeros([0], tf.int32))
 
     def size(self) -> tf.Tensor:
         """Return how many keys have a row, int64 []."""

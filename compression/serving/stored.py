@@ -21,6 +21,11 @@ class RowIndex(tf.Module):
     def __init__(self, keys: NDArray[np.int64]) -> None:
         super().__init__()
         self._table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.int32, default_value=0)
+        self.replace(keys)
+
+    def replace(self, keys: NDArray[np.int64]) -> None:
+        """Let these keys lead to rows 1 … N, and no others to any."""
+        self._table.remove(self._table.export()[0])
         self._table.insert(tf.constant(keys, tf.int64), tf.range(1, len(keys) + 1, dtype=tf.int32))
 
     def __call__(self, keys: tf.Tensor) -> tf.Tensor:
@@ -150,6 +155,11 @@ class StoredWeights(tf.Module):
 def arrays_of(arrays: Mapping[str, tf.Tensor], matrix: str) -> list[tf.Tensor]:
     """Return the arrays of a matrix, values first, out of named ones; only quantized rows have scales."""
     return [arrays[name] for name in matrix_names(matrix) if name in arrays]
+
+
+def behind_zero_row(matrix: Matrix) -> list[NDArray[Any]]:
+    """Return values, and scales if it has them, of a matrix behind a row that reads as zero."""
+    return [_behind_zeros(array, 1) for array in (matrix.values, matrix.scales) if array.shape[1]]
 
 
 def _variable(values: NDArray[Any], rows: int | None) -> tf.Variable:

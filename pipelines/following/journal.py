@@ -35,11 +35,12 @@ class Journal:
 
     def quarantine(self, files: Mapping[str, Quarantined]) -> None:
         """Write each file's unusable rows; a file taken again is written again."""
-        self._quarantine.mkdir(exist_ok=True)
         for name, rows in files.items():
             if rows:
                 lines = [json.dumps({"reason": reason, "record": record}) for reason, record in rows]
-                _replace(self._quarantine / f"{name}.jsonl", lines)
+                path = self._quarantine / f"{name}.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                _replace(path, lines)
 
 
 def _replace(path: Path, lines: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -23,7 +23,7 @@ class Ledger:
         rows_in: rows of all files.
         rows_kept: of these, learned.
         rows_quarantined: of these, refused; `rows_in = rows_kept + rows_quarantined`.
-        taken: files by name, each with its rows in.
+        taken: files by name, each with its rows in; of those that are still there.
     """
 
     batch: int = 0
@@ -45,6 +45,10 @@ class Ledger:
             rows_quarantined=self.rows_quarantined + rows - kept,
             taken={**self.taken, **rows_by_file},
         )
+
+    def without_removed(self, there: Container[str]) -> Self:
+        """Return the ledger without the names of files that are not there any more; what became of their rows stays counted."""
+        return replace(self, taken={name: rows for name, rows in self.taken.items() if name in there})
 
     def write(self, folder: Path) -> None:
         """Write it into a folder."""

@@ -18,7 +18,7 @@ import numpy as np
 from compression.compact import CompactModel, read_compact, write_compact
 from compression.delta import MANIFEST, Delta, applied, delta_between, read_delta, write_delta
 from compression.digest import content_digest, graph_digest
-from compression.export import SAVED_MODEL, export_model
+from compression.export import SAVED_MODEL, Exporter
 from features.errors import InputError, UnsoundError
 from pipelines.following.folders import appearing, keep_latest, numbered, numbers
 from training.checkpoints import DESCRIPTION, write_description
@@ -39,6 +39,7 @@ class Published:
 
     def __init__(self, folder: Path) -> None:
         self._full, self._deltas = folder / FULL, folder / DELTAS
+        self._exporter = Exporter()
         self._deltas.mkdir(parents=True, exist_ok=True)
         fulls = numbers(self._full)
         self.number = fulls[-1] if fulls else -1
@@ -78,7 +79,7 @@ class Published:
             write_description(out, model.description)
             (out / COMPRESSED).mkdir()
             write_compact(model, out / DESCRIPTION, out / COMPRESSED)
-            report = export_model(model, out / SAVED_MODEL)
+            report = self._exporter.write(model, out)
             document = {"number": number, "version": report.version, "rows": report.rows, "bytes": report.bytes_exported}
             (out / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 

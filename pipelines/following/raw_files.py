@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,18 +28,20 @@ class RawFile:
     malformed: tuple[str, ...] = ()
 
 
-def landed(folder: Path, taken: Collection[str], most: int) -> list[Path]:
-    """Return the first files, by name, that are there and not taken: `*.parquet`, `*.csv`, `*.csv.gz`.
+def landed(folder: Path) -> dict[str, Path]:
+    """Return the complete files by name, in the order of names: `*.parquet`, `*.csv`, `*.csv.gz`.
 
-    Names that begin with `.` or `_` are files in the making.
+    A file's name is its path below the folder, so partitions may have folders of their own (`dt=2026-01-01/hm=1304/part.csv`).
+    What begins with `.` or `_`, a file or a folder, is in the making.
 
     Raises:
         InputError: there is no such folder.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: make it, and let files be renamed into it when they are complete")
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(_ENDINGS))
-    return [folder / name for name in names if not name.startswith(_HIDDEN) and name not in taken][:most]
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.name.endswith(_ENDINGS)]
+    names = sorted(path.as_posix() for path in paths if not any(part.startswith(_HIDDEN) for part in path.parts))
+    return {name: folder / name for name in names}
 
 
 def read_file(path: Path, source: Source) -> RawFile:

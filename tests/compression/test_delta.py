@@ -16,9 +16,9 @@ from moving_days import ROWS, SCHEMA, columns_of, learned_days
 
 from compression import delta_client
 from compression.changes import why_no_delta
-from compression.delta import delta_between, read_delta, write_delta
+from compression.delta import applied, delta_between, read_delta, write_delta
 from compression.digest import content_digest
-from compression.export import export_model
+from compression.export import Exporter, export_model
 from compression.live import stored_as
 from features.errors import InputError
 from training.packed.matrix import Form, Matrix
@@ -43,12 +43,16 @@ def requests(tmp_path_factory):
     return path
 
 
-def answers(saved_model, deltas, requests, out):
+def loaded_from(folder):
+    return tf.saved_model.load(str(folder / "saved_model"))
+
+
+def answers(exported, deltas, requests, out):
     out.mkdir()
     (out / "none").mkdir()
     script = Path(__file__).with_name("delta_answers.py")
     quiet = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, script, saved_model, deltas or out / "none", requests, out / "answers.npy"]
+    command = [sys.executable, script, exported / "saved_model", deltas or out / "none", requests, out / "answers.npy"]
     subprocess.run(command, check=True, env=quiet, cwd=out)
     return np.load(out / "answers.npy")
 
@@ -93,6 +97,18 @@ def test_a_delta_is_exactly_what_changed(form, models):
     assert 0 < len(changed) < len(new)
 
 
+@pytest.mark.parametrize("form", [Form.FLOAT32, Form.INT4])
+def test_deltas_can_be_applied_in_memory_too(form, models):
+    before, middle, after = (stored_as(model, form) for model in models[4:7])
+    first, second = delta_between(before, middle), delta_between(middle, after)
+    assert rows_by_key(applied(applied(before, first), second)) == rows_by_key(after)
+    assert content_digest(applied(middle, second)) == content_digest(after)
+    with pytest.raises(InputError, match="in order"):
+        applied(before, second)
+    with pytest.raises(InputError, match="something else"):
+        applied(middle, replace(second, result=first.result))
+
+
 def test_a_model_is_its_own_base_whatever_the_order_of_its_rows(models):
     model = models[2]
     table = model.tables[""]
@@ -113,9 +129,24 @@ def test_the_export_does_not_grow_when_the_table_does_not(models, tmp_path):
     assert reports[0].version == content_digest(models[-1])
 
 
+@pytest.mark.parametrize("form", [Form.FLOAT32, Form.INT8])
+def test_an_exporter_of_many_models_writes_what_a_fresh_one_would(form, models, tmp_path):
+    """Larger and smaller models one after the other, in one graph: the same size, version and answers, to the bit."""
+    exporter = Exporter()
+    given = {name: tf.constant(values) for name, values in columns_of(9).items() if name != "tags"}
+    given |= {"tags": tf.constant([[*tags, "", ""][:2] for tags in columns_of(9)["tags"]])}
+    for number in (2, 20, 9):
+        model = stored_as(models[number], form)
+        ours, fresh = exporter.write(model, tmp_path / f"a{number}"), export_model(model, tmp_path / f"b{number}")
+        assert (ours.version, ours.rows) == (fresh.version, fresh.rows)
+        assert abs(ours.bytes_exported - fresh.bytes_exported) < 300  # numbers in function names
+        answers_of = [loaded_from(tmp_path / f"{by}{number}").signatures["serving_default"](**given) for by in "ab"]
+        np.testing.assert_array_equal(*(answer["probability"] for answer in answers_of))
+
+
 def test_a_server_has_room_for_what_a_delta_changes_and_no_more(models, tmp_path):
     export_model(models[0], tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     for number in range(30):  # there and back: 30 deltas over the same keys
         before, after = models[number % 2], models[1 - number % 2]
         write_delta(delta_between(before, after), tmp_path / f"d{number}")
@@ -135,7 +166,7 @@ def test_more_new_keys_than_a_block_has_and_then_none_left(models, tmp_path):
     large = replace(model, tables={**model.tables, "": PackedRows(keys, slabs)})
     empty = replace(model, tables={**model.tables, "": table.take(np.zeros(len(table.keys), bool))})
     export_model(model, tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     for name, before, after in (("a", model, large), ("b", large, empty), ("c", empty, model)):
         write_delta(delta_between(before, after), tmp_path / name)
         assert delta_client.apply_delta(loaded, tmp_path / name) == content_digest(after)
@@ -150,7 +181,7 @@ def test_a_reader_meanwhile_sees_an_old_row_or_a_new_one(models, tmp_path):
     export_model(one, tmp_path / "model")
     write_delta(delta_between(one, two), tmp_path / "up")
     write_delta(delta_between(two, one), tmp_path / "down")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     table, keys = loaded.tables[""], tf.constant(one.tables[""].keys)
     seen, done = set(), threading.Event()
 
@@ -170,7 +201,7 @@ def test_a_reader_meanwhile_sees_an_old_row_or_a_new_one(models, tmp_path):
 
 def test_rows_are_written_before_keys_lead_to_them_and_never_where_one_leads_now(models, tmp_path):
     export_model(models[0], tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     graph = loaded.signatures["apply_delta"].graph
     inner = [n for f in graph.as_graph_def().library.function for n in f.node_def if n.op == "LookupTableInsertV2"]
     name = next(f for f in graph.as_graph_def().library.function if any(n.op == "LookupTableInsertV2" for n in f.node_def))
@@ -230,7 +261,7 @@ def _row_values(table, keys):
 
 def test_the_graph_refuses_a_delta_of_another_base_and_changes_nothing(models, tmp_path):
     export_model(models[0], tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     arrays = delta_between(models[1], models[2]).arrays
     given = {name: tf.constant(array) for name, array in arrays.items()}
     with pytest.raises(tf.errors.InvalidArgumentError, match="another model"):
@@ -298,7 +329,7 @@ def test_a_delta_of_another_base_is_refused(written, models, tmp_path):
     with pytest.raises(InputError, match="in order"):
         read_delta(written[2], base=content_digest(models[1]))
     export_model(models[1], tmp_path / "model")
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     with pytest.raises(delta_client.DeltaError, match="in order"):
         delta_client.apply_delta(loaded, written[2])
 
@@ -328,7 +359,7 @@ def test_bands_and_projections_have_no_delta_and_say_why(changed, why, models, t
     with pytest.raises(InputError, match=why):
         delta_between(model, model)
     assert export_model(model, tmp_path / "model").version == ""
-    loaded = tf.saved_model.load(str(tmp_path / "model"))
+    loaded = loaded_from(tmp_path / "model")
     assert set(loaded.signatures) == {"serving_default"}
     with pytest.raises(delta_client.DeltaError, match="takes no deltas"):
         delta_client.version(loaded)

@@ -102,6 +102,20 @@ def test_unusable_rows_are_quarantined_and_the_counts_add_up(job):
     assert json.loads((job().out / "quarantine" / "part-001.parquet.jsonl").read_text())["reason"] == "unreadable"
 
 
+def test_folders_of_minutes_are_followed_too_and_what_is_removed_is_forgotten(job):
+    for minute in ("hm=1300", "hm=1301"):
+        land(job().watch / "dt=2026-01-01" / minute, 0, rows_of(0, click=["1", "0", "0", "?"] * 50))
+    ledger = followed(job())
+    names = [f"dt=2026-01-01/hm=130{minute}/part-000.csv" for minute in (0, 1)]
+    assert (ledger.taken, ledger.rows_kept) == (dict.fromkeys(names, 200), 300)
+    assert (job().out / "quarantine" / f"{names[1]}.jsonl").exists()
+    (job().watch / names[0]).unlink()
+    land(job().watch, 1)
+    ledger = followed(job())
+    assert set(ledger.taken) == {names[1], "part-001.parquet"}
+    assert (ledger.rows_in, ledger.batch) == (600, 3)
+
+
 def test_files_of_unusable_rows_alone_before_anything_is_learned(job):
     land(job().watch, 0, rows_of(0, click="?"))
     assert followed(job()).rows_quarantined == 200

@@ -36,13 +36,24 @@ def reasons(judged):
     return sorted(reason for reason, _ in judged.quarantined)
 
 
-def test_complete_files_are_taken_by_name_and_none_twice(tmp_path):
-    for name in ("b.csv", "a.parquet", ".c.csv", "_d.csv", "e.csv.gz", "f.csv.tmp", "g.txt"):
+def test_complete_files_are_there_by_name(tmp_path):
+    for name in (
+        "b.csv",
+        "a.parquet",
+        ".c.csv",
+        "_d.csv",
+        "e.csv.gz",
+        "f.csv.tmp",
+        "g.txt",
+        "dt=1/hm=1300/part.csv",
+        ".dt=2/p.csv",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert [path.name for path in landed(tmp_path, (), 9)] == ["a.parquet", "b.csv", "e.csv.gz"]
-    assert [path.name for path in landed(tmp_path, {"a.parquet"}, 1)] == ["b.csv"]
+    assert list(landed(tmp_path)) == ["a.parquet", "b.csv", "dt=1/hm=1300/part.csv", "e.csv.gz"]
+    assert landed(tmp_path)["b.csv"] == tmp_path / "b.csv"
     with pytest.raises(InputError, match="no folder"):
-        landed(tmp_path / "away", (), 9)
+        landed(tmp_path / "away")
 
 
 def test_every_row_is_kept_or_quarantined_with_the_first_reason_that_applies(tmp_path):
