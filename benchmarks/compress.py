@@ -3,7 +3,8 @@
 `python benchmarks/compress.py --json --plots FOLDER`. For each log one unpenalised Wide & Deep is learned at widths 8, 16
 and 32; the one that the choosing half of the held-out users likes best is 1×: keys, rows and dense weights, no optimizer slots:
 
-    ours                    what `elastic-ctr`'s search finds on the way down (rows, columns, bits, kernels, units composed)
+    composed                what `search-compression` finds on the way down (rows, columns, bits, kernels, units)
+    group lasso, composed   the same, from the model of group lasso that the choosing users like best
     quantization            float16, int8, int4 alone
     group lasso             models learned with it, their zero rows gone
     magnitude pruning       as many rows of the unpenalised model, by length (the paper's test)

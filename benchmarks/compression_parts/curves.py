@@ -43,7 +43,7 @@ class Tried:
     """
 
     widths: tuple[int, ...] = (8, 16, 32)
-    lasso: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    lasso: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
     hashed: tuple[int, ...] = (10, 100)
 
 
@@ -108,17 +108,24 @@ class Curves:
 
     def lines(self, most: int) -> Iterator[Line]:
         """Yield every model of every curve; the search measures at most `most` plans."""
-        yield from self._searched(most)
+        yield from self._searched("composed", self.bench, most)
+        yield from self._searched("group lasso, composed", self._sparsest(), most)
         yield from self._steps("quantization", [(Quantize(form=form),) for form in ("float16", "int8", "int4")])
         yield from self._lasso()
         yield from self._hashed("hashing trick", _hashing)
         yield from self._hashed("quotient and remainder", _quotient)
 
-    def _searched(self, most: int) -> Iterator[Line]:
-        """The front of what is measured on the way down to a thousandth."""
-        found = search(self.bench, CompressionSettings(), Goal(max_drop=_LARGEST_DROP), most, self._tell)
+    def _searched(self, curve: str, bench: RivalBench, most: int) -> Iterator[Line]:
+        """The front of what the search measures on the way down from a model."""
+        found = search(bench, CompressionSettings(), Goal(max_drop=_LARGEST_DROP), most, self._tell)
         for one in found.front:
-            yield Line("ours", [plain(step) for step in one.steps], one)
+            compared = self.bench.compare(curve, one.steps, one.bytes, one.rows, one.scores)
+            yield Line(curve, [plain(step) for step in one.steps], compared)
+
+    def _sparsest(self) -> RivalBench:
+        """The model of group lasso that the choosing users like best."""
+        learned = (self._learned(_penalised(self._of_width(self.dim), strength)) for strength in self._tried.lasso)
+        return max(map(_bench, learned), key=lambda bench: bench.auc_choosing)
 
     def _tell(self, number: int, one: Measured) -> None:
         self._report(f"plan {number}: {self.bench.bytes / one.bytes:.1f} times smaller, drop {one.drop:.5f}")
