@@ -82,6 +82,12 @@ class RivalBench(Bench):
         size = model.nbytes - (0 if keys else sum(rows.keys.nbytes for rows in model.tables.values()))
         return self.compare(curve, (), size, model.rows, scores)
 
+    def against(self, one: Measured, bench: RivalBench) -> Measured:
+        """Return what was measured against another bench's model on the same impressions, measured against this one's."""
+        label, half = self._heldout.label, self._heldout.reported
+        drop_reported = auc(label[half], self._trained[half]) - one.auc_reported
+        return replace(one, drop=one.drop + self.auc_choosing - bench.auc_choosing, drop_reported=drop_reported)
+
 
 class Curves:
     """Makes the curves of one log.
@@ -119,8 +125,7 @@ class Curves:
         """The front of what the search measures on the way down from a model."""
         found = search(bench, CompressionSettings(), Goal(max_drop=_LARGEST_DROP), most, self._tell)
         for one in found.front:
-            compared = self.bench.compare(curve, one.steps, one.bytes, one.rows, one.scores)
-            yield Line(curve, [plain(step) for step in one.steps], compared)
+            yield Line(curve, [plain(step) for step in one.steps], self.bench.against(one, bench))
 
     def _sparsest(self) -> RivalBench:
         """The model of group lasso that the choosing users like best."""
