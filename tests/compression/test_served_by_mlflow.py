@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -106,14 +107,17 @@ def ask(port, records):
 def served(model):
     """`mlflow models serve` in a process of its own, in a folder that has nothing of this project."""
     port = free_port()
-    command = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", str(model), "--env-manager", "local"]
+    programs = Path(sys.executable).parent
+    command = [str(programs / "mlflow"), "models", "serve", "-m", str(model), "--env-manager", "local"]
     quiet = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet["PATH"] = f"{programs}{os.pathsep}{quiet['PATH']}"  # as in an activated environment: MLflow looks for uvicorn there
     process = subprocess.Popen([*command, "-h", "127.0.0.1", "-p", str(port)], env=quiet, cwd=model, start_new_session=True)
     try:
         wait_for(port, process)
         yield port
     finally:
-        os.killpg(process.pid, 15)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, 15)
         process.wait(30)
 
 
