@@ -15,6 +15,9 @@ from validation.serve_check import ServingCosts
 _INK, _MUTED = "#1c2733", "#8a97a6"
 _COLOURS = ("#8a97a6", "#1f6fb2", "#d17a00", "#5b8c5a", "#7b5ea7")
 _MIB = 2**20
+_THOUSAND = 1000
+_ABREAST = 2
+"""Bars of a group whose figures have room side by side."""
 
 
 def plot_serving(costs: Mapping[str, ServingCosts], what: str, path: Path) -> Path:
@@ -56,12 +59,13 @@ def _groups(
     title: str,
     figure_of: Callable[[ServingCosts, int], float],
 ) -> None:
-    """A group of bars for each batch size, each as a multiple of the first export's, which is told in figures."""
+    """A group of bars for each batch size."""
     width, places = 0.8 / len(costs), np.arange(len(sizes))
     for number, ((name, cost), colour) in enumerate(zip(costs.items(), _colours(costs), strict=True)):
         heights = [figure_of(cost, size) for size in sizes]
         bars = axes.bar(places + (number - (len(costs) - 1) / 2) * width, heights, width, color=colour, label=name)
-        axes.bar_label(bars, [f"{height:.3g}" for height in heights], color=_INK, fontsize=8, padding=2)
+        upright = 90 if len(costs) > _ABREAST else 0
+        axes.bar_label(bars, [_short(height) for height in heights], color=_INK, fontsize=8, padding=3, rotation=upright)
     axes.set_xticks(places, [f"batch {size}" for size in sizes])
     axes.set_yscale("log")
     _frame(axes, title, None)
@@ -75,9 +79,13 @@ def _frame(axes: Axes, title: str, heights: Sequence[float] | None) -> None:
     axes.spines["bottom"].set_color(_MUTED)
     if heights is None:
         low, high = axes.get_ylim()
-        axes.set_ylim(low, high * 1.6)
+        axes.set_ylim(low, high * 3)
     else:
         axes.set_ylim(0, max([*heights, 1e-9]) * 1.18)
+
+
+def _short(value: float) -> str:
+    return f"{value / 1000:.3g} k" if value >= _THOUSAND else f"{value:.3g}"
 
 
 def _colours(costs: Mapping[str, ServingCosts]) -> list[str]:
