@@ -12,7 +12,7 @@ CONFIG_VARIABLE = "ELASTIC_CTR_CONFIG"
 DEFAULT_CONFIG = "conf/simulated.yaml"
 
 _SECTION = "What to train"
-_PATH = {"maxLength": 1024, "pattern": r"^[^\x00-\x1f]*$", "section": _SECTION}
+_PATH = {"maxLength": 1024, "pattern": r"^[^\x00-\x1f]*$"}
 
 
 def trigger_form() -> dict[str, Param]:
@@ -43,9 +43,7 @@ def compression_form() -> dict[str, Param]:
             section=section,
         ),
     }
-    subject = {name: param for name, param in _subject().items() if name in ("config", "workspace")}
-    day = Param(None, "The day whose model is compressed. Empty: that of the champion.", type=["null", "string"], format="date")
-    return {**subject, "date": day, **limits}
+    return {**_compressed(), **limits}
 
 
 def setting_paths() -> tuple[str, ...]:
@@ -60,7 +58,7 @@ def default_config() -> str:
 
 def _subject() -> dict[str, Param]:
     return {
-        "config": Param(default_config(), "The YAML file of the pipeline.", type="string", minLength=1, **_PATH),
+        "config": _config(_SECTION),
         "date": Param(
             None,
             "The day to train on. Empty: the day, or hour, of the run's data interval (a backfill sets one per run).",
@@ -78,10 +76,30 @@ def _subject() -> dict[str, Param]:
             maximum=23,
             section=_SECTION,
         ),
-        "workspace": Param(
-            None, "Where artifacts go. Empty: `ELASTIC_CTR_WORKSPACE`, else `workspace`.", type=["null", "string"], **_PATH
-        ),
+        "workspace": _workspace(_SECTION),
     }
+
+
+def _compressed() -> dict[str, Param]:
+    section = "What to compress"
+    day = Param(
+        None,
+        "The day whose model is compressed. Empty: that of the champion.",
+        title="Date",
+        type=["null", "string"],
+        format="date",
+        section=section,
+    )
+    return {"config": _config(section), "date": day, "workspace": _workspace(section)}
+
+
+def _config(section: str) -> Param:
+    return Param(default_config(), "The YAML file of the pipeline.", type="string", minLength=1, section=section, **_PATH)
+
+
+def _workspace(section: str) -> Param:
+    words = "Where artifacts go. Empty: `ELASTIC_CTR_WORKSPACE`, else `workspace`."
+    return Param(None, words, type=["null", "string"], section=section, **_PATH)
 
 
 def _setting(field: FormField) -> Param:
