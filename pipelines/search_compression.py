@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -16,10 +15,9 @@ import yaml
 from features.partition import folder_of
 from pipelines import console
 from pipelines.artifacts import Store
-from pipelines.chain import sync
 from pipelines.champion_day import day_or_champion
 from pipelines.config import default_workspace, load_config
-from pipelines.journal import Event, Journal
+from pipelines.results import track_result
 from pipelines.stages.stage import Context, quiet, require
 
 if TYPE_CHECKING:
@@ -157,23 +155,9 @@ def _write_plan(section: dict[str, Any], name: str, folder: Path) -> None:
 
 
 def _track(context: Context, found: Found, folder: Path, started_ms: int) -> None:
-    """Journal the search as an event of its day or hour, and send it if MLflow is there."""
-    document = (folder / REPORT).read_bytes()
-    event = Event(
-        pipeline=context.config.name,
-        day=context.day.isoformat(),
-        stage="search-compression",
-        version=hashlib.sha256(document).hexdigest()[:16],
-        status="FINISHED",
-        started_ms=started_ms,
-        ended_ms=int(time.time() * 1000),
-        metrics=found.metrics(),
-        params={"max_bytes": str(found.goal.max_bytes), "max_auc_drop": str(found.goal.max_drop)},
-        tags={"config.name": context.config.name},
-        artifacts=tuple(str(folder / name) for name in (PLAN, REPORT, PLOT)),
-    )
-    Journal(context.store.workspace).append(event)
-    sync(context)
+    params = {"max_bytes": str(found.goal.max_bytes), "max_auc_drop": str(found.goal.max_drop)}
+    files = tuple(folder / name for name in (REPORT, PLAN, PLOT))
+    track_result(context, "search-compression", started_ms, found.metrics(), params, files)
 
 
 def _show(found: Found) -> None:

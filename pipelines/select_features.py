@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -17,10 +16,9 @@ from features.errors import InputError
 from features.partition import Partition, folder_of, kind_of, parse_partition, partitions_between
 from pipelines import console
 from pipelines.artifacts import Store, Version
-from pipelines.chain import sync
 from pipelines.config import Config, default_workspace, load_config
-from pipelines.journal import Event, Journal
 from pipelines.lineage import sound_checkpoint
+from pipelines.results import track_result
 from pipelines.stages.stage import Context
 
 if TYPE_CHECKING:
@@ -168,23 +166,9 @@ def _write(found: Selection, name: str, folder: Path) -> None:
 
 
 def _track(context: Context, found: Selection, folder: Path, started_ms: int) -> None:
-    """Journal the selection as an event of the last day or hour, and send it if MLflow is there."""
-    document = (folder / REPORT).read_bytes()
-    event = Event(
-        pipeline=context.config.name,
-        day=context.day.isoformat(),
-        stage="select-features",
-        version=hashlib.sha256(document).hexdigest()[:16],
-        status="FINISHED",
-        started_ms=started_ms,
-        ended_ms=int(time.time() * 1000),
-        metrics=found.metrics(),
-        params={f"selection.{k}": str(v) for k, v in context.config.selection.model_dump(mode="json").items()},
-        tags={"config.name": context.config.name},
-        artifacts=tuple(str(folder / name) for name in (PRUNED, REPORT, PLOT)),
-    )
-    Journal(context.store.workspace).append(event)
-    sync(context)
+    params = {f"selection.{k}": str(v) for k, v in context.config.selection.model_dump(mode="json").items()}
+    files = tuple(folder / name for name in (REPORT, PRUNED, PLOT))
+    track_result(context, "select-features", started_ms, found.metrics(), params, files)
 
 
 def _show(found: Selection) -> None:

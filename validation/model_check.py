@@ -23,6 +23,7 @@ from training.metrics import auc, calibration, expected_calibration_error, group
 from validation.gates import Evidence, Verdict, judge
 from validation.parity import ParityReport, check_parity
 from validation.requests import read_requests
+from validation.serve_check import folder_bytes
 from validation.settings import ModelGateSettings
 
 Scores = NDArray[np.float32]
@@ -78,7 +79,7 @@ def check_model(candidate: Candidate, schema: Schema, settings: ModelGateSetting
     parity = check_parity(candidate.export / "saved_model", asked, heldout.model if compressed is None else compressed)
     exported = parity.serving.probability
     champion = None if candidate.champion is None else score_compressed(candidate.champion, candidate.partition, heldout)
-    evidence = _evidence(heldout, exported, champion, parity, _bytes(candidate.export))
+    evidence = _evidence(heldout, exported, champion, parity, folder_bytes(candidate.export))
     if compressed is not None:
         evidence = replace(evidence, auc_compressed=auc(heldout.label, compressed))
     verdict = judge(evidence, settings)
@@ -166,14 +167,10 @@ def _sizes(candidate: Candidate) -> dict[str, int] | None:
         "trained": report["bytes_before"],
         "without optimizer state": report["bytes_before_weights"],
         "without zero rows" if is_lossless(candidate.compressed) else "by lossy steps": report["bytes_after"],
-        "exported, with its graph": _bytes(candidate.export),
+        "exported, with its graph": folder_bytes(candidate.export),
     }
 
 
 def _report(compressed: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((compressed / "report.json").read_text(encoding="utf-8"))
     return report
-
-
-def _bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
