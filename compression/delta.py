@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from compression.compact import CompactModel
 from compression.digest import content_digest, graph_digest
 from features.errors import InputError
 from training.arrays import Arrays, read_arrays, write_arrays
+from training.elastic.storage.replacement import sync_path
 from training.packed.rows import PackedRows
 
 ARRAYS = "arrays.npz"
@@ -109,7 +109,7 @@ def write_delta(delta: Delta, folder: Path, told: Mapping[str, Any] | None = Non
     document = {"format": FORMAT, "base": delta.base, "result": delta.result, "sha256": _sha256(partial / ARRAYS)}
     (partial / MANIFEST).write_text(json.dumps(document | dict(delta.figures) | {"told": told or {}}, indent=1) + "\n")
     partial.rename(folder)
-    _sync(folder.parent)
+    sync_path(folder.parent)
     return sum(file.stat().st_size for file in folder.iterdir())
 
 
@@ -192,11 +192,3 @@ def _places(among: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from training.elastic.storage.replacement import sync_path
 
 _DIGITS = 9
 
@@ -30,21 +31,13 @@ def appearing(target: Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     yield partial
     for path in partial.rglob("*"):
-        _sync(path)
+        sync_path(path)
     shutil.rmtree(target, ignore_errors=True)
     partial.rename(target)
-    _sync(target.parent)
+    sync_path(target.parent)
 
 
 def keep_latest(parent: Path, count: int) -> None:
     """Remove all complete folders of `parent` but the latest."""
     for number in numbers(parent)[:-count]:
         shutil.rmtree(numbered(parent, number))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

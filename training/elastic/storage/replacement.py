@@ -60,7 +60,7 @@ def _swap(staged: Path, folder: Path) -> None:
     if folder.exists():
         folder.rename(replaced)
     staged.rename(folder)
-    _sync(folder.parent)
+    sync_path(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -71,12 +71,12 @@ def _sibling(folder: Path, role: str) -> Path:
 def _sync_files(folder: Path) -> None:
     """Make a folder's files survive a power cut; side by side, since the disk takes many at hardly the price of one."""
     with ThreadPoolExecutor(_SYNCS_AT_ONCE) as pool:
-        for _ in pool.map(_sync, folder.iterdir()):
+        for _ in pool.map(sync_path, folder.iterdir()):
             pass
-    _sync(folder)
+    sync_path(folder)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
     """Sync a file, or the names in a folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
