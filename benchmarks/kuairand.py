@@ -95,7 +95,7 @@ def _score_day(config: Config, store: Store, checkpoint: Path, day: date) -> tup
     from training.examples import read_examples
     from training.inputs import Featurizer
     from training.learners import Learners, Recipe
-    from training.models.cross_input import read_encodings
+    from training.models.cross_files import read_encodings
 
     (ingested,) = run_day(Context(config, day, store), ("ingest",))
     about = read_description(checkpoint)

@@ -25,7 +25,8 @@ from training.checkpoints import (
 from training.elastic.storage.checkpoint import HEADER
 from training.groups import DEFAULT, groups_of
 from training.layout import Layout
-from training.models.cross_input import Encodings, read_encodings, write_encodings
+from training.models.cross_files import read_encodings, write_encodings
+from training.models.cross_input import Encodings
 from training.packed.dense import DenseWeights, dense_nbytes, read_dense, unpacked, write_dense
 from training.packed.rows import PackedRows, read_rows, write_rows
 from training.packed.slab import PackedSlab

@@ -76,6 +76,6 @@ def _encoded(encodings: Encodings) -> Arrays:
             for side, nodes in (("left", encoding.left), ("right", encoding.right)):
                 named |= {f"{name}/{side}_keys": nodes.keys, f"{name}/{side}": nodes.table()}
             named |= {f"{name}/{i}/{j}": w for i, layer in enumerate(encoding.network) for j, w in enumerate(layer)}
-        else:
-            named |= {f"{name}/keys": encoding.keys, f"{name}/values": encoding.values}
+        pairs = encoding.corrections if isinstance(encoding, Encoding) else encoding
+        named |= {f"{name}/keys": pairs.keys, f"{name}/values": pairs.values} if pairs else {}
     return named

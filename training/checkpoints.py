@@ -18,7 +18,8 @@ from training.arrays import Arrays
 from training.elastic.storage.checkpoint import HEADER, read_vectors
 from training.groups import DEFAULT, groups_of
 from training.layout import Layout
-from training.models.cross_input import Encodings, read_encodings
+from training.models.cross_files import read_encodings
+from training.models.cross_input import Encodings
 from training.packed.dense import read_dense, unpacked
 from training.packed.rows import read_rows
 from training.scalers import Scaler

@@ -19,7 +19,8 @@ from training.examples import Examples, heldout_start, read_examples
 from training.inputs import Featurizer, Inputs
 from training.layout import Layout
 from training.learners import Learners, Recipe
-from training.models.cross_input import Encodings, read_encodings, write_encodings
+from training.models.cross_files import read_encodings, write_encodings
+from training.models.cross_input import Encodings
 from training.models.multi_hash.size import Size
 from training.multi_hash_sizes import Seen, multi_hash_sizes
 from training.online.hours import local_hours

@@ -18,10 +18,12 @@ ARMS: Mapping[str, PretrainSettings | None] = {
     "lookup": PretrainSettings(kind="lookup"),
     "pcf_gnn": PretrainSettings(),
     "pcf_gnn_half": PretrainSettings(dim=4, storage="float16"),
+    "pcf_gnn_corrected": PretrainSettings(dim=4, storage="float16", corrections=0.2),
     "factorisation": PretrainSettings(kind="factorisation", epochs=10),
     "node_bias": PretrainSettings(kind="node_bias"),
 }
-"""No cross features, or the settings of what makes them; `half`: 4 numbers of 2 bytes a node instead of 8 of 4."""
+"""No cross features, or the settings of what makes them; `half`: 4 numbers of 2 bytes a node instead of 8 of 4;
+`corrected`: that, and a fifth of the pairs keep their own statistic."""
 
 _ROWS = OptimizerSettings(learning_rate=1e-3, beta_1=0.0, beta_2=0.99)
 MODEL = ModelSettings(dim=8, hidden=(32,), deep=_ROWS, wide=_ROWS)

@@ -17,7 +17,8 @@ from training.layout import Layout
 from training.learner import Learner, ahead
 from training.learners import Learners, Recipe
 from training.metrics import auc, log_loss
-from training.models.cross_input import Encodings, read_encodings
+from training.models.cross_files import read_encodings
+from training.models.cross_input import Encodings
 from training.settings import TrainingSettings
 
 

@@ -28,15 +28,17 @@ class RelationEncoder(tf.Module):
         super().__init__()
         self._left, self._right = NodeEncoder(encoding.left), NodeEncoder(encoding.right)
         self._mean = tf.Variable(encoding.mean, trainable=False, dtype=tf.float32)
+        self._corrections = PairLookup(encoding.corrections) if encoding.corrections else None
         self._network = [tuple(tf.Variable(w, trainable=False, dtype=tf.float32) for w in layer) for layer in encoding.network]
 
     def __call__(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
         """Return p_uv float32 [batch] for node keys int64 [batch] each."""
-        return cross_value(self._left(left), self._right(right), self._mean, self._network)
+        predicted = cross_value(self._left(left), self._right(right), self._mean, self._network)
+        return predicted + self._corrections(left, right) if self._corrections else predicted
 
 
 class PairLookup(tf.Module):
-    """The statistic of one relation's pairs as a table."""
+    """A number of one relation's pairs as a table: the statistic, or corrections to what is predicted."""
 
     def __init__(self, table: PairTable) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class PairLookup(tf.Module):
 
     def __call__(self, left: tf.Tensor, right: tf.Tensor) -> tf.Tensor:
         """Return the value float32 [batch] of pairs of node keys int64 [batch] each; the mean for unknown pairs."""
-        return tf.gather(self._values, self._index(pair_keys(left, right)))
+        return tf.cast(tf.gather(self._values, self._index(pair_keys(left, right))), tf.float32)
 
 
 def cross_encoder(encoding: Encoding | PairTable) -> RelationEncoder | PairLookup:

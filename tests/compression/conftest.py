@@ -28,7 +28,7 @@ def checkpoint(trained_on, tmp_path_factory):
     """A checkpoint with learned rows, rows that the optimizer zeroed, and keys that were never admitted."""
     from training.arrays import write_arrays
     from training.checkpoints import Description, write_description
-    from training.models.cross_input import write_encodings
+    from training.models.cross_files import write_encodings
     from training.models.ctr import CtrModel
     from training.scalers import Scaler
 

@@ -55,7 +55,7 @@ def _cross(trained, one):
         if encoding is None:
             columns.append(0.0)
             continue
-        columns.append(_listed(encoding, left, right) if isinstance(encoding, PairTable) else _crossed(encoding, left, right))
+        columns.append(_listed(encoding, left, right) if isinstance(encoding, PairTable) else _predicted(encoding, left, right))
     return np.array(columns)
 
 
@@ -63,6 +63,11 @@ def _listed(table, left, right):
     key = (left * -7046029254386353131 + right + 2**63) % 2**64 - 2**63
     at = np.flatnonzero(table.keys == key)
     return float(table.values[at[0]]) if len(at) else table.mean
+
+
+def _predicted(encoding, left, right):
+    fixed = _listed(encoding.corrections, left, right) if encoding.corrections else 0.0
+    return _crossed(encoding, left, right) + fixed
 
 
 def _crossed(encoding, left, right):

@@ -81,7 +81,7 @@ def write_planted_checkpoint(folder: Path, partition: Path, recipe: Recipe = REC
     from training.examples import batches, read_examples
     from training.inputs import Featurizer
     from training.learners import Learners
-    from training.models.cross_input import write_encodings
+    from training.models.cross_files import write_encodings
 
     folder.mkdir(parents=True, exist_ok=True)
     inputs = Featurizer(recipe.schema, recipe.relations, {}, {}).inputs(read_examples(partition, recipe.schema, recipe.relations))

@@ -8,7 +8,7 @@ from compression.steps.work import Facts, Work, work_on
 from training.checkpoints import Description, read_checkpoint, write_description
 from training.inputs import Featurizer
 from training.learners import Learners, Recipe
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 from training.packed.rows import PackedRows
 from training.packed.slab import PackedSlab
 from training.scalers import Scaler

@@ -14,7 +14,7 @@ from training.checkpoints import Description, read_checkpoint, write_description
 from training.inputs import Featurizer
 from training.learner import Learner
 from training.learners import Learners, Recipe
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 from training.models.gates import GatedModel, GateRule, uses
 from training.scalers import Scaler
 from training.scoring import Scorer

@@ -11,21 +11,24 @@ from compression.export import export
 from compression.pruning import compress
 from compression.settings import CompressionSettings
 from training.examples import read_examples
-from training.models.cross_input import Encoding, PairTable, pair_keys, read_encodings, sorted_nodes, write_encodings
+from training.models.cross_files import read_encodings, write_encodings
+from training.models.cross_input import Encoding, PairTable, pair_keys, sorted_nodes
 from training.scoring import Scorer
 from validation.parity import check_parity
 from validation.requests import read_requests
 
 
 def perceptron(pairs, draw):
-    """Every second node is known, in half precision."""
+    """Every second node is known, in half precision; every third pair has a correction."""
     sides = [np.unique(keys)[::2] for keys in pairs.T]
     left, right = (
         sorted_nodes(k, draw.normal(0, 0.5, (len(k), 3)), draw.normal(0, 0.2, len(k)), np.dtype("float16")) for k in sides
     )
     shapes = [(9, 4), (4,), (4, 1), (1,)]
     weights = [draw.normal(0, 1, shape).astype(np.float32) for shape in shapes]
-    return Encoding(left, right, -1.25, ((weights[0], weights[1]), (weights[2], weights[3])))
+    some = np.unique(pairs, axis=0)[::3]
+    corrections = PairTable.of(some, draw.normal(size=len(some)), 0.0, np.dtype("float16"))
+    return Encoding(left, right, -1.25, ((weights[0], weights[1]), (weights[2], weights[3])), corrections)
 
 
 def table(pairs, draw):
@@ -50,6 +53,9 @@ def test_both_survive_the_disk_and_compression(crossed, tmp_path):
     first, second = (relation.name for relation in RELATIONS)
     assert after[first].left.vectors.dtype == np.float16
     assert [len(layer) for layer in after[first].network] == [2, 2]
+    np.testing.assert_array_equal(after[first].corrections.keys, before[first].corrections.keys)
+    np.testing.assert_array_equal(after[first].corrections.values, before[first].corrections.values)
+    assert after[first].corrections.nbytes == 10 * after[first].corrections.rows > 0
     np.testing.assert_array_equal(after[second].keys, before[second].keys)
     assert after[second].nbytes == 12 * len(after[second].keys)
 

@@ -20,7 +20,7 @@ from training.checkpoints import read_checkpoint
 from training.examples import read_examples
 from training.groups import groups_of
 from training.layout import Layout
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 from training.scoring import Scorer
 from validation.parity import check_parity
 from validation.requests import read_requests

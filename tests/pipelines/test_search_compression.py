@@ -16,7 +16,7 @@ from pipelines.journal import Journal
 from pipelines.stages.compress import Compress
 from pipelines.stages.stage import Context, execute
 from pipelines.stages.train import Train
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 
 DAY = date(2026, 1, 1)
 ROWS = 4000

@@ -24,7 +24,7 @@ from training.checkpoints import Description, write_description
 from training.examples import batches, read_examples
 from training.inputs import Featurizer
 from training.learners import Learners, Recipe
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 
 DAYS = [date(2026, 1, d) for d in (1, 2, 3)]
 ROWS = 3000

@@ -12,7 +12,7 @@ from features.schema import Relation, Schema
 from training.arrays import read_arrays, write_arrays
 from training.checkpoints import Description, read_checkpoint, read_description, write_description
 from training.elastic import ElasticTable, GroupAdam, SlabSpec
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 from training.models.ctr import CtrModel
 from training.scalers import Scaler, as_arrays, scalers_from_numbers, scalers_from_statistics
 from training.scoring import Scorer

@@ -13,7 +13,8 @@ from features.schema import Relation
 from training.checkpoints import read_checkpoint
 from training.examples import read_examples
 from training.inputs import Featurizer
-from training.models.cross_input import Encoding, sorted_nodes, write_encodings
+from training.models.cross_files import write_encodings
+from training.models.cross_input import Encoding, sorted_nodes
 from training.scoring import Scorer
 from training.trainer import TrainRequest, train_day
 

@@ -13,7 +13,7 @@ from training.examples import read_examples
 from training.inputs import Featurizer
 from training.learners import Learners, Recipe
 from training.models.build import build_model
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 from training.scalers import Scaler
 from training.scoring import Scorer
 from training.settings import GroupSettings, ModelSettings

@@ -14,7 +14,7 @@ from training.examples import Examples
 from training.inputs import Featurizer
 from training.layout import Layout
 from training.learners import Learners, Recipe
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 from training.outcome import Outcome, Timing, write_outcome
 from training.quality.heldout import Slicing
 from training.ragged import Ragged

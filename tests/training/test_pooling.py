@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 from features.errors import InputError
-from training.models.cross_input import Encoding, Nodes, cross_value, read_encodings, sorted_nodes, write_encodings
+from training.models.cross_files import read_encodings, write_encodings
+from training.models.cross_input import Encoding, Nodes, cross_value, sorted_nodes
 from training.models.pooling import LIMIT, dense_inputs, lay_together, pool_fields
 
 

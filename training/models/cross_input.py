@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
-
-from features.errors import InputError
-from training.arrays import Arrays, read_arrays, write_arrays
 
 Network = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
 """Kernels and biases of the CrossNet's layers, the first one first; empty: the dot product."""
@@ -42,46 +38,28 @@ class Nodes:
 
 
 @dataclass(frozen=True)
-class Encoding:
-    """The encodings of one relation, the mean that its edges scatter around, and its CrossNet."""
-
-    left: Nodes
-    right: Nodes
-    mean: float
-    network: Network = ()
-
-    def column(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Return p_uv float32 [n] of pairs of node keys int64 [n, 2]."""
-        left, right = (tf.constant(n.table()[n.positions(pairs[:, i])]) for i, n in enumerate((self.left, self.right)))
-        values: NDArray[np.float32] = cross_value(left, right, self.mean, self.network).numpy()
-        return values
-
-    @property
-    def rows(self) -> int:
-        """Nodes of both sides."""
-        return len(self.left.keys) + len(self.right.keys)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the arrays."""
-        return self.left.nbytes + self.right.nbytes + sum(k.nbytes + b.nbytes for k, b in self.network)
-
-
-@dataclass(frozen=True)
 class PairTable:
-    """The statistic itself: keys int64 [E] ascending, of pairs (`pair_keys`), their values float32 [E]; others get the mean."""
+    """A number of each pair: keys int64 [E] ascending (`pair_keys`), values float32 or float16 [E]; others get the mean."""
 
     keys: NDArray[np.int64]
-    values: NDArray[np.float32]
+    values: NDArray[Any]
     mean: float
+
+    @classmethod
+    def of(cls, pairs: NDArray[np.int64], values: NDArray[Any], mean: float, dtype: Any = np.float32) -> Self:
+        """Make the table of pairs of node keys int64 [E, 2], in any order, stored as `dtype`."""
+        keys = pair_keys(pairs[:, 0], pairs[:, 1])
+        order = np.argsort(keys, kind="stable")
+        return cls(keys[order], values[order].astype(dtype), mean)
 
     def column(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the value float32 [n] of pairs of node keys int64 [n, 2]."""
-        return self.with_mean()[key_positions(self.keys, pair_keys(pairs[:, 0], pairs[:, 1]))]
+        found = self.with_mean()[key_positions(self.keys, pair_keys(pairs[:, 0], pairs[:, 1]))]
+        return found.astype(np.float32)
 
-    def with_mean(self) -> NDArray[np.float32]:
-        """Return float32 [E + 1]: the mean and, after it, the values."""
-        return np.concatenate([np.array([self.mean], np.float32), self.values])
+    def with_mean(self) -> NDArray[Any]:
+        """Return [E + 1] of the values' type: the mean and, after it, the values."""
+        return np.concatenate([np.array([self.mean], self.values.dtype), self.values])
 
     @property
     def rows(self) -> int:
@@ -92,6 +70,37 @@ class PairTable:
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         return self.keys.nbytes + self.values.nbytes
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The encodings of one relation, the mean that its edges scatter around, its CrossNet, and corrections.
+
+    `corrections` has what is to be added to p_uv for pairs that are kept by themselves; its mean, for all others, is 0.
+    """
+
+    left: Nodes
+    right: Nodes
+    mean: float
+    network: Network = ()
+    corrections: PairTable | None = None
+
+    def column(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return p_uv float32 [n] of pairs of node keys int64 [n, 2]."""
+        left, right = (tf.constant(n.table()[n.positions(pairs[:, i])]) for i, n in enumerate((self.left, self.right)))
+        values: NDArray[np.float32] = cross_value(left, right, self.mean, self.network).numpy()
+        return values + self.corrections.column(pairs) if self.corrections else values
+
+    @property
+    def rows(self) -> int:
+        """Nodes of both sides, and pairs with a correction."""
+        return len(self.left.keys) + len(self.right.keys) + (self.corrections.rows if self.corrections else 0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays."""
+        network = sum(k.nbytes + b.nbytes for k, b in self.network)
+        return self.left.nbytes + self.right.nbytes + network + (self.corrections.nbytes if self.corrections else 0)
 
 
 Encodings = Mapping[str, Encoding | PairTable]
@@ -145,67 +154,7 @@ def _perceptron(left: tf.Tensor, right: tf.Tensor, product: tf.Tensor, network: 
     return tf.where(known, (tf.matmul(x, kernel) + bias)[:, 0], 0.0)
 
 
-def read_encodings(path: Path) -> dict[str, Encoding | PairTable]:
-    """Read an `encodings.npz`; no relation in it gives an empty mapping.
-
-    Raises:
-        InputError: the file is missing or damaged, or an array of a relation is absent or of the wrong shape.
-    """
-    arrays = read_arrays(path)
-    names = sorted(name.removesuffix("/mean") for name in arrays if name.endswith("/mean"))
-    try:
-        return {name: _relation(arrays, name) for name in names}
-    except (KeyError, ValueError, IndexError) as error:
-        raise InputError(f"{path}: incomplete encodings ({error}); run `pretrain` again") from error
-
-
-def write_encodings(path: Path, encodings: Encodings) -> None:
-    """Write encodings as `read_encodings` reads them."""
-    arrays: Arrays = {}
-    for name, encoding in encodings.items():
-        arrays[f"{name}/mean"] = np.array(encoding.mean, np.float32)
-        arrays |= _table_arrays(name, encoding) if isinstance(encoding, PairTable) else _arrays(name, encoding)
-    write_arrays(path, arrays)
-
-
 def sorted_nodes(keys: NDArray[np.int64], vectors: NDArray[Any], biases: NDArray[Any], dtype: Any = np.float32) -> Nodes:
     """Make `Nodes` of keys in any order, stored as `dtype`."""
     order = np.argsort(keys, kind="stable")
     return Nodes(keys[order], vectors[order].astype(dtype), biases[order].astype(dtype))
-
-
-def _table_arrays(name: str, table: PairTable) -> Arrays:
-    return {f"{name}/pair_keys": table.keys, f"{name}/pair_values": table.values}
-
-
-def _arrays(name: str, encoding: Encoding) -> Arrays:
-    arrays: Arrays = {}
-    for side, nodes in (("left", encoding.left), ("right", encoding.right)):
-        arrays |= {f"{name}/{side}_{part}": getattr(nodes, part) for part in ("keys", "vectors", "biases")}
-    for i, (kernel, bias) in enumerate(encoding.network):
-        arrays |= {f"{name}/network/{i}/kernel": kernel, f"{name}/network/{i}/bias": bias}
-    return arrays
-
-
-def _relation(arrays: Arrays, name: str) -> Encoding | PairTable:
-    mean = float(arrays[f"{name}/mean"])
-    if f"{name}/pair_keys" in arrays:
-        keys, values = arrays[f"{name}/pair_keys"], arrays[f"{name}/pair_values"]
-        if keys.shape != values.shape:
-            raise ValueError(f"{name}: {len(keys)} pairs, {len(values)} values")
-        return PairTable(keys, values, mean)
-    return Encoding(_nodes(arrays, name, "left"), _nodes(arrays, name, "right"), mean, _network(arrays, name))
-
-
-def _nodes(arrays: Arrays, relation: str, side: str) -> Nodes:
-    keys, vectors, biases = (arrays[f"{relation}/{side}_{part}"] for part in ("keys", "vectors", "biases"))
-    if vectors.ndim != 2 or not len(keys) == len(vectors) == len(biases):
-        raise ValueError(f"{relation}/{side}: {len(keys)} keys, vectors {vectors.shape}, {len(biases)} biases")
-    return sorted_nodes(keys, vectors, biases, vectors.dtype)
-
-
-def _network(arrays: Arrays, relation: str) -> Network:
-    layers: list[tuple[NDArray[np.float32], NDArray[np.float32]]] = []
-    while (kernel := arrays.get(f"{relation}/network/{len(layers)}/kernel")) is not None:
-        layers.append((kernel, arrays[f"{relation}/network/{len(layers)}/bias"]))
-    return tuple(layers)

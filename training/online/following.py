@@ -19,7 +19,8 @@ from training.inputs import Featurizer
 from training.layout import Layout
 from training.learners import Learners, Recipe
 from training.metrics import auc, calibration, log_loss
-from training.models.cross_input import Encodings, read_encodings, write_encodings
+from training.models.cross_files import read_encodings, write_encodings
+from training.models.cross_input import Encodings
 from training.online.sampling import sampled
 from training.online.stream import learn
 from training.scalers import Scaler, scalers_from_numbers

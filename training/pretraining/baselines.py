@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.models.cross_input import Encoding, Nodes, PairTable, pair_keys, sorted_nodes
+from training.models.cross_input import Encoding, Nodes, PairTable, sorted_nodes
 from training.pretraining.factorisation import Edges, Factors, factorise
 from training.pretraining.fitting import Fitted, Task
 from training.pretraining.graph import Graph
@@ -36,10 +36,7 @@ def biases(graph: Graph, name: str, edges: Targets, l2: float) -> Encoding:
 
 
 def _table(graph: Graph, name: str, edges: Targets) -> PairTable:
-    left, right = graph.sides(name)
-    keys = pair_keys(left[edges.left], right[edges.right])
-    order = np.argsort(keys, kind="stable")
-    return PairTable(keys[order], edges.value[order].astype(np.float32), edges.mean())
+    return PairTable.of(edges.pairs_in(graph), edges.value, edges.mean())
 
 
 def _factors(task: Task, name: str, edges: Targets) -> Encoding:

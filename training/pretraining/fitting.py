@@ -55,8 +55,7 @@ class Task:
 
     def heldout_pairs(self, name: str) -> NDArray[np.int64]:
         """Return the keys int64 [e, 2] of a relation's held-out edges."""
-        left, right = self.graph.sides(name)
-        return np.stack([left[self.heldout[name].left], right[self.heldout[name].right]], axis=1)
+        return self.heldout[name].pairs_in(self.graph)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,8 @@ def _judgement(task: Task, name: str, learned: Targets | None, predicted: Predic
 def _is_finite(encoding: Encoding | PairTable) -> bool:
     if isinstance(encoding, PairTable):
         return bool(np.isfinite(encoding.values).all())
+    if encoding.corrections and not _is_finite(encoding.corrections):
+        return False
     sides, layers = (encoding.left, encoding.right), encoding.network
     arrays = [*(a for side in sides for a in (side.vectors, side.biases)), *(weights for layer in layers for weights in layer)]
     return all(bool(np.isfinite(array).all()) for array in arrays)

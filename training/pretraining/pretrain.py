@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from training.arrays import Arrays, read_arrays, write_arrays
-from training.models.cross_input import write_encodings
+from training.models.cross_files import write_encodings
 from training.pretraining.baselines import factorisation, lookup, node_bias
+from training.pretraining.corrections import corrected
 from training.pretraining.fitting import Fit, Fitted, Task
 from training.pretraining.graph import Graph, read_graph
 from training.pretraining.measures import Judgement, judge, predictions
@@ -70,10 +71,14 @@ def pretrain(
 
 
 def final_fit(task: Task, measured: Fitted) -> Fitted:
-    """Return what serves: fitted to all edges, PCF-GNN for as many epochs as were best in the fit that was measured."""
-    if task.settings.kind != "pcf_gnn":
-        return FITS[task.settings.kind](task.whole(task.settings.epochs))
-    return FITS["pcf_gnn"](task.whole(measured.best_epoch)) if task.settings.refit else measured
+    """Return what serves, with its corrections: fitted to all edges.
+
+    PCF-GNN is for as many epochs as were best in the fit that was measured; without `refit` that fit serves.
+    """
+    gnn = task.settings.kind == "pcf_gnn"
+    whole = task.whole(measured.best_epoch if gnn else task.settings.epochs)
+    fitted = measured if gnn and not task.settings.refit else FITS[task.settings.kind](whole)
+    return replace(fitted, encodings=corrected(fitted.encodings, whole))
 
 
 def _previous(folder: Path | None, settings: PretrainSettings) -> Arrays:

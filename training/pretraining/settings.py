@@ -53,6 +53,7 @@ class PretrainSettings(Frozen):
     """What is fitted to the cross graph's statistic, how, and how often (`every_days`; 1: anew for every day).
 
     `epochs` are passes over the edges (`pcf_gnn`), at most, or sweeps (the others); `l2` is in units of edge weight.
+    `corrections` is the share of a relation's pairs that keep their own statistic beside the encodings: `corrections.py`.
     `pcf_gnn` alone reads `encoder`, `cross_net`, `batch_size`, `learning_rate`, `patience` (epochs without a gain on the
     held-out edges before it stops), `refit` (fit once more with the held-out edges) and `warm_start` (from the fit before).
     """
@@ -72,6 +73,7 @@ class PretrainSettings(Frozen):
     warm_start: bool = True
     heldout_fraction: Share = 0.1
     storage: Literal["float32", "float16"] = "float32"
+    corrections: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Seed = 17
     every_days: Annotated[int, Field(ge=1, exclude=True)] = 7
     """When, not what: it is no part of a version's configuration."""

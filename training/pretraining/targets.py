@@ -44,6 +44,11 @@ class Targets:
         names = ("left", "right", "value", "weight", "impressions")
         return replace(self, **{name: getattr(self, name)[chosen] for name in names})
 
+    def pairs_in(self, graph: Graph) -> NDArray[np.int64]:
+        """Return the node keys int64 [E, 2] of these edges of a graph."""
+        left, right = graph.sides(self.relation.name)
+        return np.stack([left[self.left], right[self.right]], axis=1)
+
     def mean(self) -> float:
         """Return the weighted mean; 0 without edges."""
         return float(np.average(self.value, weights=self.weight)) if len(self) else 0.0

@@ -13,7 +13,8 @@ from graph_files import planted_edges, write_graph
 from features import keys as feature_keys
 from features.errors import InputError
 from training.arrays import read_arrays
-from training.models.cross_input import PairTable, pair_keys, read_encodings
+from training.models.cross_files import read_encodings
+from training.models.cross_input import PairTable, pair_keys
 from training.pretraining.adjacency import Adjacency
 from training.pretraining.fitting import Fitted, Task
 from training.pretraining.graph import read_graph
