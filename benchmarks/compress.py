@@ -13,7 +13,8 @@ and 32; the one that the choosing half of the held-out users likes best is 1×: 
 
 Plans are chosen on one half of the users and reported on the other; intervals are of 200 draws of users. `lossless_*`: the same
 model exported whole and without its zero rows, answered in processes that know TensorFlow only. Data: globo (clicks against DRAWN
-negatives; CHAMELEON, academic use) and kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0), through ELASTIC_CTR_DATA.
+negatives; CHAMELEON, academic use), kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0) and frappe_x1 (Baltrunas et al. 2015,
+research use; its test rows are held out), through ELASTIC_CTR_DATA.
 (A script named compression.py would be imported in the place of the package by every other script of this folder.)
 """
 
@@ -28,20 +29,22 @@ import typer
 from compression_parts.curves import QUICK, Curves, Tried
 from compression_parts.lossless import lossless
 from compression_parts.report import best_at, plot_curves, row
-from compression_parts.worlds import World, drawn, globo, kuairand
+from compression_parts.worlds import World, drawn, frappe, globo, kuairand
+from frappe_peers.data import FOLDER as FRAPPE
 
 from features.errors import ElasticCtrError
 from pipelines import console
 
-_RATIOS = (3, 10, 30, 100, 300)
+_RATIOS = (3, 10, 30, 100, 300, 1000)
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    data: Annotated[str, typer.Option(help="Comma-separated: globo, kuairand_pure.")] = "kuairand_pure,globo",
+    data: Annotated[str, typer.Option(help="Comma-separated.")] = "kuairand_pure,frappe_x1,globo",
     workspace: Annotated[Path, typer.Option(help="Where days and models are kept; reused.")] = Path("workspace-compression"),
     days: Annotated[int, typer.Option(min=1, help="Of globo.")] = 3,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Of globo's users.")] = 1.0,
+    frappe_data: Annotated[Path, typer.Option("--frappe", help="The folder of frappe_x1.")] = FRAPPE,
     plans: Annotated[int, typer.Option(min=1, help="That the search measures.")] = 150,
     plots: Annotated[Path | None, typer.Option(help="Folder for a picture of each log.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
@@ -50,6 +53,7 @@ def main(
     makers: dict[str, Callable[[], World]] = {
         "globo": lambda: globo(workspace / "globo", days, share, _say),
         "kuairand_pure": lambda: kuairand(workspace / "kuairand", _say),
+        "frappe_x1": lambda: frappe(workspace / "frappe", frappe_data),
         "drawn": lambda: drawn(workspace / "drawn"),
     }
     names = ["drawn"] if quick else data.split(",")

@@ -21,7 +21,7 @@ from elastic_peers.environments import NoEnvironment
 from elastic_peers.process import SystemFailed
 from frappe_peers import report
 from frappe_peers.cache import Cache, Result
-from frappe_peers.data import Frappe
+from frappe_peers.data import FOLDER, Frappe
 from frappe_peers.registry import FUSION, MODELS
 from frappe_peers.runs import Bench
 from frappe_peers.speed import examples_per_s, with_speeds
@@ -29,7 +29,6 @@ from frappe_peers.speed import examples_per_s, with_speeds
 from pipelines import console
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elastic-ctr-benchmarks"
-_DATA = Path(os.environ.get("ELASTIC_CTR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "frappe_x1"
 _OURS = tuple(name for name, entry in MODELS.items() if entry.environment is None)
 
 
@@ -39,7 +38,7 @@ def main(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, … for each model.")] = 5,
     speed_rounds: Annotated[int, typer.Option(min=0, help="Rounds in which speeds are measured side by side.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Ours alone, tiny, two epochs: does it run?")] = False,
-    data: Annotated[Path, typer.Option(help="The folder of train, valid and test.")] = _DATA,
+    data: Annotated[Path, typer.Option(help="The folder of train, valid and test.")] = FOLDER,
     results: Annotated[Path, typer.Option(help="Where finished runs are kept.")] = _CACHE / "frappe-results",
     environments: Annotated[Path, typer.Option(help="Where the peers' environments are kept.")] = _CACHE,
     plot: Annotated[Path | None, typer.Option(help="Draw AUC and speed into this file.")] = None,

@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from frappe_peers.data import FIELDS as FRAPPE_FIELDS
+from frappe_peers.data import Frappe
 from globo_parts.files import files_of, moments, narrowed
 from globo_parts.stream import within_share
 
@@ -23,6 +25,7 @@ from pipelines.config import Config, load_config
 from pipelines.stages.stage import Context
 from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
 
+_FRAPPE_PASSES = 12
 _CONF = Path(__file__).parents[2] / "conf"
 Report = Callable[[str], None]
 
@@ -71,20 +74,50 @@ def kuairand(workspace: Path, report: Report) -> World:
     return _world(config, days, sum(rows[1:]) / sum(rows), ("user_id", "video_id", "author_id", "music_id"))
 
 
+def frappe(workspace: Path, data: Path) -> World:
+    """Frappe's training rows, many times over, as one day, whose held-out slice are its test rows."""
+    read = Frappe.read(data)
+    names = [f"frappe_{name}" for name in FRAPPE_FIELDS]
+    schema = _plain_schema("label", names, user=names[0], item=names[1])
+    folder = _frappe_day(workspace / "flat", read, names)
+    rows = OptimizerSettings(learning_rate=1e-3, decay=0.05, decay_steps=50)
+    model = ModelSettings(hidden=(128, 64), norm="batch", dropout=0.2, deep=rows, wide=OptimizerSettings(learning_rate=1e-3))
+    share = len(read.test) / (len(read.train) + len(read.test))
+    training = TrainingSettings(batch_size=1024, passes=_FRAPPE_PASSES, holdout_fraction=share, shuffle_block=262_144)
+    return World("frappe_x1", schema, model, training, [folder], (names[0], names[1]))
+
+
 def drawn(workspace: Path, days: int = 1, rows: int = 1500) -> World:
     """Small drawn days, to try the benchmark without the data: some items are clicked more, most users come once."""
-    schema = Schema.model_validate(
-        {
-            "label": "click",
-            "user": "user_id",
-            "item": "item_id",
-            "timestamp": {"column": "time", "unit": "ms"},
-            "fields": [{"kind": "categorical", "name": name} for name in ("user_id", "item_id", "place")],
-        }
-    )
+    schema = _plain_schema("click", ("user_id", "item_id", "place"), user="user_id", item="item_id")
     folders = [_drawn_day(workspace / str(day), day, rows) for day in range(days)]
     model = ModelSettings(hidden=(8,), deep=OptimizerSettings(learning_rate=0.01), wide=OptimizerSettings(learning_rate=0.01))
     return World("drawn", schema, model, TrainingSettings(batch_size=64, holdout_fraction=0.3), folders, ("user_id", "item_id"))
+
+
+def _frappe_day(folder: Path, read: Frappe, names: Sequence[str]) -> Path:
+    """Write training rows and, after them in time, test rows: the order within each is the file's."""
+    target = folder / "impressions" / "part-00000.parquet"
+    if not target.is_file():
+        splits = (read.train, read.test)
+        codes_of, label = np.concatenate([s.codes for s in splits]), np.concatenate([s.label for s in splits])
+        texts = {name: codes_of[:, i].astype(str) for i, name in enumerate(names)}
+        own = {"user": texts[names[0]], "item": texts[names[1]]}
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(_numbered(label.astype(np.int8)) | own | texts), target)
+    return folder
+
+
+def _numbered(label: np.ndarray) -> dict[str, np.ndarray]:
+    """A number and a second for each row."""
+    number = np.arange(len(label))
+    return {"record_id": number, "label": label, "timestamp_ms": number * 1000}
+
+
+def _plain_schema(label: str, names: Sequence[str], user: str, item: str) -> Schema:
+    fields = [{"kind": "categorical", "name": name} for name in names]
+    told = {"label": label, "user": user, "item": item, "timestamp": {"column": "time", "unit": "ms"}, "fields": fields}
+    return Schema.model_validate(told)
 
 
 def _drawn_day(folder: Path, day: int, rows: int) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
 SPLITS = ("train", "valid", "test")
 UNKNOWN = 0
+FOLDER = Path(os.environ.get("ELASTIC_CTR_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "frappe_x1"
 
 
 @dataclass(frozen=True)
