@@ -12,7 +12,7 @@ from features.schema import Frozen, Grown
 
 _Chance = Annotated[float, Field(gt=0, lt=1)]
 
-_PLACES = {"drop_fields": 0, "prune_rows": 1, "widths": 2, "quantize": 3, "dense": 3, "encodings": 3}
+_PLACES = {"drop_fields": 0, "prune_rows": 1, "widths": 2, "quantize": 3, "product": 3, "dense": 3, "encodings": 3}
 """A step never comes before one of a lower place, whose work it would undo or could not read."""
 
 
@@ -34,6 +34,8 @@ class CompressionSettings(Grown):
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1} - {"prune_rows"})
         if twice:
             raise ValueError(f"{', '.join(twice)} is there twice: only prune_rows may be; make one step of them")
+        if {"quantize", "product"} <= set(kinds):
+            raise ValueError("quantize and product both say how rows are stored: take one of the two")
         for first, second in pairwise(kinds):
             if _PLACES[first] > _PLACES[second]:
                 raise ValueError(f"{second} comes after {first}: put it before; steps go {' → '.join(_PLACES)}")

@@ -9,9 +9,19 @@ from typing import Any
 from compression.steps.dense import DenseReduction
 from compression.steps.drop_fields import FieldRemoval
 from compression.steps.encodings import EncodingPrecision
+from compression.steps.product import ProductQuantization
 from compression.steps.prune_rows import RowPruning
 from compression.steps.quantize import Quantization
-from compression.steps.settings import Dense, DropFields, FloatEncodings, PruneRows, Quantize, StepSettings, Widths
+from compression.steps.settings import (
+    Dense,
+    DropFields,
+    FloatEncodings,
+    ProductCodes,
+    PruneRows,
+    Quantize,
+    StepSettings,
+    Widths,
+)
 from compression.steps.step import Step
 from compression.steps.widths import WidthReduction
 from compression.steps.work import Work
@@ -55,6 +65,8 @@ def step_of(settings: StepSettings) -> Step[Any, Any]:
             return WidthReduction(settings)
         case Quantize():
             return Quantization(settings)
+        case ProductCodes():
+            return ProductQuantization(settings)
         case Dense():
             return DenseReduction(settings)
         case FloatEncodings():

@@ -133,7 +133,9 @@ def test_an_order_that_would_undo_a_step_is_refused(kinds, message):
 
 
 def test_an_unknown_step_is_refused_with_the_known_ones():
-    with pytest.raises(ValidationError, match=r"'drop_fields', 'prune_rows', 'widths', 'quantize', 'dense', 'encodings'"):
+    with pytest.raises(
+        ValidationError, match=r"'drop_fields', 'prune_rows', 'widths', 'quantize', 'product', 'dense', 'encodings'"
+    ):
         composed([{"kind": "magic"}])
 
 
