@@ -108,6 +108,17 @@ class Dense(Frozen):
     relu: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
+class FineTune(Frozen):
+    """Dense weights learn the day's learned impressions `epochs` times more, over rows that stay as they are stored.
+
+    `learning_rate` is theirs; none: that of `model.dense`.
+    """
+
+    kind: Literal["fine_tune"] = "fine_tune"
+    epochs: Count = 1
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
 class FloatEncodings(Frozen):
     """Frozen encodings of the cross graph in half precision."""
 
@@ -116,7 +127,7 @@ class FloatEncodings(Frozen):
 
 
 StepSettings = Annotated[
-    DropFields | PruneRows | Widths | Quantize | ProductCodes | Dense | FloatEncodings, Field(discriminator="kind")
+    DropFields | PruneRows | Widths | Quantize | ProductCodes | Dense | FloatEncodings | FineTune, Field(discriminator="kind")
 ]
 
 
