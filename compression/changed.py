@@ -27,7 +27,8 @@ def changed_rows(rows: PackedRows, group: str, arrays: Arrays) -> PackedRows:
     kept = rows.take(~np.isin(rows.keys, np.concatenate([keys, gone])))
     slabs = {}
     for name, slab in kept.slabs.items():
-        old, new = slab.bands[0].matrix, changed_matrix(slab.bands[0].matrix, table_name(group, name), arrays)
+        old = slab.only_matrix()
+        new = changed_matrix(old, table_name(group, name), arrays)
         values, scales = (np.concatenate(pair) for pair in ((old.values, new.values), (old.scales, new.scales)))
         slabs[name] = PackedSlab((Band(Matrix(old.form, old.width, values, scales)),))
     return PackedRows(np.concatenate([kept.keys, keys]), slabs)

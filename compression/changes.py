@@ -20,6 +20,7 @@ from training.arrays import Arrays
 from training.layout import Layout
 from training.packed.dense import DenseWeights
 from training.packed.matrix import Matrix
+from training.packed.product import Product
 from training.packed.rows import PackedRows
 from training.scalers import as_arrays
 
@@ -61,7 +62,7 @@ class Changes:
         for group, table in self.tables.items():
             named |= {table_name(group, "keys"): table.rows.keys, table_name(group, "tombstones"): table.tombstones}
             for slab, stored in table.rows.slabs.items():
-                named |= matrix_arrays(table_name(group, slab), stored.bands[0].matrix)
+                named |= matrix_arrays(table_name(group, slab), stored.only_matrix())
         for name, weight in self.dense.items():
             named |= matrix_arrays(dense_name(name), weight) if isinstance(weight, Matrix) else {dense_name(name): weight}
         return named
@@ -90,6 +91,9 @@ def why_no_delta(model: CompactModel) -> str:
         return f"slabs {banded} have bands of other widths or forms, so a row has no place that another could take"
     if projected:
         return f"slabs {projected} are stored behind a projection, which every day fits anew for all rows"
+    coded = [name for name, slab in model.slabs().items() if any(isinstance(band.matrix, Product) for band in slab.bands)]
+    if coded:
+        return f"slabs {coded} are stored as codes of a codebook (step product), which every day fits anew for all rows"
     return ""
 
 

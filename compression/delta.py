@@ -149,7 +149,8 @@ def _refuse_what_needs_a_full_export(before: CompactModel, after: CompactModel) 
     why = why_no_delta(before) or why_no_delta(after)
     if why:
         raise InputError(
-            f"no delta can be made of this model: {why}. Export it in full each time, or store each slab in one band"
+            f"no delta can be made of this model: {why}. Export it in full each time, or store each slab in one band of values, "
+            "without the steps widths and product"
         )
     if graph_digest(before) != graph_digest(after):
         raise InputError(
@@ -170,7 +171,7 @@ def _equal_rows(before: PackedRows, places: NDArray[np.int64], after: PackedRows
         return np.zeros(len(after.keys), bool)
     equal = np.ones(len(after.keys), bool)
     for name, slab in after.slabs.items():
-        here, there = slab.bands[0].matrix, before.slabs[name].bands[0].matrix
+        here, there = slab.only_matrix(), before.slabs[name].only_matrix()
         for new, old in ((here.values, there.values), (here.scales, there.scales)):
             equal &= np.all(_bits(new) == _bits(old)[places], axis=1)
     return equal

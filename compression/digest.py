@@ -65,7 +65,7 @@ def _sorted_rows(rows: PackedRows) -> Iterator[NDArray[np.generic]]:
     order = np.argsort(rows.keys)
     yield rows.keys[order]
     for name, slab in sorted(rows.slabs.items()):
-        yield from matrix_arrays(name, slab.bands[0].matrix.take(order)).values()
+        yield from matrix_arrays(name, slab.only_matrix().take(order)).values()
 
 
 def _encoded(encodings: Encodings) -> Arrays:

@@ -21,6 +21,7 @@ from compression.compact import CompactModel, write_compact
 from compression.savings import OPTIMIZER, savings
 from compression.settings import CompressionSettings
 from compression.steps.sequence import StepReport, run_steps
+from compression.steps.settings import StepSettings
 from compression.steps.work import work_on
 from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, GROUPS, TABLE, read_checkpoint, write_description
 from training.packed.rows import PackedRows
@@ -67,7 +68,7 @@ class CompressionReport:
         return asdict(self)
 
 
-def compress(checkpoint: Path, settings: CompressionSettings, out: Path) -> CompressionReport:
+def compress(checkpoint: Path, settings: CompressionSettings, out: Path, impressions: Path | None = None) -> CompressionReport:
     """Write the compressed form of a checkpoint, which stays as it is.
 
     Args:
@@ -75,6 +76,7 @@ def compress(checkpoint: Path, settings: CompressionSettings, out: Path) -> Comp
         settings: the tolerance below which a row counts as zero, and the lossy steps after that.
         out: an existing folder; receives `model.json`, `dense.npz`, `encodings.npz`, `table/`, `report.json`, and with steps
             `plan.yaml`.
+        impressions: the day's `impressions` artifact, which step `fine_tune` learns.
 
     Raises:
         InputError: the checkpoint is incomplete or damaged, or a step does not fit it.
@@ -82,7 +84,7 @@ def compress(checkpoint: Path, settings: CompressionSettings, out: Path) -> Comp
     """
     full = CompactModel.of(read_checkpoint(checkpoint))
     cut = without_zero_rows(full, settings.zero_tolerance)
-    small, steps = _stepped(cut, checkpoint, settings, out)
+    small, steps = _stepped(cut, checkpoint, settings.steps, impressions, out)
     before, after = _sizes(checkpoint), _sizes(out)
     report = CompressionReport(
         rows_before=full.rows,
@@ -107,18 +109,18 @@ def without_zero_rows(model: CompactModel, tolerance: float = 0.0) -> CompactMod
 
 
 def _stepped(
-    cut: CompactModel, checkpoint: Path, settings: CompressionSettings, out: Path
+    cut: CompactModel, checkpoint: Path, steps: Sequence[StepSettings], impressions: Path | None, out: Path
 ) -> tuple[CompactModel, tuple[StepReport, ...]]:
     """Run the steps and write the model."""
-    if not settings.steps:
+    if not steps:
         write_compact(cut, checkpoint / DESCRIPTION, out)
         return cut, ()
-    work, steps = run_steps(work_on(cut, checkpoint), settings.steps)
+    work, done = run_steps(work_on(cut, checkpoint, impressions), steps)
     write_compact(work.model, checkpoint / DESCRIPTION, out)
     if work.model.description != cut.description:
         write_description(out, work.model.description)
-    _write_plan(out / PLAN, steps)
-    return work.model, steps
+    _write_plan(out / PLAN, done)
+    return work.model, done
 
 
 def _write_plan(path: Path, steps: Sequence[StepReport]) -> None:

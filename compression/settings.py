@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -12,7 +13,16 @@ from features.schema import Frozen, Grown
 
 _Chance = Annotated[float, Field(gt=0, lt=1)]
 
-_PLACES = {"drop_fields": 0, "prune_rows": 1, "widths": 2, "quantize": 3, "dense": 3, "encodings": 3}
+_PLACES = {
+    "drop_fields": 0,
+    "prune_rows": 1,
+    "widths": 2,
+    "quantize": 3,
+    "product": 3,
+    "dense": 3,
+    "encodings": 3,
+    "fine_tune": 3,
+}
 """A step never comes before one of a lower place, whose work it would undo or could not read."""
 
 
@@ -34,10 +44,27 @@ class CompressionSettings(Grown):
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1} - {"prune_rows"})
         if twice:
             raise ValueError(f"{', '.join(twice)} is there twice: only prune_rows may be; make one step of them")
+        _refuse_undone_tuning(steps)
+        if {"quantize", "product"} <= set(kinds):
+            raise ValueError("quantize and product both say how rows are stored: take one of the two")
         for first, second in pairwise(kinds):
             if _PLACES[first] > _PLACES[second]:
                 raise ValueError(f"{second} comes after {first}: put it before; steps go {' → '.join(_PLACES)}")
         return steps
+
+
+def _refuse_undone_tuning(steps: Sequence[StepSettings]) -> None:
+    kinds = [step.kind for step in steps]
+    if "fine_tune" not in kinds:
+        return
+    at = kinds.index("fine_tune")
+    late = sorted({"quantize", "product", "encodings"} & set(kinds[at:]))
+    if late:
+        raise ValueError(
+            f"{', '.join(late)} after fine_tune: it learns over rows and encodings as they are served, put it after them"
+        )
+    if any(step.kind == "dense" and step.form != "float32" for step in steps[:at]):
+        raise ValueError("dense comes before fine_tune, which makes float32 of the kernels again: put dense after it")
 
 
 class SelectionSettings(Frozen):

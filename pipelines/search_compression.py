@@ -133,10 +133,14 @@ def _word(step: StepSettings) -> str:
             return f"columns {'/'.join(map(str, step.ranks))}"
         case "quantize":
             return step.form
+        case "product":
+            return f"codes of {step.columns}"
         case "dense":
             return f"kernels {step.form}" + (f", units {1 - step.relu:.3g}" if step.relu else "")
         case "encodings":
             return f"encodings {step.form}"
+        case _:
+            return step.kind
 
 
 def _write(found: Found, name: str, folder: Path) -> None:

@@ -18,16 +18,12 @@ from training.groups import DEFAULT, own_slab
 from training.routing import Routing
 
 
-class Rows(Protocol):
-    """What a learner needs of a table; `ElasticTable` and `GroupedTable` are ones. Each method is the former's."""
+class StepRows(Protocol):
+    """What a step needs of a table; `ElasticTable`, `GroupedTable` and `FrozenRows` are ones. Each method is the first one's."""
 
     @property
     def step(self) -> int:
         """Optimizer steps taken."""
-
-    @property
-    def eviction(self) -> Eviction | None:
-        """Which keys go, and how often."""
 
     def prepare(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None, *, ahead: bool = False) -> Any:
         """Count the keys of one training batch, admit, and give rows."""
@@ -43,6 +39,14 @@ class Rows(Protocol):
 
     def lookup_all(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None) -> dict[str, NDArray[np.float32]]:
         """Return the vectors float32 [n, width] of keys, by slab; zeros for a key without a row."""
+
+
+class Rows(StepRows, Protocol):
+    """What days of learning need of a table; `ElasticTable` and `GroupedTable` are ones."""
+
+    @property
+    def eviction(self) -> Eviction | None:
+        """Which keys go, and how often."""
 
     def start_day(self) -> None:
         """Say that a day begins."""

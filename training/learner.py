@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +16,7 @@ from training.arrays import Arrays
 from training.elastic.optimizers.optimizer import Optimizer
 from training.elastic.slabs.tensors import as_tensor
 from training.forward import Forward, ForwardModel, batch_arguments, batch_signature, pool_flat, vector_signature
-from training.grouped_table import Rows
+from training.grouped_table import StepRows
 from training.inputs import Inputs
 from training.models.blocks import Blocks, Weights
 
@@ -56,14 +56,17 @@ class Prepared:
     inputs: Inputs
 
 
-class Learner:
+Table = TypeVar("Table", bound=StepRows)
+
+
+class Learner(Generic[Table]):
     """Learns and scores with one model over one table, or one a group of fields.
 
     A step gathers the vectors of the batch's keys, takes one `tf.function` from there to the loss and back, and hands the
     vectors' gradients to the table. The dense weights learn in the graph, by the same rule without group penalties.
     """
 
-    def __init__(self, model: Model, table: Rows, optimizer: Optimizer, seed: int = 0) -> None:
+    def __init__(self, model: Model, table: Table, optimizer: Optimizer, seed: int = 0) -> None:
         self.model = model
         self.table = table
         self.optimizer = optimizer

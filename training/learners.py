@@ -68,8 +68,8 @@ class PreparedPair:
 class Learners:
     """The model and the baseline; they learn the same batches."""
 
-    model: Learner
-    baseline: Learner
+    model: Learner[Rows]
+    baseline: Learner[Rows]
 
     @classmethod
     def fresh(cls, recipe: Recipe) -> Learners:
@@ -127,7 +127,7 @@ class Learners:
         _save(self.baseline, folder / BASELINE)
 
 
-def _fresh_model(recipe: Recipe) -> Learner:
+def _fresh_model(recipe: Recipe) -> Learner[Rows]:
     seed = recipe.training.seed
     model = build_model(recipe.schema, recipe.model, recipe.relations, seed)
     dense = recipe.rule(policies.dense_optimizer(recipe.model.dense))
@@ -150,7 +150,7 @@ def _specs(model: Model, group: Group, recipe: Recipe) -> dict[str, SlabSpec]:
     return {own: specs[role_of(own)] for name, own in map(own_slab, model.slabs) if name == group.name}
 
 
-def _fresh_baseline(recipe: Recipe) -> Learner:
+def _fresh_baseline(recipe: Recipe) -> Learner[Rows]:
     optimizer = recipe.rule(GroupAdam(learning_rate=recipe.training.baseline_learning_rate))
     table = _table({WIDE: SlabSpec(1, optimizer, 0.0)}, recipe, Layout.of(recipe.schema).keyed)
     return Learner(logistic_regression(recipe.schema, recipe.relations), table, optimizer, recipe.training.seed)
@@ -162,7 +162,7 @@ def _table(specs: Mapping[str, SlabSpec], recipe: Recipe, fields: tuple[str, ...
     return ElasticTable(specs, admission, training.seed, fields=fields or ("all",), eviction=eviction)
 
 
-def _save(learner: Learner, folder: Path) -> None:
+def _save(learner: Learner[Rows], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_arrays(folder / DENSE, learner.model.weights())
     states = {f"{name}/{slot}": state.numpy() for name, slots in learner.slots.items() for slot, state in slots.items()}
@@ -171,7 +171,7 @@ def _save(learner: Learner, folder: Path) -> None:
         table.save(rows_folder(folder, name))
 
 
-def _restore(learner: Learner, before: Learner, folder: Path) -> None:
+def _restore(learner: Learner[Rows], before: Learner[Rows], folder: Path) -> None:
     """Load what `folder` holds, which was saved by a learner like `before`."""
     _restore_rows(tables_of(learner.table), tables_of(before.table), folder)
     learner.model.load(_carried(read_arrays(folder / DENSE), learner.model.weights(), before, learner))
@@ -190,7 +190,7 @@ def _restore_rows(tables: Mapping[str, ElasticTable], before: Collection[str], f
         tables[name].restore(rows_folder(folder, name))
 
 
-def _restore_slot(slot: str, saved: Weights, before: Learner, learner: Learner) -> None:
+def _restore_slot(slot: str, saved: Weights, before: Learner[Rows], learner: Learner[Rows]) -> None:
     fresh = {name: slots[slot].numpy() for name, slots in learner.slots.items()}
     for name, array in _carried(saved, fresh, before, learner).items():
         learner.slots[name][slot].assign(array)
@@ -198,7 +198,7 @@ def _restore_slot(slot: str, saved: Weights, before: Learner, learner: Learner) 
             _restate(learner.slots[name][slot], before.optimizer, learner.optimizer)
 
 
-def _carried(saved: Weights, fresh: Weights, before: Learner, after: Learner) -> Weights:
+def _carried(saved: Weights, fresh: Weights, before: Learner[Rows], after: Learner[Rows]) -> Weights:
     return carry_over(saved, fresh, before.model.blocks(), after.model.blocks())
 
 

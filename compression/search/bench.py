@@ -87,7 +87,7 @@ class Bench:
             InputError: one of them is missing, damaged or unfit.
         """
         model = without_zero_rows(CompactModel.of(read_checkpoint(checkpoint)), tolerance)
-        return cls(work_on(model, checkpoint), HeldOut.of(partition, model.description))
+        return cls(work_on(model, checkpoint, partition), HeldOut.of(partition, model.description))
 
     def weigh(self, steps: Sequence[StepSettings]) -> int:
         """Return the bytes that a plan leaves; nothing is scored."""

@@ -6,19 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from features.errors import UnsoundError
 from features.schema import Relation, Schema
 from training.checkpoints import ENCODINGS, Description, read_description
-from training.examples import batches, heldout_start, read_examples
+from training.examples import heldout_start, read_examples
 from training.inputs import Featurizer, Inputs
 from training.layout import Layout
-from training.learner import Learner, ahead
+from training.learner import Learner
 from training.learners import Learners, Recipe
 from training.metrics import auc, log_loss
 from training.models.cross_files import read_encodings
 from training.models.cross_input import Encodings
+from training.passes import learn_passes
 from training.settings import TrainingSettings
 
 
@@ -104,23 +102,10 @@ def learn(
     Raises:
         UnsoundError: the loss is not finite.
     """
-    done, total = 0, passes * max(1, len(split))
-    for number in range(passes):
-        for place, part in enumerate(split.learned):
-            order = batches(len(part), training.batch_size, training.shuffle_block, (training.seed, number, place))
-            for prepared in ahead(lambda rows, part=part: learner.prepare(part.take(rows)), order):  # type: ignore[misc]
-                if tell:
-                    tell(done / total)
-                _refuse_unsound(learner.learn(prepared), learner.table.step)
-                done += len(prepared.inputs)
+    learn_passes(learner, split.learned, training, passes, "selection.learning_rate or the model's", tell)
 
 
 def _featurizer(source: Source, schema: Schema, relations: Sequence[Relation]) -> Featurizer:
     saved, dense = source.description(), Layout.of(schema).dense
     scalers = {name: scaler for name, scaler in saved.scalers.items() if name in dense}
     return Featurizer(schema, relations, scalers, source.encodings(relations))
-
-
-def _refuse_unsound(loss: float, step: int) -> None:
-    if not np.isfinite(loss):
-        raise UnsoundError(f"the loss is {loss} at step {step} of the selection: lower selection.learning_rate or the model's")

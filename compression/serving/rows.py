@@ -36,7 +36,7 @@ class RowTable(tf.Module):
         return {name: slab(rows) for name, slab in self._slabs.items()}
 
     def change(self, keys: tf.Tensor, tombstones: tf.Tensor, stored: Mapping[str, Sequence[tf.Tensor]]) -> Any:
-        """Give keys their new rows and let others go; return the last operation. Only slabs of one band without projection.
+        """Give keys their new rows and let others go; return the last operation. Only slabs whose `only_matrix` there is.
 
         Rows are written where no key leads to, and only then do the keys lead there: a request meanwhile reads a key's old
         row or its new one, never a mixture. What was left behind is free for the changes after these, not before.
@@ -59,8 +59,7 @@ class RowTable(tf.Module):
         """Hold other rows, of the same slabs and forms, in place of all that there are."""
         self._index.replace(rows.keys)
         for name, slab in rows.slabs.items():
-            matrix = slab.bands[0].matrix
-            self._slabs[name].only_matrix().replace(*behind_zero_row(matrix))
+            self._slabs[name].only_matrix().replace(*behind_zero_row(slab.only_matrix()))
         self._rows.assign(len(rows.keys) + 1)
         self._free.assign(tf.zeros([0], tf.int32))
 

@@ -10,8 +10,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from compression.changes import dense_name, matrix_names
+from compression.serving.coded import StoredCodes
 from training.packed.dense import DenseWeights
 from training.packed.matrix import Form, Matrix
+from training.packed.product import Product
 from training.packed.slab import Band, PackedSlab
 
 
@@ -109,8 +111,9 @@ class StoredSlab(tf.Module):
         return tf.add_n([band(self._within(rows, number)) for number, band in enumerate(self._bands)])
 
     def only_matrix(self) -> StoredMatrix:
-        """Return what a slab of one band without projection is stored in."""
+        """Return what a slab of one band without projection and codebook is stored in."""
         (band,) = self._bands
+        assert isinstance(band.matrix, StoredMatrix)
         return band.matrix
 
     def _within(self, rows: tf.Tensor, number: int) -> tf.Tensor:
@@ -124,7 +127,7 @@ class StoredBand(tf.Module):
 
     def __init__(self, band: Band) -> None:
         super().__init__()
-        self.matrix = StoredMatrix(band.matrix)
+        self.matrix = StoredCodes(band.matrix) if isinstance(band.matrix, Product) else StoredMatrix(band.matrix)
         self._projection = None if band.projection is None else tf.Variable(band.projection, trainable=False)
 
     def __call__(self, rows: tf.Tensor) -> tf.Tensor:

@@ -61,7 +61,7 @@ class FieldRemoval(Step[DropFields, DropPlan]):
             tables={name: lighter.model.tables[name] for name in groups},
             encodings={name: encoding for name, encoding in work.model.encodings.items() if name not in dropped},
         )
-        return Work(model, {name: lighter.facts[name] for name in groups})
+        return replace(work, model=model, facts={name: lighter.facts[name] for name in groups})
 
 
 def without_fields(told: Description, dropped: frozenset[str]) -> Description:

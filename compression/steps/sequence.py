@@ -9,12 +9,35 @@ from typing import Any
 from compression.steps.dense import DenseReduction
 from compression.steps.drop_fields import FieldRemoval
 from compression.steps.encodings import EncodingPrecision
+from compression.steps.fine_tune import FineTuning
+from compression.steps.product import ProductQuantization
 from compression.steps.prune_rows import RowPruning
 from compression.steps.quantize import Quantization
-from compression.steps.settings import Dense, DropFields, FloatEncodings, PruneRows, Quantize, StepSettings, Widths
+from compression.steps.settings import (
+    Dense,
+    DropFields,
+    FineTune,
+    FloatEncodings,
+    ProductCodes,
+    PruneRows,
+    Quantize,
+    StepSettings,
+    Widths,
+)
 from compression.steps.step import Step
 from compression.steps.widths import WidthReduction
 from compression.steps.work import Work
+
+_STEPS: dict[type[Any], type[Step[Any, Any]]] = {
+    DropFields: FieldRemoval,
+    PruneRows: RowPruning,
+    Widths: WidthReduction,
+    Quantize: Quantization,
+    ProductCodes: ProductQuantization,
+    Dense: DenseReduction,
+    FloatEncodings: EncodingPrecision,
+    FineTune: FineTuning,
+}
 
 
 @dataclass(frozen=True)
@@ -46,19 +69,7 @@ class StepReport:
 
 def step_of(settings: StepSettings) -> Step[Any, Any]:
     """Return the step that settings are of."""
-    match settings:
-        case DropFields():
-            return FieldRemoval(settings)
-        case PruneRows():
-            return RowPruning(settings)
-        case Widths():
-            return WidthReduction(settings)
-        case Quantize():
-            return Quantization(settings)
-        case Dense():
-            return DenseReduction(settings)
-        case FloatEncodings():
-            return EncodingPrecision(settings)
+    return _STEPS[type(settings)](settings)
 
 
 def run_steps(work: Work, steps: Sequence[StepSettings]) -> tuple[Work, tuple[StepReport, ...]]:

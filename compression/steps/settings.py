@@ -86,12 +86,37 @@ class Quantize(Frozen):
     form: SlabForm = "int8"
 
 
+class ProductCodes(Frozen):
+    """Rows as codes: every `columns` values of a row become one byte, the number of an entry of their codebook.
+
+    A codebook has `codes` entries, one of them zero; k-means finds the others in at most `iterations`, starting as `seed` says.
+    A band takes float16 where codes and codebook are no smaller.
+    """
+
+    kind: Literal["product"] = "product"
+    columns: Count = 4
+    codes: Annotated[int, Field(ge=16, le=256)] = 256
+    iterations: Count = 25
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
 class Dense(Frozen):
     """Kernels in fewer bits, and hidden units away: `relu` is the share of each hidden layer's units, the weakest, that goes."""
 
     kind: Literal["dense"] = "dense"
     form: Literal["float32", "float16", "int8"] = "float16"
     relu: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class FineTune(Frozen):
+    """Dense weights learn the day's learned impressions `epochs` times more, over rows that stay as they are stored.
+
+    `learning_rate` is theirs; none: that of `model.dense`.
+    """
+
+    kind: Literal["fine_tune"] = "fine_tune"
+    epochs: Count = 1
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class FloatEncodings(Frozen):
@@ -101,7 +126,9 @@ class FloatEncodings(Frozen):
     form: Literal["float16"] = "float16"
 
 
-StepSettings = Annotated[DropFields | PruneRows | Widths | Quantize | Dense | FloatEncodings, Field(discriminator="kind")]
+StepSettings = Annotated[
+    DropFields | PruneRows | Widths | Quantize | ProductCodes | Dense | FloatEncodings | FineTune, Field(discriminator="kind")
+]
 
 
 def refuse_unknown_fields(steps: Sequence[StepSettings], schema: Schema, relations: Sequence[Relation]) -> None:

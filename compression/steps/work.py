@@ -50,10 +50,12 @@ class Work:
     Attributes:
         model: as the steps so far left it.
         facts: of its rows, by table.
+        impressions: the day's `impressions` artifact, for steps that learn; None: not given.
     """
 
     model: CompactModel
     facts: Mapping[str, Facts]
+    impressions: Path | None = None
 
     def take(self, rows: Mapping[str, NDArray[Any]]) -> Self:
         """Return the work with the rows at int [n], in that order, or where bool [N] is true; tables not named stay whole."""
@@ -67,13 +69,14 @@ class Work:
         return replace(self, model=replace(self.model, tables=tables))
 
 
-def work_on(model: CompactModel, checkpoint: Path) -> Work:
+def work_on(model: CompactModel, checkpoint: Path, impressions: Path | None = None) -> Work:
     """Read what a checkpoint's tables know of a model's rows.
 
     Raises:
         InputError: the folder is no checkpoint, damaged, or lacks a key of the model.
     """
-    return Work(model, {name: _facts(rows_folder(checkpoint, name), rows.keys) for name, rows in model.tables.items()})
+    facts = {name: _facts(rows_folder(checkpoint, name), rows.keys) for name, rows in model.tables.items()}
+    return Work(model, facts, impressions)
 
 
 def _facts(folder: Path, keys: NDArray[np.int64]) -> Facts:

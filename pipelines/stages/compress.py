@@ -18,8 +18,10 @@ class Compress(Stage):
     sections = ("compression",)
 
     def inputs(self, context: Context) -> Inputs:
-        """The day's checkpoint."""
-        return {"checkpoint": require(context, "checkpoint", "train")}
+        """The day's checkpoint, and with `fine_tune` its impressions."""
+        checkpoint = {"checkpoint": require(context, "checkpoint", "train")}
+        tuned = any(step.kind == "fine_tune" for step in context.config.compression.steps)
+        return checkpoint | ({"impressions": require(context, "impressions", "ingest")} if tuned else {})
 
     def fingerprint(self, context: Context) -> object:
         """Return the digests of the files that steps read, so that another selection makes another version."""
@@ -30,7 +32,8 @@ class Compress(Stage):
         """See `compression.pruning.compress`."""
         from compression.pruning import compress
 
-        return asdict(compress(inputs["checkpoint"].path, context.config.compression, out))
+        impressions = inputs["impressions"].path if "impressions" in inputs else None
+        return asdict(compress(inputs["checkpoint"].path, context.config.compression, out, impressions))
 
 
 def _existing(path: Path) -> Path:

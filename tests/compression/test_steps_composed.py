@@ -124,16 +124,21 @@ def test_steps_need_a_checkpoint(compressed, tmp_path):
         (["widths", "prune_rows"], "prune_rows comes after widths"),
         (["dense", "drop_fields"], "drop_fields comes after dense"),
         (["quantize", "quantize"], "quantize is there twice"),
+        (["fine_tune", "widths"], "widths comes after fine_tune"),
+        (["fine_tune", "encodings", "quantize"], "encodings, quantize after fine_tune"),
+        (["dense", "fine_tune"], "dense comes before fine_tune"),
     ],
 )
 def test_an_order_that_would_undo_a_step_is_refused(kinds, message):
-    by_kind = {step["kind"]: step for step in STEPS}
+    by_kind = {step["kind"]: step for step in [*STEPS, {"kind": "fine_tune"}]}
     with pytest.raises(ValidationError, match=message):
         composed([by_kind[kind] for kind in kinds])
 
 
 def test_an_unknown_step_is_refused_with_the_known_ones():
-    with pytest.raises(ValidationError, match=r"'drop_fields', 'prune_rows', 'widths', 'quantize', 'dense', 'encodings'"):
+    with pytest.raises(
+        ValidationError, match=r"'drop_fields', 'prune_rows', 'widths', 'quantize', 'product', 'dense', 'encodings', 'fine_tune'"
+    ):
         composed([{"kind": "magic"}])
 
 

@@ -14,8 +14,9 @@ STEPS = [
     {"kind": "prune_rows", "by": "weight", "keep": 0.8},
     {"kind": "widths", "quantiles": [0.7], "ranks": [4, 8]},
     {"kind": "quantize", "form": "int8"},
-    {"kind": "dense", "form": "float16", "relu": 0.1},
     {"kind": "encodings"},
+    {"kind": "fine_tune", "learning_rate": 1e-4},
+    {"kind": "dense", "form": "float16", "relu": 0.1},
 ]
 
 
@@ -40,6 +41,7 @@ def test_the_second_day_learned_on_from_the_whole_checkpoint(lossy):
     compressed = lossy.store.current("compressed", date(2026, 1, 2))
     report = json.loads((compressed.path / "report.json").read_text())
     assert [step["kind"] for step in report["steps"]] == [step["kind"] for step in STEPS]
+    assert set(compressed.commit["inputs"]) == {"checkpoint", "impressions"}  # the latter for fine_tune alone
     assert report["bytes_after"] < 0.6 * report["bytes_before_weights"]
     checkpoint = lossy.store.current("checkpoint", date(2026, 1, 2))
     assert checkpoint.commit["inputs"]["checkpoint"]["day"] == FIRST

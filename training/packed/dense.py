@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InputError
@@ -16,7 +15,6 @@ from training.packed.matrix import Form, Matrix
 DenseWeight = NDArray[Any] | Matrix
 DenseWeights = Mapping[str, DenseWeight]
 
-_PARTS = ("form", "width", "values", "scales")
 _MARK = "#"  # no weight has it in its name
 
 
@@ -56,17 +54,11 @@ def read_dense(path: Path) -> dict[str, DenseWeight]:
     arrays = read_arrays(path)
     packed = sorted({name.partition(_MARK)[0] for name in arrays if _MARK in name})
     try:
-        matrices: dict[str, DenseWeight] = {name: _matrix(arrays, name) for name in packed}
+        matrices: dict[str, DenseWeight] = {name: Matrix.from_arrays(arrays, name + _MARK) for name in packed}
     except (KeyError, ValueError) as error:
         raise InputError(f"{path}: packed weights without a readable {error}; compress this day again") from error
     return {name: array for name, array in arrays.items() if _MARK not in name} | matrices
 
 
 def _parts(name: str, matrix: Matrix) -> Arrays:
-    parts = (np.array(str(matrix.form)), np.array(matrix.width), matrix.values, matrix.scales)
-    return {f"{name}{_MARK}{part}": array for part, array in zip(_PARTS, parts, strict=True)}
-
-
-def _matrix(arrays: Arrays, name: str) -> Matrix:
-    form, width, values, scales = (arrays[f"{name}{_MARK}{part}"] for part in _PARTS)
-    return Matrix(Form(str(form)), int(width), values, scales)
+    return {f"{name}{_MARK}{part}": array for part, array in matrix.arrays().items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InputError
+from training.arrays import Arrays
 from training.packed.quantize import dequantize, one_a_byte, quantize, two_a_byte
 
 
@@ -81,6 +83,17 @@ class Matrix:
     def take(self, rows: NDArray[Any]) -> Self:
         """Return the rows at positions int [n], or where bool [N] is true."""
         return type(self)(self.form, self.width, self.values[rows], self.scales[rows])
+
+    def arrays(self) -> Arrays:
+        """Return plain arrays by name, from which `from_arrays` makes the matrix again."""
+        told = {"form": np.array(str(self.form)), "width": np.array(self.width)}
+        return {**told, "values": self.values, "scales": self.scales}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Self:
+        """Make a matrix of what `arrays` returned, named behind a prefix; raises KeyError, ValueError or InputError otherwise."""
+        form, width, values, scales = (arrays[prefix + name] for name in ("form", "width", "values", "scales"))
+        return cls(Form(str(form)), int(width), values, scales)
 
     def __len__(self) -> int:
         return len(self.values)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from features.errors import InputError
 from training.arrays import Arrays
 from training.packed.matrix import Form, Matrix
+from training.packed.product import PRODUCT, Product
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Band:
         projection: float32 [r, d] that makes rows of the slab's width of it; None: r is that width.
     """
 
-    matrix: Matrix
+    matrix: Matrix | Product
     projection: NDArray[np.float32] | None = None
 
     def rows(self) -> NDArray[np.float32]:
@@ -81,6 +82,12 @@ class PackedSlab:
         parts = (kept[start:end] for start, end in pairwise(ends))
         return type(self)(tuple(Band(b.matrix.take(p), b.projection) for b, p in zip(self.bands, parts, strict=True)))
 
+    def only_matrix(self) -> Matrix:
+        """Return what a slab of one band without projection and codebook is stored in."""
+        (band,) = self.bands
+        assert isinstance(band.matrix, Matrix)
+        return band.matrix
+
     def is_plain(self) -> bool:
         """Whether it is one band of float32 rows as they are."""
         return len(self.bands) == 1 and self.bands[0].projection is None and self.bands[0].matrix.form is Form.FLOAT32
@@ -89,8 +96,7 @@ class PackedSlab:
         """Return plain arrays by name, from which `from_arrays` makes the slab again."""
         named: Arrays = {}
         for number, band in enumerate(self.bands):
-            named |= {f"{number}/form": np.array(str(band.matrix.form)), f"{number}/width": np.array(band.matrix.width)}
-            named |= {f"{number}/values": band.matrix.values, f"{number}/scales": band.matrix.scales}
+            named |= {f"{number}/{name}": array for name, array in band.matrix.arrays().items()}
             named |= {} if band.projection is None else {f"{number}/projection": band.projection}
         return named
 
@@ -112,8 +118,8 @@ class PackedSlab:
 
 
 def _band(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Band:
-    part = {name: arrays[prefix + name] for name in ("form", "width", "values", "scales")}
-    matrix = Matrix(Form(str(part["form"])), int(part["width"]), part["values"], part["scales"])
+    kind = Product if str(arrays[f"{prefix}form"]) == PRODUCT else Matrix
+    matrix = kind.from_arrays(arrays, prefix)
     projection = arrays.get(f"{prefix}projection")
     if projection is not None and projection.shape[:1] != (matrix.width,):
         raise ValueError(f"projection of shape {projection.shape} for rows of {matrix.width}")
