@@ -8,7 +8,7 @@ and 32; the one that the choosing half of the held-out users likes best is 1×: 
     quantization            float16, int8, int4 alone
     group lasso             models learned with it, their zero rows gone
     magnitude pruning       as many rows of the unpenalised model, by length (the paper's test)
-    hashing trick           models learned with 10 and 100 values of a field to a row
+    hashing trick           models learned with 10, 100 and 1,000 values of a field to a row
     quotient and remainder  models learned with as many rows in two tables
 
 Plans are chosen on one half of the users and reported on the other; intervals are of 200 draws of users. `lossless_*`: the same
