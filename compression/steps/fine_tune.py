@@ -36,13 +36,12 @@ class FineTuning(Step[FineTune, FineTunePlan]):
     """See `FineTune`. The model's rows and encodings are the same arrays after it."""
 
     def fit(self, work: Work) -> FineTunePlan:
-        """Return the passes and the rate, else the trained model's; raises InputError where there is no day to learn."""
+        """Return the passes and the rate; raises InputError where there is no day to learn."""
         if work.impressions is None:
             raise InputError(
                 "compression.steps: fine_tune learns the day's impressions, and none are given: run stage `compress`"
             )
-        rate = self.settings.learning_rate or work.model.description.model.dense.learning_rate
-        return FineTunePlan(epochs=self.settings.epochs, learning_rate=rate)
+        return FineTunePlan(epochs=self.settings.epochs, learning_rate=self.settings.learning_rate)
 
     def apply(self, work: Work, plan: FineTunePlan) -> Work:
         """Learn; raises UnsoundError where the loss is not finite, and what reading the impressions raises."""

@@ -111,12 +111,13 @@ class Dense(Frozen):
 class FineTune(Frozen):
     """Dense weights learn the day's learned impressions `epochs` times more, over rows that stay as they are stored.
 
-    `learning_rate` is theirs; none: that of `model.dense`.
+    The rows have learned these impressions already and know them too well: a rate like that of training, 1e-3, makes the weights
+    trust them more than other impressions deserve (docs/compression.md has figures).
     """
 
     kind: Literal["fine_tune"] = "fine_tune"
     epochs: Count = 1
-    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4
 
 
 class FloatEncodings(Frozen):
