@@ -55,12 +55,15 @@ class ServingModel(tf.Module):
         vectors: dict[str, tf.Tensor] = {}
         for group in self._groups:
             stacked, listed, segments = self._reader.group_keys(request, group.layout)
-            found = self.tables[group.name](tf.concat([tf.reshape(stacked, [-1]), listed], axis=0))
+            flat = tf.reshape(stacked, [-1])
+            found = self.tables[group.name](tf.concat([flat, listed], axis=0) if group.layout.lists else flat)
             named = {group.slab(own): rows for own, rows in found.items()}
             vectors |= {name: pool_slab(group, name, rows, segments, request.batch) for name, rows in named.items()}
         return vectors
 
     def _dense(self, request: Request) -> tf.Tensor:
+        if not self.scalers.shape[1]:
+            return tf.zeros([request.batch, 0], tf.float32)
         return dense_inputs(*self._reader.numbers(request), *tf.unstack(self.scalers))
 
     def _cross(self, request: Request) -> tf.Tensor:
