@@ -78,9 +78,9 @@ def numbers(field: Numeric, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def numbers_by_field(fields: Sequence[Numeric], raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return `numbers` of several fields at once: values float64 [D, n] and present bool [D, n] of raw strings [D, n]."""
+    """Return `numbers` of several fields at once: values float64 [n, D] and present bool [n, D] of raw strings [n, D]."""
     value, present = _parse(raw)
-    logged = tf.constant([[field.transform is Transform.LOG] for field in fields], tf.bool, [len(fields), 1])
+    logged = tf.constant([field.transform is Transform.LOG for field in fields], tf.bool, [len(fields)])
     return tf.where(logged, _logarithm(value), value), present
 
 

@@ -7,7 +7,8 @@ import tensorflow as tf
 from compression.changes import scalers_of
 from compression.compact import CompactModel
 from compression.serving.crosses import cross_encoder
-from compression.serving.requests import Inputs, Request, RequestReader
+from compression.serving.raw_values import ByField, Inputs, RawValues
+from compression.serving.requests import Request, RequestReader
 from compression.serving.rows import TableForm, table_of
 from compression.serving.stored import StoredWeights
 from training.forward import pool_slab
@@ -46,7 +47,11 @@ class ServingModel(tf.Module):
 
     def probability(self, inputs: Inputs) -> tf.Tensor:
         """Return the click probability of each request, float32 [batch]."""
-        request = self._reader.read(inputs)
+        return self.probability_of(ByField(inputs))
+
+    def probability_of(self, raw: RawValues) -> tf.Tensor:
+        """Return the click probability of each request, float32 [batch]."""
+        request = self._reader.read(raw)
         logits = self._forward(self._vectors(request), self._dense(request), self._cross(request), weights=self.weights())
         return tf.sigmoid(logits)
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
 
+from compression.serving.raw_values import RawValues
 from features import keys as feature_keys
 from features.canonical import NULL
 from features.schema import Categorical, ColumnField, Cross, KeyField, MultiValued, Relation, Schema, is_dense, vocabulary_of
 from training.layout import Layout
 from training.models.multi_hash.field_keys import field_keys_graph
-
-Inputs = Mapping[str, tf.Tensor]
-"""Raw values by field: string [batch], multi-valued string [batch, n] padded with `""`."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +19,12 @@ class Request:
     """A batch of raw requests, read.
 
     Attributes:
-        inputs: as they came.
+        raw: as they came.
         batch: int32 [], requests.
         keys: int64 [batch, K], a column for each of the reader's columns.
     """
 
-    inputs: Inputs
+    raw: RawValues
     batch: tf.Tensor
     keys: tf.Tensor
 
@@ -45,10 +42,10 @@ class RequestReader:
         self._plain = [f.name for f in schema.fields if isinstance(f, Categorical)]
         self._columns = _columns(schema, relations)
 
-    def read(self, inputs: Inputs) -> Request:
+    def read(self, raw: RawValues) -> Request:
         """Return the keys of all fields with one token a request."""
-        batch = tf.shape(inputs[self._schema.column_fields()[0].name])[0]
-        return Request(inputs, batch, self._keys(inputs) if self._columns else tf.zeros([batch, 0], tf.int64))
+        batch = raw.batch()
+        return Request(raw, batch, self._keys(raw) if self._columns else tf.zeros([batch, 0], tf.int64))
 
     def node_keys(self, request: Request, field: str) -> tf.Tensor:
         """Return the keys int64 [batch] that a field's values have in the cross graph."""
@@ -64,25 +61,24 @@ class RequestReader:
     def numbers(self, request: Request) -> tuple[tf.Tensor, tf.Tensor]:
         """Return values float64 [batch, D] and present bool [batch, D] of the dense numbers, of which there are some."""
         fields = self._schema.dense_fields()
-        values, present = feature_keys.numbers_by_field(fields, tf.stack([request.inputs[f.name] for f in fields]))
-        return tf.transpose(values), tf.transpose(present)
+        return feature_keys.numbers_by_field(fields, request.raw.stacked([field.name for field in fields]))
 
-    def _keys(self, inputs: Inputs) -> tf.Tensor:
+    def _keys(self, raw: RawValues) -> tf.Tensor:
         """Keys int64 [batch, K] of the tokens in each column's vocabulary, spelled and hashed at once."""
-        spelled = feature_keys.canonical(tf.stack([inputs[name] for name in self._plain], axis=1)) if self._plain else None
+        spelled = feature_keys.canonical(raw.stacked(self._plain)) if self._plain else None
         rest = [name for _, name in self._columns[len(self._plain) :]]
         blocks = [] if spelled is None else [spelled]
         if rest:
-            tokens = self._tokens(inputs, spelled)
+            tokens = self._tokens(raw, spelled)
             blocks.append(tf.stack([tokens[name] for name in rest], axis=1))
         stacked = blocks[0] if len(blocks) == 1 else tf.concat(blocks, axis=1)
         return feature_keys.keys_by_vocabulary([vocabulary for vocabulary, _ in self._columns], stacked)
 
-    def _tokens(self, inputs: Inputs, spelled: tf.Tensor | None) -> dict[str, tf.Tensor]:
+    def _tokens(self, raw: RawValues, spelled: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Tokens string [batch] by field with one a request, crosses among them, of categorical ones' spelling [batch, P]."""
         tokens = {} if spelled is None else dict(zip(self._plain, tf.unstack(spelled, num=len(self._plain), axis=1), strict=True))
         for field in (f for f in _single_fields(self._schema) if f.name not in tokens):
-            tokens[field.name] = feature_keys.tokens(self._schema, field, inputs[field.name])
+            tokens[field.name] = feature_keys.tokens(self._schema, field, raw.of(field.name))
         for cross in (f for f in self._schema.fields if isinstance(f, Cross)):
             tokens[cross.name] = feature_keys.cross_tokens([tokens[part] for part in cross.of])
         return tokens
@@ -98,26 +94,21 @@ class RequestReader:
         for position, name in enumerate(lists):
             field = self._schema.field(name)
             if isinstance(field, MultiValued):
-                listed = self._values(field, request.inputs[name])
+                listed = self._values(field, request.raw.of(name), request.batch)
             else:
                 listed = _hashed(field, request.keys[:, self._place(name)])
             keys.append(listed[0])
             segments.append(tf.cast(listed[1], tf.int32) * len(lists) + position)
         return tf.concat(keys, axis=0), tf.concat(segments, axis=0)
 
-    def _values(self, field: MultiValued, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _values(self, field: MultiValued, raw: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Keys int64 [k] of a list field's values [batch, n] that are present, and whose they are, int64 [k]."""
-        tokens = tf.reshape(feature_keys.tokens(self._schema, field, tf.reshape(raw, [-1])), tf.shape(raw))
+        wrong = f"{field.name}: a list for as many requests as the other fields have values for is needed"
+        # Without, the last requests would be answered as if their lists were empty. No `tf.debugging`, which branches.
+        with tf.control_dependencies([tf.raw_ops.Assert(condition=tf.shape(raw)[0] == batch, data=[wrong])]):
+            tokens = tf.reshape(feature_keys.tokens(self._schema, field, tf.reshape(raw, [-1])), tf.shape(raw))
         present = tf.where(tokens != NULL)
         return feature_keys.keys(vocabulary_of(field), tf.gather_nd(tokens, present)), present[:, 0]
-
-
-def input_specs(schema: Schema) -> dict[str, tf.TensorSpec]:
-    """The inputs of the served model: one string tensor per field that reads a column, named by the field."""
-    return {
-        f.name: tf.TensorSpec([None, None] if isinstance(f, MultiValued) else [None], tf.string, f.name)
-        for f in schema.column_fields()
-    }
 
 
 def _columns(schema: Schema, relations: tuple[Relation, ...]) -> list[tuple[str, str]]:
