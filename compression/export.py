@@ -13,11 +13,13 @@ from compression.compact import CompactModel, read_compact
 from compression.digest import graph_digest
 from compression.serving.changing import Changing
 from compression.serving.model import ServingModel
-from compression.serving.requests import Inputs, input_specs
+from compression.serving.raw_values import Inputs, Together, input_specs, single_names, stacked_specs
 from compression.serving.rows import TableForm
+from features.schema import Schema
 
 SAVED_MODEL = "saved_model"
 SIGNATURE = "serving_default"
+STACKED = "serving_stacked"
 OUTPUT = "probability"
 
 
@@ -51,6 +53,8 @@ def export(compressed: Path, out: Path, form: TableForm = "rows") -> ExportRepor
 
     Its signature `serving_default` takes one string tensor per `schema.column_fields()`, named by the field ([batch];
     multi-valued [batch, n] padded with `""`), and returns `probability` float32 [batch]. A batch of none works.
+    `serving_stacked` answers the same and is called faster: it takes all single-valued fields in one string tensor `values`
+    [batch, S], columns in the schema's order, and one tensor per multi-valued field.
     In the form `rows`, if every slab is one band without projection, `apply_delta` changes the model while it is loaded
     (`compression.serving.changing`).
 
@@ -107,7 +111,10 @@ class Exporter:
 
     def _trace(self, model: CompactModel) -> None:
         self._served = served = ServingModel(model, self._form)
-        self._signatures = {SIGNATURE: _signature(served, input_specs(model.description.schema))}
+        schema = model.description.schema
+        self._signatures = {SIGNATURE: _signature(served, input_specs(schema))}
+        if single_names(schema):
+            self._signatures[STACKED] = _stacked(served, schema)
         self._changing = None if self._form != "rows" or why_no_delta(model) else Changing(served, model)
         if self._changing:
             self._graph = graph_digest(model)
@@ -120,6 +127,17 @@ def _signature(served: ServingModel, specs: dict[str, tf.TensorSpec]) -> Any:
     def serve(inputs: Inputs) -> dict[str, tf.Tensor]:
         """Raw strings by field in, `probability` float32 [batch] out."""
         return {OUTPUT: served.probability(inputs)}
+
+    return serve
+
+
+def _stacked(served: ServingModel, schema: Schema) -> Any:
+    values, lists = stacked_specs(schema)
+
+    @tf.function(input_signature=[{values.name: values, **lists}], autograph=False)
+    def serve(inputs: Inputs) -> dict[str, tf.Tensor]:
+        """Raw strings of all single-valued fields in one, and by list, in; `probability` float32 [batch] out."""
+        return {OUTPUT: served.probability_of(Together(inputs[values.name], single_names(schema), {n: inputs[n] for n in lists}))}
 
     return serve
 

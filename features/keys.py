@@ -11,19 +11,25 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from features.canonical import NULL, NUMBER, RULES
+from features.canonical import NOT_CANONICAL, NULL, NUMBER, RULES
 from features.schema import ColumnField, Numeric, Schema, Time, Timestamp, Transform
 from features.times import epoch_ms, time_part
 
 _VALUE = "\x1f"
 _NO_VALUE = "\x1e"
+# One of the values joined by `_VALUE`; bytes (`\C`), since values need not be UTF-8, and perhaps a part of a value that has a
+# separator in it, which then is looked at in vain.
+_ONE_NOT_CANONICAL = rf"(?:\C*{_VALUE})?(?:{NOT_CANONICAL})(?:{_VALUE}\C*)?"
 
 
 def canonical(raw: tf.Tensor) -> tf.Tensor:
-    """Return the canonical spelling (see `features.canonical`) of raw values, string of any shape."""
-    for rule in RULES:
-        raw = tf.strings.regex_replace(raw, rule.pattern, rule.replacement.replace("{1}", r"\1"))
-    return raw
+    """Return the canonical spelling (see `features.canonical`) of raw values, string of any shape.
+
+    Most values are canonical: whether all are is one search in one string, and only those that are not are rewritten.
+    """
+    flat = tf.reshape(raw, [-1])
+    rewrite = tf.strings.regex_full_match(tf.strings.reduce_join(flat, axis=0, separator=_VALUE), _ONE_NOT_CANONICAL)
+    return tf.reshape(tf.cond(rewrite, lambda: _rewritten(flat), lambda: flat), tf.shape(raw))
 
 
 def tokens(schema: Schema, field: ColumnField, raw: tf.Tensor) -> tf.Tensor:
@@ -51,12 +57,12 @@ def cross_tokens(parts: Sequence[tf.Tensor]) -> tf.Tensor:
 
 def keys(vocabulary: str, token: tf.Tensor) -> tf.Tensor:
     """Return the int64 keys of tokens, in the tokens' shape."""
-    return tf.reshape(keys_by_vocabulary([vocabulary], tf.reshape(token, [1, -1])), tf.shape(token))
+    return tf.reshape(keys_by_vocabulary([vocabulary], tf.reshape(token, [-1, 1])), tf.shape(token))
 
 
 def keys_by_vocabulary(vocabularies: Sequence[str], token: tf.Tensor) -> tf.Tensor:
-    """Return the int64 keys [V, n] of tokens string [V, n], row v of which are of the v-th vocabulary."""
-    null, value = (tf.constant([[name + mark] for name in vocabularies]) for mark in (_NO_VALUE, _VALUE))
+    """Return the int64 keys [n, V] of tokens string [n, V], column v of which are of the v-th vocabulary."""
+    null, value = (tf.constant([name + mark for name in vocabularies]) for mark in (_NO_VALUE, _VALUE))
     spelled = tf.strings.join([tf.where(token == NULL, null, value), token])
     digest = tf.fingerprint(tf.reshape(spelled, [-1]), method="farmhash64")
     return tf.reshape(tf.bitcast(digest, tf.int64), tf.shape(token))
@@ -72,10 +78,18 @@ def numbers(field: Numeric, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def numbers_by_field(fields: Sequence[Numeric], raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return `numbers` of several fields at once: values float64 [D, n] and present bool [D, n] of raw strings [D, n]."""
+    """Return `numbers` of several fields at once: values float64 [n, D] and present bool [n, D] of raw strings [n, D]."""
     value, present = _parse(raw)
-    logged = tf.constant([[field.transform is Transform.LOG] for field in fields], tf.bool, [len(fields), 1])
+    logged = tf.constant([field.transform is Transform.LOG for field in fields], tf.bool, [len(fields)])
     return tf.where(logged, _logarithm(value), value), present
+
+
+def _rewritten(raw: tf.Tensor) -> tf.Tensor:
+    places = tf.where(tf.strings.regex_full_match(raw, NOT_CANONICAL))
+    found = tf.gather_nd(raw, places)
+    for rule in RULES:
+        found = tf.strings.regex_replace(found, rule.pattern, rule.replacement.replace("{1}", r"\1"))
+    return tf.tensor_scatter_nd_update(raw, places, found)
 
 
 def _logarithm(value: tf.Tensor) -> tf.Tensor:
@@ -83,11 +97,11 @@ def _logarithm(value: tf.Tensor) -> tf.Tensor:
 
 
 def _parse(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    text = canonical(raw)
-    well_formed = tf.strings.regex_full_match(text, NUMBER)
-    value = tf.strings.to_number(tf.where(well_formed, text, "0"), tf.float64)
+    """Values float64 and whether they are numbers, of raw strings: as of canonical ones, whose only other number is -0."""
+    well_formed = tf.strings.regex_full_match(raw, NUMBER)
+    value = tf.strings.to_number(tf.where(well_formed, raw, "0"), tf.float64)
     present = well_formed & tf.math.is_finite(value)
-    return tf.where(present, value, tf.zeros_like(value)), present
+    return tf.where(present & (value != 0), value, tf.zeros_like(value)), present
 
 
 def _bucket_tokens(field: Numeric, raw: tf.Tensor) -> tf.Tensor:

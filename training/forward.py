@@ -98,7 +98,10 @@ def pool_slab(group: Group, slab: str, vectors: tf.Tensor, segments: tf.Tensor, 
     layout = group.layout
     if group.chunks > 1 and role_of(own_slab(slab)[1]) == DEEP:
         return lay_together(vectors, len(layout.lists), group.chunks, batch)
-    fields, listed = len(layout.singles), vectors[batch * len(layout.singles) :]
+    fields = len(layout.singles)
+    if fields and not layout.lists:  # then nothing of the shape has to be computed
+        return tf.reshape(vectors, [-1, fields, vectors.shape[-1]])
+    listed = vectors[batch * fields :]
     singles = tf.reshape(vectors[: batch * fields], [batch, fields, vectors.shape[-1]])
     return pool_fields(singles, listed, segments, len(layout.lists))
 

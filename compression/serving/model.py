@@ -7,7 +7,8 @@ import tensorflow as tf
 from compression.changes import scalers_of
 from compression.compact import CompactModel
 from compression.serving.crosses import cross_encoder
-from compression.serving.requests import Inputs, Request, RequestReader
+from compression.serving.raw_values import ByField, Inputs, RawValues
+from compression.serving.requests import Request, RequestReader
 from compression.serving.rows import TableForm, table_of
 from compression.serving.stored import StoredWeights
 from training.forward import pool_slab
@@ -46,7 +47,11 @@ class ServingModel(tf.Module):
 
     def probability(self, inputs: Inputs) -> tf.Tensor:
         """Return the click probability of each request, float32 [batch]."""
-        request = self._reader.read(inputs)
+        return self.probability_of(ByField(inputs))
+
+    def probability_of(self, raw: RawValues) -> tf.Tensor:
+        """Return the click probability of each request, float32 [batch]."""
+        request = self._reader.read(raw)
         logits = self._forward(self._vectors(request), self._dense(request), self._cross(request), weights=self.weights())
         return tf.sigmoid(logits)
 
@@ -55,12 +60,15 @@ class ServingModel(tf.Module):
         vectors: dict[str, tf.Tensor] = {}
         for group in self._groups:
             stacked, listed, segments = self._reader.group_keys(request, group.layout)
-            found = self.tables[group.name](tf.concat([tf.reshape(stacked, [-1]), listed], axis=0))
+            flat = tf.reshape(stacked, [-1])
+            found = self.tables[group.name](tf.concat([flat, listed], axis=0) if group.layout.lists else flat)
             named = {group.slab(own): rows for own, rows in found.items()}
             vectors |= {name: pool_slab(group, name, rows, segments, request.batch) for name, rows in named.items()}
         return vectors
 
     def _dense(self, request: Request) -> tf.Tensor:
+        if not self.scalers.shape[1]:
+            return tf.zeros([request.batch, 0], tf.float32)
         return dense_inputs(*self._reader.numbers(request), *tf.unstack(self.scalers))
 
     def _cross(self, request: Request) -> tf.Tensor:

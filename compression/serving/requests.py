@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import tensorflow as tf
 
+from compression.serving.raw_values import RawValues
 from features import keys as feature_keys
 from features.canonical import NULL
 from features.schema import Categorical, ColumnField, Cross, KeyField, MultiValued, Relation, Schema, is_dense, vocabulary_of
 from training.layout import Layout
 from training.models.multi_hash.field_keys import field_keys_graph
-
-Inputs = Mapping[str, tf.Tensor]
-"""Raw values by field: string [batch], multi-valued string [batch, n] padded with `""`."""
 
 
 @dataclass(frozen=True)
@@ -22,16 +19,14 @@ class Request:
     """A batch of raw requests, read.
 
     Attributes:
-        inputs: as they came.
+        raw: as they came.
         batch: int32 [], requests.
-        tokens: string [batch] by field with one token a request, crosses among them.
-        keys: int64 [batch] by (vocabulary, field).
+        keys: int64 [batch, K], a column for each of the reader's columns.
     """
 
-    inputs: Inputs
+    raw: RawValues
     batch: tf.Tensor
-    tokens: Inputs
-    keys: Mapping[tuple[str, str], tf.Tensor]
+    keys: tf.Tensor
 
 
 class RequestReader:
@@ -43,79 +38,85 @@ class RequestReader:
     """
 
     def __init__(self, schema: Schema, relations: tuple[Relation, ...]) -> None:
-        self._schema, self._relations = schema, relations
+        self._schema = schema
+        self._plain = [f.name for f in schema.fields if isinstance(f, Categorical)]
+        self._columns = _columns(schema, relations)
 
-    def read(self, inputs: Inputs) -> Request:
-        """Return tokens and keys of all fields with one token a request."""
-        batch = tf.shape(inputs[self._schema.column_fields()[0].name])[0]
-        tokens = self._tokens(inputs)
-        return Request(inputs, batch, tokens, self._keys(tokens))
+    def read(self, raw: RawValues) -> Request:
+        """Return the keys of all fields with one token a request."""
+        batch = raw.batch()
+        return Request(raw, batch, self._keys(raw) if self._columns else tf.zeros([batch, 0], tf.int64))
 
     def node_keys(self, request: Request, field: str) -> tf.Tensor:
         """Return the keys int64 [batch] that a field's values have in the cross graph."""
-        return request.keys[field, field]
+        return request.keys[:, self._columns.index((field, field))]
 
     def group_keys(self, request: Request, layout: Layout) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Return keys int64 [batch, S] of a group's single-valued fields, [k] of its lists, and these' segments int32 [k]."""
-        singles = [request.keys[vocabulary_of(self._schema.field(n)), n] for n in layout.singles]
-        stacked = tf.stack(singles, axis=1) if singles else tf.zeros([request.batch, 0], tf.int64)
-        return stacked, *self._listed(request, layout.lists)
+        places = [self._place(name) for name in layout.singles]
+        every = places == list(range(len(self._columns)))
+        singles = request.keys if every else tf.gather(request.keys, tf.constant(places, tf.int32), axis=1)
+        return singles, *self._listed(request, layout.lists)
 
     def numbers(self, request: Request) -> tuple[tf.Tensor, tf.Tensor]:
-        """Return values float64 [batch, D] and present bool [batch, D] of the dense numbers."""
+        """Return values float64 [batch, D] and present bool [batch, D] of the dense numbers, of which there are some."""
         fields = self._schema.dense_fields()
-        if not fields:
-            return tf.zeros([request.batch, 0], tf.float64), tf.zeros([request.batch, 0], tf.bool)
-        values, present = feature_keys.numbers_by_field(fields, tf.stack([request.inputs[f.name] for f in fields]))
-        return tf.transpose(values), tf.transpose(present)
+        return feature_keys.numbers_by_field(fields, request.raw.stacked([field.name for field in fields]))
 
-    def _tokens(self, inputs: Inputs) -> dict[str, tf.Tensor]:
-        plain = [f.name for f in self._schema.fields if isinstance(f, Categorical)]
-        spelled = tf.unstack(feature_keys.canonical(tf.stack([inputs[n] for n in plain])), num=len(plain)) if plain else []
-        tokens = dict(zip(plain, spelled, strict=True))
+    def _keys(self, raw: RawValues) -> tf.Tensor:
+        """Keys int64 [batch, K] of the tokens in each column's vocabulary, spelled and hashed at once."""
+        spelled = feature_keys.canonical(raw.stacked(self._plain)) if self._plain else None
+        rest = [name for _, name in self._columns[len(self._plain) :]]
+        blocks = [] if spelled is None else [spelled]
+        if rest:
+            tokens = self._tokens(raw, spelled)
+            blocks.append(tf.stack([tokens[name] for name in rest], axis=1))
+        stacked = blocks[0] if len(blocks) == 1 else tf.concat(blocks, axis=1)
+        return feature_keys.keys_by_vocabulary([vocabulary for vocabulary, _ in self._columns], stacked)
+
+    def _tokens(self, raw: RawValues, spelled: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Tokens string [batch] by field with one a request, crosses among them, of categorical ones' spelling [batch, P]."""
+        tokens = {} if spelled is None else dict(zip(self._plain, tf.unstack(spelled, num=len(self._plain), axis=1), strict=True))
         for field in (f for f in _single_fields(self._schema) if f.name not in tokens):
-            tokens[field.name] = feature_keys.tokens(self._schema, field, inputs[field.name])
+            tokens[field.name] = feature_keys.tokens(self._schema, field, raw.of(field.name))
         for cross in (f for f in self._schema.fields if isinstance(f, Cross)):
             tokens[cross.name] = feature_keys.cross_tokens([tokens[part] for part in cross.of])
         return tokens
 
-    def _keys(self, tokens: Inputs) -> dict[tuple[str, str], tf.Tensor]:
-        """Keys of every token in its field's vocabulary, and of the graph's nodes in the field's own name, hashed at once."""
-        singles = [(vocabulary_of(f), f.name) for f in self._schema.key_fields() if not isinstance(f, MultiValued)]
-        nodes = [(name, name) for r in self._relations for name in (r.left, r.right)]
-        wanted = list(dict.fromkeys([*singles, *nodes]))
-        if not wanted:
-            return {}
-        stacked = tf.stack([tokens[name] for _, name in wanted])
-        hashed = feature_keys.keys_by_vocabulary([vocabulary for vocabulary, _ in wanted], stacked)
-        return dict(zip(wanted, tf.unstack(hashed, num=len(wanted)), strict=True))
+    def _place(self, name: str) -> int:
+        return self._columns.index((vocabulary_of(self._schema.field(name)), name))
 
     def _listed(self, request: Request, lists: tuple[str, ...]) -> tuple[tf.Tensor, tf.Tensor]:
         """Keys int64 [k] of all values present in pooled fields, and the segment int32 [k] that each belongs to."""
-        keys, segments = [tf.zeros([0], tf.int64)], [tf.zeros([0], tf.int32)]
+        if not lists:
+            return tf.zeros([0], tf.int64), tf.zeros([0], tf.int32)
+        keys, segments = [], []
         for position, name in enumerate(lists):
             field = self._schema.field(name)
             if isinstance(field, MultiValued):
-                listed = self._values(field, request.inputs[name])
+                listed = self._values(field, request.raw.of(name), request.batch)
             else:
-                listed = _hashed(field, request.keys[vocabulary_of(field), name])
+                listed = _hashed(field, request.keys[:, self._place(name)])
             keys.append(listed[0])
             segments.append(tf.cast(listed[1], tf.int32) * len(lists) + position)
         return tf.concat(keys, axis=0), tf.concat(segments, axis=0)
 
-    def _values(self, field: MultiValued, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _values(self, field: MultiValued, raw: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Keys int64 [k] of a list field's values [batch, n] that are present, and whose they are, int64 [k]."""
-        tokens = tf.reshape(feature_keys.tokens(self._schema, field, tf.reshape(raw, [-1])), tf.shape(raw))
+        wrong = f"{field.name}: a list for as many requests as the other fields have values for is needed"
+        # Without, the last requests would be answered as if their lists were empty. No `tf.debugging`, which branches.
+        with tf.control_dependencies([tf.raw_ops.Assert(condition=tf.shape(raw)[0] == batch, data=[wrong])]):
+            tokens = tf.reshape(feature_keys.tokens(self._schema, field, tf.reshape(raw, [-1])), tf.shape(raw))
         present = tf.where(tokens != NULL)
         return feature_keys.keys(vocabulary_of(field), tf.gather_nd(tokens, present)), present[:, 0]
 
 
-def input_specs(schema: Schema) -> dict[str, tf.TensorSpec]:
-    """The inputs of the served model: one string tensor per field that reads a column, named by the field."""
-    return {
-        f.name: tf.TensorSpec([None, None] if isinstance(f, MultiValued) else [None], tf.string, f.name)
-        for f in schema.column_fields()
-    }
+def _columns(schema: Schema, relations: tuple[Relation, ...]) -> list[tuple[str, str]]:
+    """(vocabulary, field) of every token, categorical fields first, then of the graph's nodes, whose vocabulary is the field."""
+    singles = [f for f in schema.key_fields() if not isinstance(f, MultiValued)]
+    singles.sort(key=lambda field: not isinstance(field, Categorical))
+    nodes = [(name, name) for r in relations for name in (r.left, r.right)]
+    return list(dict.fromkeys([*((vocabulary_of(field), field.name) for field in singles), *nodes]))
 
 
 def _single_fields(schema: Schema) -> tuple[ColumnField, ...]:

@@ -92,8 +92,8 @@ class StoredMatrix(tf.Module):
         if scales is None:
             return tf.cast(values, tf.float32)
         codes = _one_a_byte(values, self._width) if self._form is Form.INT4 else values
-        wide = tf.cast(scales, tf.float32)
-        return tf.cast(codes, tf.float32) * wide[:, :1] + wide[:, 1:]
+        scale, shift = tf.split(tf.cast(scales, tf.float32), 2, axis=1)
+        return tf.cast(codes, tf.float32) * scale + shift
 
 
 class StoredSlab(tf.Module):

@@ -74,6 +74,14 @@ def test_a_request_of_another_dtype_or_shape_gets_an_error(loaded, name, value):
         loaded.signatures["serving_default"](**(good | {name: value}))
 
 
+@pytest.mark.parametrize("rows", [1, 2, 4, 6])
+def test_a_list_of_more_or_fewer_requests_than_the_others_is_refused(loaded, rows):
+    """Else the requests at the end would get an answer as if they had no such values."""
+    good, other = strings(draw_columns(3, seed=4)), strings(draw_columns(rows, seed=5))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="as many requests"):
+        loaded.signatures["serving_default"](**(good | {"tags": other["tags"]}))
+
+
 def test_one_value_where_a_list_goes_is_a_list_of_one(loaded):
     good = strings(draw_columns(3, seed=4))
     flat, listed = tf.constant(["red", "rot", "0"]), tf.constant([["red"], ["rot"], ["0"]])

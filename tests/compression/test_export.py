@@ -104,6 +104,29 @@ def test_the_signature_is_that_of_the_contract(exported, loaded):
     assert (output.dtype, output.shape.as_list()) == (tf.float32, [None])
 
 
+def stacked(columns):
+    """The same requests with all single-valued fields in one tensor, its columns in the schema's order."""
+    given = tensors(columns)
+    singles = [f.name for f in SCHEMA.column_fields() if f.name not in ("tags", "brands")]
+    return {"values": tf.stack([given[name] for name in singles], axis=1)} | {name: given[name] for name in ("tags", "brands")}
+
+
+@pytest.mark.parametrize("rows", [1, 32, 200])
+def test_all_single_valued_fields_in_one_tensor_give_the_same_to_the_bit(serve, loaded, rows):
+    columns = draw_columns(rows, seed=11)
+    answers = loaded.signatures["serving_stacked"](**stacked(columns))["probability"].numpy()
+    np.testing.assert_array_equal(answers, serve(columns))
+    assert rows == 1 or np.std(answers) > 0.05
+
+
+def test_too_few_columns_are_refused_and_no_requests_get_no_answers(loaded):
+    given = stacked(draw_columns(4, seed=11))
+    none = {name: values[:0] for name, values in given.items()}
+    assert loaded.signatures["serving_stacked"](**none)["probability"].shape == (0,)
+    with pytest.raises((TypeError, ValueError, tf.errors.InvalidArgumentError)):
+        loaded.signatures["serving_stacked"](**(given | {"values": given["values"][:, 1:]}))
+
+
 def test_an_empty_batch_gets_an_empty_answer(serve):
     for width in (0, 3):
         empty = {f.name: tf.zeros([0], tf.string) for f in SCHEMA.column_fields()}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from compression.compact import CompactModel
 from compression.serving.crosses import NodeEncoder, RelationEncoder
 from compression.serving.model import ServingModel
-from compression.serving.requests import input_specs
+from compression.serving.raw_values import Together, input_specs, single_names, stacked_specs
 from compression.serving.stored import RowIndex
 from features.errors import InputError
 from features.schema import Schema
@@ -66,6 +66,16 @@ def test_inputs_are_the_fields_that_read_a_column():
     assert all(spec.name == name for name, spec in specs.items())
 
 
+def test_the_tensor_of_all_single_values_has_a_name_of_its_own():
+    values, lists = stacked_specs(SCHEMA)
+    singles = [f.name for f in SCHEMA.column_fields() if f.name not in ("tags", "brands")]
+    assert (values.name, values.shape.as_list(), set(lists)) == ("values", [None, len(singles)], {"tags", "brands"})
+    assert single_names(SCHEMA) == tuple(singles)
+    fields = [{"kind": "categorical", "name": "u"}, {"kind": "multi_valued", "name": "values", "column": "tags"}]
+    clashing = Schema.model_validate(SCHEMA.model_dump() | {"user": "u", "item": "u", "fields": fields})
+    assert stacked_specs(clashing)[0].name == "values_"
+
+
 KINDS = {
     "only one categorical": ["user_id"],
     "only a list": ["tags"],
@@ -117,8 +127,12 @@ def test_schemas_of_every_make_agree_with_the_reference(names, tmp_path):
     schema, columns = with_fields(names), draw_columns(50, seed=7)
     examples = read_examples(write_partition(tmp_path / "day", columns), schema)
     trained = trained_model(schema, examples)
-    served = ServingModel(CompactModel.of(trained)).probability(tensors(schema, columns)).numpy()
+    model, given = ServingModel(CompactModel.of(trained)), tensors(schema, columns)
+    served = model.probability(given).numpy()
     assert served.dtype == np.float32
+    if singles := single_names(schema):
+        together = Together(tf.stack([given[name] for name in singles], axis=1), singles, given)
+        np.testing.assert_array_equal(model.probability_of(together).numpy(), served)
     np.testing.assert_allclose(served, numpy_reference.probabilities_of(trained, examples), rtol=0, atol=1e-6)
 
 

@@ -69,6 +69,12 @@ def test_numbers_and_missing():
     np.testing.assert_array_equal(present.numpy(), [True, True, True, True, False, False, False, False])
 
 
+def test_zero_has_no_sign():
+    values, present = numbers(Numeric(name="n"), tf.constant(["-0", "-0.00", "+0", "-0e5", "-.0"]))
+    assert not np.signbit(values.numpy()).any()
+    assert present.numpy().all()
+
+
 def test_log_keeps_the_sign():
     values, _ = numbers(Numeric(name="n", transform="log"), tf.constant(["0", "9", "-9"]))
     np.testing.assert_allclose(values.numpy(), [0, np.log(10), -np.log(10)], rtol=1e-15)

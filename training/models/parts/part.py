@@ -94,7 +94,8 @@ class Shape:
     def side_by_side(self, batch: Pooled) -> tf.Tensor:
         """Return what the groups give, numbers and p_uv: float32 [b, Σ widths of `blocks`]."""
         groups = [_given(batch.vectors[group.slab(DEEP)], group.pooling) for group in self.groups]
-        return tf.concat([*groups, batch.dense, batch.cross], axis=1)
+        present = [block for block in (*groups, batch.dense, batch.cross) if block.shape[1] != 0]
+        return tf.concat(present or groups, axis=1)
 
     def by_field(self, batch: Pooled) -> tf.Tensor:
         """Return each id field's own deep vector, float32 [b, F, width] in the order of the layout; for groups of one width."""
@@ -140,7 +141,8 @@ def _given(vectors: tf.Tensor, pooling: Pooling) -> tf.Tensor:
     """What vectors float32 [b, F, d] of a group come to: float32 [b, F d], or [b, d] pooled."""
     match pooling:
         case "concat":
-            return tf.reshape(vectors, [tf.shape(vectors)[0], vectors.shape[1] * vectors.shape[2]])
+            width = vectors.shape[1] * vectors.shape[2]
+            return tf.reshape(vectors, [-1 if width else tf.shape(vectors)[0], width])
         case "mean":
             return tf.reduce_mean(vectors, axis=1)
         case "sum":
