@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.schema import Schema
+from compression_parts.spent import Spent, timed
+from features.schema import Relation, Schema
 from training.settings import ModelSettings, TrainingSettings
 from training.trainer import TrainRequest, train_day
 
@@ -23,35 +24,79 @@ class Learned:
         checkpoint: of the last day.
         partition: the last day, whose last slice is held out.
         auc: of that slice.
-        seconds: of learning all days.
+        spent: on learning all days; `cpu` is NaN where it was learned before that was noted.
     """
 
     checkpoint: Path
     partition: Path
     auc: float
-    seconds: float
+    spent: Spent
+
+    def of_day(self, number: int) -> Path:
+        """Return the checkpoint of one of the days, from 0."""
+        return self.checkpoint.with_name(str(number))
 
 
-def learn(schema: Schema, model: ModelSettings, training: TrainingSettings, days: Sequence[Path], folder: Path) -> Learned:
+@dataclass(frozen=True)
+class Crossed:
+    """Pairs of fields whose p_uv the model reads.
+
+    Attributes:
+        relations: the pairs.
+        encodings: for each day an `encodings` folder that was made of days before it, or None: p_uv is 0.
+    """
+
+    relations: tuple[Relation, ...]
+    encodings: tuple[Path | None, ...]
+
+
+def learn(
+    schema: Schema,
+    model: ModelSettings,
+    training: TrainingSettings,
+    days: Sequence[Path],
+    folder: Path,
+    crossed: Crossed | None = None,
+) -> Learned:
     """Learn the days one after the other, the last slice of each day first on the next, or read what was learned before."""
     told = [schema.model_dump(mode="json"), model.model_dump(mode="json"), training.model_dump(mode="json"), list(map(str, days))]
     told[0]["forbidden"] = sorted(told[0]["forbidden"])
+    told += [[r.name for r in crossed.relations], list(map(str, crossed.encodings))] if crossed else []
     home = folder / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     if not (home / "done.json").is_file():
         shutil.rmtree(home, ignore_errors=True)
-        _learn(schema, model, training, days, home)
+        auc, spent = timed(lambda: _learn(schema, model, training, days, home, crossed))
+        done = {"auc": auc, "seconds": spent.clock, "cpu_seconds": spent.cpu}
+        (home / "done.json").write_text(json.dumps(done), encoding="utf-8")
     done = json.loads((home / "done.json").read_text(encoding="utf-8"))
-    return Learned(home / str(len(days) - 1), days[-1], done["auc"], done["seconds"])
+    spent = Spent(done["seconds"], done.get("cpu_seconds", math.nan))
+    return Learned(home / str(len(days) - 1), days[-1], done["auc"], spent)
 
 
-def _learn(schema: Schema, model: ModelSettings, training: TrainingSettings, days: Sequence[Path], home: Path) -> None:
-    started, figures = time.monotonic(), {"auc": float("nan")}
+def _learn(
+    schema: Schema,
+    model: ModelSettings,
+    training: TrainingSettings,
+    days: Sequence[Path],
+    home: Path,
+    crossed: Crossed | None,
+) -> float:
+    """Return the AUC of the last day's last slice."""
+    figures, relations = {"auc": math.nan}, crossed.relations if crossed else ()
     for number, day in enumerate(days):
         last = number == len(days) - 1
         told = training if last else training.model_copy(update={"holdout_fraction": min(0.02, training.holdout_fraction)})
         before = (home / str(number - 1), days[number - 1]) if number else (None, None)
         (home / str(number)).mkdir(parents=True)
-        request = TrainRequest(schema, model, told, (), day, previous_partition=before[1], previous_checkpoint=before[0])
+        request = TrainRequest(
+            schema,
+            model,
+            told,
+            relations,
+            day,
+            previous_partition=before[1],
+            previous_checkpoint=before[0],
+            encodings=crossed.encodings[number] if crossed else None,
+        )
         figures = train_day(request, home / str(number), tell=lambda _: None)
-    done = {"auc": figures["auc"], "seconds": time.monotonic() - started}
-    (home / "done.json").write_text(json.dumps(done), encoding="utf-8")
+    return figures["auc"]

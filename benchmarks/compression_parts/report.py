@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from compression_parts.curves import Curves, Line
 
-_INK, _MUTED, _GRID = "#1c2733", "#8a97a6", "#e3e8ee"
+INK, MUTED, GRID = "#1c2733", "#8a97a6", "#e3e8ee"
 _COLOURS = {
     "group lasso, composed": "#1f6fb2",
     "composed": "#3fa7a0",
@@ -80,12 +80,12 @@ def _frame(axes: Axes, what: str) -> None:
     axes.set_xlim(0.8, 1500)
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, _LOWEST), high)
-    axes.axhline(0, color=_MUTED, linewidth=0.8)
+    axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}×"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_xlabel("times smaller than the model without optimizer slots", color=_INK)
-    axes.set_ylabel("AUC, difference from that model", color=_INK)
-    axes.set_title(what, loc="left", color=_INK, fontsize=11, fontweight="bold")
-    axes.grid(color=_GRID, linewidth=0.8)
+    axes.set_xlabel("times smaller than the model without optimizer slots", color=INK)
+    axes.set_ylabel("AUC, difference from that model", color=INK)
+    axes.set_title(what, loc="left", color=INK, fontsize=11, fontweight="bold")
+    axes.grid(color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left")

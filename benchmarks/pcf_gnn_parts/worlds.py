@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from itertools import pairwise
@@ -26,6 +26,21 @@ from training.examples import Examples, read_examples
 _PARTS = 12
 _CONF = Path(__file__).parents[2] / "conf"
 Report = Callable[[str], None]
+
+
+def _relations(left: str, *rights: str) -> tuple[Relation, ...]:
+    return tuple(Relation(left=left, right=right) for right in rights)
+
+
+RELATIONS: Mapping[str, tuple[Relation, ...]] = {
+    "globo": _relations("click_article_id", "click_region", "click_referrer_type"),
+    "kuairand_pure": (
+        *_relations("author_id", "tab", "user_active_degree"),
+        *_relations("video_id", "onehot_feat1"),
+        *_relations("user_id", "tab"),
+    ),
+}
+"""Pairs of fields whose statistics may help, by log."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,9 @@ def globo(workspace: Path, count: int, share: float, report: Report) -> World:
     News is old after hours: what a graph of the day before says of an article is wrong today. The first day is not judged.
     """
     config, first = load_config(_CONF / "globo.yaml", [], workspace), date(2017, 10, 2)
-    relations = _relations("click_article_id", "click_region", "click_referrer_type")
+    relations = RELATIONS["globo"]
     days = days_between(first, first + timedelta(days=count - 1))
-    schema, times = _without_crosses(config.features), moments(config, first)
+    schema, times = without_crosses(config.features), moments(config, first)
     found = []
     for day in days:
         files = files_of(times, config.source, config.features, day)
@@ -69,12 +84,7 @@ def globo(workspace: Path, count: int, share: float, report: Report) -> World:
 def kuairand(workspace: Path, count: int, share: float, report: Report) -> World:
     """Read days of KuaiRand-Pure up to 2022-05-08, the last three of which are judged; all users, whatever the share."""
     config, last = load_config(_CONF / "kuairand_pure.yaml", [], workspace), date(2022, 5, 8)
-    relations = (
-        *_relations("author_id", "tab", "user_active_degree"),
-        *_relations("video_id", "onehot_feat1"),
-        *_relations("user_id", "tab"),
-    )
-    schema, found = _without_crosses(config.features), []
+    relations, schema, found = RELATIONS["kuairand_pure"], without_crosses(config.features), []
     for day in days_between(last - timedelta(days=count - 1), last):
         found.append(_day(config, workspace, day, schema, relations))
         report(f"kuairand_pure {day}: {len(found[-1]):,} impressions")
@@ -129,10 +139,6 @@ def _drawn(
             yield read_examples(Path(folder), schema, relations)
 
 
-def _relations(left: str, *rights: str) -> tuple[Relation, ...]:
-    return tuple(Relation(left=left, right=right) for right in rights)
-
-
 def _day(config: Config, workspace: Path, day: date, schema: Schema, relations: tuple[Relation, ...]) -> Examples:
     """The day's impressions, ingested by the real stage where they are not there yet."""
     store = Store(workspace)
@@ -152,7 +158,8 @@ def _take(examples: Examples, rows: np.ndarray) -> Examples:
     return replace(examples, lists=lists, **{name: getattr(examples, name)[rows] for name in names})
 
 
-def _without_crosses(schema: Schema) -> Schema:
+def without_crosses(schema: Schema) -> Schema:
+    """Return the schema without declared crosses of ids."""
     return schema.model_copy(update={"fields": tuple(field for field in schema.fields if not isinstance(field, Cross))})
 
 
