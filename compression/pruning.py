@@ -76,7 +76,7 @@ def compress(checkpoint: Path, settings: CompressionSettings, out: Path, impress
         settings: the tolerance below which a row counts as zero, and the lossy steps after that.
         out: an existing folder; receives `model.json`, `dense.npz`, `encodings.npz`, `table/`, `report.json`, and with steps
             `plan.yaml`.
-        impressions: the day's `impressions` artifact, which step `fine_tune` learns.
+        impressions: the day's `impressions` artifact, which steps that learn read.
 
     Raises:
         InputError: the checkpoint is incomplete or damaged, or a step does not fit it.

@@ -60,18 +60,27 @@ class Widths(Frozen):
     """Rows wider than 1 keep fewer columns and share a projection back, one for each slab and band of frequency.
 
     `quantiles` of the rows' counts cut a table into bands. `ranks` are the columns kept in each, from the rarest band on (one
-    for each band); or `energy` is the share of the squared values, weighted by counts, that a band keeps at least.
+    for each band); or `energy` is the share of the squared values, weighted by counts, that a band keeps at least; or `price` has
+    masks learn the columns (`masks.py`): it is the log loss that all the values of a slab together are worth, so that a column
+    which saves less than its share of it goes. The masks learn the day's learned impressions `epochs` times.
     """
 
     kind: Literal["widths"] = "widths"
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
     ranks: tuple[Count, ...] = ()
     energy: Share | None = None
+    price: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    epochs: Count = 1
+
+    @property
+    def learns(self) -> bool:
+        """Whether it reads the day's impressions."""
+        return self.price is not None
 
     @model_validator(mode="after")
     def _bands_fit(self) -> Self:
-        if bool(self.ranks) == (self.energy is not None):
-            raise ValueError("widths needs `ranks` or `energy`: give one of the two")
+        if [bool(self.ranks), self.energy is not None, self.price is not None].count(True) != 1:
+            raise ValueError("widths needs `ranks`, `energy` or `price`: give one of the three")
         if self.ranks and len(self.ranks) != len(self.quantiles) + 1:
             raise ValueError(f"{len(self.quantiles)} quantiles make {len(self.quantiles) + 1} bands: give as many ranks")
         if any(low >= high for low, high in pairwise(self.quantiles)):

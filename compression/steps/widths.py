@@ -7,11 +7,14 @@ first eigenvectors of Xᵀ diag(c) X.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from compression.steps.bands import band_of, spectrum
+from compression.steps.learned_widths import learned_ranks
 from compression.steps.settings import Widths
 from compression.steps.step import Plan, Step
 from compression.steps.work import Facts, Work
@@ -19,8 +22,6 @@ from features.schema import Frozen
 from training.packed.matrix import Form, Matrix
 from training.packed.rows import PackedRows
 from training.packed.slab import Band, PackedSlab
-
-Basis = NDArray[np.float64]
 
 
 class Bands(Frozen):
@@ -49,22 +50,31 @@ class WidthReduction(Step[Widths, WidthsPlan]):
     """See `Widths`. A zero row stays exactly zero; a band whose projection would not make it smaller stays as it is."""
 
     def fit(self, work: Work) -> WidthsPlan:
-        """Return cuts and ranks of each table."""
-        return WidthsPlan(tables={name: self._bands(table, work.facts[name]) for name, table in work.model.tables.items()})
+        """Return cuts and ranks of each table; raises InputError where masks are to learn and there is no day to learn."""
+        cuts = {name: self._cuts(facts) for name, facts in work.facts.items()}
+        found = learned_ranks(work, cuts, self.settings) if self.settings.learns else {}
+        return WidthsPlan(
+            tables={n: self._bands(t, work.facts[n], cuts[n], found.get(n, {})) for n, t in work.model.tables.items()}
+        )
 
     def apply(self, work: Work, plan: WidthsPlan) -> Work:
         """Put the rows in the order of their bands, and give each band its columns."""
-        orders = {name: np.argsort(_band_of(work.facts[name], told.cuts), kind="stable") for name, told in plan.tables.items()}
+        orders = {name: np.argsort(band_of(work.facts[name], told.cuts), kind="stable") for name, told in plan.tables.items()}
         ordered = work.take(orders)
         slabs = {name: _reduced(ordered.model.tables[name], ordered.facts[name], told) for name, told in plan.tables.items()}
         return ordered.with_slabs(slabs)
 
-    def _bands(self, table: PackedRows, facts: Facts) -> Bands:
-        cuts = tuple(int(np.ceil(q)) for q in np.quantile(facts.counts, self.settings.quantiles)) if len(facts.counts) else ()
-        band = _band_of(facts, cuts)
+    def _cuts(self, facts: Facts) -> tuple[int, ...]:
+        return tuple(int(np.ceil(q)) for q in np.quantile(facts.counts, self.settings.quantiles)) if len(facts.counts) else ()
+
+    def _bands(self, table: PackedRows, facts: Facts, cuts: tuple[int, ...], learned: Mapping[str, tuple[int, ...]]) -> Bands:
+        band = band_of(facts, cuts)
         bands = [band == number for number in range(len(self.settings.quantiles) + 1)]
         fitted = {
-            name: [self._rank(slab.rows()[rows], facts.counts[rows], number) for number, rows in enumerate(bands)]
+            name: [
+                self._rank(slab.rows()[rows], facts.counts[rows], (learned.get(name) or self.settings.ranks or None), number)
+                for number, rows in enumerate(bands)
+            ]
             for name, slab in table.slabs.items()
             if slab.width > 1
         }
@@ -75,32 +85,15 @@ class WidthReduction(Step[Widths, WidthsPlan]):
             energy={name: tuple(energy for _, energy in pairs) for name, pairs in fitted.items()},
         )
 
-    def _rank(self, rows: NDArray[np.float32], counts: NDArray[np.int64], number: int) -> tuple[int, float]:
-        """Columns of one band, and the energy in them."""
+    def _rank(
+        self, rows: NDArray[np.float32], counts: NDArray[np.int64], ranks: tuple[int, ...] | None, number: int
+    ) -> tuple[int, float]:
+        """Columns of one band, of the ranks given or enough for `energy`, and the energy in them."""
         energies = spectrum(rows, counts)[0]
         held = np.cumsum(energies) / energies.sum() if energies.sum() > 0 else np.ones(rows.shape[1])
-        if self.settings.energy is not None:
-            rank = int(np.searchsorted(held, self.settings.energy - 1e-12)) + 1
-        else:
-            rank = self.settings.ranks[number]
+        rank = ranks[number] if ranks else int(np.searchsorted(held, (self.settings.energy or 1.0) - 1e-12)) + 1
         rank = min(rank, rows.shape[1])
         return rank, float(held[rank - 1])
-
-
-def spectrum(rows: NDArray[np.float32], counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], Basis]:
-    """Return the eigenvalues [d] of Xᵀ diag(c) X, the greatest first, and its eigenvectors as columns [d, d].
-
-    The entry of a column that is largest in absolute value is positive, so that one matrix gives one basis.
-    """
-    wide = rows.astype(np.float64)
-    values, vectors = np.linalg.eigh(wide.T @ (wide * np.maximum(counts, 1)[:, None]))
-    basis = vectors[:, ::-1]
-    signs = np.sign(np.take_along_axis(basis, np.abs(basis).argmax(axis=0)[None], axis=0))
-    return np.maximum(values[::-1], 0.0), basis * signs
-
-
-def _band_of(facts: Facts, cuts: tuple[int, ...]) -> NDArray[np.int64]:
-    return np.searchsorted(np.array(cuts, np.int64), facts.counts, side="right").astype(np.int64)
 
 
 def _reduced(table: PackedRows, facts: Facts, told: Bands) -> dict[str, PackedSlab]:

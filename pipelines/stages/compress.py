@@ -18,9 +18,10 @@ class Compress(Stage):
     sections = ("compression",)
 
     def inputs(self, context: Context) -> Inputs:
-        """The day's checkpoint, and with `fine_tune` its impressions."""
+        """The day's checkpoint, and with steps that learn its impressions."""
         checkpoint = {"checkpoint": require(context, "checkpoint", "train")}
-        tuned = any(step.kind == "fine_tune" for step in context.config.compression.steps)
+        steps = context.config.compression.steps
+        tuned = any(step.kind == "fine_tune" or (step.kind == "widths" and step.learns) for step in steps)
         return checkpoint | ({"impressions": require(context, "impressions", "ingest")} if tuned else {})
 
     def fingerprint(self, context: Context) -> object:

@@ -106,7 +106,7 @@ def test_a_plan_survives_json():
 
 
 def test_wrong_settings_are_refused():
-    with pytest.raises(ValidationError, match="`ranks` or `energy`"):
+    with pytest.raises(ValidationError, match="`ranks`, `energy` or `price`"):
         Widths()
     with pytest.raises(ValidationError, match="2 quantiles make 3 bands"):
         Widths(quantiles=(0.5, 0.9), ranks=(1, 2))

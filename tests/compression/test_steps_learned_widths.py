@@ -1,0 +1,124 @@
+"""Widths that masks learn: their slope against differences, what a price does, and that nothing else moves."""
+
+import numpy as np
+import pytest
+from planted_fields import RECIPE, write_planted_checkpoint, write_planted_day
+from pydantic import ValidationError
+
+from compression.compact import CompactModel, read_compact
+from compression.export import export
+from compression.pruning import compress
+from compression.settings import CompressionSettings
+from compression.steps.masks import full_masks
+from compression.steps.settings import Widths
+from compression.steps.widths import WidthReduction
+from compression.steps.work import Facts, work_on
+from features.errors import InputError
+from training.checkpoints import read_checkpoint
+from training.examples import read_examples
+from training.scoring import Scorer
+from validation.parity import check_parity
+from validation.requests import read_requests
+
+ROWS = 3000
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    day = write_planted_day(tmp_path_factory.mktemp("day"), ROWS, 3)
+    return write_planted_checkpoint(tmp_path_factory.mktemp("checkpoint"), day), day
+
+
+def drawn_masks(price=0.7):
+    draw = np.random.default_rng(4)
+    rows, keys, counts = draw.normal(size=(60, 5)).astype(np.float32), draw.permutation(60) * 7, draw.integers(1, 30, 60)
+    facts = Facts(counts, np.zeros(60, np.int64), np.zeros(60, np.int16), ("a",))
+    return full_masks(rows, keys.astype(np.int64), facts, (10, 20), price), rows, keys, draw
+
+
+def softened(masks, rows, logits):
+    """The vectors [m, d] that soft masks leave, and what the widths cost: in float64, without the code's own steps."""
+    chance = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    kept = np.stack([chance[:, j:].sum(axis=1) for j in range(chance.shape[1])], axis=1)
+    band = masks.band[rows]
+    turned = masks.turned[rows].astype(np.float64) * kept[band]
+    vectors = np.einsum("md,mcd->mc", turned, masks.bases[band].astype(np.float64))
+    return vectors, np.sum(masks.price * chance)
+
+
+def test_the_slope_is_that_of_the_soft_masks():
+    masks, _, _, draw = drawn_masks()
+    masks.logits = draw.normal(size=masks.logits.shape)
+    rows, slope = draw.integers(0, 61, 200).astype(np.int32), draw.normal(size=(200, 5)).astype(np.float32)
+    found = masks.gradient(rows, slope)
+    for place in np.ndindex(*masks.logits.shape):
+        ends = []
+        for step in (1e-5, -1e-5):
+            logits = masks.logits.copy()
+            logits[place] += step
+            vectors, cost = softened(masks, rows, logits)
+            ends.append(np.sum(vectors * slope) + cost)
+        assert found[place] == pytest.approx((ends[0] - ends[1]) / 2e-5, rel=1e-4, abs=1e-5)
+
+
+def test_masks_of_full_width_leave_rows_as_they_are_and_narrow_ones_their_best_columns():
+    masks, rows, keys, _ = drawn_masks()
+    order = np.argsort(keys)
+    assert masks.widths().tolist() == [5, 5, 5]
+    every = np.arange(61, dtype=np.int32)
+    np.testing.assert_allclose(masks.vectors(every)[1:], rows[order], atol=1e-5)
+    masks.logits[:, 1] = 9.0
+    narrow = masks.vectors(every)
+    assert not narrow[0].any()
+    assert all(np.linalg.matrix_rank(narrow[1:][masks.band[1:] == band], 1e-4) == 2 for band in range(3))
+
+
+def test_all_columns_of_all_bands_cost_the_price():
+    masks, _, _, _ = drawn_masks(price=0.7)
+    assert masks.price[:, -1].sum() == pytest.approx(0.7)
+    assert masks.price[0, 1] == pytest.approx(2 * masks.price[0, 0])
+
+
+def ranks_for(planted, price, **told):
+    work = work_on(CompactModel.of(read_checkpoint(planted[0])), *planted)
+    return WidthReduction(Widths(price=price, epochs=4, **told)).fit(work).tables[""].ranks["deep"]
+
+
+def test_a_higher_price_leaves_fewer_columns(planted):
+    dear, middle, cheap = (ranks_for(planted, price)[0] for price in (10.0, 0.05, 1e-9))
+    assert dear == 1
+    assert 1 <= middle <= cheap
+    assert cheap == RECIPE.model.dim
+
+
+def test_what_is_learned_is_served_and_the_same_twice(planted, tmp_path):
+    steps = {"steps": [{"kind": "widths", "quantiles": [0.5], "price": 10.0, "epochs": 4}, {"kind": "quantize", "form": "int8"}]}
+    contents = []
+    for name in ("once", "twice"):
+        (tmp_path / name).mkdir()
+        compress(planted[0], CompressionSettings.model_validate(steps), tmp_path / name, planted[1])
+        files = sorted(path for path in (tmp_path / name).rglob("*") if path.is_file())
+        contents.append([path.read_bytes() for path in files])
+    assert contents[0] == contents[1]
+    model = read_compact(tmp_path / "once")
+    assert [band.matrix.width for band in model.slabs()["deep"].bands if band.projection is not None]
+    (tmp_path / "export").mkdir()
+    export(tmp_path / "once", tmp_path / "export")
+    schema = model.description.schema
+    expected = Scorer.load(tmp_path / "once").score(read_examples(planted[1], schema))
+    report = check_parity(tmp_path / "export" / "saved_model", read_requests(planted[1], schema), expected, (512,))
+    assert report.max_abs_diff <= 1e-6
+    whole = read_checkpoint(planted[0])
+    assert all(np.array_equal(weight, whole.dense[name]) for name, weight in model.dense.items())
+
+
+def test_without_impressions_it_is_refused(planted):
+    work = work_on(CompactModel.of(read_checkpoint(planted[0])), planted[0])
+    with pytest.raises(InputError, match="run stage `compress`"):
+        WidthReduction(Widths(price=0.1)).fit(work)
+
+
+@pytest.mark.parametrize("told", [{}, {"price": 0.1, "energy": 0.9}, {"price": 0.1, "ranks": (2,)}, {"price": 0.0}])
+def test_one_way_to_the_widths_is_named(told):
+    with pytest.raises(ValidationError, match="price"):
+        Widths(**told)
