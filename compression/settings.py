@@ -37,6 +37,11 @@ class CompressionSettings(Grown):
     zero_tolerance: Annotated[float, Field(ge=0)] = 0.0
     steps: tuple[StepSettings, ...] = ()
 
+    @property
+    def learns(self) -> bool:
+        """Whether a step reads the day's impressions."""
+        return any(step.kind == "fine_tune" or (step.kind == "widths" and step.price is not None) for step in self.steps)
+
     @field_validator("steps")
     @classmethod
     def _are_in_order(cls, steps: tuple[StepSettings, ...]) -> tuple[StepSettings, ...]:

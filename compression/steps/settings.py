@@ -72,11 +72,6 @@ class Widths(Frozen):
     price: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     epochs: Count = 1
 
-    @property
-    def learns(self) -> bool:
-        """Whether it reads the day's impressions."""
-        return self.price is not None
-
     @model_validator(mode="after")
     def _bands_fit(self) -> Self:
         if [bool(self.ranks), self.energy is not None, self.price is not None].count(True) != 1:

@@ -52,7 +52,7 @@ class WidthReduction(Step[Widths, WidthsPlan]):
     def fit(self, work: Work) -> WidthsPlan:
         """Return cuts and ranks of each table; raises InputError where masks are to learn and there is no day to learn."""
         cuts = {name: self._cuts(facts) for name, facts in work.facts.items()}
-        found = learned_ranks(work, cuts, self.settings) if self.settings.learns else {}
+        found = learned_ranks(work, cuts, self.settings) if self.settings.price else {}
         return WidthsPlan(
             tables={n: self._bands(t, work.facts[n], cuts[n], found.get(n, {})) for n, t in work.model.tables.items()}
         )

@@ -20,9 +20,8 @@ class Compress(Stage):
     def inputs(self, context: Context) -> Inputs:
         """The day's checkpoint, and with steps that learn its impressions."""
         checkpoint = {"checkpoint": require(context, "checkpoint", "train")}
-        steps = context.config.compression.steps
-        tuned = any(step.kind == "fine_tune" or (step.kind == "widths" and step.learns) for step in steps)
-        return checkpoint | ({"impressions": require(context, "impressions", "ingest")} if tuned else {})
+        learns = context.config.compression.learns
+        return checkpoint | ({"impressions": require(context, "impressions", "ingest")} if learns else {})
 
     def fingerprint(self, context: Context) -> object:
         """Return the digests of the files that steps read, so that another selection makes another version."""

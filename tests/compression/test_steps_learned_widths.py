@@ -122,3 +122,16 @@ def test_without_impressions_it_is_refused(planted):
 def test_one_way_to_the_widths_is_named(told):
     with pytest.raises(ValidationError, match="price"):
         Widths(**told)
+
+
+@pytest.mark.parametrize(
+    ("steps", "learns"),
+    [
+        ([], False),
+        ([{"kind": "widths", "energy": 0.9}, {"kind": "quantize"}], False),
+        ([{"kind": "widths", "price": 0.1}], True),
+        ([{"kind": "fine_tune"}], True),
+    ],
+)
+def test_the_day_is_read_by_steps_that_learn_alone(steps, learns):
+    assert CompressionSettings.model_validate({"steps": steps}).learns is learns
