@@ -163,8 +163,8 @@ def test_it_is_served_in_a_fresh_process_as_it_is_scored_in_both_forms(folders, 
         export(small, tmp_path / form, form)
         assert check_parity(tmp_path / form / "saved_model", requests, expected, (7, 512)).max_abs_diff <= 1e-6
         forms[form] = serve(tmp_path / form / "saved_model", requests).answers
-    for size, answers in forms["rows"].items():
-        np.testing.assert_array_equal(answers.probability, forms["vectors"][size].probability)
+    for size, answers in forms["rows"].items():  # two graphs, whose sums TensorFlow may take in another order
+        np.testing.assert_allclose(answers.probability, forms["vectors"][size].probability, rtol=0, atol=2.5e-7)
     assert np.abs(expected - Scorer.load(full).score(trained_on)).max() > 1e-4
     assert max(pieces for (pieces,) in report.steps[1].plan["pieces"].values()) >= 2
 
