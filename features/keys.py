@@ -101,7 +101,9 @@ def _parse(raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     well_formed = tf.strings.regex_full_match(raw, NUMBER)
     value = tf.strings.to_number(tf.where(well_formed, raw, "0"), tf.float64)
     present = well_formed & tf.math.is_finite(value)
-    return tf.where(present & (value != 0), value, tf.zeros_like(value)), present
+    # By its bits: TensorFlow may take the smallest numbers for 0 when it compares.
+    negative_zero = tf.bitcast(value, tf.int64) == tf.int64.min
+    return tf.where(present & ~negative_zero, value, tf.zeros_like(value)), present
 
 
 def _bucket_tokens(field: Numeric, raw: tf.Tensor) -> tf.Tensor:
