@@ -94,8 +94,7 @@ class Shape:
     def side_by_side(self, batch: Pooled) -> tf.Tensor:
         """Return what the groups give, numbers and p_uv: float32 [b, Σ widths of `blocks`]."""
         groups = [_given(batch.vectors[group.slab(DEEP)], group.pooling) for group in self.groups]
-        present = [block for block in (*groups, batch.dense, batch.cross) if block.shape[1] != 0]
-        return tf.concat(present or groups, axis=1)
+        return tf.concat([*groups, batch.dense, batch.cross], axis=1)  # none left out: each is given a gradient
 
     def by_field(self, batch: Pooled) -> tf.Tensor:
         """Return each id field's own deep vector, float32 [b, F, width] in the order of the layout; for groups of one width."""
