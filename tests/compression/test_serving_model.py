@@ -5,7 +5,7 @@ import numpy_reference
 import pytest
 import tensorflow as tf
 from awkward_day import MODEL, RELATIONS, SCHEMA, draw_columns, write_partition
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compression.compact import CompactModel
@@ -26,6 +26,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 
 
 @given(st.lists(INT64, unique=True, max_size=40), st.lists(INT64, max_size=20))
+@settings(deadline=None)
 def test_any_int64_is_a_key_and_an_unknown_one_has_row_zero(keys, others):
     index = RowIndex(np.array(keys, np.int64))
     rows = {key: row for row, key in enumerate(keys, start=1)}
