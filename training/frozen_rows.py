@@ -28,7 +28,7 @@ class FrozenRows:
         self.step = 0
         self._routing = routing
         self._keys = {name: rows.keys for name, rows in trained.tables().items()}
-        self._slabs = {name: _with_zero_row(rows) for name, rows in trained.slabs().items()}
+        self._slabs = {name: with_zero_row(rows) for name, rows in trained.slabs().items()}
 
     def lookup_all(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None) -> Vectors:
         """Return the vectors float32 [m, width] of keys int64 [n] of fields int16 [n], by slab; m are those of its group."""
@@ -53,5 +53,6 @@ class FrozenRows:
         self.step += 1
 
 
-def _with_zero_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+def with_zero_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return rows float32 [N + 1, d] behind a zero row, for keys that have none."""
     return np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows])

@@ -10,9 +10,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from compression.steps.learning import day_of, learner_over, lesson
-from compression.steps.masks import SlabMasks, behind_zero, full_masks
+from compression.steps.masks import SlabMasks, full_masks
 from compression.steps.settings import Widths
 from compression.steps.work import Work
+from training.frozen_rows import with_zero_row
 from training.groups import own_slab
 from training.models.cross_input import key_positions
 from training.packed.rows import PackedRows
@@ -38,7 +39,7 @@ class MaskedRows:
         self._routing, self._masks = routing, masks
         self._keys = {name: np.sort(rows.keys) for name, rows in tables.items()}
         self._narrow = {
-            _named(name, slab): behind_zero(stored.rows()[np.argsort(rows.keys)])
+            _named(name, slab): with_zero_row(stored.rows()[np.argsort(rows.keys)])
             for name, rows in tables.items()
             for slab, stored in rows.slabs.items()
             if _named(name, slab) not in masks

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from compression.steps.bands import band_of, spectrum
 from compression.steps.work import Facts
 from training import policies
+from training.frozen_rows import with_zero_row
 from training.settings import OptimizerSettings
 
 Floats = NDArray[np.float64]
@@ -111,12 +112,7 @@ def full_masks(
     logits[:, -1] = _FULL
     cost = price * sizes[:, None] * np.arange(1, width + 1) / (sizes.sum() * width)
     places = np.concatenate([[0], band[order]])
-    return SlabMasks(behind_zero(turned[order]), places, np.stack(bases), logits, cost)
-
-
-def behind_zero(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows float32 [N + 1, d] behind a zero row, for keys that have none."""
-    return np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows])
+    return SlabMasks(with_zero_row(turned[order]), places, np.stack(bases), logits, cost)
 
 
 def _softmax(logits: Floats) -> Floats:
