@@ -23,7 +23,7 @@ from training.checkpoints import (
     rows_folder,
 )
 from training.elastic.storage.checkpoint import HEADER
-from training.groups import DEFAULT, groups_of
+from training.groups import DEFAULT, groups_of, slab_of
 from training.layout import Layout
 from training.models.cross_files import read_encodings, write_encodings
 from training.models.cross_input import Encodings
@@ -67,8 +67,7 @@ class CompactModel:
 
     def slabs(self) -> dict[str, PackedSlab]:
         """Return every slab by the name that it has in the model."""
-        tables = self.tables.items()
-        return {f"{name}/{slab}" if name else slab: stored for name, rows in tables for slab, stored in rows.slabs.items()}
+        return {slab_of(name, own): slab for name, rows in self.tables.items() for own, slab in rows.slabs.items()}
 
     @property
     def rows(self) -> int:

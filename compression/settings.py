@@ -13,17 +13,8 @@ from features.schema import Frozen, Grown
 
 _Chance = Annotated[float, Field(gt=0, lt=1)]
 
-_PLACES = {
-    "drop_fields": 0,
-    "prune_rows": 1,
-    "widths": 2,
-    "quantize": 3,
-    "product": 3,
-    "dense": 3,
-    "encodings": 3,
-    "fine_tune": 3,
-}
-"""A step never comes before one of a lower place, whose work it would undo or could not read."""
+_PLACES = {"drop_fields": 0, "widths": 1, "quantize": 2, "product": 2, "dense": 2, "encodings": 2, "fine_tune": 2}
+"""A step never comes before one of a lower place, whose work it would undo or could not read. `prune_rows` reads any form."""
 
 
 class CompressionSettings(Grown):
@@ -52,10 +43,16 @@ class CompressionSettings(Grown):
         _refuse_undone_tuning(steps)
         if {"quantize", "product"} <= set(kinds):
             raise ValueError("quantize and product both say how rows are stored: take one of the two")
-        for first, second in pairwise(kinds):
-            if _PLACES[first] > _PLACES[second]:
-                raise ValueError(f"{second} comes after {first}: put it before; steps go {' → '.join(_PLACES)}")
+        _refuse_disorder(kinds)
         return steps
+
+
+def _refuse_disorder(kinds: Sequence[str]) -> None:
+    if "prune_rows" in kinds and "drop_fields" in kinds[kinds.index("prune_rows") :]:
+        raise ValueError("drop_fields comes after prune_rows: put it before")
+    for first, second in pairwise(kind for kind in kinds if kind != "prune_rows"):
+        if _PLACES[first] > _PLACES[second]:
+            raise ValueError(f"{second} comes after {first}: put it before; steps go {' → '.join(_PLACES)}")
 
 
 def _refuse_undone_tuning(steps: Sequence[StepSettings]) -> None:
@@ -63,7 +60,7 @@ def _refuse_undone_tuning(steps: Sequence[StepSettings]) -> None:
     if "fine_tune" not in kinds:
         return
     at = kinds.index("fine_tune")
-    late = sorted({"quantize", "product", "encodings"} & set(kinds[at:]))
+    late = sorted({"prune_rows", "quantize", "product", "encodings"} & set(kinds[at:]))
     if late:
         raise ValueError(
             f"{', '.join(late)} after fine_tune: it learns over rows and encodings as they are served, put it after them"

@@ -42,8 +42,8 @@ class Group:
         return self.dim // self.chunks
 
     def slab(self, own: str) -> str:
-        """Return a slab's name in the model, `group/slab`, from the one in the group's table; of `DEFAULT` they are the same."""
-        return f"{self.name}/{own}" if self.name else own
+        """Return a slab's name in the model from the one in the group's table."""
+        return slab_of(self.name, own)
 
     def widths(self) -> list[tuple[str, int]]:
         """Names and widths of what it gives the deep part: a block a field, or one for all of a pooled group."""
@@ -72,6 +72,11 @@ def groups_of(layout: Layout, settings: ModelSettings) -> tuple[Group, ...]:
     return (rest, *others) if rest.layout.keyed or not others else tuple(others)
 
 
+def slab_of(group: str, own: str) -> str:
+    """Return a slab's name in the model, `group/slab`, from the one in the group's table; of `DEFAULT` they are the same."""
+    return f"{group}/{own}" if group else own
+
+
 def own_slab(slab: str) -> tuple[str, str]:
     """Return the group's name and the slab's name in its table, from the slab's name in the model."""
     group, _, own = slab.rpartition("/")
@@ -81,7 +86,7 @@ def own_slab(slab: str) -> tuple[str, str]:
 def of_member(kind: str, slab: str) -> str:
     """Return what a fusion calls a slab of one of its members: `<kind>_<slab>`, in the same group."""
     group, own = own_slab(slab)
-    return f"{group}/{kind}_{own}" if group else f"{kind}_{own}"
+    return slab_of(group, f"{kind}_{own}")
 
 
 def _only(layout: Layout, fields: Sequence[str]) -> Layout:

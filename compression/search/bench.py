@@ -26,7 +26,8 @@ from training.scoring import Scorer
 Scores = NDArray[np.float32]
 
 _REMEMBERED = 3
-"""Models between steps are kept for plans with the same beginning, up to so many times the whole model's bytes."""
+"""Models between steps are kept for plans with the same beginning, up to so many times the whole model's bytes; those go first
+that were not used for longest."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,11 @@ class Bench:
         """Return the model after a plan, made from the longest beginning of it that is remembered."""
         if not steps:
             return self.work
-        if steps not in self._works:
-            done = run_step(self.after(steps[:-1]), steps[-1])[0]
-            self._works[steps] = done
-            while len(self._works) > 1 and sum(work.model.nbytes for work in self._works.values()) > _REMEMBERED * self.bytes:
-                del self._works[next(iter(self._works))]
-            return done
-        return self._works[steps]
+        done = self._works.pop(steps, None) or run_step(self.after(steps[:-1]), steps[-1])[0]
+        self._works[steps] = done
+        while len(self._works) > 1 and sum(work.model.nbytes for work in self._works.values()) > _REMEMBERED * self.bytes:
+            del self._works[next(iter(self._works))]
+        return done
 
     def _scores(self, model: CompactModel) -> Scores:
         return Scorer(model.trained()).score(self._examples(model.description))

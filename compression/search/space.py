@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from compression.steps.settings import Dense, FloatEncodings, PruneRows, Quantize, StepSettings, Widths
+from compression.steps.settings import Dense, FloatEncodings, ProductCodes, PruneRows, Quantize, StepSettings, Widths
 from compression.steps.work import Work
 from training.models.cross_input import Encoding
 from training.settings import ModelSettings
@@ -71,7 +71,7 @@ class Space:
         axes = [
             *_row_axes(work),
             Axis("columns", (None, *_ranks(width))),
-            Axis("form", (None, "float16", "int8", "int4") if width > 1 else (None, "float16")),
+            Axis("form", (None, *_forms(width))),
             Axis("dense", (None, "float16", "int8") if kernels else (None,)),
             Axis("units", (0.0, 0.25, 0.5, 0.75) if _has_units(model.description.model) else (0.0,)),
             Axis("encodings", (None, "float16") if any(isinstance(e, Encoding) for e in model.encodings.values()) else (None,)),
@@ -86,13 +86,7 @@ class Space:
     def steps(self, point: Point) -> tuple[StepSettings, ...]:
         """Return the steps of a plan, in the order in which they follow each other."""
         at = {axis.name: axis.levels[level] for axis, level in zip(self.axes, point, strict=True)}
-        rows = [(axis.fields, at[axis.name]) for axis in self.axes if axis.name.startswith(_ROWS)]
-        found: list[StepSettings] = [*self.fixed]
-        found += [PruneRows(by=self.by, keep=share, fields=fields) for fields, share in rows if share < 1.0]
-        if at.get("columns"):
-            found.append(Widths(quantiles=(RARE,), ranks=at["columns"]))
-        if at.get("form"):
-            found.append(Quantize(form=at["form"]))
+        found: list[StepSettings] = [*self.fixed, *self._of_rows(at)]
         if at.get("dense") or at.get("units"):
             found.append(Dense(form=at.get("dense") or "float32", relu=at.get("units", 0.0)))
         if at.get("encodings"):
@@ -107,6 +101,14 @@ class Space:
         """Return the plan one level back on an axis; None at its start."""
         return self._moved(point, axis, -1)
 
+    def _of_rows(self, at: dict[str, Any]) -> list[StepSettings]:
+        shares = [(axis.fields, at[axis.name]) for axis in self.axes if axis.name.startswith(_ROWS)]
+        pruned: list[StepSettings] = [PruneRows(by=self.by, keep=share, fields=fields) for fields, share in shares if share < 1]
+        stored: list[StepSettings] = [Widths(quantiles=(RARE,), ranks=at["columns"])] if at.get("columns") else []
+        stored += [at["form"]] if at.get("form") else []
+        # Codebooks take long to make: made of all rows, they serve every plan with the same columns.
+        return stored + pruned if isinstance(at.get("form"), ProductCodes) else pruned + stored
+
     def _moved(self, point: Point, axis: int, by: int) -> Point | None:
         level = point[axis] + by
         return (*point[:axis], level, *point[axis + 1 :]) if 0 <= level < len(self.axes[axis].levels) else None
@@ -118,7 +120,8 @@ def baselines(space: Space) -> dict[str, list[tuple[StepSettings, ...]]]:
     alone: dict[str, list[StepSettings]] = {
         "magnitude pruning": [PruneRows(by="norm", keep=share) for share in KEPT[1:-1]],
         "pruning by count": [PruneRows(by="count", keep=share) for share in KEPT[1:-1]],
-        "quantization": [Quantize(form=form) for form in named.get("form", ())[1:]],
+        "quantization": [form for form in named.get("form", ())[1:] if isinstance(form, Quantize)],
+        "product quantization": [form for form in named.get("form", ())[1:] if isinstance(form, ProductCodes)],
         "narrower rows": [Widths(ranks=(low,)) for low, high in named.get("columns", ())[1:] if low == high],
     }
     return {name: [(*space.fixed, step) for step in steps] for name, steps in alone.items() if steps}
@@ -145,6 +148,14 @@ def _ranks(width: int) -> list[tuple[int, int]]:
         found += [(rank, min(2 * rank, width)), (rank, rank)]
         rank //= 2
     return found
+
+
+def _forms(width: int) -> list[StepSettings]:
+    """Forms of rows, each of fewer bytes than the one before: bits by value, then codes by two, four, eight values."""
+    if width == 1:
+        return [Quantize(form="float16")]
+    coded = [ProductCodes(columns=columns) for columns in (2, 4, 8) if columns <= width]
+    return [Quantize(form="float16"), Quantize(form="int8"), Quantize(form="int4"), *coded]
 
 
 def _has_units(settings: ModelSettings) -> bool:

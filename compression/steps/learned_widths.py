@@ -14,7 +14,7 @@ from compression.steps.masks import SlabMasks, full_masks
 from compression.steps.settings import Widths
 from compression.steps.work import Work
 from training.frozen_rows import with_zero_row
-from training.groups import own_slab
+from training.groups import own_slab, slab_of
 from training.models.cross_input import key_positions
 from training.packed.rows import PackedRows
 from training.passes import learn_passes
@@ -39,10 +39,10 @@ class MaskedRows:
         self._routing, self._masks = routing, masks
         self._keys = {name: np.sort(rows.keys) for name, rows in tables.items()}
         self._narrow = {
-            _named(name, slab): with_zero_row(stored.rows()[np.argsort(rows.keys)])
+            slab_of(name, slab): with_zero_row(stored.rows()[np.argsort(rows.keys)])
             for name, rows in tables.items()
             for slab, stored in rows.slabs.items()
-            if _named(name, slab) not in masks
+            if slab_of(name, slab) not in masks
         }
 
     def prepare(
@@ -83,7 +83,7 @@ def learned_ranks(work: Work, cuts: Mapping[str, tuple[int, ...]], settings: Wid
         UnsoundError: the loss is not finite.
     """
     masks = {
-        _named(name, slab): full_masks(stored.rows(), rows.keys, work.facts[name], cuts[name], settings.price or 0.0)
+        slab_of(name, slab): full_masks(stored.rows(), rows.keys, work.facts[name], cuts[name], settings.price or 0.0)
         for name, rows in work.model.tables.items()
         for slab, stored in rows.slabs.items()
         if stored.width > 1 and len(rows.keys)
@@ -96,7 +96,3 @@ def learned_ranks(work: Work, cuts: Mapping[str, tuple[int, ...]], settings: Wid
         group, slab = own_slab(name)
         ranks[group][slab] = tuple(one.widths().tolist())
     return ranks
-
-
-def _named(group: str, slab: str) -> str:
-    return f"{group}/{slab}" if group else slab

@@ -12,6 +12,7 @@ from compression.steps.settings import ProductCodes
 from compression.steps.step import Plan, Step
 from compression.steps.work import Work
 from features.errors import UnsoundError
+from training.groups import slab_of
 from training.packed.matrix import Form, Matrix
 from training.packed.slab import Band, PackedSlab
 
@@ -34,8 +35,7 @@ class ProductQuantization(Step[ProductCodes, ProductPlan]):
         """Fit the codebooks and store the rows; raises UnsoundError where one holds what half precision cannot hold."""
         slabs: dict[str, dict[str, PackedSlab]] = {}
         for table, rows in work.model.tables.items():
-            named = {own: f"{table}/{own}" if table else own for own in rows.slabs}
-            counts = work.facts[table].counts
+            named, counts = {own: slab_of(table, own) for own in rows.slabs}, work.facts[table].counts
             slabs[table] = {own: self._stored(rows.slabs[own], counts, plan.pieces[name], name) for own, name in named.items()}
         return work.with_slabs(slabs)
 

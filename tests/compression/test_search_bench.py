@@ -18,7 +18,9 @@ from compression.search.heldout import HeldOut, of_reported_half
 from compression.search.search import search
 from compression.search.space import Space, baselines
 from compression.settings import CompressionSettings
+from compression.steps.codebooks import coded
 from compression.steps.sequence import run_steps
+from compression.steps.settings import ProductCodes, PruneRows
 from features.errors import InputError
 from training.checkpoints import Description
 from training.examples import heldout_start, read_examples
@@ -135,7 +137,8 @@ def test_every_level_of_every_axis_is_a_plan_that_can_be_carried_out(kind, train
             assert CompressionSettings(steps=steps).steps == steps
             sizes.append(run_steps(work, steps)[0].model.nbytes)
         assert len(sizes) == len(axis.levels)
-        assert sizes == sorted(sizes, reverse=True)
+        falling = [size for size, level in zip(sizes, axis.levels, strict=True) if not isinstance(level, ProductCodes)]
+        assert falling == sorted(falling, reverse=True)  # codes and their codebooks are small only beside many rows
     last = tuple(len(axis.levels) - 1 for axis in space.axes)
     assert run_steps(work, CompressionSettings(steps=space.steps(last)).steps)[0].model.nbytes < 0.3 * work.model.nbytes
 
@@ -155,6 +158,23 @@ def test_fields_with_many_rows_have_an_axis_of_their_own(trained_on, tmp_path):
     assert sorted(step.fields for step in space.steps(point)) == sorted((name,) for name in large)
 
 
+def test_codebooks_are_made_once_for_all_plans_that_prune_their_rows(bench, monkeypatch):
+    made = []
+    monkeypatch.setattr("compression.steps.product.coded", lambda *given: made.append(1) or coded(*given))
+    codes = ProductCodes(columns=2, codes=16)
+    bench.measure("x", (codes,))
+    once = len(made)
+    for share in (0.5, 0.25, 0.9):
+        model = bench.after((codes, PruneRows(by="norm", keep=share))).model
+        assert model.rows == round(share * bench.work.model.rows)
+    assert len(made) == once > 0
+    space = Space.of(bench.work)
+    point = [0] * len(space.axes)
+    at = {axis.name: number for number, axis in enumerate(space.axes)}
+    point[at["form"]], point[next(n for name, n in at.items() if name.startswith("rows"))] = 4, 3
+    assert [step.kind for step in space.steps(tuple(point))] == ["product", "prune_rows"]
+
+
 def test_fields_that_are_dropped_are_dropped_in_every_plan_and_baseline(bench):
     settings = CompressionSettings.model_validate({"steps": PLAN})
     found = search(bench, settings, Goal(max_drop=1.0), 5)
@@ -163,7 +183,7 @@ def test_fields_that_are_dropped_are_dropped_in_every_plan_and_baseline(bench):
     space = Space.of(bench.after(settings.steps[:1]), settings.steps[:1])
     assert space.steps(space.start) == settings.steps[:1]
     assert all(plan[0] == settings.steps[0] for plans in baselines(space).values() for plan in plans)
-    assert len(baselines(space)) == 4
+    assert len(baselines(space)) == 5
 
 
 def test_a_search_from_end_to_end(bench):

@@ -121,7 +121,9 @@ def test_steps_need_a_checkpoint(compressed, tmp_path):
     ("kinds", "message"),
     [
         (["quantize", "widths"], "widths comes after quantize"),
-        (["widths", "prune_rows"], "prune_rows comes after widths"),
+        (["prune_rows", "drop_fields"], "drop_fields comes after prune_rows"),
+        (["quantize", "prune_rows", "widths"], "widths comes after quantize"),
+        (["fine_tune", "prune_rows"], "prune_rows after fine_tune"),
         (["dense", "drop_fields"], "drop_fields comes after dense"),
         (["quantize", "quantize"], "quantize is there twice"),
         (["fine_tune", "widths"], "widths comes after fine_tune"),

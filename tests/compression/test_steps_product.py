@@ -15,7 +15,8 @@ from compression.serving.stored import StoredSlab
 from compression.settings import CompressionSettings
 from compression.steps.codebooks import coded
 from compression.steps.product import ProductPlan, ProductQuantization
-from compression.steps.settings import ProductCodes, Widths
+from compression.steps.sequence import run_step
+from compression.steps.settings import ProductCodes, PruneRows, Widths
 from compression.steps.widths import WidthReduction
 from features.errors import InputError, UnsoundError
 from training.packed.matrix import Form, Matrix
@@ -66,6 +67,17 @@ def test_the_graph_reads_what_numpy_reads_and_row_zero_is_zero(width, columns):
     np.testing.assert_allclose(found, np.concatenate([np.zeros((1, width)), slab.rows()]), rtol=1e-6, atol=1e-5)
     np.testing.assert_array_equal(found[:601], np.concatenate([np.zeros((1, width)), product.rows()]))
     assert StoredSlab(slab)(tf.zeros([0], tf.int32)).shape == (0, width)
+
+
+def test_rows_pruned_after_coding_leave_the_others_as_they_were():
+    work = made_work()
+    whole = applied(work, columns=2, codes=16)
+    some = run_step(whole, PruneRows(by="norm", keep=0.5))[0]
+    for name, rows in some.model.tables.items():
+        kept = np.isin(whole.model.tables[name].keys, rows.keys)
+        assert 0 < len(rows.keys) < len(kept)
+        for slab, vectors in rows.vectors().items():
+            np.testing.assert_array_equal(vectors, whole.model.tables[name].vectors()[slab][kept])
 
 
 def test_codebooks_lose_less_than_random_ones_and_each_code_is_the_nearest():
@@ -215,5 +227,5 @@ def test_a_table_without_rows_stays_one():
 def test_two_forms_of_the_rows_are_refused():
     with pytest.raises(ValidationError, match="take one of the two"):
         steps({"kind": "quantize"}, {"kind": "product"})
-    with pytest.raises(ValidationError, match="prune_rows comes after product"):
-        steps({"kind": "product"}, {"kind": "prune_rows", "keep": 0.5})
+    with pytest.raises(ValidationError, match="widths comes after product"):
+        steps({"kind": "product"}, {"kind": "widths", "ranks": [2]})
