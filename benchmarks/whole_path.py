@@ -5,7 +5,8 @@
     start             ids, declared crosses of ids, tables of cross statistics of every pair; width 16
     relation network  of the crossed fields, in the place of the crosses
     PCF-GNN           encodings of 4 numbers of 2 bytes a node, in the place of the tables
-    multi-hash        the ids of the big fields are two rows each, of two tables with half as many rows as there are ids
+    multi-hash        the ids of the big fields are two rows each, of two tables with half as many rows as there are ids; with
+                      `--frequent`, ids seen so often have a row of their own besides
     FSCD              inputs that 90 % of the bytes have no room for, in the order of the gates' importance, are dropped
     widths            rows keep the columns with 98 % of their squares, by band of frequency
     INT8              rows and kernels
@@ -51,6 +52,7 @@ def main(
     dim: Annotated[int, typer.Option(min=1, help="Width of rows.")] = Options.dim,
     lasso: Annotated[bool, typer.Option("--lasso", help="Keep the group lasso of conf/, also at the start.")] = False,
     values_a_row: Annotated[int, typer.Option(min=1, help="Ids of a multi-hash field by row.")] = Options.values_a_row,
+    frequent: Annotated[int, typer.Option(help="Times that such an id is seen before it has a row of its own; 0: none.")] = 0,
     kept_bytes: Annotated[float, typer.Option(min=0.01, max=1, help="Share that fields may keep.")] = Options.kept_bytes,
     energy: Annotated[float, typer.Option(min=0.01, max=1, help="Of the squares that widths keep.")] = Options.energy,
     requests: Annotated[int, typer.Option(min=1, help="Answered in each process.")] = 20_480,
@@ -67,7 +69,7 @@ def main(
     names = ["drawn"] if quick else data.split(",")
     if unknown := set(names) - set(makers):
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(makers)}", param_hint="--data")
-    options, told = Options(dim, lasso, values_a_row, kept_bytes, energy), {}
+    options, told = Options(dim, lasso, values_a_row, frequent, kept_bytes, energy), {}
     try:
         _warm_up()
         for name in names:

@@ -1,6 +1,7 @@
 """Settings and fixtures that every test shares: quiet libraries, no telemetry, one Spark session."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,10 @@ os.environ.update(
 )
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+if not hasattr(sys.modules["__main__"], "__file__"):
+    # A worker of pytest-xdist: pyspark takes a main module without a file for its own doctests, and exits.
+    sys.modules["__main__"].__file__ = __file__
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ class Options:
         dim: width of the start.
         lasso: keep the group lasso of the log's YAML.
         values_a_row: ids of a multi-hash field for each row of its tables.
+        frequent: times that such an id is seen before it has a row of its own besides; 0: none has.
         kept_bytes: share of the bytes that fields may keep.
         energy: of the squares of a band's values that narrower rows keep.
     """
@@ -43,6 +44,7 @@ class Options:
     dim: int = 16
     lasso: bool = False
     values_a_row: int = 2
+    frequent: int = 0
     kept_bytes: float = 0.9
     energy: float = 0.98
 
@@ -97,7 +99,7 @@ class WholePath:
         stage = with_gnn(stage)
         yield self._learned("PCF-GNN", stage)
         values = distinct(self._walk.world.days, self._walk.world.hashed)
-        stage = hashed(stage, values, self._options.values_a_row)
+        stage = hashed(stage, values, self._options.values_a_row, self._options.frequent)
         step = self._learned("multi-hash", stage)
         yield step
         last = self._selected(stage, step)
@@ -107,8 +109,8 @@ class WholePath:
     def _learned(self, name: str, stage: Stage) -> Step:
         self._report(f"{name}: {len(stage.schema.names())} fields, {len(stage.relations)} statistics")
         crossed, statistics = pretrained(self._walk, stage, self._folder / "encodings")
-        world = self._walk.world
-        learned = learn(stage.schema, stage.model, world.training, world.days, self._folder / "models", crossed)
+        days = self._walk.world.days
+        learned = learn(stage.schema, stage.model, stage.training, days, self._folder / "models", crossed)
         model = without_zero_rows(CompactModel.of(read_checkpoint(learned.checkpoint)))
         if self._heldout is None:
             self._heldout = HeldOut.of(learned.partition, model.description)

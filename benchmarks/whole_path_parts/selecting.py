@@ -16,7 +16,8 @@ from whole_path_parts.stages import Stage
 from whole_path_parts.walk import Walk
 
 _LEARNED_ON = 3
-"""Last slices that the gates learn; the held-out part of the last one has no part in it."""
+"""Last slices that the gates learn; the held-out part of the last one has no part in it. They begin where statistics
+were learned, with the second slice at the soonest."""
 
 _GATES = SelectionSettings(online=0.5)
 """As for KuaiRand in docs/measurements.md, where it was chosen on days that are learned here, not held out."""
@@ -33,9 +34,9 @@ class Chosen:
 def choose(walk: Walk, stage: Stage, learned: Learned, share: float) -> Chosen:
     """Rank a learned stage's inputs, and keep what fits into a share of its bytes."""
     world = walk.world
-    first = max(1, len(world.days) - _LEARNED_ON)
+    first = min(max(2, len(world.days) - _LEARNED_ON), len(world.days) - 1)
     source = Source(learned.of_day(first - 1), tuple(world.days[first:]))
-    recipe = Recipe(stage.schema, stage.model, world.training, stage.relations)
+    recipe = Recipe(stage.schema, stage.model, stage.training, stage.relations)
     ranking = rank_fields(source, recipe, _GATES)
     whole = ranking.footprint.of(frozenset(ranking.importance)).bytes
     kept = Selection.kept_of(ranking, recipe, Budget(bytes=int(share * whole)))

@@ -12,7 +12,7 @@ from compression.steps.drop_fields import without_fields
 from features.schema import Categorical, MultiHash, Relation, Schema
 from training.checkpoints import Description
 from training.pretraining.settings import PretrainSettings
-from training.settings import ModelSettings, RelationNetworkSettings
+from training.settings import ModelSettings, RelationNetworkSettings, TrainingSettings
 from whole_path_parts.walk import Walk
 
 _LEAST_ROWS = 16
@@ -27,12 +27,14 @@ class Stage:
         model: its settings.
         relations: pairs whose p_uv it reads.
         statistics: what makes p_uv.
+        training: how it is learned.
     """
 
     schema: Schema
     model: ModelSettings
     relations: tuple[Relation, ...]
     statistics: PretrainSettings
+    training: TrainingSettings
 
 
 def start(walk: Walk, dim: int, lasso: bool) -> Stage:
@@ -43,7 +45,9 @@ def start(walk: Walk, dim: int, lasso: bool) -> Stage:
         for name, one in (("deep", settings.deep), ("wide", settings.wide))
     }
     schema = walk.world.schema.model_copy(update={"fields": (*walk.world.schema.fields, *walk.crosses)})
-    return Stage(schema, settings.model_copy(update={"dim": dim, **rows}), walk.relations, _made_by("lookup"))
+    return Stage(
+        schema, settings.model_copy(update={"dim": dim, **rows}), walk.relations, _made_by("lookup"), walk.world.training
+    )
 
 
 def with_network(stage: Stage, walk: Walk) -> Stage:
@@ -59,16 +63,23 @@ def with_gnn(stage: Stage) -> Stage:
     return replace(stage, statistics=_made_by("pcf_gnn_half"))
 
 
-def hashed(stage: Stage, values: Mapping[str, int], a_row: int) -> Stage:
-    """Let the values of fields, so many each, be two rows of two tables that have a row for every `a_row` of them together."""
+def hashed(stage: Stage, values: Mapping[str, int], a_row: int, frequent: int) -> Stage:
+    """Let the values of fields, so many each, be two rows of two tables that have a row for every `a_row` of them together.
+
+    With `frequent`, a value seen so often has a row of its own besides.
+    """
     rows = {name: max(_LEAST_ROWS, count // a_row) for name, count in values.items()}
+    own, training = frequent > 0, stage.training
+    if own:
+        admission = training.admission.model_copy(update={"min_counts": dict.fromkeys(rows, frequent)})
+        training = training.model_copy(update={"admission": admission})
     fields = tuple(
-        field.model_copy(update={"multi_hash": MultiHash(rows=rows[field.name])})
+        field.model_copy(update={"multi_hash": MultiHash(rows=rows[field.name], own_rows=own)})
         if isinstance(field, Categorical) and field.name in rows
         else field
         for field in stage.schema.fields
     )
-    return replace(stage, schema=stage.schema.model_copy(update={"fields": fields}))
+    return replace(stage, schema=stage.schema.model_copy(update={"fields": fields}), training=training)
 
 
 def dropping(stage: Stage, told: Description, dropped: Set[str]) -> Stage:

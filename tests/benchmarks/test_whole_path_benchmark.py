@@ -63,10 +63,18 @@ def test_each_stage_takes_one_thing_for_another(world, tmp_path):
     gnn = with_gnn(network)
     assert (gnn.statistics.kind, gnn.statistics.dim, gnn.statistics.storage) == ("pcf_gnn", 4, "float16")
     assert (gnn.schema, gnn.model, gnn.relations) == (network.schema, network.model, first.relations)
-    last = hashed(gnn, {"user_id": 101, "item_id": 9}, 2)
+    last = hashed(gnn, {"user_id": 101, "item_id": 9}, 2, 0)
     shared = {field.name: field.multi_hash for field in last.schema.fields}
     assert (shared["user_id"].rows, shared["item_id"].rows, shared["place"]) == (50, 16, None)
-    assert (last.model, last.statistics) == (gnn.model, gnn.statistics)
+    assert (last.model, last.statistics, last.training) == (gnn.model, gnn.statistics, walk.world.training)
+
+
+def test_frequent_ids_may_have_rows_of_their_own(world, tmp_path):
+    first = start(Walk.of(world, tmp_path / "pieces"), 16, lasso=False)
+    stage = hashed(first, {"user_id": 800}, 8, 5)
+    user, item, *_ = stage.schema.fields
+    assert (user.multi_hash.rows, user.multi_hash.own_rows, item.multi_hash) == (100, True, None)
+    assert (stage.training.admission.threshold("user_id"), stage.training.admission.threshold("item_id")) == (5, 1)
 
 
 def test_a_start_may_keep_the_group_lasso_of_its_log(world, tmp_path):
