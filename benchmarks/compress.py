@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from command_line import chosen, progress, refusals
 from compression_parts.curves import QUICK, Curves, Tried
 from compression_parts.lossless import lossless
 from compression_parts.report import best_at, plot_curves, row
 from compression_parts.worlds import World, drawn, frappe, globo, kuairand
 from frappe_peers.data import FOLDER as FRAPPE
 
-from features.errors import ElasticCtrError
 from pipelines import console
 
 _RATIOS = (3, 10, 30, 100, 300, 1000)
@@ -51,25 +51,19 @@ def main(
 ) -> None:
     """Learn, compress, compare, and print the curves."""
     makers: dict[str, Callable[[], World]] = {
-        "globo": lambda: globo(workspace / "globo", days, share, _say),
-        "kuairand_pure": lambda: kuairand(workspace / "kuairand", _say),
+        "globo": lambda: globo(workspace / "globo", days, share, progress),
+        "kuairand_pure": lambda: kuairand(workspace / "kuairand", progress),
         "frappe_x1": lambda: frappe(workspace / "frappe", frappe_data),
         "drawn": lambda: drawn(workspace / "drawn"),
     }
-    names = ["drawn"] if quick else data.split(",")
-    if unknown := set(names) - set(makers):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(makers)}", param_hint="--data")
-    try:
-        tried = QUICK if quick else Tried()
+    names, tried = chosen("drawn" if quick else data, makers, "--data"), QUICK if quick else Tried()
+    with refusals():
         told = {name: _figures(makers[name](), workspace / name, tried, plans, plots) for name in names}
-    except ElasticCtrError as error:
-        _say(str(error))
-        raise typer.Exit(error.exit_code) from error
     _show(told, as_json)
 
 
 def _figures(world: World, folder: Path, tried: Tried, plans: int, plots: Path | None) -> dict[str, Any]:
-    curves = Curves(world, folder, lambda text: _say(f"{world.name}: {text}"), tried)
+    curves = Curves(world, folder, lambda text: progress(f"{world.name}: {text}"), tried)
     rows = [row(line, curves) for line in curves.lines(plans)]
     if plots:
         plot_curves(rows, f"{world.name}: what a smaller model costs", plots / f"compression-{world.name}.png")
@@ -81,10 +75,6 @@ def _figures(world: World, folder: Path, tried: Tried, plans: int, plots: Path |
         "pareto": rows,
         "best_at": {ratio: best_at(rows, ratio) for ratio in _RATIOS},
     }
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def _show(told: dict[str, Any], as_json: bool) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from command_line import chosen
 from crosses_parts.arms import Arm, arms
 from crosses_parts.report import against
 from frappe_peers.cache import Cache
@@ -60,21 +61,14 @@ def main(
     from crosses_parts.runs import Bench
 
     known = arms(min_count, rank)
-    chosen, halved = _named(models, known, "--arms"), _named(halve, known, "--halve")
+    asked, halved = chosen(models, known, "--arms"), chosen(halve, known, "--halve")
     wide_deep = MODELS["ours_wide_deep"].settings_for(quick)
     settings = wide_deep | ({} if quick else {"hidden": [int(width) for width in hidden.split(",")], "threads": threads})
     use_threads(threads)
     bench = Bench(Frappe.read(data), settings, range(1, seeds + 1), Cache(results), partial(typer.echo, err=True), blind)
-    figures = {name: bench.figures(name, known[name]) for name in dict.fromkeys((*chosen, *halved))}
+    figures = {name: bench.figures(name, known[name]) for name in dict.fromkeys((*asked, *halved))}
     gates = SelectionSettings(learning_rate=gate_rate, passes=1 if quick else gate_passes, rows=row_cost)
     _show({"arms": figures, "halved": {name: _halved(bench, name, known[name], gates) for name in halved}}, as_json)
-
-
-def _named(names: str, known: Mapping[str, Arm], option: str) -> tuple[str, ...]:
-    chosen = tuple(filter(None, names.split(",")))
-    if unknown := set(chosen) - set(known):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(known)}", param_hint=option)
-    return chosen
 
 
 def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict[str, Any]:
@@ -83,13 +77,13 @@ def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict
 
     bench.say(f"{name}: gates")
     try:
-        chosen = choose_half(arm, bench.data, bench.settings, gates, bench.seeds[0])
+        half = choose_half(arm, bench.data, bench.settings, gates, bench.seeds[0])
     except InputError as error:
         return {"nothing_fits": str(error)}
     full = bench.figures(name, arm)
-    left = {"fscd": chosen.fscd, "cheapest": chosen.cheapest}
+    left = {"fscd": half.fscd, "cheapest": half.cheapest}
     pruned = {by: bench.figures(f"{name}_{by}", arm.keeping(kept)) for by, kept in left.items()}
-    return {"uses": chosen.as_dict()} | {by: figures | against(full, figures) for by, figures in pruned.items()}
+    return {"uses": half.as_dict()} | {by: figures | against(full, figures) for by, figures in pruned.items()}
 
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:

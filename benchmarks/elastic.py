@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from command_line import chosen, progress
 from elastic_peers import report, workload
 from elastic_peers.once import in_a_process
 from elastic_peers.process import SystemFailed
@@ -61,16 +62,16 @@ def main(
 ) -> None:
     """Measure, and print the figures, their targets and which are missed."""
     size = _QUICK if quick else _FULL
-    chosen = _chosen(systems, IN_OUR_ENVIRONMENT if quick else tuple(SYSTEMS))
+    asked = chosen(systems, SYSTEMS, "--systems") or (IN_OUR_ENVIRONMENT if quick else tuple(SYSTEMS))
     plan = Plan(1, 2, 1) if quick else Plan(rounds, steps)
     with tempfile.TemporaryDirectory() as folder:
         drawn = workload.write(size.work, Path(folder))
-        measured = measure(chosen, size.work.hidden, plan, Path(folder), environments, _say)
+        measured = measure(asked, size.work.hidden, plan, Path(folder), environments, progress)
     figures = report.step_figures(measured, size.work.batch) | dict.fromkeys(_OWN)
     if not steps_only:
         figures |= _own_figures(size, measured)
     if correctness:
-        _say("correctness")
+        progress("correctness")
         figures["correctness"] = in_a_process("correctness", steps=20 if quick else 300)
     figures |= report.raw_figures(measured) | {
         "distinct_rows_per_batch": drawn.distinct(),
@@ -82,20 +83,13 @@ def main(
         _draw(figures, size, plot)
 
 
-def _chosen(systems: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    chosen = tuple(systems.split(",")) if systems else default
-    if unknown := set(chosen) - set(SYSTEMS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(SYSTEMS)}", param_hint="--systems")
-    return chosen
-
-
 def _own_figures(size: Size, measured: Measured) -> dict[str, Any]:
     """Return the figures of ours alone; where they fail, the reason is among the missing."""
     warm, small, large = size.index
     figures: dict[str, Any] = {}
     parts = {"index_figures": {"warm": warm, "small": small, "large": large}, "table_figures": {"rows": size.grown_rows}}
     for module, arguments in parts.items():
-        _say(module.replace("_", " "))
+        progress(module.replace("_", " "))
         try:
             figures |= in_a_process(module, **arguments)
         except SystemFailed as error:
@@ -125,10 +119,6 @@ def _draw(figures: dict[str, Any], size: Size, target: Path) -> None:
     from elastic_peers.plot import plot
 
     plot(figures["median_ms"], size.work.rows, target)
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from command_line import chosen
 from elastic_peers.environments import NoEnvironment
 from elastic_peers.process import SystemFailed
 from frappe_peers import report
@@ -44,23 +45,16 @@ def main(
     plot: Annotated[Path | None, typer.Option(help="Draw AUC and speed into this file.")] = None,
 ) -> None:
     """Run what has not been run yet, and print the figures and which targets are missed."""
-    chosen = _chosen(models, _OURS if quick else tuple(MODELS))
+    asked = chosen(models, MODELS, "--models") or (_OURS if quick else tuple(MODELS))
     frappe = Frappe.read(data)
     bench = Bench(frappe, Cache(results), environments, quick)
-    runs, missing = _run_all(bench, chosen, range(1, seeds + 1))
+    runs, missing = _run_all(bench, asked, range(1, seeds + 1))
     say = partial(typer.echo, err=True)
-    speeds = examples_per_s(bench, [m for m in chosen if m not in missing], speed_rounds, say) if speed_rounds else {}
+    speeds = examples_per_s(bench, [m for m in asked if m not in missing], speed_rounds, say) if speed_rounds else {}
     figures = _figures(frappe, runs, speeds) | {"missing": missing, "rows": len(frappe.train), "test_rows": len(frappe.test)}
     _show(figures, as_json)
     if plot:
         _draw(figures, plot)
-
-
-def _chosen(models: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    chosen = tuple(models.split(",")) if models else default
-    if unknown := set(chosen) - set(MODELS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(MODELS)}", param_hint="--models")
-    return chosen
 
 
 def _run_all(bench: Bench, models: Sequence[str], seeds: Sequence[int]) -> tuple[dict[str, dict[int, Result]], dict[str, str]]:

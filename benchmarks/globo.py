@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from command_line import chosen, progress, refusals
 from globo_parts.arms import ARMS, recipe
 from globo_parts.files import files_of, moments, narrowed
 from globo_parts.fixed import Size
@@ -35,7 +36,6 @@ from globo_parts.plot import plot_hours
 from globo_parts.report import COLUMNS, figures, lines, stream_figures
 from globo_parts.stream import Day, Known, drawn, drawn_schema, read_day
 
-from features.errors import ElasticCtrError
 from features.partition import days_between
 from features.schema import Schema
 from pipelines import console
@@ -77,7 +77,7 @@ class Maker:
 
     def _made(self, name: str, like: Size | None) -> Run:
         def report(text: str) -> None:
-            typer.echo(f"{name}: {text}", err=True)
+            progress(f"{name}: {text}")
 
         return run(ARMS[name], like, self.data.days, self.data.schema, self.seed, self.batch, report)
 
@@ -95,24 +95,14 @@ def main(
     quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
 ) -> None:
     """Take every arm through the days, and print its figures."""
-    chosen = _chosen(arms)
-    try:
+    asked = chosen(arms, ARMS, "--arms") or tuple(ARMS)
+    with refusals():
         data = _drawn(days) if quick else _read(first.date(), days, share, workspace)
-    except ElasticCtrError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from error
     made = Maker(data, workspace / "arms", seed, _QUICK_BATCH if quick else batch)
-    runs = {name: made.run(name) for name in chosen}
+    runs = {name: made.run(name) for name in asked}
     if plot:
         plot_hours(data.days, {words: made.run(name).probability for name, words in _PLOTTED.items()}, plot)
-    _show({"stream": stream_figures(data.days), "arms": {name: figures(runs[name], data.days) for name in chosen}}, as_json)
-
-
-def _chosen(arms: str) -> tuple[str, ...]:
-    chosen = tuple(arms.split(",")) if arms else tuple(ARMS)
-    if unknown := set(chosen) - set(ARMS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(ARMS)}", param_hint="--arms")
-    return chosen
+    _show({"stream": stream_figures(data.days), "arms": {name: figures(runs[name], data.days) for name in asked}}, as_json)
 
 
 def _drawn(count: int) -> Data:
@@ -129,7 +119,7 @@ def _read(first: date, count: int, share: float, workspace: Path) -> Data:
         version = run_stage("ingest", Context(narrowed(config, files), day, Store(workspace))).version
         days.append(read_day(version.path, config.features, day, known, share))
         told.append(version.digest)
-        typer.echo(f"{day}: {len(days[-1]):,} impressions from {len(files)} files", err=True)
+        progress(f"{day}: {len(days[-1]):,} impressions from {len(files)} files")
     return Data(days, config.features, told)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from command_line import chosen, progress
 from multi_hash_parts import movielens
 from multi_hash_parts.report import figures
 from multi_hash_parts.runs import aucs_by_pass, chosen_passes, shortened
@@ -44,22 +45,15 @@ def main(
     budgets = [_QUICK_ROWS] if quick else [int(text) for text in rows.split(",")]
     told: dict[str, Any] = {}
     for budget in budgets:
-        for name in _chosen(systems):
+        for name in chosen(systems, SYSTEMS, "--systems") or SYSTEMS:
             made = system(name, budget, split.users, split.items)
             made = shortened(made, _QUICK_PASSES) if quick else made
             told[f"{name}@{budget}"] = _measured(name, budget, made, split, seeds, cache / "runs")
     _show(told, as_json)
 
 
-def _chosen(systems: str) -> tuple[str, ...]:
-    chosen = tuple(systems.split(",")) if systems else SYSTEMS
-    if unknown := set(chosen) - set(SYSTEMS):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(SYSTEMS)}", param_hint="--systems")
-    return chosen
-
-
 def _measured(name: str, budget: int, made: System, split: movielens.Split, seeds: int, folder: Path) -> dict[str, Any]:
-    typer.echo(f"{name} in {budget} rows", err=True)
+    progress(f"{name} in {budget} rows")
     passes = chosen_passes(made, split, folder)
     aucs = [aucs_by_pass(made, split, seed, folder) for seed in range(1, seeds + 1)]
     return figures(name, budget, made, passes, aucs)

@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from command_line import chosen, progress, refusals
 from pcf_gnn_parts.arms import ARMS
 from pcf_gnn_parts.learning import take
 from pcf_gnn_parts.throughput import Load, throughput
 from pcf_gnn_parts.worlds import World, drawn, globo, kuairand, movielens
 
-from features.errors import ElasticCtrError
 from pipelines import console
 
 _COLUMNS = ("auc", "auc_seen", "auc_unseen", "share_seen", "bytes")
@@ -54,27 +54,17 @@ def main(
         typer.echo(json.dumps(throughput(Load(), workspace), indent=1))
         return
     makers: dict[str, Callable[[], World]] = {
-        "globo": lambda: globo(workspace / "globo", days, share, _say),
-        "kuairand_pure": lambda: kuairand(workspace / "kuairand", 14, share, _say),
-        "movielens_1m": lambda: movielens(movielens_folder, workspace, 15, _say),
+        "globo": lambda: globo(workspace / "globo", days, share, progress),
+        "kuairand_pure": lambda: kuairand(workspace / "kuairand", 14, share, progress),
+        "movielens_1m": lambda: movielens(movielens_folder, workspace, 15, progress),
         "drawn": lambda: drawn(4),
     }
-    chosen, names = _chosen(arms, ARMS, "--arms"), ("drawn",) if quick else _chosen(data, makers, "--data")
-    try:
+    tried, names = chosen(arms, ARMS, "--arms"), chosen("drawn" if quick else data, makers, "--data")
+    with refusals():
         told = {
-            name: _figures(makers[name], name, chosen, window, workspace / f"{name}-{days}-{share}-{window}") for name in names
+            name: _figures(makers[name], name, tried, window, workspace / f"{name}-{days}-{share}-{window}") for name in names
         }
-    except ElasticCtrError as error:
-        typer.echo(str(error), err=True)
-        raise typer.Exit(error.exit_code) from error
     _show(told, as_json)
-
-
-def _chosen(names: str, known: dict[str, Any] | Any, option: str) -> tuple[str, ...]:
-    chosen = tuple(names.split(","))
-    if unknown := set(chosen) - set(known):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(known)}", param_hint=option)
-    return chosen
 
 
 def _figures(make: Callable[[], World], name: str, arms: tuple[str, ...], window: int, folder: Path) -> dict[str, Any]:
@@ -84,13 +74,9 @@ def _figures(make: Callable[[], World], name: str, arms: tuple[str, ...], window
     for arm in arms:
         path = folder / f"{arm}.json"
         if world and not path.is_file():
-            scores = take(world, ARMS[arm], window, lambda text, arm=arm: _say(f"{name}, {arm}: {text}"))
+            scores = take(world, ARMS[arm], window, lambda text, arm=arm: progress(f"{name}, {arm}: {text}"))
             path.write_text(json.dumps(scores.figures()), encoding="utf-8")
     return {arm: json.loads((folder / f"{arm}.json").read_text(encoding="utf-8")) for arm in arms}
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def _show(told: dict[str, Any], as_json: bool) -> None:

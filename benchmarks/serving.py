@@ -20,6 +20,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from command_line import progress
 from elastic_peers.environments import NoEnvironment, interpreter
 from serving_parts.models import COMPACT, FIELDS, SHAPES, WHOLE, model_of, requests_of, stored_bytes_per_row
 
@@ -54,7 +55,7 @@ def main(
 
 
 def _export(name: str, rows: int, scratch: Path) -> Path:
-    typer.echo(f"exporting {name}: {SHAPES[name].words}", err=True)
+    progress(f"exporting {name}: {SHAPES[name].words}")
     folder = scratch / name
     folder.mkdir()
     export_model(model_of(SHAPES[name], rows), folder)
@@ -87,7 +88,7 @@ def _others(saved_model: Path, rows: int, versions: str, root: Path) -> dict[str
     requests = requests_of(SHAPES[COMPACT].fields, rows, 2048)
     ours = serve(saved_model, requests).probability if versions else None
     for version in filter(None, versions.split(",")):
-        typer.echo(f"loading in TensorFlow {version}", err=True)
+        progress(f"loading in TensorFlow {version}")
         try:
             python = interpreter(f"tensorflow-{version}", root, _PINS)
         except NoEnvironment as error:

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from command_line import chosen, progress, refusals
 from compression_parts.learned import learn
 from compression_parts.worlds import World, drawn, globo, kuairand
 from whole_path_parts.path import Options, WholePath
@@ -39,7 +40,6 @@ from whole_path_parts.plot import plot_path
 from whole_path_parts.report import rows_of, verdict
 from whole_path_parts.walk import Walk
 
-from features.errors import ElasticCtrError
 from pipelines import console
 
 
@@ -62,28 +62,23 @@ def main(
 ) -> None:
     """Walk the path, and print the table."""
     makers: dict[str, Callable[[], World]] = {
-        "globo": lambda: globo(workspace / "globo", days, share, _say),
-        "kuairand_pure": lambda: kuairand(workspace / "kuairand", _say),
+        "globo": lambda: globo(workspace / "globo", days, share, progress),
+        "kuairand_pure": lambda: kuairand(workspace / "kuairand", progress),
         "drawn": lambda: drawn(workspace / "drawn", days=3),
     }
-    names = ["drawn"] if quick else data.split(",")
-    if unknown := set(names) - set(makers):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(makers)}", param_hint="--data")
+    names = chosen("drawn" if quick else data, makers, "--data")
     options, told = Options(dim, lasso, values_a_row, frequent, kept_bytes, energy), {}
-    try:
+    with refusals():
         _warm_up()
         for name in names:
             told[name] = _walked(makers[name](), workspace / f"{name}-path", options, (requests, rounds))
             if plots:
                 plot_path(told[name]["rows"], f"{name}: from massive to compact", plots / f"whole-path-{name}.png")
-    except ElasticCtrError as error:
-        _say(str(error))
-        raise typer.Exit(error.exit_code) from error
     _show(told, as_json)
 
 
 def _walked(world: World, folder: Path, options: Options, serving: tuple[int, int]) -> dict[str, Any]:
-    path = WholePath(Walk.of(world, folder / "pieces"), folder, options, lambda text: _say(f"{world.name}: {text}"))
+    path = WholePath(Walk.of(world, folder / "pieces"), folder, options, lambda text: progress(f"{world.name}: {text}"))
     steps = list(path.steps())
     rows = rows_of(steps, path.heldout, *serving)
     return {"heldout": path.heldout.rows, "rows": rows, "reached": verdict(rows)}
@@ -94,10 +89,6 @@ def _warm_up() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         few = drawn(Path(scratch), rows=500)
         learn(few.schema, few.model, few.training, few.days, Path(scratch) / "models")
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
 
 
 def _show(told: dict[str, Any], as_json: bool) -> None:

@@ -1,0 +1,37 @@
+"""What the benchmarks' commands share: comma-separated names, lines of progress, refusals that end them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import typer
+
+from features.errors import ElasticCtrError
+
+
+def chosen(names: str, known: Iterable[str], option: str) -> tuple[str, ...]:
+    """Return comma-separated names.
+
+    Raises:
+        BadParameter: one is not known.
+    """
+    found, all_of_them = tuple(filter(None, names.split(","))), list(known)
+    if unknown := set(found) - set(all_of_them):
+        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(all_of_them)}", param_hint=option)
+    return found
+
+
+def progress(text: str) -> None:
+    """Print a line to standard error, where `--json` leaves room for it."""
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Print what the project refuses in its own words, and end with its exit code."""
+    try:
+        yield
+    except ElasticCtrError as error:
+        progress(str(error))
+        raise typer.Exit(error.exit_code) from error
