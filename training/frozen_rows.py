@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,24 @@ from training.routing import Routing
 Vectors = dict[str, NDArray[np.float32]]
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where keys lie in tables that do not change.
+
+    Attributes:
+        keys: int64 [N], ascending, by group.
+        routing: which field belongs to which group.
+    """
+
+    keys: Mapping[str, NDArray[np.int64]]
+    routing: Routing
+
+    def of(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None) -> dict[str, NDArray[np.int32]]:
+        """Return rows int32 of keys int64 [n] of fields int16 [n], by group, from 1 on; 0 for a key that has none."""
+        assert fields is not None
+        return {name: key_positions(self.keys[name], own) for name, own, _ in self.routing.split(keys, fields)}
+
+
 class FrozenRows:
     """A model's rows behind the interface of a table that learns; a key without a row is the zero vector and stays so.
 
@@ -26,14 +45,12 @@ class FrozenRows:
 
     def __init__(self, trained: TrainedModel, routing: Routing) -> None:
         self.step = 0
-        self._routing = routing
-        self._keys = {name: rows.keys for name, rows in trained.tables().items()}
+        self._places = Places({name: rows.keys for name, rows in trained.tables().items()}, routing)
         self._slabs = {name: with_zero_row(rows) for name, rows in trained.slabs().items()}
 
     def lookup_all(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None) -> Vectors:
         """Return the vectors float32 [m, width] of keys int64 [n] of fields int16 [n], by slab; m are those of its group."""
-        assert fields is not None
-        rows = {name: key_positions(self._keys[name], own) for name, own, _ in self._routing.split(keys, fields)}
+        rows = self._places.of(keys, fields)
         return {name: slab[rows[own_slab(name)[0]]] for name, slab in self._slabs.items()}
 
     def prepare(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None, *, ahead: bool = False) -> Vectors:

@@ -13,9 +13,8 @@ from compression.steps.learning import day_of, learner_over, lesson
 from compression.steps.masks import SlabMasks, full_masks
 from compression.steps.settings import Widths
 from compression.steps.work import Work
-from training.frozen_rows import with_zero_row
+from training.frozen_rows import Places, with_zero_row
 from training.groups import own_slab, slab_of
-from training.models.cross_input import key_positions
 from training.packed.rows import PackedRows
 from training.passes import learn_passes
 from training.routing import Routing
@@ -36,8 +35,8 @@ class MaskedRows:
 
     def __init__(self, tables: Mapping[str, PackedRows], masks: Mapping[str, SlabMasks], routing: Routing) -> None:
         self.step = 0
-        self._routing, self._masks = routing, masks
-        self._keys = {name: np.sort(rows.keys) for name, rows in tables.items()}
+        self._masks = masks
+        self._places = Places({name: np.sort(rows.keys) for name, rows in tables.items()}, routing)
         self._narrow = {
             slab_of(name, slab): with_zero_row(stored.rows()[np.argsort(rows.keys)])
             for name, rows in tables.items()
@@ -49,8 +48,7 @@ class MaskedRows:
         self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None, *, ahead: bool = False
     ) -> dict[str, NDArray[np.int32]]:
         """Return rows int32 of a batch's keys int64 [n] of fields int16 [n], by group; 0 for an unknown key."""
-        assert fields is not None
-        return {name: key_positions(self._keys[name], own) for name, own, _ in self._routing.split(keys, fields)}
+        return self._places.of(keys, fields)
 
     def begin(self, batch: dict[str, NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
         """Return a prepared batch as it is."""
