@@ -5,6 +5,7 @@ and 32; the one that the choosing half of the held-out users likes best is 1×: 
 
     composed                what `search-compression` finds on the way down (rows, columns, bits, kernels, units)
     group lasso, composed   the same, from the model of group lasso that the choosing users like best
+    …, fine-tuned           these at several sizes, and as they are, with dense weights that learn the last day anew
     quantization            float16, int8, int4 alone
     group lasso             models learned with it, their zero rows gone
     magnitude pruning       as many rows of the unpenalised model, by length (the paper's test)
@@ -27,15 +28,13 @@ from typing import Annotated, Any
 
 import typer
 from command_line import chosen, progress, refusals
-from compression_parts.curves import QUICK, Curves, Tried
+from compression_parts.curves import QUICK, SIZES, Curves, Tried
 from compression_parts.lossless import lossless
 from compression_parts.report import best_at, plot_curves, row
 from compression_parts.worlds import World, drawn, frappe, globo, kuairand
 from frappe_peers.data import FOLDER as FRAPPE
 
 from pipelines import console
-
-_RATIOS = (3, 10, 30, 100, 300, 1000)
 
 
 def main(
@@ -73,7 +72,7 @@ def _figures(world: World, folder: Path, tried: Tried, plans: int, plots: Path |
         "bytes": curves.bench.bytes,
         **lossless(curves.sparse),
         "pareto": rows,
-        "best_at": {ratio: best_at(rows, ratio) for ratio in _RATIOS},
+        "best_at": {ratio: best_at(rows, ratio) for ratio in SIZES},
     }
 
 

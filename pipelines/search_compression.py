@@ -37,6 +37,7 @@ _Bytes = Annotated[
 ]
 _Drop = Annotated[Optional[float], typer.Option(min=0, help="The fewest bytes that lose at most so much AUC.")]  # noqa: UP045
 _Plans = Annotated[int, typer.Option(min=1, help="Plans to measure at most; baselines come on top.")]
+_Tune = Annotated[bool, typer.Option("--fine-tune", help="Measure the found plan with `fine_tune` too: it learns the day again.")]
 _Out = Annotated[
     Optional[Path],  # noqa: UP045
     typer.Option("--out", "-o", help=f"Folder for {PLAN}, {REPORT}, {PLOT} (default: <workspace>/compression-search/dt=<day>)."),
@@ -47,10 +48,11 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @dataclass(frozen=True)
 class Request:
-    """What the user wants beside the configuration: limits, how many plans to measure, and the folder for the results."""
+    """What the user wants beside the configuration: limits, plans to measure, whether to tune, the folder for the results."""
 
     goal: Goal
     plans: int
+    fine_tune: bool
     folder: Path
 
 
@@ -61,6 +63,7 @@ def search_compression(
     max_auc_drop: _Drop = None,
     workspace: _Workspace = None,
     plans: _Plans = 150,
+    fine_tune: _Tune = False,
     out: _Out = None,
     overrides: _Overrides = [],  # noqa: B006
     as_json: _Json = False,
@@ -83,7 +86,7 @@ def search_compression(
         typer.echo(f"manifest={(folder / PLAN).resolve()}")
         return
     started_ms = int(time.time() * 1000)
-    found = _search(context, Request(Goal(budget_bytes, max_auc_drop), plans, folder))
+    found = _search(context, Request(Goal(budget_bytes, max_auc_drop), plans, fine_tune, folder))
     _write(found, loaded.name, folder)
     _track(context, found, folder, started_ms)
     if as_json:
@@ -109,7 +112,7 @@ def _search(context: Context, request: Request) -> Found:
             f"{number:>4}  {bench.bytes / one.bytes:>7.1f}×  AUC {-one.drop:+.5f} ± {one.error:.5f}  {_words(one.steps)}"
         )
 
-    return search(bench, settings, request.goal, request.plans, tell)
+    return search(bench, settings, request.goal, request.plans, tell, tune=request.fine_tune)
 
 
 def _words(steps: Sequence[StepSettings]) -> str:

@@ -6,7 +6,7 @@ of keys, rows and dense weights without optimizer state; a hashed model has no k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from compression.compact import CompactModel
 from compression.pruning import without_zero_rows
 from compression.search.bench import Bench, Measured
 from compression.search.descent import Goal
-from compression.search.search import plain, search
+from compression.search.search import TUNED, plain, search, with_tuning
 from compression.settings import CompressionSettings
 from compression.steps.settings import PruneRows, Quantize, StepSettings
 from compression_parts.flat import Column, bucketed, distinct, parts, rewritten
@@ -48,6 +48,9 @@ class Tried:
 
 
 QUICK = Tried(widths=(8,), lasso=(1e-3,), hashed=(10,))
+
+SIZES = (3, 10, 30, 100, 300, 1000)
+"""Times smaller, at which the best plan of a front is fine-tuned too, and told of."""
 
 _LARGEST_DROP = 0.03
 """Of AUC: the search goes on until nothing smaller is within it."""
@@ -124,8 +127,23 @@ class Curves:
     def _searched(self, curve: str, bench: RivalBench, most: int) -> Iterator[Line]:
         """The front of what the search measures on the way down from a model."""
         found = search(bench, CompressionSettings(), Goal(max_drop=_LARGEST_DROP), most, self._tell)
-        for one in found.front:
+        yield from self._lines(curve, found.front, bench)
+        best = (self._best(found.front, size) for size in SIZES)
+        plans = dict.fromkeys([(), *(one.steps for one in best if one)])
+        yield from self._lines(f"{curve}, fine-tuned", [self._tuned(bench, steps) for steps in plans], bench)
+
+    def _lines(self, curve: str, measured: Iterable[Measured], bench: RivalBench) -> Iterator[Line]:
+        for one in measured:
             yield Line(curve, [plain(step) for step in one.steps], self.bench.against(one, bench))
+
+    def _best(self, front: Sequence[Measured], size: float) -> Measured | None:
+        """Of plans at least so many times smaller than 1×, the one that loses least."""
+        small = [one for one in front if one.bytes * size <= self.bench.bytes]
+        return min(small, key=lambda one: one.drop, default=None)
+
+    def _tuned(self, bench: RivalBench, steps: tuple[StepSettings, ...]) -> Measured:
+        self._report(f"fine-tuning after {len(steps)} steps")
+        return bench.measure(TUNED, with_tuning(steps))
 
     def _sparsest(self) -> RivalBench:
         """The model of group lasso that the choosing users like best."""

@@ -17,6 +17,8 @@ INK, MUTED, GRID = "#1c2733", "#8a97a6", "#e3e8ee"
 _COLOURS = {
     "group lasso, composed": "#1f6fb2",
     "composed": "#3fa7a0",
+    "group lasso, composed, fine-tuned": "#7fb4e0",
+    "composed, fine-tuned": "#9ed6d1",
     "quantization": "#7b5ea7",
     "group lasso": "#5b8c5a",
     "magnitude pruning": "#d17a00",

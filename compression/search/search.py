@@ -11,11 +11,14 @@ from compression.search.bench import Bench, Measured
 from compression.search.descent import Goal, Trail, descend
 from compression.search.space import PROBED, SCORES, Point, Score, Space, baselines
 from compression.settings import CompressionSettings
-from compression.steps.settings import DropFields, PruneRows, StepSettings
+from compression.steps.settings import Dense, DropFields, FineTune, PruneRows, StepSettings
 from training.metrics.bootstrap import Interval
 
 SEARCHED = "searched"
 """Name of the plans that are no baseline's."""
+
+TUNED = "fine-tuned"
+"""Name of the chosen plan with `fine_tune` in it."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,13 @@ class Found:
 
 
 def search(
-    bench: Bench, settings: CompressionSettings, goal: Goal, most: int, tell: Callable[[int, Measured], None] | None = None
+    bench: Bench,
+    settings: CompressionSettings,
+    goal: Goal,
+    most: int,
+    tell: Callable[[int, Measured], None] | None = None,
+    *,
+    tune: bool = False,
 ) -> Found:
     """Find the plan.
 
@@ -103,9 +112,10 @@ def search(
         goal: what is wanted.
         most: plans to measure; baselines, some dozens, come on top.
         tell: called with the number of each plan that is measured, and the plan.
+        tune: measure the chosen plan with `fine_tune` too, and take that if it is better; it learns the day once more.
 
     Raises:
-        InputError: no plan is within the goal's limits.
+        InputError: no plan is within the goal's limits, or there are no impressions to tune by.
     """
     fixed = tuple(step for step in settings.steps if isinstance(step, DropFields))
     whole = Space.of(bench.after(fixed), fixed)
@@ -120,7 +130,9 @@ def search(
         return one
 
     chosen = descend(Trail(space, lambda point: bench.weigh(space.steps(point)), measure, most, found), goal)
-    plans, beside = tuple(found.values()), tuple(_baselines(bench, space))
+    tuned = (bench.measure(TUNED, with_tuning(chosen.steps)),) if tune else ()
+    chosen = goal.best([chosen, *tuned])
+    plans, beside = (*found.values(), *tuned), tuple(_baselines(bench, space))
     front = pareto(plans)
     intervals = {one.steps: bench.interval(one) for one in (*front, *beside, chosen)}
     return Found(goal, settings.zero_tolerance, bench.bytes, chosen, plans, front, beside, intervals)
@@ -133,6 +145,12 @@ def pareto(plans: Sequence[Measured]) -> tuple[Measured, ...]:
         if not front or one.cautious_drop < front[-1].cautious_drop:
             front.append(one)
     return tuple(reversed(front))
+
+
+def with_tuning(steps: Sequence[StepSettings]) -> tuple[StepSettings, ...]:
+    """Return a plan with `fine_tune` after all that changes rows, and before what stores dense weights in fewer bits."""
+    dense = [step for step in steps if isinstance(step, Dense)]
+    return (*(step for step in steps if not isinstance(step, Dense)), FineTune(), *dense)
 
 
 def plain(step: StepSettings) -> dict[str, Any]:

@@ -72,6 +72,8 @@ def test_a_quick_run_prints_every_curve(tmp_path):
     assert curves == {
         "composed",
         "group lasso, composed",
+        "composed, fine-tuned",
+        "group lasso, composed, fine-tuned",
         "quantization",
         "group lasso",
         "magnitude pruning",

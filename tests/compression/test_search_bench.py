@@ -15,7 +15,7 @@ from compression.search.bench import Bench
 from compression.search.certainty import drop_error
 from compression.search.descent import Goal
 from compression.search.heldout import HeldOut, of_reported_half
-from compression.search.search import search
+from compression.search.search import SEARCHED, TUNED, search, with_tuning
 from compression.search.space import Space, baselines
 from compression.settings import CompressionSettings
 from compression.steps.codebooks import coded
@@ -156,6 +156,27 @@ def test_fields_with_many_rows_have_an_axis_of_their_own(trained_on, tmp_path):
     numbers = [n for n, axis in enumerate(space.axes) if axis.name.startswith("rows of")]
     point = tuple(4 if n in numbers else 0 for n in range(len(space.axes)))
     assert sorted(step.fields for step in space.steps(point)) == sorted((name,) for name in large)
+
+
+def test_the_chosen_plan_is_tuned_and_the_better_one_is_taken(bench):
+    goal = Goal(max_bytes=bench.bytes // 3)
+    found = search(bench, CompressionSettings(), goal, 40, tune=True)
+    *others, tuned = found.plans
+    assert (tuned.name, {one.name for one in others}) == (TUNED, {SEARCHED})
+    before = goal.best(others)
+    assert tuned.steps == with_tuning(before.steps)
+    assert found.chosen is (tuned if goal.rank(tuned) < goal.rank(before) else before)
+    assert tuned.bytes == before.bytes
+    assert tuned.scores.tobytes() != before.scores.tobytes()
+    assert found.intervals[found.chosen.steps].low <= found.chosen.drop_reported <= found.intervals[found.chosen.steps].high
+
+
+def test_every_plan_can_be_tuned(bench):
+    space = Space.of(bench.work)
+    last = space.steps(tuple(len(axis.levels) - 1 for axis in space.axes))
+    for steps in ((), last, last[:2]):
+        tuned = CompressionSettings(steps=with_tuning(steps)).steps
+        assert [step for step in tuned if step.kind != "fine_tune"] == sorted(steps, key=lambda step: step.kind == "dense")
 
 
 def test_codebooks_are_made_once_for_all_plans_that_prune_their_rows(bench, monkeypatch):

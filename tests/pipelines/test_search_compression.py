@@ -107,7 +107,7 @@ def test_the_plan_can_be_merged_and_the_stage_makes_what_was_measured(search, tr
 
 
 def test_it_is_told_as_it_goes_and_journalled_for_mlflow(search, trained, tmp_path):
-    code, out, _ = search("--budget-bytes", "60000")
+    code, out, _ = search("--budget-bytes", "60000", "--fine-tune")
     assert code == 0
     assert "×  AUC" in out
     assert "rows" in out
