@@ -5,6 +5,7 @@ and 32; the one that the choosing half of the held-out users likes best is 1×: 
 
     composed                what `search-compression` finds on the way down (rows, columns, bits, kernels, units)
     group lasso, composed   the same, from the model of group lasso that the choosing users like best
+    strongest …, composed   the same, from the model of the strongest group lasso: the smallest models
     …, fine-tuned           these at several sizes, and as they are, with dense weights that learn the last day anew
     quantization            float16, int8, int4 alone
     group lasso             models learned with it, their zero rows gone

@@ -112,13 +112,15 @@ class Curves:
         self.widths = {dim: _bench(self._learned(self._of_width(dim))) for dim in tried.widths}
         self.dim = max(tried.widths, key=lambda dim: self.widths[dim].auc_choosing)
         self.bench = self.widths[self.dim]
-        self.sparse = self._learned(_penalised(self._of_width(self.dim), tried.lasso[:3][-1]))
+        self.sparse = self._sparse(tried.lasso[:3][-1])
         self._distinct = distinct(world.days, world.hashed)
 
     def lines(self, most: int) -> Iterator[Line]:
         """Yield every model of every curve; the search measures at most `most` plans."""
         yield from self._searched("composed", self.bench, most)
-        yield from self._searched("group lasso, composed", self._sparsest(), most)
+        yield from self._searched("group lasso, composed", self._liked(), most)
+        if len(self._tried.lasso) > 1:
+            yield from self._searched("strongest group lasso, composed", _bench(self._sparse(max(self._tried.lasso))), most)
         yield from self._steps("quantization", [(Quantize(form=form),) for form in ("float16", "int8", "int4")])
         yield from self._lasso()
         yield from self._hashed("hashing trick", _hashing)
@@ -145,10 +147,13 @@ class Curves:
         self._report(f"fine-tuning after {len(steps)} steps")
         return bench.measure(TUNED, with_tuning(steps))
 
-    def _sparsest(self) -> RivalBench:
+    def _liked(self) -> RivalBench:
         """The model of group lasso that the choosing users like best."""
-        learned = (self._learned(_penalised(self._of_width(self.dim), strength)) for strength in self._tried.lasso)
-        return max(map(_bench, learned), key=lambda bench: bench.auc_choosing)
+        return max(map(_bench, map(self._sparse, self._tried.lasso)), key=lambda bench: bench.auc_choosing)
+
+    def _sparse(self, strength: float) -> Learned:
+        """The model that group lasso of a strength leaves."""
+        return self._learned(_penalised(self._of_width(self.dim), strength))
 
     def _tell(self, number: int, one: Measured) -> None:
         self._report(f"plan {number}: {self.bench.bytes / one.bytes:.1f} times smaller, drop {one.drop:.5f}")
@@ -161,8 +166,7 @@ class Curves:
         """Rows that group lasso zeroed, and as many rows by magnitude of the model that learned without it: the paper's test."""
         for strength in self._tried.lasso:
             self._report(f"group lasso {strength:g}")
-            sparse = self._learned(_penalised(self._of_width(self.dim), strength))
-            one = self.bench.rival("group lasso", sparse, keys=True)
+            one = self.bench.rival("group lasso", self._sparse(strength), keys=True)
             yield Line("group lasso", {"l21": strength}, one)
             kept = (PruneRows(by="norm", max_rows=one.rows),)
             yield Line("magnitude pruning", [plain(step) for step in kept], self.bench.measure("magnitude pruning", kept))

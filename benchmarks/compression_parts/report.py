@@ -17,7 +17,9 @@ INK, MUTED, GRID = "#1c2733", "#8a97a6", "#e3e8ee"
 _COLOURS = {
     "group lasso, composed": "#1f6fb2",
     "composed": "#3fa7a0",
+    "strongest group lasso, composed": "#123f66",
     "group lasso, composed, fine-tuned": "#7fb4e0",
+    "strongest group lasso, composed, fine-tuned": "#5b7fa6",
     "composed, fine-tuned": "#9ed6d1",
     "quantization": "#7b5ea7",
     "group lasso": "#5b8c5a",
@@ -26,7 +28,7 @@ _COLOURS = {
     "quotient and remainder": "#8a97a6",
 }
 _LOWEST = -0.04
-_OURS = ("group lasso, composed", "composed")
+_OURS = ("group lasso, composed", "strongest group lasso, composed", "composed")
 
 
 def row(line: Line, curves: Curves) -> dict[str, Any]:
