@@ -30,7 +30,7 @@ lint: env  ## ruff, mypy, import-linter
 	$(BIN)/lint-imports
 
 test: lint  ## lint and run every test, in as many processes as there are cores, at most 4
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 up: env  ## start Airflow and MLflow on free loopback ports and leave them running
 	$(BIN)/elastic-ctr up
