@@ -59,7 +59,7 @@ def best_at(rows: Sequence[Mapping[str, Any]], ratio: float) -> dict[str, Mappin
 
 def plot_curves(rows: Sequence[Mapping[str, Any]], what: str, path: Path) -> None:
     """Draw the drop of AUC against how many times smaller a model is, a line a curve, intervals of ours shaded."""
-    figure = Figure(figsize=(8.6, 5.2), layout="constrained")
+    figure = Figure(figsize=(11, 5.2), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for curve, colour in _COLOURS.items():
@@ -73,7 +73,8 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], curve: str, colour: str
     if not rows:
         return
     ratio, change = [one["ratio"] for one in rows], [-one["auc_drop"] for one in rows]
-    axes.plot(ratio, change, marker="o", markersize=3.5, linewidth=1.8 if curve in _OURS else 1.1, color=colour, label=curve)
+    width, style = 1.8 if curve in _OURS else 1.1, "--" if curve.endswith("fine-tuned") else "-"
+    axes.plot(ratio, change, style, marker="o", markersize=3.5, linewidth=width, color=colour, label=curve)
     if curve in _OURS:
         low, high = ([-one[end] for one in rows] for end in ("auc_drop_high", "auc_drop_low"))
         axes.fill_between(ratio, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -92,4 +93,4 @@ def _frame(axes: Axes, what: str) -> None:
     axes.set_title(what, loc="left", color=INK, fontsize=11, fontweight="bold")
     axes.grid(color=GRID, linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left")
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
