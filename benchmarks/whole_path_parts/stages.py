@@ -84,8 +84,10 @@ def hashed(stage: Stage, values: Mapping[str, int], a_row: int, frequent: int) -
 
 def dropping(stage: Stage, told: Description, dropped: Set[str]) -> Stage:
     """Leave out what the selection dropped; `told` is of the stage's model."""
-    left = without_fields(told, frozenset(dropped))
-    return replace(stage, schema=left.schema, model=left.model, relations=left.relations)
+    left, admission = without_fields(told, frozenset(dropped)), stage.training.admission
+    counts = {name: count for name, count in admission.min_counts.items() if name not in dropped}
+    training = stage.training.model_copy(update={"admission": admission.model_copy(update={"min_counts": counts})})
+    return replace(stage, schema=left.schema, model=left.model, relations=left.relations, training=training)
 
 
 def _made_by(arm: str) -> PretrainSettings:

@@ -16,10 +16,11 @@ from compression_parts.worlds import World, drawn
 from matplotlib.image import imread
 from whole_path_parts.plot import plot_path
 from whole_path_parts.report import verdict
-from whole_path_parts.stages import hashed, start, with_gnn, with_network
+from whole_path_parts.stages import dropping, hashed, start, with_gnn, with_network
 from whole_path_parts.walk import Walk
 
 from features.schema import Cross
+from training.checkpoints import Description
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = ["start", "relation network", "PCF-GNN", "multi-hash", "FSCD", "widths", "INT8"]
@@ -75,6 +76,10 @@ def test_frequent_ids_may_have_rows_of_their_own(world, tmp_path):
     user, item, *_ = stage.schema.fields
     assert (user.multi_hash.rows, user.multi_hash.own_rows, item.multi_hash) == (100, True, None)
     assert (stage.training.admission.threshold("user_id"), stage.training.admission.threshold("item_id")) == (5, 1)
+    told = Description(stage.schema, stage.model, stage.training, {}, stage.relations, 1)
+    left = dropping(stage, told, {"user_id", "user_id_x_place"})
+    assert left.schema.names() == ("item_id", "place", "item_id_x_place")
+    assert left.training.admission.min_counts == {}
 
 
 def test_a_start_may_keep_the_group_lasso_of_its_log(world, tmp_path):
