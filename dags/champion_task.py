@@ -32,6 +32,7 @@ class SearchTask(StageTask):
         argv = [*CLI, self.stage, f"--config={params['config']}", f"--date={params.get('date') or 'champion'}"]
         argv += [f"--workspace={params['workspace']}"] if params.get("workspace") else []
         argv += [f"{option}={params[name]}" for name, option in LIMITS.items() if params.get(name) is not None]
+        argv += ["--fine-tune"] if params.get("fine_tune") else []
         argv += [f"--set=compression.steps={params['steps']}"] if params.get("steps") else []
         return self.run_command(argv, stage_environment(os.environ, ""))
 

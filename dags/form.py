@@ -35,6 +35,12 @@ def compression_form() -> dict[str, Param]:
             None, "The best AUC in so many bytes. Empty: no limit.", type=["null", "integer"], minimum=1, section=section
         ),
         "plans": Param(150, "Plans to measure at most.", type="integer", minimum=1, maximum=5000, section=section),
+        "fine_tune": Param(
+            False,
+            "Measure the found plan with `fine_tune` too, and take that if it is better: dense weights learn the day again.",
+            type="boolean",
+            section=section,
+        ),
         "steps": Param(
             None,
             "A YAML list of compression.steps, carried out as it is where both limits are empty; a search keeps its drop_fields.",

@@ -61,6 +61,11 @@ def test_the_search_is_of_the_champion_within_the_limits_of_the_form(dag):
     ]
 
 
+def test_the_form_can_ask_for_fine_tuning(dag):
+    assert "--fine-tune" not in commands(dag, "search_plan", config="my.yaml")
+    assert commands(dag, "search_plan", config="my.yaml", fine_tune=True)[-1] == "--fine-tune"
+
+
 def test_steps_of_the_form_are_carried_out_where_no_limit_is_given(dag):
     steps = "[{kind: quantize, form: int8}]"
     given = commands(dag, "search_plan", config="my.yaml", workspace="/ws", date="2026-01-06", max_auc_drop=None, steps=steps)
