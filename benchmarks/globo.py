@@ -77,6 +77,7 @@ class Maker:
 
     def _made(self, name: str, like: Size | None) -> Run:
         def report(text: str) -> None:
+            """Tell of this arm."""
             progress(f"{name}: {text}")
 
         return run(ARMS[name], like, self.data.days, self.data.schema, self.seed, self.batch, report)

@@ -41,6 +41,7 @@ class Bench:
         path = self.cache.path(name, seed, arm=arm.described(), settings=dict(self.settings), of=self._digests)
 
         def made(answer: Path) -> Mapping[str, Any]:
+            """Learn an arm, keep its scores, and return its figures."""
             self.say(f"{name}, seed {seed}")
             done = run(arm, self.data, self.settings, seed)
             np.savez(answer, valid=done.valid, test=done.test)

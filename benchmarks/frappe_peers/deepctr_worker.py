@@ -19,9 +19,11 @@ class _Trainer:
         self._columns, self._label = _columns(data.train), data.train.label
 
     def learn_epoch(self, number: int) -> None:
+        """Learn all training rows once, in an order of Keras' own."""
         self._model.fit(self._columns, self._label, batch_size=self._batch, epochs=1, shuffle=True, verbose=0)
 
     def probabilities(self, split: Split) -> NDArray[np.floating]:
+        """Return the probability of each row, float [n]."""
         probabilities: NDArray[np.floating] = self._model.predict(_columns(split), batch_size=self._batch, verbose=0)
         return probabilities.reshape(-1)
 

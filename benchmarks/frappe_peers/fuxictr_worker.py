@@ -40,6 +40,7 @@ class _Summed(BaseModel):
         self.reset_parameters()
 
     def forward(self, inputs: Batch) -> dict[str, torch.Tensor]:
+        """Return `y_pred`, the probabilities."""
         fields = self.get_inputs(inputs)
         vectors = self.embedding_layer(fields) if self.embedding_layer else None
         logits = [self.mlp(vectors.flatten(start_dim=1))] if self.mlp else []
@@ -56,6 +57,7 @@ class _PlainDCNv2(DCNv2):
     get_inputs, get_labels, train_step = BaseModel.get_inputs, BaseModel.get_labels, BaseModel.train_step
 
     def forward(self, inputs: Batch) -> dict[str, torch.Tensor]:
+        """Return `y_pred`, the probabilities."""
         vectors = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
         both = torch.cat([self.crossnet(vectors), self.parallel_dnn(vectors)], dim=-1)
         return {"y_pred": self.output_activation(self.fc(both))}
@@ -68,6 +70,7 @@ class _Trainer:
         self._train = _tensors(data.train)
 
     def learn_epoch(self, number: int) -> None:
+        """Learn all training rows once, in the order that the number draws."""
         self._model.train()
         total = 0.0
         for rows in shuffled(len(self._train[_LABEL]), self._batch, (self._seed, number)):
@@ -75,12 +78,14 @@ class _Trainer:
             total += self._model.train_step({name: column[chosen] for name, column in self._train.items()}).item()
 
     def probabilities(self, split: Split) -> NDArray[np.floating]:
+        """Return the probability of each row, float [n]."""
         columns = _tensors(split)
         cuts = [slice(start, start + self._batch) for start in range(0, len(split), self._batch)]
         probabilities: NDArray[np.floating] = self._model.predict([{n: c[cut] for n, c in columns.items()} for cut in cuts])
         return probabilities
 
     def stalled(self) -> None:
+        """Learn on at a tenth of the rate."""
         self._model.lr_decay()
 
 

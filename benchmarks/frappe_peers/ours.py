@@ -38,11 +38,13 @@ class _Trainer:
         self._train = self._inputs(data.train)
 
     def learn_epoch(self, number: int) -> None:
+        """Learn all training rows once, in the order that the number draws."""
         rows = shuffled(len(self._train), self._batch, (self._seed, number))
         for prepared in ahead(lambda chosen: self._learner.prepare(self._train.take(chosen)), rows):
             self._learner.learn(prepared)
 
     def probabilities(self, split: Split) -> NDArray[np.floating]:
+        """Return the probability of each row, float [n]."""
         return self._learner.predict(self._inputs(split))
 
     def stalled(self) -> None:

@@ -46,6 +46,7 @@ class Bench:
         path = self.cache.path(model, seed, settings=settings, source=_source(entry), data=self._data_digest)
 
         def run(answer: Path) -> dict[str, Any]:
+            """Learn with one seed, keep the answer, and return its figures."""
             say(f"{model}, seed {seed}")
             return self._run(model, seed, answer, settings)
 

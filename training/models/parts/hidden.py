@@ -63,6 +63,7 @@ def batch_normed(affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, kept: Kep
 
     @tf.custom_gradient
     def whole(affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable[..., _Gradients]]:
+        """Return the outputs, and what makes gradients of theirs."""
         mean = tf.reduce_mean(affine, axis=0)
         variance = tf.reduce_mean(tf.math.squared_difference(affine, mean), axis=0)
         root = tf.math.rsqrt(variance + EPSILON)
@@ -72,6 +73,7 @@ def batch_normed(affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, kept: Kep
         hidden = tf.nn.relu(normed) * kept.mask
 
         def gradients(upstream: tf.Tensor, *_: tf.Tensor) -> _Gradients:
+            """Return gradients by `affine`, `scale` and `bias`; the batch's mean and variance pass none."""
             # Where dropout or ReLU made a zero the output is zero, so one comparison does for both.
             inner = tf.raw_ops.ReluGrad(gradients=upstream, features=hidden)
             return _through_norm(affine, inner, kept.share, (mean, root, slope))
