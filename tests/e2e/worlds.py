@@ -49,7 +49,7 @@ class World:
 
     def run(self, *arguments, code=0):
         done = subprocess.run(
-            self.command(*arguments), env=self.environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=900
+            self.command(*arguments), env=self.environment(), cwd=REPOSITORY, capture_output=True, text=True, timeout=1400
         )
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}"
         return done
