@@ -47,7 +47,7 @@ def test_seconds_are_from_the_event_to_the_first_content_that_has_learned_it(tmp
 @pytest.mark.slow
 def test_a_quick_run():
     command = [sys.executable, "benchmarks/follow.py", "--quick", "--json"]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-2000:]
     figures = json.loads(done.stdout)
     assert figures["events"] == 200 * 6

@@ -97,7 +97,7 @@ def ask(port, records):
         f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}, method="POST"
     )
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=200) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
@@ -122,7 +122,7 @@ def served(model):
 
 
 def wait_for(port, process):
-    for _ in range(300):
+    for _ in range(1000):
         assert process.poll() is None, "mlflow models serve ended"
         with socket.socket() as probe:
             if not probe.connect_ex(("127.0.0.1", port)):

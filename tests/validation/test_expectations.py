@@ -210,7 +210,7 @@ def test_loading_the_gate_starts_neither_tensorflow_nor_spark_nor_telemetry():
         "from great_expectations.analytics.config import ENV_CONFIG;"
         "assert not ENV_CONFIG.gx_analytics_enabled and os.environ['GX_ANALYTICS_ENABLED'] == 'false'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}, timeout=400)
 
 
 def test_a_day_that_only_needs_checks_needs_no_great_expectations():
