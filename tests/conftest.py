@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.update(
     TF_CPP_MIN_LOG_LEVEL="2",
@@ -18,6 +19,10 @@ os.environ.update(
 )
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 if not hasattr(sys.modules["__main__"], "__file__"):
     # A worker of pytest-xdist: pyspark takes a main module without a file for its own doctests, and exits.
