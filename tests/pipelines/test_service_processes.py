@@ -35,13 +35,13 @@ def says(process: Process, word: str) -> bool:
 
 def test_output_of_both_streams_is_in_the_log(folder):
     process = start_python("one", "import sys; print('out'); print('err', file=sys.stderr)", folder)
-    wait_until(lambda: says(process, "err") and says(process, "out"), [], 10, "output")
+    wait_until(lambda: says(process, "err") and says(process, "out"), [], 60, "output")
     assert Path(process.log) == folder / "logs" / "one.log"
 
 
 def test_the_log_tail_is_the_end_of_the_log(folder):
     process = start_python("one", "for i in range(100): print(i)", folder)
-    wait_until(lambda: says(process, "99"), [], 10, "output")
+    wait_until(lambda: says(process, "99"), [], 60, "output")
     assert process.log_tail().splitlines()[0] == "70"
 
 
