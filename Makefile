@@ -3,10 +3,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help env demo test lint up down lock clean
+.PHONY: help env demo test test-all lint up down lock clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
 env: $(STAMP)  ## make .venv from the lock, Java included, if it is missing or out of date
 
@@ -29,8 +29,13 @@ lint: env  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint and run every test, in as many processes as there are cores, at most 4
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test: lint  ## lint and run the tests, in as many processes as there are cores, at most 4
+	$(PYTEST) -m "not benchmark" $(PYTEST_ARGS)
+
+test-all: lint  ## the same, and every benchmark as a quick run
+	$(PYTEST) $(PYTEST_ARGS)
 
 up: env  ## start Airflow and MLflow on free loopback ports and leave them running
 	$(BIN)/elastic-ctr up

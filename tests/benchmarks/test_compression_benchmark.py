@@ -57,7 +57,7 @@ def test_the_curves_are_drawn(tmp_path):
     assert imread(tmp_path / "plots" / "curves.png").shape[1] > 800
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run_prints_every_curve(tmp_path):
     options = ["--json", "--quick", "--plans", "6", "--workspace", str(tmp_path / "work"), "--plots", str(tmp_path)]
     done = subprocess.run(

@@ -245,7 +245,7 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run_prints_every_arm_and_learns_nothing_twice(tmp_path: Path):
     write_frappe(tmp_path)
     options = ["--quick", "--json", "--seeds", "2", "--arms", "neither,relations", "--data", str(tmp_path)]
@@ -264,7 +264,7 @@ def test_a_quick_run_prints_every_arm_and_learns_nothing_twice(tmp_path: Path):
     assert "seed 1" not in again.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run_without_test_figures_prints_tables(tmp_path: Path):
     write_frappe(tmp_path)
     options = ["--quick", "--blind", "--seeds", "1", "--arms", "", "--halve", "crosses", "--data", str(tmp_path)]

@@ -16,7 +16,7 @@ KEYS = {
 NUMBERS = ("index_keys_per_s_core", "bytes_per_row_ratio", "key_cost_50m_over_10m", "examples_per_s", "growth_stall_s", "save_s")
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run_prints_every_figure(tmp_path: Path):
     picture = tmp_path / "steps.png"
     options = ["--quick", "--json", "--systems", "dense,ours", "--plot", str(picture)]

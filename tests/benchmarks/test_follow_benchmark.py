@@ -44,7 +44,7 @@ def test_seconds_are_from_the_event_to_the_first_content_that_has_learned_it(tmp
     assert (figures["deltas"], figures["delta_bytes_sum"], figures["between_publications_s_median"]) == (2, 100, 4.0)
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run():
     command = [sys.executable, "benchmarks/follow.py", "--quick", "--json"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900)

@@ -17,7 +17,7 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run_prints_every_figure_and_is_not_run_twice(tmp_path: Path):
     write_frappe(tmp_path)
     picture, folders = tmp_path / "frappe.png", ["--data", str(tmp_path), "--results", str(tmp_path / "results")]

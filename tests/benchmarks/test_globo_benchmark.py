@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -14,6 +16,7 @@ def started(*arguments, **environment):
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env={**os.environ, **environment})
 
 
+@pytest.mark.benchmark
 def test_a_quick_run_prints_its_arms_and_draws_the_hours(tmp_path):
     arms = ("elastic", "hashed", "daily", "relations")
     plot = tmp_path / "hours.png"

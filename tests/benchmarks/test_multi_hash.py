@@ -160,6 +160,7 @@ def test_figures_by_hand():
     assert figures("ours", 4096, made, 1, [[0.5]])["reached"] is None
 
 
+@pytest.mark.benchmark
 def test_a_quick_run_prints_every_system(tmp_path):
     command = [sys.executable, "benchmarks/multi_hash.py", "--quick", "--json", "--seeds", "2", "--cache", str(tmp_path)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

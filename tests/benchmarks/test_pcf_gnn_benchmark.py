@@ -53,7 +53,7 @@ def test_movielens_is_cut_by_time(tmp_path):
     assert np.concatenate([each.label for each in world.slices]).tolist() == [float(1 + n % 5 >= 4) for n in range(29, -1, -1)]
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run_prints_the_figures_of_every_input(tmp_path):
     command = [sys.executable, "benchmarks/pcf_gnn.py", "--quick", "--json", "--workspace", str(tmp_path)]
     told = json.loads(subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout)

@@ -30,7 +30,7 @@ def test_requests_ask_for_rows_that_are_there_and_frequent_ones_most():
     assert (ids < 10).mean() > 0.25 > (ids >= 500).mean()
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run_prints_what_it_measured():
     arguments = ["--json", "--rows", "2600", "--requests", "64", "--rounds", "1"]
     done = subprocess.run(

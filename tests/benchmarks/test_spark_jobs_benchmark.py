@@ -22,7 +22,7 @@ def started(*arguments):
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_tiny_run_agrees_with_duckdb_and_prints_its_keys(tmp_path):
     tiny = ("--sizes", "30k", "--window", "2", "--day-rows", "3000", "--repeats", "1", "--hub-rows", "3000")
     plot = tmp_path / "sizes.png"

@@ -116,7 +116,7 @@ def test_the_path_is_drawn(tmp_path):
     assert imread(tmp_path / "plots" / "path.png").shape[1] > 800
 
 
-@pytest.mark.slow
+@pytest.mark.benchmark
 def test_a_quick_run_walks_every_step_and_learns_nothing_twice(tmp_path):
     options = ["--quick", "--json", "--rounds", "1", "--requests", "512", "--workspace", str(tmp_path), "--plots", str(tmp_path)]
     first, again = (_run(*options) for _ in range(2))
