@@ -1,5 +1,6 @@
 """Settings and fixtures that every test shares: quiet libraries, no telemetry, one Spark session."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -23,6 +24,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# It says goodbye when a worker of pytest-xdist has closed its streams already.
+logging.getLogger("py4j").setLevel(logging.WARNING)
 
 if not hasattr(sys.modules["__main__"], "__file__"):
     # A worker of pytest-xdist: pyspark takes a main module without a file for its own doctests, and exits.
