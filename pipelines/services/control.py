@@ -17,8 +17,16 @@ import httpx
 
 from features.errors import RetryableError
 from pipelines.services.airflow_api import AirflowApi
-from pipelines.services.environment import LOOPBACK, REPOSITORY, Layout, airflow_environment, mlflow_environment
+from pipelines.services.environment import (
+    LOOPBACK,
+    REPOSITORY,
+    Layout,
+    airflow_environment,
+    mlflow_environment,
+    stage_server_environment,
+)
 from pipelines.services.processes import Process, free_ports, start, stop_all, wait_until
+from pipelines.services.stage_server import can_listen
 
 RUN_FOLDER_VARIABLE = "ELASTIC_CTR_RUN_DIR"
 START_TIMEOUT_S = 240.0
@@ -117,6 +125,12 @@ def start_mlflow(layout: Layout) -> Process:
     return start("mlflow", argv, mlflow_environment(), layout.folder, REPOSITORY)
 
 
+def start_stage_server(layout: Layout) -> Process:
+    """Start what stages are forked from; a stage that comes before it is ready waits for it."""
+    argv = [sys.executable, "-m", "pipelines.services.stage_server", str(layout.stage_socket)]
+    return start("stage-server", argv, stage_server_environment(layout), layout.folder, REPOSITORY)
+
+
 def new_layout(folder: Path) -> Layout:
     """Return a layout with free ports and a fresh secret."""
     airflow_port, mlflow_port = free_ports(2)
@@ -144,7 +158,8 @@ def _start_all(layout: Layout) -> Services:
     mlflow = start_mlflow(layout)
     _migrate(layout)
     airflow = _start_airflow(layout)
-    services = Services(str(layout.folder), layout.airflow_url, layout.mlflow_url, (mlflow, *airflow))
+    others = [start_stage_server(layout)] if can_listen(layout.stage_socket) else []
+    services = Services(str(layout.folder), layout.airflow_url, layout.mlflow_url, (mlflow, *airflow, *others))
     wait_until(lambda: _mlflow_answers(layout.mlflow_url), [mlflow], START_TIMEOUT_S, "MLflow")
     wait_until(lambda: services.api().healthy(*_HEALTH), airflow, START_TIMEOUT_S, "Airflow")
     for name, description in POOLS.items():
