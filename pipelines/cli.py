@@ -103,7 +103,7 @@ def _run_one(day_context: Context, missing: str) -> int:
 
 def main() -> None:
     """Run the command line; an error of ours becomes one clear message and its exit code."""
-    _quiet_libraries()
+    quiet_libraries()
     try:
         app(standalone_mode=True)
     except ElasticCtrError as error:
@@ -112,7 +112,7 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Switch telemetry and start-up chatter of the libraries off, unless the user set them."""
     os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
     for name in ("tensorflow", "great_expectations", "mlflow"):
