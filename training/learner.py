@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from training.arrays import Arrays
 from training.elastic.optimizers.optimizer import Optimizer
 from training.elastic.slabs.tensors import as_tensor
-from training.forward import Forward, ForwardModel, batch_arguments, batch_signature, pool_flat
+from training.forward import Forward, ForwardModel, batch_arguments, batch_signature, pool_flat, unpool_flat
 from training.grouped_table import StepRows
 from training.inputs import Inputs
 from training.models.blocks import Blocks, Weights
@@ -113,25 +113,33 @@ class Learner(Generic[Table]):
             step: int64 [], 1 at the first step.
         """
         segments, dense, cross, label, weight, shift = arguments
-        variables = self.model.variables_by_name()
+        variables, batch = self.model.variables_by_name(), tf.shape(label)[0]
+        pooled = pool_flat(self.model, flat, segments, batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch((flat, variables))
-            pooled = pool_flat(self.model, flat, segments, tf.shape(label)[0])
+            tape.watch((pooled, variables))
             logits = self.model.forward(pooled, dense, cross, tf.stack([tf.constant(self._seed, tf.int64), step * _LAYERS]))
             errors = weight[:, tf.newaxis] * _log_losses(label, logits + shift)
             loss, objective = tf.reduce_mean(errors), tf.reduce_mean(tf.reduce_sum(errors, axis=1))
             objective += self.model.penalty() if isinstance(self.model, Penalised) else 0.0
-        gradients, dense_gradients = tape.gradient(objective, (flat, variables))
+        gradients, dense_gradients = tape.gradient(objective, (pooled, variables))
         self._apply_dense(variables, dense_gradients, step)
-        return loss, gradients
+        return loss, unpool_flat(self.model, gradients, segments, batch)
 
     def _apply_dense(self, variables: Mapping[str, tf.Variable], gradients: Mapping[str, tf.Tensor], step: tf.Tensor) -> None:
-        for name, variable in variables.items():
-            slots = {slot: state.read_value() for slot, state in self.slots[name].items()}
-            weights, slots = self.optimizer.update(variable.read_value(), slots, gradients[name], step)
-            variable.assign(weights)
-            for slot, state in self.slots[name].items():
-                state.assign(slots[slot])
+        """Update all weights as one vector: the same arithmetic as weight by weight, in a fraction of the operations."""
+
+        def joined(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
+            return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+
+        states = {slot: [self.slots[name][slot] for name in variables] for slot in self.optimizer.slot_names}
+        before = {slot: joined(state) for slot, state in states.items()}
+        weights, slots = self.optimizer.update(
+            joined(variables.values()), before, joined(gradients[name] for name in variables), step
+        )
+        for targets, vector in [(list(variables.values()), weights), *((states[slot], slots[slot]) for slot in states)]:
+            parts = tf.split(vector, [target.shape.num_elements() for target in targets])
+            for target, part in zip(targets, parts, strict=True):
+                target.assign(tf.reshape(part, target.shape))
 
 
 class Step:
