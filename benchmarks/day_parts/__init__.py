@@ -1,1 +1,1 @@
-"""Parts of `benchmarks/day.py`."""
+"""What a day costs, part by part."""

@@ -93,7 +93,7 @@ def learn(learners: Learners, inputs: Inputs, settings: TrainingSettings, phase:
             meter.arrived()
             loss = learners.learn(prepared)
             _refuse_unsound(loss, learners.model.table.step, phase)
-            meter.learned(len(prepared.model.inputs), loss)
+            meter.learned(prepared.size, loss)
     return meter.timing()
 
 

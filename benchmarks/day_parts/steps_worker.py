@@ -1,0 +1,68 @@
+"""A process that trains the default model: one request a line of standard input, one answer a line of standard output.
+
+It runs against any revision since the first with `training.online.stream.learn`: what it is given is plain arrays, and it uses
+no more of the code than a day of training does. `PYTHONPATH` says which revision that is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def main(folder: Path) -> None:
+    """Answer requests `{"batch": b, "steps": s}` with `{"cpu_s", "wall_s", "examples"}` of that many steps until input ends.
+
+    CPU seconds are user and system time of all threads of this process. The first answer, before any request, is
+    `{"import_cpu_s", "first_cpu_s"}`: of the imports, and of building the learners and taking two steps.
+    """
+    from features.schema import Schema
+    from training.inputs import Inputs
+    from training.learners import Learners, Recipe
+    from training.online.stream import learn
+    from training.ragged import Ragged
+    from training.settings import ModelSettings, TrainingSettings
+
+    imported_s = time.process_time()
+    arrays = np.load(folder / "inputs.npz")
+    schema = Schema.model_validate_json((folder / "schema.json").read_text())
+    day = Inputs(
+        keys=arrays["keys"],
+        lists=(Ragged(arrays["list_values"], arrays["list_offsets"]),),
+        dense=arrays["dense"],
+        cross=np.zeros((len(arrays["label"]), 0), np.float32),
+        label=arrays["label"],
+    )
+    loaded_s = time.process_time()
+    learners = Learners.fresh(Recipe(schema, ModelSettings(), TrainingSettings(), ()))
+    place = 0
+
+    def take(batch: int, steps: int) -> int:
+        """Learn the next impressions, from the start again where they end; return how many."""
+        nonlocal place
+        rows = np.arange(place, place + batch * steps) % len(day)
+        place = int(rows[-1]) + 1
+        learn(learners, day.take(rows), TrainingSettings(batch_size=batch), "benchmark", None)
+        return len(rows)
+
+    take(16, 2)
+    _answer({"import_cpu_s": imported_s, "first_cpu_s": time.process_time() - loaded_s})
+    for line in sys.stdin:
+        asked = json.loads(line)
+        started, spent = time.perf_counter(), time.process_time()
+        examples = take(asked["batch"], asked["steps"])
+        spent, seconds = time.process_time() - spent, time.perf_counter() - started
+        _answer({"cpu_s": spent, "wall_s": seconds, "examples": examples})
+
+
+def _answer(figures: dict[str, Any]) -> None:
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
