@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.services.schedule import SCHEDULE_VARIABLE
+from spark_jobs.server import SparkServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
@@ -28,12 +29,16 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the services live: the run folder, their ports, and the secret that signs Airflow's tokens."""
+    """Where the services live: the run folder, their ports, and the secret that signs Airflow's tokens.
+
+    `spark` is the resident server; None where the caller's environment names another one.
+    """
 
     folder: Path
     airflow_port: int
     mlflow_port: int
     secret: str
+    spark: SparkServer | None = None
 
     @property
     def airflow_url(self) -> str:
@@ -56,6 +61,11 @@ def airflow_environment(layout: Layout) -> dict[str, str]:
     return {**_inherited(), **_airflow_settings(layout), **_passed_to_stages(layout)}
 
 
+def spark_environment(server: SparkServer) -> dict[str, str]:
+    """Return the whole environment of the Spark server."""
+    return server.environment(_inherited())
+
+
 def mlflow_environment() -> dict[str, str]:
     """Return the whole environment of the MLflow server. Job execution off: it would start eight more processes."""
     return {**_inherited(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -74,7 +84,9 @@ def _inherited() -> dict[str, str]:
 
 def _passed_to_stages(layout: Layout) -> dict[str, str]:
     path = os.pathsep.join(part for part in (str(REPOSITORY), os.environ.get("PYTHONPATH", "")) if part)
-    return {"MLFLOW_TRACKING_URI": layout.mlflow_url, "PYTHONPATH": path, DATA_VARIABLE: str(data_folder())}
+    spark = layout.spark.client_environment() if layout.spark else {}
+    own = {"MLFLOW_TRACKING_URI": layout.mlflow_url, "PYTHONPATH": path}
+    return {**own, DATA_VARIABLE: str(data_folder()), **spark}
 
 
 def _airflow_settings(layout: Layout) -> dict[str, str]:
