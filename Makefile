@@ -37,7 +37,7 @@ test: lint  ## lint and run the tests, in as many processes as there are cores, 
 test-all: lint  ## the same, and every benchmark as a quick run
 	$(PYTEST) $(PYTEST_ARGS)
 
-up: env  ## start Airflow and MLflow on free loopback ports and leave them running
+up: env  ## start Airflow, MLflow and a Spark server on free loopback ports and leave them running
 	$(BIN)/elastic-ctr up
 
 down:  ## stop what `make up` started

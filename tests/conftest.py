@@ -1,8 +1,11 @@
-"""Settings and fixtures that every test shares: quiet libraries, no telemetry, one Spark session."""
+"""Settings and fixtures that every test shares: quiet libraries, no telemetry, one Spark server."""
 
+import fcntl
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,15 +36,63 @@ if not hasattr(sys.modules["__main__"], "__file__"):
     sys.modules["__main__"].__file__ = __file__
 
 
+SPARK_FOLDER = "ELASTIC_CTR_TEST_SPARK"
+"""Where the Spark server of this test run lives. Workers of pytest-xdist inherit the variable."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--spark",
+        choices=("server", "local"),
+        default="server",
+        help="Spark tests over one Connect server for the whole run, or in local sessions, a JVM for each process.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[SPARK_FOLDER] = tempfile.mkdtemp(prefix="elastic-ctr-spark-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        from pipelines.services.processes import stop_all
+
+        folder = Path(os.environ.pop(SPARK_FOLDER))
+        stop_all(folder, grace_s=10)
+        shutil.rmtree(folder)
+
+
 @pytest.fixture(scope="session")
-def spark() -> Iterator[object]:
-    """One local session for all Spark tests: a JVM costs about ten seconds."""
+def spark_server(pytestconfig: pytest.Config) -> None:
+    """The run's Spark server, for this process and those that it starts (`SPARK_REMOTE` is set).
+
+    The first test that asks for it starts it; all workers share it; it stops with the run.
+    """
+    if pytestconfig.getoption("--spark") == "local":
+        return
+    from pipelines.services.control import CLIENT_ENVIRONMENT, START_TIMEOUT_S, start_spark
+    from pipelines.services.processes import free_ports, wait_until
+    from spark_jobs.server import SparkServer
+
+    folder = Path(os.environ[SPARK_FOLDER])
+    variables = folder / "spark" / CLIENT_ENVIRONMENT
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not variables.exists():
+            server = SparkServer.new(free_ports(1)[0])
+            wait_until(server.answers, [start_spark(server, folder)], START_TIMEOUT_S, "Spark")
+    os.environ.update(line.split("=", 1) for line in variables.read_text().splitlines())
+
+
+@pytest.fixture(scope="session")
+def spark(spark_server: None) -> Iterator[object]:
+    """One session for all Spark tests of this process."""
     from spark_jobs.session import spark_session
     from spark_jobs.settings import SparkSettings
 
-    session = spark_session(SparkSettings(master="local[2]", shuffle_partitions=2))
-    yield session
-    session.stop()
+    with spark_session(SparkSettings(master="local[2]", shuffle_partitions=2)) as session:
+        yield session
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines.services.schedule import SCHEDULE_VARIABLE
 from pipelines.services.stage_server import SOCKET_VARIABLE
+from spark_jobs.server import SparkServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
@@ -32,12 +33,16 @@ QUIET = {
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the services live: the run folder, their ports, and the secret that signs Airflow's tokens."""
+    """Where the services live: the run folder, their ports, and the secret that signs Airflow's tokens.
+
+    `spark` is the resident server; None where the caller's environment names another one.
+    """
 
     folder: Path
     airflow_port: int
     mlflow_port: int
     secret: str
+    spark: SparkServer | None = None
 
     @property
     def airflow_url(self) -> str:
@@ -71,6 +76,11 @@ def stage_server_environment(layout: Layout) -> dict[str, str]:
     return {name: value for name, value in settings.items() if not name.startswith("AIRFLOW")}
 
 
+def spark_environment(server: SparkServer) -> dict[str, str]:
+    """Return the whole environment of the Spark server."""
+    return server.environment(_inherited())
+
+
 def mlflow_environment() -> dict[str, str]:
     """Return the whole environment of the MLflow server. Job execution off: it would start eight more processes."""
     return {**_inherited(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -89,11 +99,13 @@ def _inherited() -> dict[str, str]:
 
 def _passed_to_stages(layout: Layout) -> dict[str, str]:
     path = os.pathsep.join(part for part in (str(REPOSITORY), os.environ.get("PYTHONPATH", "")) if part)
+    spark = layout.spark.client_environment() if layout.spark else {}
     return {
         "MLFLOW_TRACKING_URI": layout.mlflow_url,
         "PYTHONPATH": path,
         DATA_VARIABLE: str(data_folder()),
         SOCKET_VARIABLE: str(layout.stage_socket),
+        **spark,
     }
 
 

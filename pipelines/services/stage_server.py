@@ -54,7 +54,7 @@ PRELOADED = (
     "scipy.optimize",
     "scipy.special",
     "sklearn.metrics",
-    "pyspark.sql",
+    "pyspark.sql.connect.session",
     "pydantic",
     "rich.console",
     "typer",
