@@ -11,6 +11,8 @@ import pytest
 
 from dags.stage_process import StageProcess
 
+pytestmark = pytest.mark.process
+
 STUBBORN = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
