@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help env demo test test-all lint up down lock clean
+.PHONY: help env demo test test-fast test-all coverage lint up down lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -29,13 +29,23 @@ lint: env  ## ruff, mypy, import-linter
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# As many processes as there are cores, at most 4. A file's tests stay together: they share fixtures.
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-test: lint  ## lint and run the tests, in as many processes as there are cores, at most 4
-	$(PYTEST) -m "not benchmark" $(PYTEST_ARGS)
+test-fast: env  ## the unit tests: no Spark, no Airflow, no process of their own
+	$(BIN)/python $(PYTEST) -m "not (benchmark or sweep or slow or process or spark or airflow)" $(PYTEST_ARGS)
 
-test-all: lint  ## the same, and every benchmark as a quick run
-	$(PYTEST) $(PYTEST_ARGS)
+test: lint  ## lint, and every test that protects a promise
+	$(BIN)/python $(PYTEST) -m "not (benchmark or sweep)" $(PYTEST_ARGS)
+
+test-all: lint  ## the same, the sweeps over parameters, and every benchmark as a quick run
+	$(BIN)/python $(PYTEST) $(PYTEST_ARGS)
+
+coverage: env  ## what `make test` runs, with the lines of product code that it reaches, processes included
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run $(PYTEST) -m "not (benchmark or sweep)" $(PYTEST_ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 up: env  ## start Airflow, MLflow and a Spark server on free loopback ports and leave them running
 	$(BIN)/elastic-ctr up

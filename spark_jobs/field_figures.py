@@ -193,5 +193,5 @@ def _significant(value: float) -> float:
 
 
 def _table(schema: pa.Schema, rows: Iterable[tuple[object, ...]]) -> pa.Table:
-    columns = list(zip(*rows, strict=True)) or [[] for _ in schema]
+    columns: list[tuple[object, ...]] = list(zip(*rows, strict=True)) or [() for _ in schema]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)

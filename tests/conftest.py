@@ -1,4 +1,4 @@
-"""Settings and fixtures that every test shares: quiet libraries, no telemetry, one Spark server."""
+"""Settings and fixtures that every test shares: quiet libraries, no telemetry, one Spark server; the tiers of tests."""
 
 import fcntl
 import logging
@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -63,6 +63,63 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(folder)
 
 
+E2E = Path(__file__).parent / "e2e"
+
+MARKS = {"spark": "spark", "spark_server": "spark", "airflow_database": "airflow", "fresh_process": "process"}
+"""Fixtures that cost a process, and the mark that each gives to the tests that use it, if by way of other fixtures."""
+
+PROGRAMS = ("python", "warm_python", "java", "elastic-ctr", "airflow", "mlflow")
+UNIT = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their fixtures; the longest files, which one worker runs, go first."""
+    for item in items:
+        for name in MARKS.keys() & set(getattr(item, "fixturenames", ())):
+            item.add_marker(MARKS[name])
+        item.stash[UNIT] = not {"process", "spark", "airflow", "slow", "benchmark"} & {m.name for m in item.iter_markers()}
+    items.sort(key=lambda item: not item.path.is_relative_to(E2E))
+
+
+running_unit_test = False
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Tell `watch_processes` what kind of test runs."""
+    global running_unit_test
+    running_unit_test = item.stash[UNIT]
+    try:
+        return (yield)
+    finally:
+        running_unit_test = False
+
+
+def watch_processes(event: str, arguments: tuple[object, ...]) -> None:
+    """Fail a unit test that starts a heavy process: `make test-fast` promises that there are none."""
+    if event == "subprocess.Popen" and running_unit_test:
+        program = Path(os.fsdecode(arguments[0])).name  # type: ignore[arg-type]
+        if program.startswith(PROGRAMS):
+            raise RuntimeError(f"a unit test starts {program}: mark the test with `process`, or do without")
+
+
+sys.addaudithook(watch_processes)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Give each worker whole files, and the tests from end to end that share a simulated world to one worker."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/e2e" if file.startswith("tests/e2e/") and not file.endswith("test_own_log.py") else file
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def spark_server(pytestconfig: pytest.Config) -> None:
     """The run's Spark server, for this process and those that it starts (`SPARK_REMOTE` is set).
@@ -102,3 +159,31 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}: set ELASTIC_CTR_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def fresh_process() -> None:
+    """Used by fixtures that start a process of Python or Java, so that the tests that use them are marked `process`."""
+
+
+@pytest.fixture(scope="session")
+def warm_python(fresh_process: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An interpreter for processes that know TensorFlow and nothing of this project: see `warm_python.py`."""
+    import warm_python
+
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+    with warm_python.started(tmp_path_factory.mktemp("warm"), ["numpy", "tensorflow"], quiet) as executable:
+        yield executable
+
+
+@pytest.fixture(scope="session")
+def compare_served(warm_python: Path) -> Callable[..., object]:
+    """`check_parity` with a fork of the warm interpreter in place of a cold process for each export."""
+    from validation.parity import compare
+    from validation.serving import serve
+
+    def compared(saved_model, requests, expected, batch_sizes):
+        assert expected.shape == (len(requests),)
+        return compare(serve(saved_model, requests, batch_sizes, python=warm_python), expected)
+
+    return compared

@@ -13,6 +13,7 @@ from elastic_peers.workload import Workload, write
 TINY = Workload(rows=3000, batch=8, smallest=20, batches=2, hidden=("4",))
 
 
+@pytest.mark.process
 def test_a_process_that_dies_says_why(tmp_path: Path):
     write(TINY, tmp_path)
     with Process(Command(Path(sys.executable), "no_such_system"), tmp_path, tmp_path / "log") as process:
@@ -22,6 +23,7 @@ def test_a_process_that_dies_says_why(tmp_path: Path):
             process.ask({"part": "step"})
 
 
+@pytest.mark.process
 def test_without_a_network_a_peer_is_missing_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     write(TINY, tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")

@@ -1,7 +1,6 @@
 """The Globo benchmark as a person starts it: a quick run, an unknown arm, absent data."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +10,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def started(*arguments, **environment):
+def started(*arguments):
     command = [sys.executable, "benchmarks/globo.py", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.benchmark
@@ -35,14 +34,10 @@ def test_a_quick_run_prints_its_arms_and_draws_the_hours(tmp_path):
     assert "elastic: 2017" not in again.stderr  # it was kept
 
 
-def test_an_unknown_arm_is_refused_with_the_known_ones():
-    done = started("--quick", "--arms", "oracle")
-    assert done.returncode == 2
-    assert "no_crosses" in done.stderr
+def test_an_unknown_arm_is_refused_with_the_known_ones(refused):
+    assert "no_crosses" in refused("globo.py", "--quick", "--arms", "oracle")
 
 
-def test_absent_data_is_said_before_anything_is_learned(tmp_path):
-    done = started("--workspace", str(tmp_path), ELASTIC_CTR_DATA=str(tmp_path))
-    assert done.returncode == 2
-    assert "ELASTIC_CTR_DATA" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_absent_data_is_said_before_anything_is_learned(refused, tmp_path, monkeypatch):
+    monkeypatch.setenv("ELASTIC_CTR_DATA", str(tmp_path))
+    assert "ELASTIC_CTR_DATA" in refused("globo.py", "--workspace", tmp_path)

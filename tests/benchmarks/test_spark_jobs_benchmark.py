@@ -43,12 +43,11 @@ def test_a_tiny_run_agrees_with_duckdb_and_prints_its_keys(tmp_path):
     assert list(tmp_path.iterdir()) == [plot], "scratch is gone"
 
 
-def test_a_size_that_cannot_be_read_is_refused():
-    done = started("--sizes", "many")
-    assert done.returncode == 2
-    assert "10m" in done.stderr
+def test_a_size_that_cannot_be_read_is_refused(refused):
+    assert "10m" in refused("spark_jobs.py", "--sizes", "many")
 
 
+@pytest.mark.process
 def test_beside_the_benchmark_the_package_of_its_name_is_still_the_package():
     code = "import spark_jobs.settings, spark_jobs; print(spark_jobs.settings.__file__)"
     folder = REPOSITORY / "benchmarks"
@@ -89,6 +88,7 @@ def test_equal_to_nine_digits_is_equal_and_counts_must_be_exact(tmp_path):
         require_equal(ours, ours, made(tmp_path / "more", field=["a", "b"], impressions=[3, 1], ctr=[0.5, 1]), ())
 
 
+@pytest.mark.process
 def test_a_process_that_fails_says_why():
     assert answer([sys.executable, "-c", "print('{\"a\": 1}')"])["a"] == 1
     with pytest.raises(JobFailed, match="no such thing"):

@@ -1,6 +1,7 @@
 """A checkpoint trained by hand on an awkward day, its compressed form and its export, made once a session."""
 
 import shutil
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -105,3 +106,9 @@ def judged_checkpoint(checkpoint, trained_on, tmp_path_factory):
     baseline = np.full(HELDOUT, 0.3, np.float32)
     pq.write_table(pa.table({**columns, "p_baseline": baseline}), folder / "heldout.parquet")
     return folder
+
+
+@pytest.fixture
+def warm_serving(warm_python, monkeypatch):
+    """Every export that the test's code serves in a new process is served in a fork of the warm interpreter."""
+    monkeypatch.setattr(sys, "executable", str(warm_python))

@@ -44,10 +44,10 @@ def without_graph(folder):
 
 
 @pytest.mark.parametrize("damage", [truncated, garbled, without_tables, without_graph])
-def test_a_damaged_export_is_unsound_and_named(copied, damage):
+def test_a_damaged_export_is_unsound_and_named(copied, damage, warm_python):
     damage(copied)
     with pytest.raises(UnsoundError, match=r"saved_model: the exported model cannot be served; export it again"):
-        serve(copied, asked(), (4,))
+        serve(copied, asked(), (4,), python=warm_python)
 
 
 def strings(columns):

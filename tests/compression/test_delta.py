@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import threading
 from dataclasses import replace
 from itertools import pairwise
@@ -47,20 +46,21 @@ def loaded_from(folder):
     return tf.saved_model.load(str(folder / "saved_model"))
 
 
-def answers(exported, deltas, requests, out):
+def answers(python, exported, deltas, requests, out):
     out.mkdir()
     (out / "none").mkdir()
     script = Path(__file__).with_name("delta_answers.py")
     quiet = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [sys.executable, script, exported / "saved_model", deltas or out / "none", requests, out / "answers.npy"]
+    command = [python, "-I", script, exported / "saved_model", deltas or out / "none", requests, out / "answers.npy"]
     subprocess.run(command, check=True, env=quiet, cwd=out)
     return np.load(out / "answers.npy")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "form", [Form.FLOAT32, Form.INT8, *(pytest.param(form, marks=pytest.mark.slow) for form in (Form.FLOAT16, Form.INT4))]
 )
-def test_full_and_twenty_deltas_answer_as_a_fresh_full_export_to_the_bit(form, models, requests, tmp_path):
+def test_full_and_twenty_deltas_answer_as_a_fresh_full_export_to_the_bit(form, models, requests, warm_python, tmp_path):
     days = [stored_as(model, form) for model in models]
     export_model(days[0], tmp_path / "first")
     export_model(days[-1], tmp_path / "last")
@@ -68,11 +68,11 @@ def test_full_and_twenty_deltas_answer_as_a_fresh_full_export_to_the_bit(form, m
     for number, delta in enumerate(deltas):
         write_delta(delta, tmp_path / "deltas" / f"{number:03d}")
     assert all(delta.figures["tombstones"] for delta in deltas[2:])  # who is idle for two days goes
-    followed = answers(tmp_path / "first", tmp_path / "deltas", requests, tmp_path / "a")
-    fresh = answers(tmp_path / "last", None, requests, tmp_path / "b")
+    followed = answers(warm_python, tmp_path / "first", tmp_path / "deltas", requests, tmp_path / "a")
+    fresh = answers(warm_python, tmp_path / "last", None, requests, tmp_path / "b")
     np.testing.assert_array_equal(followed, fresh)
     assert len(fresh) == (DAYS + 1) * ROWS
-    assert np.abs(fresh - answers(tmp_path / "first", None, requests, tmp_path / "c")).max() > 0.05
+    assert np.abs(fresh - answers(warm_python, tmp_path / "first", None, requests, tmp_path / "c")).max() > 0.05
 
 
 def rows_by_key(model):

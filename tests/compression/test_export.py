@@ -59,7 +59,7 @@ def expected(compressed, trained_on):
 
 
 @pytest.fixture(scope="session")
-def parity(exported, expected, partition):
+def parity(exported, expected, partition, fresh_process):
     """The export in a fresh process, against the NumPy reference."""
     return check_parity(exported[0] / "saved_model", read_requests(partition, SCHEMA), expected, (1, 7, 512))
 
@@ -211,7 +211,7 @@ def test_a_model_without_rows_or_encodings_can_be_exported(compressed, tmp_path)
     assert np.isfinite(answers["probability"]).all()
 
 
-def test_parity_catches_one_changed_weight(exported, compressed, partition, expected, tmp_path):
+def test_parity_catches_one_changed_weight(compressed, partition, expected, compare_served, tmp_path):
     """A model whose bias is off by 1e-4 is not the model that was trained."""
     tampered = tmp_path / "tampered"
     tampered.mkdir()
@@ -220,5 +220,5 @@ def test_parity_catches_one_changed_weight(exported, compressed, partition, expe
         dense = {name: stored[name] for name in stored.files}
     np.savez(tampered / "dense.npz", **(dense | {"bias": dense["bias"] + np.float32(1e-4)}))
     export(tampered, tmp_path)
-    report = check_parity(tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (512,))
+    report = compare_served(tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (512,))
     assert report.max_abs_diff > 1e-5

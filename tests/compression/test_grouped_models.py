@@ -19,7 +19,6 @@ from training.models.gates import GatedModel, GateRule, uses
 from training.scalers import Scaler
 from training.scoring import Scorer
 from training.settings import GroupSettings, TrainingSettings
-from validation.parity import check_parity
 from validation.requests import read_requests
 
 KEYED = [f.name for f in SCHEMA.key_fields()]
@@ -42,13 +41,13 @@ def grouped(trained_on, tmp_path_factory):
     return learners.model, inputs, folder
 
 
-def test_the_export_agrees_in_a_fresh_process(grouped, trained_on, partition, tmp_path):
+def test_the_export_agrees_in_a_fresh_process(grouped, trained_on, partition, compare_served, tmp_path):
     (tmp_path / "compressed").mkdir()
     report = compress(grouped[2], CompressionSettings(), tmp_path / "compressed")
     assert export(tmp_path / "compressed", tmp_path).rows == report.rows_after <= len(grouped[0].table)
     expected = Scorer.load(tmp_path / "compressed").score(trained_on)
     np.testing.assert_array_equal(expected, grouped[0].predict(grouped[1]))
-    parity = check_parity(tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (7, 512))
+    parity = compare_served(tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (7, 512))
     assert parity.max_abs_diff <= 1e-6
     assert np.std(expected) > 0.01
 

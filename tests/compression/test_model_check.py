@@ -15,7 +15,7 @@ from validation.settings import ModelGateSettings
 
 
 @pytest.fixture(scope="session")
-def judged(judged_checkpoint, partition, exported, compressed, tmp_path_factory):
+def judged(judged_checkpoint, partition, exported, compressed, fresh_process, tmp_path_factory):
     """The candidate, with its own compressed form for a champion."""
     out = tmp_path_factory.mktemp("report")
     candidate = Candidate(partition, judged_checkpoint, exported[0], compressed)
@@ -61,7 +61,9 @@ def lossy(judged_checkpoint, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("allowed", "verdict"), [(0.5, "blessed"), (1e-6, "refused")])
-def test_a_lossy_candidate_is_held_against_the_trained_one(allowed, verdict, lossy, judged_checkpoint, partition, tmp_path):
+def test_a_lossy_candidate_is_held_against_the_trained_one(
+    allowed, verdict, lossy, judged_checkpoint, partition, warm_serving, tmp_path
+):
     settings = ModelGateSettings(max_p99_ms=60_000, max_auc_drop_by_compression=allowed)
     figures = check_model(Candidate(partition, judged_checkpoint, lossy[1], None, lossy[0]), SCHEMA, settings, tmp_path)
     heldout = read_heldout(judged_checkpoint / "heldout.parquet")
@@ -74,7 +76,7 @@ def test_a_lossy_candidate_is_held_against_the_trained_one(allowed, verdict, los
     assert figures["verdict"] == verdict
 
 
-def test_an_export_of_something_else_is_unsound(lossy, judged_checkpoint, partition, exported, tmp_path):
+def test_an_export_of_something_else_is_unsound(lossy, judged_checkpoint, partition, exported, warm_serving, tmp_path):
     (tmp_path / "small").mkdir()
     steps = CompressionSettings.model_validate({"steps": STEPS[1:]})
     compress(judged_checkpoint, steps, tmp_path / "small")
@@ -83,7 +85,7 @@ def test_an_export_of_something_else_is_unsound(lossy, judged_checkpoint, partit
     assert check_model(candidate, SCHEMA, settings, tmp_path)["verdict"] == "unsound"
 
 
-def test_a_tolerance_above_zero_is_a_lossy_step_too(judged_checkpoint, partition, tmp_path):
+def test_a_tolerance_above_zero_is_a_lossy_step_too(judged_checkpoint, partition, warm_serving, tmp_path):
     for name in ("small", "export", "report"):
         (tmp_path / name).mkdir()
     compress(judged_checkpoint, CompressionSettings(zero_tolerance=0.15), tmp_path / "small")

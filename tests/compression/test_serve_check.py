@@ -45,7 +45,7 @@ def run(workspace, *more):
     return CliRunner().invoke(app, ["serve-check", *paths, *more])
 
 
-def test_it_serves_both_and_writes_report_and_picture(workspace, tmp_path):
+def test_it_serves_both_and_writes_report_and_picture(workspace, warm_serving, tmp_path):
     asked = ("--rounds", "1", "--max-calls", "20", "--batches", "1,64", "--json", "--out", str(tmp_path))
     done = run(workspace, *asked)
     assert done.exit_code == 0, done.output
@@ -74,7 +74,7 @@ def test_batch_sizes_that_are_none_are_refused(workspace, sizes):
     assert "--batches" in str(done.exception)
 
 
-def test_the_figures_are_medians_of_the_rounds(exported, partition):
+def test_the_figures_are_medians_of_the_rounds(exported, partition, warm_serving):
     requests = read_requests(partition, SCHEMA)
     costs = serving_costs({"export": exported[0] / "saved_model"}, requests, (530,), rounds=2, max_calls=5)["export"]
     assert costs.bytes == folder_bytes(exported[0] / "saved_model")

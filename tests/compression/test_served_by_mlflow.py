@@ -131,6 +131,7 @@ def wait_for(port, process):
     raise AssertionError("mlflow models serve does not answer")
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_over_http_raw_strings_get_the_same_answers(served, loaded):
     columns = draw_columns(20, seed=5)
@@ -141,6 +142,7 @@ def test_over_http_raw_strings_get_the_same_answers(served, loaded):
     np.testing.assert_allclose(given, loaded.predict(rows)["probability"], rtol=0, atol=1e-7)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_over_http_a_bad_request_gets_an_error_and_the_server_stays(served):
     (record,) = frame(draw_columns(1, seed=5)).to_dict("records")

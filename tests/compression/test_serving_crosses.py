@@ -14,7 +14,6 @@ from training.examples import read_examples
 from training.models.cross_files import read_encodings, write_encodings
 from training.models.cross_input import Encoding, PairTable, pair_keys, sorted_nodes
 from training.scoring import Scorer
-from validation.parity import check_parity
 from validation.requests import read_requests
 
 
@@ -65,7 +64,7 @@ def test_the_trained_model_reads_them_as_the_formula_says(crossed, trained_on):
     np.testing.assert_allclose(Scorer.load(crossed).score(trained_on), expected, rtol=0, atol=1e-6)
 
 
-def test_the_export_gives_the_same_in_a_fresh_process(crossed, tmp_path):
+def test_the_export_gives_the_same_in_a_fresh_process(crossed, compare_served, tmp_path):
     """On a day of other draws, so that known and unknown nodes and pairs meet."""
     for name in ("compressed", "export"):
         (tmp_path / name).mkdir()
@@ -73,7 +72,7 @@ def test_the_export_gives_the_same_in_a_fresh_process(crossed, tmp_path):
     export(tmp_path / "compressed", tmp_path / "export")
     partition = write_partition(tmp_path / "day", draw_columns(300, seed=11))
     expected = Scorer.load(crossed).score(read_examples(partition, SCHEMA, RELATIONS))
-    parity = check_parity(tmp_path / "export" / "saved_model", read_requests(partition, SCHEMA), expected, (1, 64))
+    parity = compare_served(tmp_path / "export" / "saved_model", read_requests(partition, SCHEMA), expected, (1, 64))
     assert parity.max_abs_diff <= 1e-6
 
 

@@ -17,7 +17,6 @@ from training.packed.matrix import Form, Matrix
 from training.packed.rows import PackedRows
 from training.packed.slab import Band, PackedSlab
 from training.scoring import Scorer
-from validation.parity import check_parity
 from validation.requests import read_requests
 from validation.serving import serve
 
@@ -52,12 +51,14 @@ def stored(checkpoint, form):
 
 
 @pytest.mark.parametrize("form", list(Form))
-def test_a_stored_model_scores_as_it_is_served_in_a_fresh_process(form, checkpoint, partition, trained_on, tmp_path):
+def test_a_stored_model_scores_as_it_is_served_in_a_fresh_process(
+    form, checkpoint, partition, trained_on, compare_served, tmp_path
+):
     (tmp_path / "compressed").mkdir()
     write_compact(stored(checkpoint, form), checkpoint / DESCRIPTION, tmp_path / "compressed")
     export(tmp_path / "compressed", tmp_path)
     expected = Scorer.load(tmp_path / "compressed").score(trained_on)
-    report = check_parity(tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (7, 512))
+    report = compare_served(tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (7, 512))
     assert report.max_abs_diff <= 1e-6
     assert np.abs(expected - Scorer.load(checkpoint).score(trained_on)).max() > 1e-4  # half of the columns are gone
 
@@ -72,19 +73,19 @@ def test_it_comes_back_from_its_folder_in_its_stored_form(checkpoint, tmp_path):
     assert again.nbytes < 0.6 * whole.nbytes
 
 
-def test_the_vectors_form_answers_the_same_bits(compressed, exported, partition, tmp_path):
+def test_the_vectors_form_answers_the_same_bits(compressed, exported, partition, warm_python, tmp_path):
     export(compressed, tmp_path, form="vectors")
     requests = read_requests(partition, SCHEMA)
-    vectors, rows = serve(tmp_path / "saved_model", requests), serve(exported[0] / "saved_model", requests)
+    vectors, rows = (serve(folder / "saved_model", requests, python=warm_python) for folder in (tmp_path, exported[0]))
     for size, answers in rows.answers.items():
         np.testing.assert_array_equal(vectors.answers[size].probability, answers.probability)
 
 
-def test_the_lossless_cut_answers_the_same_bits_at_every_batch_size(checkpoint, exported, partition, tmp_path):
+def test_the_lossless_cut_answers_the_same_bits_at_every_batch_size(checkpoint, exported, partition, warm_python, tmp_path):
     """The whole checkpoint by the same exporter, zero rows and all, against the cut: bit for bit, in fresh processes."""
     assert export(checkpoint, tmp_path).rows > exported[1].rows
     requests = read_requests(partition, SCHEMA)
-    whole, cut = serve(tmp_path / "saved_model", requests), serve(exported[0] / "saved_model", requests)
+    whole, cut = (serve(folder / "saved_model", requests, python=warm_python) for folder in (tmp_path, exported[0]))
     for size, answers in whole.answers.items():
         np.testing.assert_array_equal(cut.answers[size].probability, answers.probability)
 

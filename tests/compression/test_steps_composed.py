@@ -18,7 +18,6 @@ from features.errors import InputError
 from training.checkpoints import read_description
 from training.examples import read_examples
 from training.scoring import Scorer
-from validation.parity import check_parity
 from validation.requests import read_requests
 
 STEPS = [
@@ -36,29 +35,29 @@ def composed(steps=STEPS):
     return CompressionSettings.model_validate({"steps": steps})
 
 
-def assert_served_as_scored(folder, partition, tmp_path):
+def assert_served_as_scored(folder, partition, compare_served, tmp_path):
     export(folder, tmp_path)
     told = read_description(folder)
     expected = Scorer.load(folder).score(read_examples(partition, told.schema, told.relations))
-    report = check_parity(tmp_path / "saved_model", read_requests(partition, told.schema), expected, (7, 512))
+    report = compare_served(tmp_path / "saved_model", read_requests(partition, told.schema), expected, (7, 512))
     assert report.max_abs_diff <= 1e-6
     assert np.std(expected) > 0.01
 
 
-def test_the_export_of_a_composed_plan_answers_as_the_folder_scores(checkpoint, partition, tmp_path):
+def test_the_export_of_a_composed_plan_answers_as_the_folder_scores(checkpoint, partition, compare_served, tmp_path):
     (tmp_path / "small").mkdir()
     compress(checkpoint, composed(), tmp_path / "small")
-    assert_served_as_scored(tmp_path / "small", partition, tmp_path)
+    assert_served_as_scored(tmp_path / "small", partition, compare_served, tmp_path)
     assert "price" not in [f.name for f in read_description(tmp_path / "small").schema.fields]
 
 
-def test_a_model_of_groups_too(trained_on, partition, tmp_path):
+def test_a_model_of_groups_too(trained_on, partition, compare_served, tmp_path):
     for name in ("full", "small"):
         (tmp_path / name).mkdir()
     learn_checkpoint(trained_on, KINDS["grouped"], tmp_path / "full")
     of_one_field = {"kind": "prune_rows", "by": "count", "max_rows": 10, "fields": ["user_id"]}
     report = compress(tmp_path / "full", composed([*STEPS[:2], of_one_field, *STEPS[3:]]), tmp_path / "small")
-    assert_served_as_scored(tmp_path / "small", partition, tmp_path)
+    assert_served_as_scored(tmp_path / "small", partition, compare_served, tmp_path)
     assert set(report.steps[1].plan["cuts"]) == {"", "pooled", "last"}
     assert report.steps[2].plan["cuts"]["pooled"]["rows"] == 10
 

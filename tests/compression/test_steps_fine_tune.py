@@ -23,7 +23,6 @@ from training.examples import heldout_start, read_examples
 from training.metrics import log_loss
 from training.packed.dense import unpacked
 from training.scoring import Scorer
-from validation.parity import check_parity
 from validation.requests import read_requests
 
 ROWS = 3000
@@ -113,7 +112,7 @@ def test_a_first_step_of_adam_goes_the_learning_rate_against_the_gradient(plante
 
 
 @pytest.mark.parametrize("kind", ["related", "fusion", "grouped"])
-def test_every_kind_of_model_learns_on_and_is_served_as_it_is_scored(kind, trained_on, partition, tmp_path):
+def test_every_kind_of_model_learns_on_and_is_served_as_it_is_scored(kind, trained_on, partition, compare_served, tmp_path):
     for name in ("full", "lossy", "small", "export"):
         (tmp_path / name).mkdir()
     learn_checkpoint(trained_on, KINDS[kind], tmp_path / "full")
@@ -127,7 +126,7 @@ def test_every_kind_of_model_learns_on_and_is_served_as_it_is_scored(kind, train
     export(tmp_path / "small", tmp_path / "export")
     schema = models[1].description.schema
     expected = Scorer.load(tmp_path / "small").score(read_examples(partition, schema, models[1].description.relations))
-    report = check_parity(tmp_path / "export" / "saved_model", read_requests(partition, schema), expected, (7, 512))
+    report = compare_served(tmp_path / "export" / "saved_model", read_requests(partition, schema), expected, (7, 512))
     assert report.max_abs_diff <= 1e-6
 
 

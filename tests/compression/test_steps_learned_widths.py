@@ -17,7 +17,6 @@ from features.errors import InputError
 from training.checkpoints import read_checkpoint
 from training.examples import read_examples
 from training.scoring import Scorer
-from validation.parity import check_parity
 from validation.requests import read_requests
 
 ROWS = 3000
@@ -91,7 +90,7 @@ def test_a_higher_price_leaves_fewer_columns(planted):
     assert cheap == RECIPE.model.dim
 
 
-def test_what_is_learned_is_served_and_the_same_twice(planted, tmp_path):
+def test_what_is_learned_is_served_and_the_same_twice(planted, compare_served, tmp_path):
     steps = {"steps": [{"kind": "widths", "quantiles": [0.5], "price": 10.0, "epochs": 4}, {"kind": "quantize", "form": "int8"}]}
     contents = []
     for name in ("once", "twice"):
@@ -106,7 +105,7 @@ def test_what_is_learned_is_served_and_the_same_twice(planted, tmp_path):
     export(tmp_path / "once", tmp_path / "export")
     schema = model.description.schema
     expected = Scorer.load(tmp_path / "once").score(read_examples(planted[1], schema))
-    report = check_parity(tmp_path / "export" / "saved_model", read_requests(planted[1], schema), expected, (512,))
+    report = compare_served(tmp_path / "export" / "saved_model", read_requests(planted[1], schema), expected, (512,))
     assert report.max_abs_diff <= 1e-6
     whole = read_checkpoint(planted[0])
     assert all(np.array_equal(weight, whole.dense[name]) for name, weight in model.dense.items())

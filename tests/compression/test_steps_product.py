@@ -23,9 +23,7 @@ from training.packed.matrix import Form, Matrix
 from training.packed.product import Product
 from training.packed.slab import Band, PackedSlab
 from training.scoring import Scorer
-from validation.parity import check_parity
 from validation.requests import read_requests
-from validation.serving import serve
 
 FEW = {"kind": "product", "columns": 2, "codes": 16}
 
@@ -166,19 +164,20 @@ def folders(trained_on, tmp_path_factory):
     return full, small, compress(full, steps({"kind": "prune_rows", "keep": 0.9}, FEW, {"kind": "dense"}), small)
 
 
-def test_it_is_served_in_a_fresh_process_as_it_is_scored_in_both_forms(folders, partition, trained_on, tmp_path):
-    full, small, report = folders
+def test_it_is_served_in_a_fresh_process_as_it_is_scored_in_both_forms(folders, partition, trained_on, compare_served, tmp_path):
+    full, small, compressed = folders
     expected = Scorer.load(small).score(trained_on)
     requests, forms = read_requests(partition, SCHEMA), {}
     for form in ("rows", "vectors"):
         (tmp_path / form).mkdir()
         export(small, tmp_path / form, form)
-        assert check_parity(tmp_path / form / "saved_model", requests, expected, (7, 512)).max_abs_diff <= 1e-6
-        forms[form] = serve(tmp_path / form / "saved_model", requests).answers
+        report = compare_served(tmp_path / form / "saved_model", requests, expected, (1, 7, 512))
+        assert report.max_abs_diff <= 1e-6
+        forms[form] = report.serving.answers
     for size, answers in forms["rows"].items():  # two graphs, whose sums TensorFlow may take in another order
         np.testing.assert_allclose(answers.probability, forms["vectors"][size].probability, rtol=0, atol=2.5e-7)
     assert np.abs(expected - Scorer.load(full).score(trained_on)).max() > 1e-4
-    assert max(pieces for (pieces,) in report.steps[1].plan["pieces"].values()) >= 2
+    assert max(pieces for (pieces,) in compressed.steps[1].plan["pieces"].values()) >= 2
 
 
 def test_it_comes_back_from_its_folder_and_the_same_settings_make_the_same_bytes(folders, tmp_path):

@@ -169,12 +169,14 @@ def parse(**environment: str) -> dict:
     return json.loads(outcome.stdout.splitlines()[-1])
 
 
+@pytest.mark.process
 def test_parsing_is_quick_and_loads_nothing_heavy():
     parsed = min((parse() for _ in range(2)), key=lambda each: each["seconds"])
     assert parsed["heavy"] == []
     assert parsed["seconds"] < 1.0
 
 
+@pytest.mark.process
 def test_schedule_zone_and_default_config_come_from_the_environment():
     script = (
         "from dags.daily_retrain import daily_retrain as dag; "
@@ -199,6 +201,7 @@ def test_schedule_zone_and_default_config_come_from_the_environment():
     assert line.endswith("conf/mine.yaml")
 
 
+@pytest.mark.process
 def test_by_the_hour_a_run_is_due_as_each_hour_ends():
     script = "from dags.daily_retrain import daily_retrain as dag; print(dag.timetable.expression)"
     environment = {**os.environ, "ELASTIC_CTR_PARTITION": "hour"}
@@ -208,6 +211,7 @@ def test_by_the_hour_a_run_is_due_as_each_hour_ends():
     assert outcome.stdout.splitlines()[-1] == "0 * * * *"
 
 
+@pytest.mark.process
 def test_an_unknown_time_zone_is_a_clear_error():
     outcome = subprocess.run(
         [sys.executable, "-c", "import dags.daily_retrain"],

@@ -19,6 +19,8 @@ from dags.stage_process import StageProcess
 from pipelines.services import stage_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.process
+
 STUBBORN = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -22,36 +22,43 @@ def task() -> StageTask:
     return StageTask(task_id="train", stage="train")
 
 
+@pytest.mark.process
 def test_the_manifest_is_what_comes_back():
     assert run_script("print('working'); print('manifest=/ws/checkpoint/_COMMIT.json')") == "/ws/checkpoint/_COMMIT.json"
 
 
+@pytest.mark.process
 def test_the_last_manifest_counts_and_later_chatter_does_not_hide_it():
     assert run_script("import sys; print('manifest=/a'); print('manifest=/b'); print('bye', file=sys.stderr)") == "/b"
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("line", ["print('done')", "print('manifest=')", f"print('manifest=/' + 'x' * {MAX_XCOM_CHARACTERS})"])
 def test_a_stage_without_a_usable_manifest_fails_for_good(line):
     with pytest.raises(AirflowFailException, match="manifest="):
         run_script(line)
 
 
+@pytest.mark.process
 def test_the_longest_manifest_passes():
     path = "/" + "x" * (MAX_XCOM_CHARACTERS - 1)
     assert run_script(f"print('manifest={path}')") == path
 
 
+@pytest.mark.process
 def test_no_data_skips_the_task():
     with pytest.raises(AirflowSkipException, match="no data"):
         run_script("raise SystemExit(4)")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(("code", "meaning"), [(2, "bad input"), (3, "unsound"), (1, "unexpected"), (120, "unexpected")])
 def test_what_a_retry_cannot_cure_fails_for_good(code, meaning):
     with pytest.raises(AirflowFailException, match=meaning):
         run_script(f"raise SystemExit({code})")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("code", [75, 137, 143])
 def test_trouble_of_the_surroundings_is_worth_a_retry(code):
     with pytest.raises(AirflowException) as error:
@@ -59,17 +66,20 @@ def test_trouble_of_the_surroundings_is_worth_a_retry(code):
     assert not isinstance(error.value, AirflowFailException | AirflowSkipException)
 
 
+@pytest.mark.process
 def test_a_killed_stage_is_worth_a_retry():
     with pytest.raises(AirflowException, match="killed") as error:
         run_script("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert not isinstance(error.value, AirflowFailException)
 
 
+@pytest.mark.process
 def test_a_manifest_does_not_hide_a_bad_exit_code():
     with pytest.raises(AirflowFailException):
         run_script("print('manifest=/a'); raise SystemExit(3)")
 
 
+@pytest.mark.process
 def test_on_kill_ends_the_stage():
     running = task()
     began = time.monotonic()
@@ -79,6 +89,7 @@ def test_on_kill_ends_the_stage():
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.process
 def test_on_kill_from_a_signal_handler_while_waiting_ends_the_stage():
     running = task()
     previous = signal.signal(signal.SIGTERM, lambda _number, _frame: running.on_kill())

@@ -1,11 +1,9 @@
 """What goes wrong on a day: a clear error or a quarantine with counts, and the model of the day before stays."""
 
 import json
-import shutil
 
 import pytest
-import yaml
-from worlds import World
+from worlds import copy_world
 
 pytestmark = pytest.mark.slow
 FAULTS = [
@@ -20,12 +18,7 @@ FAULTS = [
 @pytest.fixture(scope="module")
 def faulty(world, tmp_path_factory):
     """A copy of the small world, in which the next days are broken."""
-    folder = tmp_path_factory.mktemp("faulty")
-    shutil.copytree(world.workspace, folder / "workspace")
-    document = yaml.safe_load(world.config.read_text())
-    document["simulator"]["faults"] = FAULTS
-    (folder / "config.yaml").write_text(yaml.safe_dump(document))
-    return World(folder / "workspace", folder / "config.yaml")
+    return copy_world(world, tmp_path_factory.mktemp("faulty"), {"simulator": {"faults": FAULTS}})
 
 
 def champion_line(world):

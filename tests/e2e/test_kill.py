@@ -2,7 +2,6 @@
 
 import signal
 import subprocess
-import sys
 from datetime import date
 from pathlib import Path
 
@@ -20,14 +19,13 @@ PATIENCE_S = 600
 def kill_when_staged(world, artifact):
     """Run the chain, its whole process group killed as soon as the artifact's files are being written; returns its exit code."""
     folder = world.workspace / artifact / f"dt={DAY}"
-    arguments = world.command("run", "--config", str(world.config), "--from", str(DAY), "--to", str(DAY))[1:]
+    arguments = world.command("run", "--config", str(world.config), "--from", str(DAY), "--to", str(DAY))[2:]
     return subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("killed_run.py")), str(folder), *arguments],
+        [str(world.python), str(Path(__file__).with_name("killed_run.py")), str(folder), *arguments],
         env=world.environment(),
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,
         timeout=PATIENCE_S,
         check=False,
     ).returncode
@@ -35,7 +33,7 @@ def kill_when_staged(world, artifact):
 
 @pytest.mark.timeout(2700)
 def test_a_chain_killed_in_every_stage_ends_in_the_same_content(world, tmp_path):
-    killed = make_world(tmp_path)
+    killed = make_world(tmp_path, python=world.python)
     for name in STAGES:
         artifact = make_stage(name).artifact
         assert kill_when_staged(killed, artifact) == -signal.SIGKILL, name

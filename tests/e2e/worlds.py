@@ -1,9 +1,10 @@
 """A small simulated world and the command line on it."""
 
 import os
+import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -31,10 +32,11 @@ SMALL = {
 
 @dataclass(frozen=True)
 class World:
-    """A workspace, its configuration, and the command line on it."""
+    """A workspace, its configuration, and the command line on it, run by an interpreter."""
 
     workspace: Path
     config: Path
+    python: Path = Path(sys.executable)
 
     @property
     def store(self):
@@ -45,7 +47,7 @@ class World:
         return {**quiet, "NO_PROXY": "*", "CUDA_VISIBLE_DEVICES": "-1"}
 
     def command(self, *arguments):
-        return [str(COMMAND), *arguments, "--workspace", str(self.workspace)]
+        return [str(self.python), str(COMMAND), *arguments, "--workspace", str(self.workspace)]
 
     def run(self, *arguments, code=0):
         done = subprocess.run(
@@ -55,11 +57,22 @@ class World:
         return done
 
 
-def make_world(folder: Path, changes: dict | None = None) -> World:
+def make_world(folder: Path, changes: dict | None = None, python: Path = World.python) -> World:
     """Write the simulated profile, made small, into a folder."""
     document = yaml.safe_load((REPOSITORY / "conf" / "simulated.yaml").read_text())
-    for section, values in {**SMALL, **(changes or {})}.items():
-        document[section] = {**document.get(section, {}), **values}
-    config = folder / "config.yaml"
-    config.write_text(yaml.safe_dump(document))
-    return World(folder / "workspace", config)
+    return World(folder / "workspace", write_config(folder, document, {**SMALL, **(changes or {})}), python)
+
+
+def copy_world(world: World, folder: Path, changes: dict, without: tuple[str, ...] = ()) -> World:
+    """Copy a world, but for some folders and files of its workspace, and change its configuration."""
+    shutil.copytree(world.workspace, folder / "workspace", ignore=shutil.ignore_patterns(*without) if without else None)
+    config = write_config(folder, yaml.safe_load(world.config.read_text()), changes)
+    return replace(world, workspace=folder / "workspace", config=config)
+
+
+def write_config(folder: Path, document: dict, changes: dict) -> Path:
+    """Write a configuration, some keys of its sections changed, and return its path."""
+    changed = {section: {**document.get(section, {}), **values} for section, values in changes.items()}
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump({**document, **changed}))
+    return path

@@ -55,7 +55,7 @@ def tiny_chain(monkeypatch):
 
 
 @pytest.fixture
-def shell(tmp_path):
+def shell(fresh_process, tmp_path):
     """Run the command in a process of its own, in an empty folder, MLflow away."""
 
     def run(*arguments, code=0):

@@ -103,6 +103,7 @@ def test_days_before_are_strictly_before_and_latest_first(store):
     assert store.latest_before("things", date(2024, 1, 1)) is None
 
 
+@pytest.mark.process
 def test_staging_of_a_dead_process_is_swept(store):
     folder = store.workspace / "things" / f"dt={DAY}"
     dead = subprocess.Popen([sys.executable, "-c", ""])
@@ -130,6 +131,7 @@ CRASHING = """
 """
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("step", ["filled", "sealing", "renaming", "pointing"])
 def test_sigkill_at_any_step_shows_the_old_or_the_new_version_never_a_mix(store, step):
     publish(store, "old", "aa")

@@ -15,6 +15,8 @@ from compression.digest import content_digest
 from pipelines.following.folders import numbered, numbers
 from pipelines.following.ledger import Ledger
 
+pytestmark = pytest.mark.process
+
 FILES = 8
 
 

@@ -22,7 +22,6 @@ from training.groups import groups_of
 from training.layout import Layout
 from training.models.cross_files import write_encodings
 from training.scoring import Scorer
-from validation.parity import check_parity
 from validation.requests import read_requests
 
 DAYS = [date(2026, 1, d) for d in (1, 2, 3)]
@@ -115,11 +114,11 @@ def impressions(store, day):
     return store.current("impressions", day).path
 
 
-def test_the_export_gives_the_trained_models_probabilities(trained, ingested):
+def test_the_export_gives_the_trained_models_probabilities(trained, ingested, compare_served):
     checkpoints, _, exported, _ = trained
     schema, partition = load_config(ingested[0]).features, impressions(ingested[1], DAYS[2])
     expected = Scorer.load(checkpoints[1].path).score(read_examples(partition, schema))
-    parity = check_parity(exported.path / "saved_model", read_requests(partition, schema), expected, (7, 512))
+    parity = compare_served(exported.path / "saved_model", read_requests(partition, schema), expected, (7, 512))
     assert parity.max_abs_diff <= 1e-6
     assert np.std(expected) > 0.1
 

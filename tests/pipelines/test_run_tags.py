@@ -41,6 +41,7 @@ def test_an_empty_variable_is_no_tag(monkeypatch):
     assert run_tags({}, {}) == revision()
 
 
+@pytest.mark.process
 def test_the_revision_is_the_checkouts_commit():
     asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
     assert git_revision() == (asked.stdout.strip() if asked.returncode == 0 else "")

