@@ -150,7 +150,7 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
             connection.sendall(json.dumps(asdict(request)).encode() + b"\n")
             answers = connection.makefile("rb")
             pid = _read(answers).get("pid")
-        except OSError:
+        except (OSError, ValueError):  # no server, or one that ended while it answered
             pid = None
     if pid is None:
         output.close()
@@ -189,6 +189,7 @@ class _Handler(socketserver.BaseRequestHandler):
             process = context.Process(target=_run_stage, args=(request, output, connection))
             with _STARTS_AND_ENDS:
                 process.start()
+        print(f"process {process.pid}: {request.module} {' '.join(request.arguments[:1])}", flush=True)
         if process.sentinel not in wait([process.sentinel, connection]):
             # The client closed its end: what it asked for must not go on without it.
             with suppress(ProcessLookupError):

@@ -198,6 +198,9 @@ def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_faile
         (skipped,) = _outcome(api, SIMULATED.first, 1, empty)
         assert {state for task, (state, _) in skipped.items() if task != "earlier_days"} == {"skipped"}
         assert skipped["earlier_days"][0] == "success"
+        log = (folder / "logs" / "stage-server.log").read_text()
+        assert "pipelines.cli ingest" in log  # stages were forked from the server
+        assert "refused" not in log
     assert control.status(folder) is None
     assert tagged(folder) == []
 
