@@ -107,6 +107,7 @@ def learned_weights(inputs):
     return {f"{n}/{k}": w for n in ("model", "baseline") for k, w in getattr(learners, n).model.weights().items()}
 
 
+@pytest.mark.slow
 def test_a_weight_counts_like_repeating_the_impression():
     """Weights 1, 2 and 3 in any unit, against one, two and three copies; only the table's counts tell them apart."""
     weighted = learned_weights(some_repeated(3, 1, weight=np.array([0.25, 0.5, 0.75])))
