@@ -31,7 +31,7 @@ from spark_jobs.counting import Figure, merged
 from spark_jobs.field_figures import field_figures, fields_table, histogram_table, new_values_table
 from spark_jobs.files import are_small, fitted, write_file
 from spark_jobs.settings import StatisticsSettings
-from spark_jobs.value_counts import FIGURES, KEY, value_counts
+from spark_jobs.value_counts import COUNTED, FIGURES, KEY, value_counts
 
 DAY, NEW_VALUES = "day.parquet", "new_values.parquet"
 
@@ -104,9 +104,9 @@ def _require_days(partitions: Mapping[Partition, Path], previous_days: Mapping[P
 
 def _merge(spark: SparkSession, out: Path, earlier: Mapping[Partition, Path]) -> None:
     """Write the window's counts, with `today`: impressions of the day itself."""
-    own = spark.read.parquet(str(out / DAY)).withColumn("today", F.col("impressions"))
+    own = spark.read.schema(COUNTED).parquet(str(out / DAY)).withColumn("today", F.col("impressions"))
     # One scan: a week of hours has 167 of them.
-    before = spark.read.parquet(*(str(path / DAY) for path in earlier.values()))
+    before = spark.read.schema(COUNTED).parquet(*(str(path / DAY) for path in earlier.values()))
     parts = own.unionByName(before.withColumn("today", F.lit(0).cast("long")))
     write_file(merged(parts, KEY, (*FIGURES, _TODAY)), out / _WINDOW, KEY)
 

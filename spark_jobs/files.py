@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession
-from pyspark.sql import functions as F
 
 RECORDS_PER_FILE = 1_000_000
 SMALL_BYTES = 16 * 2**20
@@ -74,14 +73,26 @@ def write_sorted(frame: DataFrame, folder: Path, order: Sequence[str], records: 
     _tidy(folder)
 
 
-def write_placed(frame: DataFrame, folder: Path, order: Sequence[str], place: Column, files: int) -> None:
-    """Write `part-*.parquet` files, each sorted by `order`, with every record in the file that `place` (an integer) numbers.
+def write_placed(frame: DataFrame, folder: Path, by: str, order: Sequence[str], place: Column, files: int) -> None:
+    """Write `<by>=<value>/part-*.parquet` files, each sorted by `order`, with a record in the file that `place` numbers.
 
     Unlike ranges, which Spark draws from a sample, places do not depend on the session, nor on how `frame` is partitioned.
+
+    Args:
+        frame: what to write.
+        folder: made, and replaced where it exists.
+        by: the column that names the folders; without records a value has none.
+        order: names of the columns to sort by.
+        place: integer, from 0, ascending with `order` within a folder; one place's records are of one folder.
+        files: how many places there are in all.
     """
-    placed = frame.repartitionById(files, F.pmod(place, F.lit(files)).cast("int"))
-    placed.sortWithinPartitions(*order).write.mode("overwrite").parquet(str(folder))
-    _tidy(folder)
+    placed = frame.repartitionById(files, place.cast("int")).sortWithinPartitions(by, *order)
+    placed.write.mode("overwrite").partitionBy(by).parquet(str(folder))
+    for path in folder.iterdir():
+        if path.is_dir():
+            _tidy(path)
+        else:
+            path.unlink()
 
 
 def write_grouped(frame: DataFrame, folder: Path, keys: Sequence[str], records: int) -> None:
@@ -120,9 +131,11 @@ def write_file(frame: DataFrame, path: Path, order: Sequence[str]) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Drop Spark's markers and checksums, and the random part of its file names."""
-    for path in folder.iterdir():
+    """Drop Spark's markers and checksums, and number its files from 0 in the order of their tasks."""
+    number = 0
+    for path in sorted(folder.iterdir()):
         if path.suffix == ".parquet" and not path.name.startswith("."):
-            path.rename(folder / f"{path.name[: len('part-00000')]}.parquet")
+            path.rename(folder / f"part-{number:05d}.parquet")
+            number += 1
         else:
             path.unlink()

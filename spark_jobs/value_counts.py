@@ -14,6 +14,9 @@ from spark_jobs.tokens import field_token
 from spark_jobs.values import quoted
 
 KEY = ("field", "value")
+COUNTED = "field string, value string, impressions long, clicks long, first_ms long, last_ms long"
+"""Columns of such counts. A reader that is told them need not look into a file first."""
+
 FIGURES = (*SHOWN, *SEEN)
 
 

@@ -68,7 +68,7 @@ E2E = Path(__file__).parent / "e2e"
 MARKS = {"spark": "spark", "spark_server": "spark", "airflow_database": "airflow", "fresh_process": "process"}
 """Fixtures that cost a process, and the mark that each gives to the tests that use it, if by way of other fixtures."""
 
-PROGRAMS = ("python", "warm_python", "java", "elastic-ctr", "airflow", "mlflow")
+PROGRAMS = ("python", "warm_python", "spark-submit", "elastic-ctr", "airflow", "mlflow")
 UNIT = pytest.StashKey[bool]()
 
 

@@ -122,11 +122,19 @@ class Learner(Generic[Table]):
             loss, objective = tf.reduce_mean(errors), tf.reduce_mean(tf.reduce_sum(errors, axis=1))
             objective += self.model.penalty() if isinstance(self.model, Penalised) else 0.0
         gradients, dense_gradients = tape.gradient(objective, (pooled, variables))
-        self._apply_dense(variables, dense_gradients, step)
+        self.apply_dense(dense_gradients, step)
         return loss, unpool_flat(self.model, gradients, segments, batch)
 
-    def _apply_dense(self, variables: Mapping[str, tf.Variable], gradients: Mapping[str, tf.Tensor], step: tf.Tensor) -> None:
-        """Update all weights as one vector: the same arithmetic as weight by weight, in a fraction of the operations."""
+    def apply_dense(self, gradients: Mapping[str, tf.Tensor], step: tf.Tensor) -> None:
+        """Take one optimizer step on the dense weights. A graph operation.
+
+        They are updated as one vector: the same arithmetic as weight by weight, in a fraction of the operations.
+
+        Args:
+            gradients: by weight, shaped as these.
+            step: int64 [], 1 at the first step.
+        """
+        variables = self.model.variables_by_name()
 
         def joined(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
             return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)

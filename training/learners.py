@@ -32,6 +32,7 @@ from training.models.ctr import logistic_regression
 from training.models.parts.part import DEEP, WIDE, role_of
 from training.routing import Routing
 from training.settings import ModelSettings, TrainingSettings
+from training.threads import use_threads_for
 
 BASELINE = "baseline"
 """Folder of the baseline inside a checkpoint."""
@@ -79,7 +80,8 @@ class Learners:
 
     @classmethod
     def fresh(cls, recipe: Recipe) -> Learners:
-        """Build both, with nothing learned."""
+        """Build both, with nothing learned, and choose TensorFlow's threads if it is not running yet."""
+        use_threads_for(recipe.training.batch_size)
         return cls(_fresh_model(recipe), _fresh_baseline(recipe))
 
     @classmethod

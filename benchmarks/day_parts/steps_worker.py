@@ -1,7 +1,11 @@
 """A process that trains the default model: one request a line of standard input, one answer a line of standard output.
 
-It runs against any revision since the first with `training.online.stream.learn`: what it is given is plain arrays, and it uses
-no more of the code than a day of training does. `PYTHONPATH` says which revision that is.
+It is run against other revisions too (`PYTHONPATH` says which): it is given plain arrays, and uses no more of the code than
+a day of training does.
+
+    python steps_worker.py FOLDER BATCH
+
+FOLDER is what `day_parts.steps.write_inputs` wrote, BATCH the impressions a step.
 """
 
 from __future__ import annotations
@@ -15,11 +19,11 @@ from typing import Any
 import numpy as np
 
 
-def main(folder: Path) -> None:
-    """Answer requests `{"batch": b, "steps": s}` with `{"cpu_s", "wall_s", "examples"}` of that many steps until input ends.
+def main(folder: Path, batch: int) -> None:
+    """Answer requests `{"steps": s}` with `{"cpu_s", "wall_s", "examples"}` of as many steps, until the input ends.
 
-    CPU seconds are user and system time of all threads of this process. The first answer, before any request, is
-    `{"import_cpu_s", "first_cpu_s"}`: of the imports, and of building the learners and taking two steps.
+    CPU seconds are user and system time of all threads of this process. The first answer comes before any request:
+    `{"import_cpu_s", "first_cpu_s"}`, of the imports, and of building the learners and taking the first two steps.
     """
     from features.schema import Schema
     from training.inputs import Inputs
@@ -30,7 +34,7 @@ def main(folder: Path) -> None:
 
     imported_s = time.process_time()
     arrays = np.load(folder / "inputs.npz")
-    schema = Schema.model_validate_json((folder / "schema.json").read_text())
+    schema = Schema.model_validate_json((folder / "schema.json").read_text(encoding="utf-8"))
     day = Inputs(
         keys=arrays["keys"],
         lists=(Ragged(arrays["list_values"], arrays["list_offsets"]),),
@@ -39,23 +43,23 @@ def main(folder: Path) -> None:
         label=arrays["label"],
     )
     loaded_s = time.process_time()
-    learners = Learners.fresh(Recipe(schema, ModelSettings(), TrainingSettings(), ()))
+    settings = TrainingSettings(batch_size=batch)
+    learners = Learners.fresh(Recipe(schema, ModelSettings(), settings, ()))
     place = 0
 
-    def take(batch: int, steps: int) -> int:
-        """Learn the next impressions, from the start again where they end; return how many."""
+    def take(steps: int) -> int:
+        """Learn the next impressions, from the first again after the last; return how many."""
         nonlocal place
         rows = np.arange(place, place + batch * steps) % len(day)
         place = int(rows[-1]) + 1
-        learn(learners, day.take(rows), TrainingSettings(batch_size=batch), "benchmark", None)
+        learn(learners, day.take(rows), settings, "benchmark", None)
         return len(rows)
 
-    take(16, 2)
+    take(2)
     _answer({"import_cpu_s": imported_s, "first_cpu_s": time.process_time() - loaded_s})
     for line in sys.stdin:
-        asked = json.loads(line)
         started, spent = time.perf_counter(), time.process_time()
-        examples = take(asked["batch"], asked["steps"])
+        examples = take(json.loads(line)["steps"])
         spent, seconds = time.process_time() - spent, time.perf_counter() - started
         _answer({"cpu_s": spent, "wall_s": seconds, "examples": examples})
 
@@ -65,4 +69,4 @@ def _answer(figures: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]))

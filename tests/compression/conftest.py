@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +107,18 @@ def judged_checkpoint(checkpoint, trained_on, tmp_path_factory):
     baseline = np.full(HELDOUT, 0.3, np.float32)
     pq.write_table(pa.table({**columns, "p_baseline": baseline}), folder / "heldout.parquet")
     return folder
+
+
+@pytest.fixture(scope="session")
+def learned(trained_on, tmp_path_factory):
+    """Checkpoints by kind of model (`step_models.KINDS`), each learned when it is first asked for; nobody writes to them."""
+    from step_models import KINDS, learn_checkpoint
+
+    @cache
+    def checkpoint_of(kind):
+        return learn_checkpoint(trained_on, KINDS[kind], tmp_path_factory.mktemp(kind))
+
+    return checkpoint_of
 
 
 @pytest.fixture

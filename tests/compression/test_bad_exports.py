@@ -58,6 +58,7 @@ def strings(columns):
     return {name: tensor(values) for name, values in columns.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value"),
     [

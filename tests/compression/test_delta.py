@@ -25,6 +25,8 @@ from training.packed.rows import PackedRows
 from training.packed.slab import Band, PackedSlab
 from validation.requests import RawRequests
 
+pytestmark = pytest.mark.slow
+
 DAYS = 20
 
 
@@ -57,9 +59,7 @@ def answers(python, exported, deltas, requests, out):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(
-    "form", [Form.FLOAT32, Form.INT8, *(pytest.param(form, marks=pytest.mark.slow) for form in (Form.FLOAT16, Form.INT4))]
-)
+@pytest.mark.parametrize("form", [Form.FLOAT32, Form.INT8, Form.INT4, pytest.param(Form.FLOAT16, marks=pytest.mark.sweep)])
 def test_full_and_twenty_deltas_answer_as_a_fresh_full_export_to_the_bit(form, models, requests, warm_python, tmp_path):
     days = [stored_as(model, form) for model in models]
     export_model(days[0], tmp_path / "first")

@@ -197,6 +197,7 @@ def test_the_zero_rows_are_not_in_the_exported_table(loaded, checkpoint, compres
     assert len(set(before.tolist()) - set(keys.numpy().tolist())) > 0.05 * len(before)
 
 
+@pytest.mark.slow
 def test_a_model_without_rows_or_encodings_can_be_exported(compressed, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(compressed, bare)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from awkward_day import MODEL, RELATIONS, SCHEMA
-from step_models import KINDS, SCALERS, learn_checkpoint, work_of
+from step_models import SCALERS, work_of
 
 from compression.compact import read_compact
 from compression.pruning import compress
@@ -28,6 +28,8 @@ from training.metrics import auc
 from training.metrics.bootstrap import resample_users
 from training.scoring import Scorer
 from training.settings import TrainingSettings
+
+pytestmark = pytest.mark.slow
 
 PLAN = [
     {"kind": "drop_fields", "fields": ["price"]},
@@ -126,8 +128,8 @@ def test_a_half_without_clicks_is_refused(partition, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["deepfm", "fusion", "grouped"])
-def test_every_level_of_every_axis_is_a_plan_that_can_be_carried_out(kind, trained_on, tmp_path):
-    work = work_of(learn_checkpoint(trained_on, KINDS[kind], tmp_path))
+def test_every_level_of_every_axis_is_a_plan_that_can_be_carried_out(kind, learned):
+    work = work_of(learned(kind))
     space = Space.of(work)
     assert ("units" in [axis.name for axis in space.axes]) == (kind != "deepfm")  # whose hidden layers have layer norm
     for number, axis in enumerate(space.axes):
@@ -143,8 +145,8 @@ def test_every_level_of_every_axis_is_a_plan_that_can_be_carried_out(kind, train
     assert run_steps(work, CompressionSettings(steps=space.steps(last)).steps)[0].model.nbytes < 0.3 * work.model.nbytes
 
 
-def test_fields_with_many_rows_have_an_axis_of_their_own(trained_on, tmp_path):
-    work = work_of(learn_checkpoint(trained_on, KINDS["deepfm"], tmp_path))
+def test_fields_with_many_rows_have_an_axis_of_their_own(learned):
+    work = work_of(learned("deepfm"))
     facts = work.facts[""]
     rows = {name: int((facts.fields == code).sum()) for code, name in enumerate(facts.names)}
     large = {name for name, count in rows.items() if count >= 0.1 * work.model.rows}

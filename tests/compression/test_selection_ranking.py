@@ -16,6 +16,8 @@ from training.metrics import auc
 from training.models.gates import Draw
 from training.ragged import Ragged
 
+pytestmark = pytest.mark.slow
+
 SELECTION = SelectionSettings(learning_rate=0.03)
 LEARNED = Split((planted_inputs(6000, seed=10), planted_inputs(2000, seed=11)), planted_inputs(2000, seed=12))
 
@@ -65,6 +67,7 @@ def test_same_seed_same_importance_to_the_bit(ranking, method):
     assert ranked(by(method)).importance == ranking.importance
 
 
+@pytest.mark.sweep
 def test_another_seed_ranks_noise_last_too():
     recipe = Recipe(RECIPE.schema, MODEL, TRAINING.model_copy(update={"seed": 4}), ())
     assert separation(ranked(SELECTION, recipe=recipe).importance) == 1
@@ -101,7 +104,6 @@ def equal_signals(rows, seed):
     return Inputs(plain[:, None].astype(np.int64), (listed,), empty, empty, label.astype(np.float32))
 
 
-@pytest.mark.slow
 def test_at_equal_signal_the_costlier_field_goes_first_as_gamma_grows():
     recipe = Recipe(PLAIN_AND_DEAR, MODEL, TRAINING, ())
     split = Split((equal_signals(6000, 5),), equal_signals(500, 6))

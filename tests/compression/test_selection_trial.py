@@ -26,6 +26,8 @@ from features.errors import InputError
 from features.schema import Schema
 from training.learners import Recipe
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = SelectionSettings(learning_rate=0.03)
 
 

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from awkward_day import RELATIONS, SCHEMA
 from pydantic import ValidationError
-from step_models import KINDS, learn_checkpoint
 
 from compression.compact import read_compact
 from compression.export import export
@@ -51,12 +50,10 @@ def test_the_export_of_a_composed_plan_answers_as_the_folder_scores(checkpoint, 
     assert "price" not in [f.name for f in read_description(tmp_path / "small").schema.fields]
 
 
-def test_a_model_of_groups_too(trained_on, partition, compare_served, tmp_path):
-    for name in ("full", "small"):
-        (tmp_path / name).mkdir()
-    learn_checkpoint(trained_on, KINDS["grouped"], tmp_path / "full")
+def test_a_model_of_groups_too(learned, partition, compare_served, tmp_path):
+    (tmp_path / "small").mkdir()
     of_one_field = {"kind": "prune_rows", "by": "count", "max_rows": 10, "fields": ["user_id"]}
-    report = compress(tmp_path / "full", composed([*STEPS[:2], of_one_field, *STEPS[3:]]), tmp_path / "small")
+    report = compress(learned("grouped"), composed([*STEPS[:2], of_one_field, *STEPS[3:]]), tmp_path / "small")
     assert_served_as_scored(tmp_path / "small", partition, compare_served, tmp_path)
     assert set(report.steps[1].plan["cuts"]) == {"", "pooled", "last"}
     assert report.steps[2].plan["cuts"]["pooled"]["rows"] == 10

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from awkward_day import RELATIONS, SCHEMA
 from pydantic import ValidationError
-from step_models import GROUPS, KINDS, learn_checkpoint, made_work, work_of
+from step_models import GROUPS, KINDS, made_work, work_of
 
 from compression.steps.drop_fields import FieldRemoval
 from compression.steps.settings import DropFields
@@ -18,6 +18,8 @@ from training.layout import Layout
 from training.ragged import Ragged
 from training.scoring import Scorer
 from training.settings import RelationNetworkSettings
+
+pytestmark = pytest.mark.slow
 
 DROPPED = ("tags", "price", "week_hour", "user_x_hour", "user_id__hour")
 """A list that shares its vocabulary, a number, an id, a cross, and a relation."""
@@ -53,8 +55,8 @@ def assert_equal_to_zero_vectors(work, partition, examples):
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_it_predicts_as_with_their_vectors_at_zero(kind, trained_on, partition, tmp_path):
-    work = work_of(learn_checkpoint(trained_on, KINDS[kind], tmp_path))
+def test_it_predicts_as_with_their_vectors_at_zero(kind, learned, trained_on, partition):
+    work = work_of(learned(kind))
     after = assert_equal_to_zero_vectors(work, partition, trained_on)
     assert after.model.rows < work.model.rows
     assert after.model.nbytes < work.model.nbytes
@@ -66,8 +68,8 @@ def test_frozen_encodings_of_other_relations_stay(checkpoint, trained_on, partit
     assert sorted(after.model.description.scalers) == ["age"]
 
 
-def test_rows_that_another_field_reads_stay(trained_on, tmp_path):
-    work = work_of(learn_checkpoint(trained_on, KINDS["deepfm"], tmp_path))
+def test_rows_that_another_field_reads_stay(learned):
+    work = work_of(learned("deepfm"))
     after = dropped(work, fields=("tags", "brands"))
     facts = work.facts[""]
     gone = np.setdiff1d(work.model.tables[""].keys, after.model.tables[""].keys)
@@ -75,8 +77,8 @@ def test_rows_that_another_field_reads_stay(trained_on, tmp_path):
     assert (facts.fields == facts.names.index("tags")).any() or (facts.fields == facts.names.index("first_tag")).any()
 
 
-def test_a_group_without_fields_goes_with_its_table(trained_on, tmp_path):
-    work = work_of(learn_checkpoint(trained_on, KINDS["grouped"], tmp_path))
+def test_a_group_without_fields_goes_with_its_table(learned):
+    work = work_of(learned("grouped"))
     after = dropped(work, fields=("user_x_hour", "tags"))
     assert [group.name for group in after.model.description.model.groups] == ["pooled"]
     assert set(after.model.tables) == set(after.facts) == {"", "pooled"}

@@ -7,7 +7,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from planted_fields import RECIPE, SCHEMA, write_planted_checkpoint, write_planted_day
-from step_models import KINDS, learn_checkpoint
 
 from compression.compact import CompactModel, read_compact
 from compression.export import export
@@ -24,6 +23,8 @@ from training.metrics import log_loss
 from training.packed.dense import unpacked
 from training.scoring import Scorer
 from validation.requests import read_requests
+
+pytestmark = pytest.mark.slow
 
 ROWS = 3000
 LOSSY = [{"kind": "prune_rows", "by": "count", "keep": 0.4}, {"kind": "quantize", "form": "int4"}]
@@ -112,13 +113,12 @@ def test_a_first_step_of_adam_goes_the_learning_rate_against_the_gradient(plante
 
 
 @pytest.mark.parametrize("kind", ["related", "fusion", "grouped"])
-def test_every_kind_of_model_learns_on_and_is_served_as_it_is_scored(kind, trained_on, partition, compare_served, tmp_path):
-    for name in ("full", "lossy", "small", "export"):
+def test_every_kind_of_model_learns_on_and_is_served_as_it_is_scored(kind, learned, partition, compare_served, tmp_path):
+    for name in ("lossy", "small", "export"):
         (tmp_path / name).mkdir()
-    learn_checkpoint(trained_on, KINDS[kind], tmp_path / "full")
     dropped = [{"kind": "drop_fields", "fields": ["price"]}, {"kind": "product", "columns": 2, "codes": 16}]
-    compress(tmp_path / "full", settings(dropped), tmp_path / "lossy")
-    compress(tmp_path / "full", settings([*dropped, {"kind": "fine_tune"}]), tmp_path / "small", partition)
+    compress(learned(kind), settings(dropped), tmp_path / "lossy")
+    compress(learned(kind), settings([*dropped, {"kind": "fine_tune"}]), tmp_path / "small", partition)
     models = [read_compact(tmp_path / name) for name in ("lossy", "small")]
     for slab, before in models[0].slabs().items():
         assert models[1].slabs()[slab].rows().tobytes() == before.rows().tobytes()

@@ -83,6 +83,7 @@ def ranks_for(planted, price, **told):
     return WidthReduction(Widths(price=price, epochs=4, **told)).fit(work).tables[""].ranks["deep"]
 
 
+@pytest.mark.slow
 def test_a_higher_price_leaves_fewer_columns(planted):
     dear, middle, cheap = (ranks_for(planted, price)[0] for price in (10.0, 0.05, 1e-9))
     assert dear == 1

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from step_models import KINDS, by_key, learn_checkpoint, made_work, work_of
+from step_models import by_key, made_work, work_of
 
 from compression.steps.dense import DenseReduction, unit_scores
 from compression.steps.encodings import EncodingPrecision
@@ -77,14 +77,12 @@ def test_kernels_are_packed_and_everything_else_stays(checkpoint):
 
 
 @pytest.fixture(scope="module")
-def layered(trained_on, tmp_path_factory):
+def layered(learned):
     """Works of models with hidden layers: without norm in a fusion, with batch norm, and with crosses."""
-    return {
-        kind: work_of(learn_checkpoint(trained_on, KINDS[kind], tmp_path_factory.mktemp(kind)))
-        for kind in ("related", "dcnv2", "fusion")
-    }
+    return {kind: work_of(learned(kind)) for kind in ("related", "dcnv2", "fusion")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["related", "dcnv2", "fusion"])
 def test_a_model_without_its_weakest_units_is_one_where_nothing_reads_them(kind, layered, trained_on):
     work = layered[kind]

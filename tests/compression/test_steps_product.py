@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from awkward_day import SCHEMA
 from pydantic import ValidationError
-from step_models import KINDS, by_key, learn_checkpoint, made_work
+from step_models import by_key, made_work
 
 from compression.compact import read_compact
 from compression.delta import delta_between
@@ -157,10 +157,9 @@ def test_many_rows_are_sampled_by_weight_and_the_seed_says_how():
 
 
 @pytest.fixture(scope="module")
-def folders(trained_on, tmp_path_factory):
+def folders(learned, tmp_path_factory):
     """A checkpoint of groups, and what step product made of it."""
-    full, small = (tmp_path_factory.mktemp(name) for name in ("full", "small"))
-    learn_checkpoint(trained_on, KINDS["grouped"], full)
+    full, small = learned("grouped"), tmp_path_factory.mktemp("small")
     return full, small, compress(full, steps({"kind": "prune_rows", "keep": 0.9}, FEW, {"kind": "dense"}), small)
 
 
@@ -180,6 +179,7 @@ def test_it_is_served_in_a_fresh_process_as_it_is_scored_in_both_forms(folders, 
     assert max(pieces for (pieces,) in compressed.steps[1].plan["pieces"].values()) >= 2
 
 
+@pytest.mark.slow
 def test_it_comes_back_from_its_folder_and_the_same_settings_make_the_same_bytes(folders, tmp_path):
     full, small, report = folders
     compress(full, steps({"kind": "prune_rows", "keep": 0.9}, FEW, {"kind": "dense"}), tmp_path)

@@ -39,6 +39,7 @@ def test_zero_and_false_are_values_not_empty():
     assert read_request({**PARAMS, "training.batch_size": False}, Run()).overrides == ("training.batch_size=false",)
 
 
+@pytest.mark.slow
 @given(st.one_of(st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False), st.text(), st.booleans()))
 def test_a_value_reads_back_from_yaml_as_it_was(value):
     (override,) = read_request({**PARAMS, "training.batch_size": value}, Run()).overrides

@@ -170,6 +170,7 @@ def trained_auc(world, name, frames, last_day):
     return execute(Train(), context).version.metrics["auc"]
 
 
+@pytest.mark.slow
 def test_days_before_tell_nothing_of_permuted_labels_and_the_day_itself_would(world):
     """The wrong build is caught twice: it is refused, and where it lies about its days, its gain shows."""
     days = world[2]

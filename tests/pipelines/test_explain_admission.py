@@ -125,6 +125,7 @@ def test_a_count_that_nothing_reaches_leaves_blanks(here, day):
     assert results["count:9999", None]["precision"] is results["count:9999", None]["recall"] is None
 
 
+@pytest.mark.slow
 def test_the_picture_is_drawn(here, day, tmp_path):
     picture = tmp_path / "new" / "admission.png"
     assert here("explain-admission", *day, "--plot", picture)[0] == 0

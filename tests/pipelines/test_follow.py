@@ -27,6 +27,8 @@ from pipelines.following.records import Judge, in_order_of_time
 from training.checkpoints import read_description
 from training.trainer import TrainRequest, train_day
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def job(tmp_path):

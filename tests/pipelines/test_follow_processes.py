@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -12,6 +13,9 @@ from landing_days import REPOSITORY, land, start, write_config
 
 from compression.compact import read_compact
 from compression.digest import content_digest
+from pipelines.artifacts import Store
+from pipelines.config import load_config
+from pipelines.follow import Follow, Job
 from pipelines.following.folders import numbered, numbers
 from pipelines.following.ledger import Ledger
 
@@ -27,6 +31,13 @@ def until(there, process, seconds=300):
         assert process.poll() is None, "the process ended"
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def follow_here(config, landing, out, *overrides):
+    """Take what is there, in this process."""
+    workspace = out.parent / "workspace"
+    with Follow(Job(load_config(config, overrides, workspace), Store(workspace), landing, out), print) as following:
+        following.run(threading.Event(), once=True)
 
 
 def batches(out):
@@ -49,7 +60,7 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
     for number in range(FILES):
         land(landing, number)
     undisturbed = tmp_path / "undisturbed"
-    assert start(config, landing, undisturbed, "--once").wait(400) == 0
+    follow_here(config, landing, undisturbed)
     out, server_out = tmp_path / "out", tmp_path / "applied.jsonl"
     server = subprocess.Popen([sys.executable, "compression/delta_server.py", out, server_out, "0.02"], cwd=REPOSITORY)
     slowly = ("--every", "0.5")  # so that the process is met between two micro-batches
@@ -83,7 +94,7 @@ def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path
     published, told = tmp_path / "published", tmp_path / "applied.jsonl"
     for number in range(4):
         land(landing, number)
-    assert start(config, landing, out, "--once", "--set", "follow.full_every=2").wait(400) == 0
+    follow_here(config, landing, out, "follow.full_every=2")
     (published / "full").mkdir(parents=True)
     first, last = numbers(out / "full")
     shutil.copytree(numbered(out / "full", first), numbered(published / "full", first))

@@ -24,6 +24,8 @@ from training.models.cross_files import write_encodings
 from training.scoring import Scorer
 from validation.requests import read_requests
 
+pytestmark = pytest.mark.slow
+
 DAYS = [date(2026, 1, d) for d in (1, 2, 3)]
 ROWS = 2500
 SEEN = 15

@@ -183,6 +183,7 @@ def test_sync_says_how_much_was_sent_and_exits_75_while_mlflow_is_away(here, tmp
     assert (code, err.startswith("error: MLflow at")) == (75, True)
 
 
+@pytest.mark.slow
 def test_sync_sends_what_waited(here, tmp_path, mlflow_here):
     Journal(mlflow_here).append(Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2))
     code, out, _ = here("sync", "--config", write_config(tmp_path))

@@ -18,6 +18,8 @@ from pipelines.stages.stage import Context, execute
 from pipelines.stages.train import Train
 from training.models.cross_files import write_encodings
 
+pytestmark = pytest.mark.slow
+
 DAY = date(2026, 1, 1)
 ROWS = 4000
 DOCUMENT = {

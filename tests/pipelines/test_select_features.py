@@ -26,6 +26,8 @@ from training.inputs import Featurizer
 from training.learners import Learners, Recipe
 from training.models.cross_files import write_encodings
 
+pytestmark = pytest.mark.slow
+
 DAYS = [date(2026, 1, d) for d in (1, 2, 3)]
 ROWS = 3000
 DOCUMENT = {

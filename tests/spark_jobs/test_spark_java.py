@@ -101,6 +101,7 @@ def run_module(tmp_path: Path, path: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=REPOSITORY)
 
 
+@pytest.mark.process
 def test_a_refused_fetch_ends_with_code_2_and_the_cure(tmp_path):
     done = run_module(tmp_path, "")
     assert done.returncode == 2, done.stderr
@@ -110,6 +111,7 @@ def test_a_refused_fetch_ends_with_code_2_and_the_cure(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_the_module_prints_the_java_it_uses(tmp_path):
     fake_java(tmp_path / "jvm", 'version "21.0.4"')
     done = run_module(tmp_path, str(tmp_path / "jvm" / "bin"))

@@ -18,6 +18,8 @@ from training.models.cross_input import Encoding, sorted_nodes
 from training.scoring import Scorer
 from training.trainer import TrainRequest, train_day
 
+pytestmark = pytest.mark.slow
+
 RELATIONS = (Relation(left="user_id", right="item_id"),)
 USERS, ITEMS = [f"u{i}" for i in range(30)], [f"i{i}" for i in range(40)]
 

@@ -11,6 +11,8 @@ from training.models.ctr import CtrModel
 from training.models.fusion import FusionModel
 from training.settings import ModelSettings
 
+pytestmark = pytest.mark.slow
+
 MEMBERS = ("wide_deep", "dcnv2", "fm")
 
 

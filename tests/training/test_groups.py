@@ -19,6 +19,8 @@ from training.scoring import Scorer
 from training.settings import GroupSettings, ModelSettings
 from training.trainer import TrainRequest, train_day
 
+pytestmark = pytest.mark.slow
+
 GROUPS = (
     GroupSettings(name="ids", fields=("item_id", "tags"), dim=6),
     GroupSettings(name="context", fields=("hour", "age"), dim=2, pooling="mean", l21=0.25),

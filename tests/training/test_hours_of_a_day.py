@@ -9,6 +9,8 @@ from features.errors import InputError
 from training.settings import EvictionSettings, StalenessSettings
 from training.trainer import TrainRequest, train_day
 
+pytestmark = pytest.mark.slow
+
 
 def test_idle_days_count_days_however_many_hours_are_learned(tmp_path):
     """Yesterday's items beyond the first eight are in none of today's three hours: they go tomorrow, not with the second hour."""

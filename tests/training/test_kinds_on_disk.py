@@ -8,6 +8,8 @@ from training.checkpoints import Description
 from training.learners import Learners, Recipe
 from training.settings import RelationNetworkSettings
 
+pytestmark = pytest.mark.slow
+
 CHANGES = [
     {"kind": "logistic_regression"},
     {"kind": "fm"},

@@ -111,6 +111,7 @@ def covered(truth, found):
     return found.low <= truth <= found.high
 
 
+@pytest.mark.slow
 def test_intervals_by_user_cover_and_intervals_by_row_do_not():
     """Over 120 simulated logs, 95 % intervals of the log loss by user hold the truth about as often; by row much less."""
     truth = log_loss(*clicks_of_users(np.random.default_rng(100), users=40_000)[:2])

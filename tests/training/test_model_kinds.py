@@ -142,6 +142,7 @@ def test_norms_equal_their_formula_while_learning(norm, axis):
     np.testing.assert_allclose(forward(model, inputs, seed=[0, 0]), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_batch_norm_scores_with_running_averages_that_only_learning_moves():
     model, inputs = CtrModel(SCHEMA, settings("wide_deep", norm="batch"), RELATIONS), some_inputs(batch=500)
     before = model.weights()

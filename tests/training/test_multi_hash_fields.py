@@ -49,6 +49,7 @@ def test_crosses_and_relations_of_the_field_go_on_with_its_own_values(tmp_path):
     np.testing.assert_array_equal(hashed.keys[:, cross[1]], raw.keys[:, cross[0]])
 
 
+@pytest.mark.slow
 def test_however_many_ids_there_are_the_field_takes_no_more_rows(tmp_path):
     draw = np.random.default_rng(0)
     rows = 2000

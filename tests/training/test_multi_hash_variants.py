@@ -147,6 +147,7 @@ def test_rows_laid_together_are_narrow_and_within_their_number(learners):
     assert 0 < len(table) <= 40
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_disk_as_if_it_had_never_stopped(inputs, tmp_path):
     straight = learned(MIXED, GROUPED, LATE, inputs)
     straight.save(tmp_path / "saved")
@@ -159,6 +160,7 @@ def test_it_goes_on_from_disk_as_if_it_had_never_stopped(inputs, tmp_path):
     assert array_bytes(tmp_path / "0") == array_bytes(tmp_path / "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [name for name in VARIANTS if "concat" not in name])
 def test_a_field_of_one_group_learns_in_every_variant(variant, tmp_path):
     schema = schema_with(user_id=VARIANTS[variant])
@@ -168,6 +170,7 @@ def test_a_field_of_one_group_learns_in_every_variant(variant, tmp_path):
     assert np.ptp(found) > 0.01
 
 
+@pytest.mark.slow
 def test_a_whole_model_of_concatenated_fields_in_every_kind(tmp_path):
     schema = schema_with(user_id=CONCAT, item_id=CONCAT)
     ids = GroupSettings(name="ids", fields=("item_id", "user_id"), dim=4)
@@ -242,6 +245,7 @@ def test_own_rows_for_every_id_are_refused(settings, refused):
         refuse_own_rows_for_all(MIXED, admission)
 
 
+@pytest.mark.slow
 def test_a_day_says_its_sizes_first_and_keeps_them_as_figures(tmp_path):
     lines, day = [], planted_day(tmp_path / "day", rows=400, users=30)
     request = TrainRequest(MIXED, GROUPED, LATE, (), day)

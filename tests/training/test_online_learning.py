@@ -20,6 +20,8 @@ from training.checkpoints import read_checkpoint
 from training.examples import read_examples
 from training.trainer import TrainRequest, train_day
 
+pytestmark = pytest.mark.slow
+
 HOURLY = TRAINING.model_copy(update={"learn_by": "hour"})
 HOUR_MS = DAY_MS // 24
 WEIGHED = Schema.model_validate(SCHEMA.model_dump() | {"extras": ["trust"]})
@@ -50,9 +52,9 @@ def second_request(days, first):
 
 @pytest.fixture(scope="module")
 def second(second_request, tmp_path_factory):
-    """The second day's checkpoint and figures, learned hour by hour."""
-    out = tmp_path_factory.mktemp("second") / "checkpoint"
-    return out, train_day(second_request, out)
+    """The second day's checkpoint and figures, learned hour by hour, and the progress that was told."""
+    out, told = tmp_path_factory.mktemp("second") / "checkpoint", []
+    return out, train_day(second_request, out, told.append), told
 
 
 def hours_of(out):
@@ -147,10 +149,8 @@ def learned_rows(told):
     return {p.phase: p.total for p in told}
 
 
-def test_progress_names_the_hours(second_request, tmp_path):
-    told = []
-    train_day(second_request, tmp_path / "out", told.append)
-    phases = learned_rows(told)
+def test_progress_names_the_hours(second):
+    phases = learned_rows(second[2])
     assert list(phases)[:3] == ["slice of the day before", "hour 0", "hour 1"]
     assert sum(phases.values()) == 240 + 960
 

@@ -41,22 +41,33 @@ def learners():
     return Learners.fresh(Recipe(SCHEMA, MODEL, TRAINING, ()))
 
 
+def save_checkpoint(folder, learners):
+    write_description(folder, Description(SCHEMA, MODEL, TRAINING, {}, (), 0))
+    write_encodings(folder / "encodings.npz", {})
+    learners.save(folder)
+    return folder
+
+
 @pytest.fixture
 def checkpoint(tmp_path, learners):
-    write_description(tmp_path, Description(SCHEMA, MODEL, TRAINING, {}, (), 0))
-    write_encodings(tmp_path / "encodings.npz", {})
-    learners.save(tmp_path)
-    return tmp_path
+    return save_checkpoint(tmp_path, learners)
 
 
 def outcome(label=(0, 1, 0, 1, 1, 0), progressive=None):
     heldout = (np.array([0.75, 0.25], np.float32), np.array([0.25, 0.75], np.float32))
     before = np.full(len(label), np.nan, np.float32) if progressive is None else progressive
-    return Outcome(examples(label), 4, before, heldout, Timing(4, 1.5, 0.5))
+    return Outcome(examples(label), 4, before, heldout, Timing(4, 1.5, 0.5, 2.5))
 
 
-def test_heldout_figures_by_hand(checkpoint, learners):
-    figures = write_outcome(outcome(), learners, checkpoint)
+@pytest.fixture(scope="module")
+def written(learners, tmp_path_factory):
+    """The figures and the folder of `outcome()`."""
+    folder = save_checkpoint(tmp_path_factory.mktemp("written"), learners)
+    return write_outcome(outcome(), learners, folder), folder
+
+
+def test_heldout_figures_by_hand(written):
+    figures = written[0]
     assert (figures["auc"], figures["auc_lr_baseline"]) == (1.0, 0.0)
     assert figures["log_loss"] == pytest.approx(-math.log(0.75))
     assert figures["calibration"] == 1.0
@@ -84,23 +95,24 @@ def test_undefined_figures_are_nan_and_null_on_disk(checkpoint, learners):
     assert {name for name, value in on_disk.items() if value is None} == undefined
 
 
-def test_quality_figures_by_hand(checkpoint, learners):
-    figures = write_outcome(outcome(), learners, checkpoint)
+def test_quality_figures_by_hand(written):
+    figures = written[0]
     assert figures["auc_gain_over_baseline"] == 1.0
     assert figures["rig"] == pytest.approx(1 + math.log(0.75) / math.log(2))
     assert figures["ece"] == pytest.approx(0.25)
     assert math.isnan(figures["gauc"])  # each user has one row
 
 
-def test_without_slicing_the_quality_file_holds_all_impressions(checkpoint, learners):
-    write_outcome(outcome(), learners, checkpoint)
-    document = json.loads((checkpoint / "quality.json").read_text(), parse_constant=pytest.fail)
+@pytest.mark.slow
+def test_without_slicing_the_quality_file_holds_all_impressions(written):
+    document = json.loads((written[1] / "quality.json").read_text(), parse_constant=pytest.fail)
     (row,) = document["slices"]["model"]
     assert (row["name"], row["rows"], row["clicks"], row["users"], row["auc"]) == ("all", 2, 1, 2, 1.0)
     assert document["slices"]["baseline"][0]["auc"] == 0.0
     assert len(document["calibration_curve"]["model"]["rows"]) == 2
 
 
+@pytest.mark.slow
 def test_slices_know_what_the_table_counted(tmp_path, checkpoint):
     """The first held-out item was learned on a day before, the second never: the saved table tells them apart."""
     schema = SCHEMA.model_copy(update={"item": "item_id"})
@@ -117,28 +129,27 @@ def test_slices_know_what_the_table_counted(tmp_path, checkpoint):
     assert {row["name"]: row["rows"] for row in rows} == {"all": 2, "item_id: new": 1, "item_id: rare": 1, "item_id: frequent": 0}
 
 
-def test_pictures_lie_beside_that_of_the_table(checkpoint, learners):
-    write_outcome(outcome(), learners, checkpoint)
-    assert {path.name for path in (checkpoint / "plots").iterdir()} == {"table.png", "calibration.png", "slices.png"}
+def test_pictures_lie_beside_that_of_the_table(written):
+    assert {path.name for path in (written[1] / "plots").iterdir()} == {"table.png", "calibration.png", "slices.png"}
 
 
-def test_the_heldout_file_by_hand(checkpoint, learners):
-    write_outcome(outcome(), learners, checkpoint)
-    assert pq.read_table(checkpoint / "heldout.parquet").to_pylist() == [
+def test_the_heldout_file_by_hand(written):
+    assert pq.read_table(written[1] / "heldout.parquet").to_pylist() == [
         {"record_id": 104, "user": "ann", "label": 1, "p_model": 0.75, "p_baseline": 0.25},
         {"record_id": 105, "user": "bob", "label": 0, "p_model": 0.25, "p_baseline": 0.75},
     ]
 
 
-def test_trained_bytes_leave_out_the_baseline_and_the_reports(checkpoint, learners):
-    figures = write_outcome(outcome(), learners, checkpoint)
+def test_trained_bytes_leave_out_the_baseline_and_the_reports(written):
+    figures, checkpoint = written
     parts = ["model.json", "dense.npz", "optimizer.npz", "encodings.npz"]
     files = [checkpoint / name for name in parts] + list((checkpoint / "table").iterdir())
     assert figures["bytes_trained"] == sum(f.stat().st_size for f in files)
 
 
 def test_speed_counts_steps_and_input():
-    timing = Timing(examples=100, step_s=1.5, input_s=0.5)
-    assert timing.examples_per_s == 50
-    assert timing.after_reading(0.5) == Timing(100, 1.5, 1.0)
-    assert math.isnan(Timing(0, 0.0, 1.0).examples_per_s)
+    timing = Timing(examples=100, step_s=1.5, input_s=0.5, cpu_s=4.0)
+    assert (timing.examples_per_s, timing.examples_per_cpu_s) == (50, 25)
+    assert timing.after_reading(0.5, 1.0) == Timing(100, 1.5, 1.0, 5.0)
+    assert math.isnan(Timing(0, 0.0, 1.0, 1.0).examples_per_s)
+    assert math.isnan(Timing(0, 0.0, 1.0, 1.0).examples_per_cpu_s)

@@ -102,7 +102,8 @@ def test_bands_follow_one_another_and_a_projection_widens():
     np.testing.assert_array_equal(slab.rows()[:3], first.matrix.rows())
     np.testing.assert_allclose(slab.rows()[3:], second.matrix.rows() @ second.projection)
     kept = np.array([True, False, True, False, True])
-    np.testing.assert_array_equal(slab.take(kept).rows(), slab.rows()[kept])
+    # A product of fewer rows may be summed in another order.
+    np.testing.assert_allclose(slab.take(kept).rows(), slab.rows()[kept], rtol=1e-6)
 
 
 def test_rows_come_back_from_their_files(tmp_path):

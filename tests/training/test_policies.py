@@ -83,23 +83,39 @@ def test_rare_ids_pay_more_and_dense_weights_no_group_penalty():
     assert (dense.l1, dense.l2, dense.l21, dense.dynamic_l1) == (0.0, 0.3, 0.0, None)
 
 
-@pytest.mark.parametrize("kind", ["amsgrad", "adagrad", "ftrl", "rowwise_adagrad"])
-def test_a_day_learns_with_every_kind_in_bfloat16(kind, tmp_path):
-    partition = planted_day(tmp_path / "day", 0)
+@pytest.fixture(scope="module")
+def days(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("days")
+    return [planted_day(folder / str(day), day) for day in range(2)]
+
+
+@pytest.fixture(scope="module")
+def first(days, tmp_path_factory):
+    """The first day's request, checkpoint and figures, by Adam."""
+    request, out = TrainRequest(SCHEMA, MODEL, TRAINING, (), days[0]), tmp_path_factory.mktemp("first") / "checkpoint"
+    return request, out, train_day(request, out)
+
+
+# Each rule is held to a reference in `elastic/test_group_rules.py`; here the one of most state and the one of least learn.
+KINDS = [*(pytest.param(kind, marks=pytest.mark.sweep) for kind in ("adagrad", "ftrl")), "amsgrad", "rowwise_adagrad"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_day_learns_with_every_kind_in_bfloat16(kind, days, tmp_path):
     model = MODEL.model_copy(update={"deep": OptimizerSettings(kind=kind, learning_rate=0.05), "storage": "bfloat16"})
     passes = TRAINING.model_copy(update={"passes": 4})
-    figures = train_day(TrainRequest(SCHEMA, model, passes, (), partition), tmp_path / "out")
+    figures = train_day(TrainRequest(SCHEMA, model, passes, (), days[0]), tmp_path / "out")
     assert figures["auc"] > 0.6
 
 
-@pytest.mark.parametrize("kind", ["amsgrad", "adagrad", "ftrl", "rowwise_adagrad"])
-def test_rows_go_on_under_another_rule(kind, tmp_path):
-    days = [planted_day(tmp_path / str(day), day) for day in range(2)]
-    first = TrainRequest(SCHEMA, MODEL, TRAINING, (), days[0])
-    before = train_day(first, tmp_path / "first")
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_go_on_under_another_rule(kind, days, first, tmp_path):
+    request, checkpoint, before = first
     rule = OptimizerSettings(kind=kind, learning_rate=0.05)
     model = MODEL.model_copy(update={"deep": rule, "wide": rule})
-    after = train_day(replace(first, model=model, partition=days[1], previous_checkpoint=tmp_path / "first"), tmp_path / "second")
+    after = train_day(replace(request, model=model, partition=days[1], previous_checkpoint=checkpoint), tmp_path / "second")
     assert after["rows_in_table"] >= before["rows_in_table"]
     assert after["auc"] > 0.6
 
@@ -110,6 +126,7 @@ def test_rules_for_rows_are_refused_for_dense_weights(kind):
         ModelSettings(dense=OptimizerSettings(kind=kind))
 
 
+@pytest.mark.slow
 def test_days_admit_by_field_and_evict_who_stays_away(tmp_path):
     """The second day's items are others, so that the first day's go after one day without them."""
     training = TRAINING.model_copy(

@@ -48,6 +48,7 @@ def test_the_file_is_strict_json(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hours", [by_hour(HOUR, LABEL, PROBABILITY), (HourFigures(0, 5, 0, 0, NAN, NAN, NAN),)])
 def test_a_picture_is_drawn_with_and_without_scores(tmp_path, hours):
     path = plot_progressive(hours, "UTC", tmp_path / "plots" / "p.png")

@@ -152,6 +152,7 @@ def _logit(model, vectors):
     return model.forward({WIDE: tf.zeros([batch, 2, 1]), DEEP: vectors}, tf.zeros([batch, 0]), tf.zeros([batch, 0]))
 
 
+@pytest.mark.slow
 def test_it_recovers_a_planted_symmetric_bilinear_logit_that_a_perceptron_misses():
     draw = np.random.default_rng(3)
     planted = draw.normal(size=(DIM, DIM))

@@ -203,12 +203,14 @@ def odds(p):
     return p / (1 - p)
 
 
+@pytest.mark.slow
 def test_a_fifth_of_the_negatives_leaves_both_learners_as_calibrated_as_all():
     """Expected over observed clicks, within three standard errors of the click rate and what Adam leaves."""
     for probability in (learned_probabilities(), learned_probabilities(negative_rate=0.2)):
         np.testing.assert_allclose(probability.mean(axis=1) / CLICK_RATES.mean(), 1, atol=0.08)
 
 
+@pytest.mark.slow
 def test_without_the_correction_the_odds_are_off_by_the_rate():
     corrected, plain = learned_probabilities(negative_rate=0.2), learned_probabilities(shifted=False, negative_rate=0.2)
     np.testing.assert_allclose((odds(plain) / odds(corrected)).mean(axis=1), 5, rtol=0.15)

@@ -104,6 +104,7 @@ def test_a_changed_learning_rate_restates_the_dual_sums_only(learned, factor):
     np.testing.assert_array_equal(block(after.model, "field:tags"), block(before, "field:tags"))
 
 
+@pytest.mark.slow
 def test_rows_of_a_removed_field_come_back_with_it(tmp_path):
     """Rows are kept by key: a field that was away for a day finds what it had learned."""
     days = [planted_day(tmp_path / str(day), day, rows=400) for day in range(3)]
@@ -122,6 +123,7 @@ def test_rows_of_a_removed_field_come_back_with_it(tmp_path):
     np.testing.assert_array_equal(second.lookup(keys, "deep"), first.lookup(keys, "deep"))
 
 
+@pytest.mark.slow
 def test_numbers_that_cannot_be_read_do_no_harm(tmp_path):
     """inf, nan, words and absurdly large numbers in a numeric field leave a finite model."""
     awkward = ["inf", "-inf", "nan", "1e308", "-1e308", "1e999", "", "seven", "0x10", "5"]

@@ -82,12 +82,14 @@ def vectors(out):
     return read_checkpoint(out).vectors["deep"]
 
 
+@pytest.mark.slow
 def test_a_refused_checkpoint_leaves_nothing_behind(days, first, tmp_path):
     with pytest.raises(InputError, match="max_days"):
         train_day(after_a_gap(days, first, max_days=4, action="refuse"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_fresh_is_a_first_day(days, first, tmp_path):
     figures = train_day(after_a_gap(days, first, max_days=4, action="fresh"), tmp_path / "fresh")
     train_day(TrainRequest(SCHEMA, MODEL, TRAINING, (), days[1]), tmp_path / "first")
@@ -95,23 +97,30 @@ def test_fresh_is_a_first_day(days, first, tmp_path):
     assert np.isnan(figures["auc_progressive"])
 
 
-def test_a_warm_up_shortens_the_steps_after_a_gap_alone(days, first, tmp_path):
-    """A warm-up over a million steps all but stops learning; without a gap there is none."""
-    policy = {"max_days": 4, "warmup_steps": 1_000_000}
-    for name, gap_days in (("gap", 5), ("none", 4)):
-        train_day(after_a_gap(days, first, gap_days, **policy), tmp_path / name)
+@pytest.fixture(scope="module")
+def warming(days, first, tmp_path_factory):
+    """A checkpoint after a gap, with a warm-up over a million steps, which all but stops learning."""
+    out = tmp_path_factory.mktemp("warming") / "checkpoint"
+    train_day(after_a_gap(days, first, max_days=4, warmup_steps=1_000_000), out)
+    return out
+
+
+@pytest.mark.slow
+def test_a_warm_up_shortens_the_steps_after_a_gap_alone(days, first, warming, tmp_path):
+    """Without a gap there is none."""
+    train_day(after_a_gap(days, first, gap_days=4, max_days=4, warmup_steps=1_000_000), tmp_path / "none")
     train_day(after_a_gap(days, first), tmp_path / "plain")
     np.testing.assert_array_equal(vectors(tmp_path / "none"), vectors(tmp_path / "plain"))
-    weights = {name: read_checkpoint(tmp_path / name).dense for name in ("gap", "plain")}
+    weights = {out.name: read_checkpoint(out).dense for out in (warming, tmp_path / "plain")}
     start = read_checkpoint(first).dense
     moved = {n: max(np.abs(w[k] - start[k]).max() for k in start) for n, w in weights.items()}
-    assert moved["gap"] < moved["plain"] / 20
+    assert moved[warming.name] < moved["plain"] / 20
 
 
-def test_the_day_after_a_warm_up_takes_full_steps_from_where_it_ended(days, first, tmp_path):
-    train_day(after_a_gap(days, first, max_days=4, warmup_steps=1_000_000), tmp_path / "gap")
-    plain = TrainRequest(SCHEMA, MODEL, TRAINING, (), days[2], previous_checkpoint=tmp_path / "gap")
+@pytest.mark.slow
+def test_the_day_after_a_warm_up_takes_full_steps_from_where_it_ended(days, warming, tmp_path):
+    plain = TrainRequest(SCHEMA, MODEL, TRAINING, (), days[2], previous_checkpoint=warming)
     train_day(plain, tmp_path / "next")
-    before, after = read_checkpoint(tmp_path / "gap").dense, read_checkpoint(tmp_path / "next").dense
-    assert read_description(tmp_path / "next").step > read_description(tmp_path / "gap").step
+    before, after = read_checkpoint(warming).dense, read_checkpoint(tmp_path / "next").dense
+    assert read_description(tmp_path / "next").step > read_description(warming).step
     assert max(np.abs(after[k] - before[k]).max() for k in before) > MODEL.dense.learning_rate

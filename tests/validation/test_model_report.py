@@ -24,6 +24,7 @@ def size(png):
     return struct.unpack(">II", head[16:24])
 
 
+@pytest.mark.slow
 def test_each_picture_is_written_into_a_new_folder(tmp_path):
     label, probability = draw()
     models = {"exported model": probability, "champion": 1 - probability, "logistic regression": probability**2}
@@ -32,6 +33,7 @@ def test_each_picture_is_written_into_a_new_folder(tmp_path):
     assert all(size(path) == (936, 676) for path in paths)
 
 
+@pytest.mark.slow
 def test_the_same_scores_give_the_same_bytes_and_other_scores_do_not(tmp_path):
     (label, probability), other = draw(), draw(seed=1)
     first, second = (plot_model(label, {"m": probability}, tmp_path / name, BYTES) for name in ("1", "2"))

@@ -43,6 +43,7 @@ def replay(history, folder):
     return folder / "start", deltas, save_full(model, folder / "end")
 
 
+@pytest.mark.slow
 @given(st.lists(EVENT, max_size=25))
 @settings(max_examples=40, deadline=None)
 def test_a_full_table_and_its_deltas_give_the_bytes_of_the_full_table_after_them(history):

@@ -174,6 +174,7 @@ def zipf_table():
     return {line.policy: line for line in lines if line.field is None}
 
 
+@pytest.mark.slow
 def test_the_offline_filter_keeps_what_was_published(zipf_table):
     offline = zipf_table[OFFLINE]
     assert offline.keys == pytest.approx(88_031, rel=0.01)

@@ -40,6 +40,7 @@ PARENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rule", "parent", "dim"), PARENTS.values(), ids=PARENTS.keys())
 def test_without_group_strength_it_is_the_parent(rule, parent, dim):
     rng = np.random.default_rng(1)

@@ -19,6 +19,8 @@ from training.elastic.optimizers.rules import (
     RowwiseGroupAdagrad,
 )
 
+pytestmark = pytest.mark.slow
+
 DIM, ROWS, STEPS = 4, 16, 300
 
 RULES = {

@@ -238,6 +238,7 @@ def test_arrays_with_a_repeated_key_are_refused():
         KeyIndex.from_arrays(int64([1, 1]), int64([1, 1]), int64([1, 1]), np.zeros(2, bool), int64([0, 0]))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 6), max_size=60))
 @settings(deadline=None)
 def test_group_is_a_stable_sort_of_positions(inverse):

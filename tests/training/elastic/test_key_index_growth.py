@@ -21,6 +21,7 @@ def scattered(start, stop):
     return np.arange(start, stop, dtype=np.int64) * np.int64(-7046029254386353131)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repeat", [1, 3], ids=["distinct", "each key three times"])
 def test_growth_in_the_middle_of_a_batch_loses_nothing(repeat):
     keys = np.repeat(np.concatenate([EXTREMES, scattered(1, 200_000)]), repeat)

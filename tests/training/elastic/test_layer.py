@@ -156,6 +156,7 @@ def test_mixed_bfloat16_computes_in_bfloat16_over_float32_rows() -> None:
     assert layer.table.lookup(np.array([1])).dtype == np.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rows_may_be_stored_in_16_bits(dtype: str) -> None:
     layer = ElasticEmbedding(2, optimizer=GroupAdagrad(0.1), dtype=dtype)

@@ -57,6 +57,7 @@ def _trained(folder: Path, line: Callable[[keras.Model], tf.data.Dataset], **fit
     return [*saves.saved, saved_bytes(elastic(model).table, folder / "end"), dense_weights(model)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fit", [{}, {"steps_per_epoch": 7}], ids=["whole", "stopped early"])
 def test_with_the_line_every_save_has_the_same_bytes(fit: dict[str, int], tmp_path: Path) -> None:
     data = batches(320).repeat() if fit else batches(320)

@@ -121,6 +121,7 @@ def test_gradients_may_come_as_indexed_slices() -> None:
     assert vectors(layer.table) == vectors(learned)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [{"run_eagerly": True}, {"steps_per_execution": 4}], ids=str)
 def test_every_way_of_running_fit_gives_the_same(way: dict[str, object]) -> None:
     plain, other = click_model(ElasticEmbedding(4)), click_model(ElasticEmbedding(4), **way)

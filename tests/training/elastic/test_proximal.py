@@ -93,6 +93,7 @@ def test_the_zero_set_is_exact_either_way(exact, problem):
         np.testing.assert_array_equal(x == 0, soft == 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 @given(problem=problems(spread=3.0))
 @settings(max_examples=60, deadline=None)
@@ -103,6 +104,7 @@ def test_the_kernel_equals_a_float64_bisection(exact, problem):
         np.testing.assert_allclose(in_kernel(*problem, exact=exact), expected, rtol=2e-3, atol=1e-6 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @given(problems(spread=8.0))
 @settings(max_examples=30, deadline=None)
 def test_float32_stays_finite_with_curvatures_sixteen_decades_apart(problem):

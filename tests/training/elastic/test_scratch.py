@@ -3,6 +3,7 @@
 import gc
 
 import numpy as np
+import pytest
 
 from training.elastic.core.scratch import scratch
 
@@ -13,6 +14,7 @@ def address(array):
     return array.__array_interface__["data"][0]
 
 
+@pytest.mark.slow
 def test_memory_is_used_again_once_nothing_refers_to_it():
     first = scratch(SHAPE, np.float32)
     where = address(first)
@@ -43,6 +45,7 @@ def test_small_and_empty_arrays_are_ordinary():
     assert scratch((0, 16), np.uint16).size == 0
 
 
+@pytest.mark.slow
 def test_a_tensor_over_scratch_memory_keeps_it():
     import tensorflow as tf
 

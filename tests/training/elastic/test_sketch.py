@@ -28,6 +28,7 @@ def random_keys(count, seed):
     return np.unique(np.random.default_rng(seed).integers(-(2**63), 2**63, count, dtype=np.int64))
 
 
+@pytest.mark.slow
 @given(BATCHES, st.integers(1, 12), st.sampled_from([None, 50, 1000]), st.sampled_from([255, 5000]))
 @settings(max_examples=150, deadline=None)
 def test_never_below_the_truth_of_this_generation_and_exact_where_there_is_room(batches, capacity, decay_every, max_count):

@@ -121,6 +121,7 @@ def test_compaction_moves_rows_down_and_clears_the_rest(device):
     assert (slab.read_weights(np.arange(101, 301, dtype=np.int32)) == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [GroupAdam(0.05, l1=0.01, l21=0.01, dynamic_l1=DynamicL1(3.0, 4)), GroupFTRL(0.1, l21=0.02),
                                        RowwiseGroupAdagrad(0.1, l21=0.01)])  # fmt: skip
 def test_host_and_device_learn_the_same(optimizer):

@@ -166,6 +166,7 @@ def coloured(path):
     return float((pixels.max(axis=2) - pixels.min(axis=2) > 0.2).mean())
 
 
+@pytest.mark.slow
 def test_the_plot_shows_the_table(by_hand, tmp_path):
     path = plot_statistics(summarise(by_hand), tmp_path / "new" / "table.png")
     empty = plot_statistics(summarise(parts_of([], [], [], [], {"deep": []})), tmp_path / "empty.png")

@@ -59,6 +59,7 @@ def test_what_is_held_out_is_judged_without_them(graph_folder, tmp_path):
     assert corrected[f"{NAME}/r2"] == plain[f"{NAME}/r2"] < 0.99
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refit", [True, False])
 def test_pcf_gnn_with_all_pairs_corrected_is_the_table(graph_folder, edges, tmp_path, refit):
     gnn = {"kind": "pcf_gnn", "dim": 4, "epochs": 30, "l2": 0.1, "batch_size": 64, "learning_rate": 0.02, "refit": refit}

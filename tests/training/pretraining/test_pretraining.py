@@ -179,6 +179,7 @@ def test_held_out_pairs_are_held_out_of_every_graph(graph_folder, edges, tmp_pat
     assert len(held[1]) > 50
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_ahead_and_goes_by_keys(graph_folder, edges, tmp_path):
     """Items that are new shift the numbers of the nodes; the rows of the others are those of before."""
     pretrain(graph_folder, settings(encoder={"layers": 0}), tmp_path / "before")
