@@ -5,7 +5,8 @@ impressions. The first day of a way is cold: services or process have just start
 
 CPU seconds are those of the whole tree of processes, Spark's JVM and Airflow's own included. `airflow_day_s`,
 `airflow_day_cpu_s`, `run_day_s` and `run_day_cpu_s` are means over the warm days of the first data set named;
-`stages` has, of the same days, each stage's seconds in both ways and CPU seconds in the second.
+`stages` has, of the same days, each stage's seconds in both ways and CPU seconds in the second. `steps` has what a training
+step costs (`day_parts/steps.py`), with `--against REVISION` beside that revision's code in the same run.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ import psutil
 import typer
 from command_line import chosen, progress, refusals
 from day_parts.processes import cpu_seconds
+from day_parts.steps import Plan, measure_steps
 
 from pipelines.console import table
 from pipelines.demo.run import KUAIRAND, SIMULATED, Subject
 from pipelines.demo.watch import DAG_ID, DayRun, Watcher, Window
 from pipelines.services.control import running
-from pipelines.services.environment import QUIET, data_folder
+from pipelines.services.environment import DATA_VARIABLE, QUIET, data_folder
 from pipelines.services.processes import tagged, wait_until
 from pipelines.services.schedule import schedule_zone
 
@@ -90,8 +92,9 @@ def _day_of(day: DayRun, cpu_s: float) -> Day:
 
 def run_days(subject: Subject, days: Sequence[date], folder: Path) -> dict[str, Any]:
     """Return each day of one `elastic-ctr run`."""
-    argv = [sys.executable, "-m", "benchmarks.day_parts.run_worker", str(subject.config), str(folder / "workspace")]
-    known = {**os.environ, **QUIET, "ELASTIC_CTR_DATA": str(data_folder()), "PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-m", "day_parts.run_worker", str(subject.config), str(folder / "workspace")]
+    path = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
+    known = {**os.environ, **QUIET, DATA_VARIABLE: str(data_folder()), "PYTHONPATH": path}
     found: dict[str, Day] = {}
     with subprocess.Popen([*argv, *map(str, days)], cwd=ROOT, env=known, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -129,6 +132,8 @@ def summary(data: dict[str, Any]) -> dict[str, Any]:
 def main(
     data: Annotated[str, typer.Option(help="Comma-separated: kuairand_pure, simulated; the first is summed up.")] = "",
     days: Annotated[int, typer.Option(min=2, help="Days in a row; the first is cold.")] = 3,
+    steps: Annotated[bool, typer.Option("--steps/--no-steps", help="Measure training steps too.")] = True,
+    against: Annotated[str | None, typer.Option(help="A git revision whose training steps are measured in turns.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where runs lie (default: temporary, removed).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -137,7 +142,9 @@ def main(
     names = chosen(data, present, "--data") or tuple(present)
     with tempfile.TemporaryDirectory(prefix="day-") as scratch, refusals():
         found = {name: _measured(name, days, (folder or Path(scratch)) / name) for name in names}
-    result = {**summary(found[names[0]]), "data": found, "cores": len(psutil.Process().cpu_affinity() or [])}
+        learning = {"steps": measure_steps(Plan(), against)} if steps else {}
+    cores = len(psutil.Process().cpu_affinity() or [])
+    result = {**summary(found[names[0]]), **learning, "data": found, "cores": cores}
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
@@ -160,6 +167,11 @@ def _show(name: str, result: dict[str, Any]) -> None:
     day = ("day", result["airflow_day_s"], result["run_day_s"], result["run_day_cpu_s"])
     table(f"A warm day of {name}, seconds", ("stage", "Airflow", "run", "run, CPU"), [*rows, day])
     print(f"CPU seconds of a day in Airflow, all of it: {result['airflow_day_cpu_s']:.1f}")
+    if "steps" in result:
+        figures = ("cpu_ms_per_step", "examples_per_cpu_s", "examples_per_s")
+        batches = result["steps"][figures[0]]
+        rows = [(batch, *(result["steps"][figure][batch] for figure in figures)) for batch in batches]
+        table("Training steps", ("batch", "CPU ms a step", "examples a CPU-second", "examples/s"), rows)
 
 
 if __name__ == "__main__":

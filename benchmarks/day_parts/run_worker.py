@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.day_parts.processes import cpu_seconds, tree
+from day_parts.processes import cpu_seconds, tree
 from pipelines import cli
 from pipelines.chain import STAGES, run_stage, sync
 

@@ -34,6 +34,7 @@ def test_figures_by_hand():
     assert (found["import_cpu_s"], found["first_cpu_s"]) == (3, 1)
 
 
+@pytest.mark.process
 def test_a_worker_that_dies_says_why(tmp_path):
     """A folder without inputs."""
     with _Worker(tmp_path, tmp_path, 512, tmp_path / "log") as worker, pytest.raises(WorkerFailed, match="exit code 1"):
