@@ -47,7 +47,7 @@ coverage: env  ## what `make test` runs, with the lines of product code that it 
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-up: env  ## start Airflow and MLflow on free loopback ports and leave them running
+up: env  ## start Airflow, MLflow and a Spark server on free loopback ports and leave them running
 	$(BIN)/elastic-ctr up
 
 down:  ## stop what `make up` started

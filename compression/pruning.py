@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from compression.compact import CompactModel, write_compact
 from compression.savings import OPTIMIZER, savings
 from compression.settings import CompressionSettings
-from compression.steps.sequence import StepReport, run_steps
 from compression.steps.settings import StepSettings
-from compression.steps.work import work_on
 from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, GROUPS, TABLE, read_checkpoint, write_description
 from training.packed.rows import PackedRows
+
+if TYPE_CHECKING:
+    from compression.steps.sequence import StepReport
 
 REPORT = "report.json"
 PLAN = "plan.yaml"
@@ -115,6 +116,10 @@ def _stepped(
     if not steps:
         write_compact(cut, checkpoint / DESCRIPTION, out)
         return cut, ()
+    # Only here: steps that learn load TensorFlow, which a lossless cut has no use for.
+    from compression.steps.sequence import run_steps
+    from compression.steps.work import work_on
+
     work, done = run_steps(work_on(cut, checkpoint, impressions), steps)
     write_compact(work.model, checkpoint / DESCRIPTION, out)
     if work.model.description != cut.description:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compression.compact import CompactModel
-from compression.steps.sequence import StepReport
 from training.checkpoints import rows_folder
 from training.elastic.storage.checkpoint import HEADER, WEIGHTS, array_name, read_array, read_header
+
+if TYPE_CHECKING:
+    from compression.steps.sequence import StepReport
 
 OPTIMIZER = "optimizer.npz"
 

@@ -1,7 +1,9 @@
 """Run a command in a process group of its own, hand over its output line by line, and leave no process behind.
 
 Nothing of Airflow here. A stage starts a JVM or TensorFlow's threads: what ends is the whole group, never only its
-leader. What it does **not** do: retry, interpret the exit code, or use a shell.
+leader. A command that the resident stage server can run is a fork of that server, which has the libraries imported
+(`pipelines.services.stage_server`); any other is a new process. Both have the same group, environment, output and exit
+code. What it does **not** do: retry, interpret the exit code, or use a shell.
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import IO
+
+from pipelines.services.stage_server import WarmProcess, connect
 
 GRACE_S = 3.0
 """Seconds between SIGTERM and SIGKILL: less than the five that Airflow gives a task before it kills the task itself."""
@@ -66,8 +70,8 @@ class StageProcess:
         timer.daemon = True
         timer.start()
 
-    def _start(self) -> subprocess.Popen[bytes]:
-        process = subprocess.Popen(
+    def _start(self) -> subprocess.Popen[bytes] | WarmProcess:
+        process = connect(self._argv, self._environment) or subprocess.Popen(
             self._argv,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -78,7 +82,7 @@ class StageProcess:
         self._group = process.pid
         return process
 
-    def _finish(self, process: subprocess.Popen[bytes], reader: threading.Thread) -> None:
+    def _finish(self, process: subprocess.Popen[bytes] | WarmProcess, reader: threading.Thread) -> None:
         """End what is left of the group: the leader too, unless it ended by itself."""
         if process.poll() is None:
             _signal_group(process.pid, signal.SIGTERM)

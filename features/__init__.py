@@ -1,4 +1,4 @@
 """The feature contract: what a field is, how a value is spelled, which key it gets.
 
-The ground floor: every other package may import it, it imports none of them. Only `features.keys` needs TensorFlow.
+Every other package may import it, it imports none of them. Only `features.keys` and `features.times` need TensorFlow.
 """

@@ -14,6 +14,13 @@ NULL = ""
 """A null value; multi-valued fields use it as padding, in every other field it is a value with a key of its own."""
 
 
+SEPARATOR = "\x1f"
+"""Stands between a vocabulary's name and a token in what a key is the hash of, and between the parts of a cross."""
+
+NULL_MARK = "\x1e"
+"""Follows a vocabulary's name in what a null's key is the hash of."""
+
+
 class Rule(NamedTuple):
     """Rewrite every value that `pattern` matches as a whole to `replacement` (`{1}` is the first group)."""
 

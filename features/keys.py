@@ -11,15 +11,13 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from features.canonical import NOT_CANONICAL, NULL, NUMBER, RULES
+from features.canonical import NOT_CANONICAL, NULL, NULL_MARK, NUMBER, RULES, SEPARATOR
 from features.schema import ColumnField, Numeric, Schema, Time, Timestamp, Transform
 from features.times import epoch_ms, time_part
 
-_VALUE = "\x1f"
-_NO_VALUE = "\x1e"
-# One of the values joined by `_VALUE`; bytes (`\C`), since values need not be UTF-8, and perhaps a part of a value that has a
+# One of the values joined by `SEPARATOR`; bytes (`\C`), since values need not be UTF-8, and perhaps a part of a value that has a
 # separator in it, which then is looked at in vain.
-_ONE_NOT_CANONICAL = rf"(?:\C*{_VALUE})?(?:{NOT_CANONICAL})(?:{_VALUE}\C*)?"
+_ONE_NOT_CANONICAL = rf"(?:\C*{SEPARATOR})?(?:{NOT_CANONICAL})(?:{SEPARATOR}\C*)?"
 
 
 def canonical(raw: tf.Tensor) -> tf.Tensor:
@@ -28,7 +26,7 @@ def canonical(raw: tf.Tensor) -> tf.Tensor:
     Most values are canonical: whether all are is one search in one string, and only those that are not are rewritten.
     """
     flat = tf.reshape(raw, [-1])
-    rewrite = tf.strings.regex_full_match(tf.strings.reduce_join(flat, axis=0, separator=_VALUE), _ONE_NOT_CANONICAL)
+    rewrite = tf.strings.regex_full_match(tf.strings.reduce_join(flat, axis=0, separator=SEPARATOR), _ONE_NOT_CANONICAL)
     return tf.reshape(tf.cond(rewrite, lambda: _rewritten(flat), lambda: flat), tf.shape(raw))
 
 
@@ -52,7 +50,7 @@ def tokens(schema: Schema, field: ColumnField, raw: tf.Tensor) -> tf.Tensor:
 
 def cross_tokens(parts: Sequence[tf.Tensor]) -> tf.Tensor:
     """Return the token of a cross from its parts' tokens, each string [n]; a null part keeps its place."""
-    return tf.strings.join(list(parts), separator=_VALUE)
+    return tf.strings.join(list(parts), separator=SEPARATOR)
 
 
 def keys(vocabulary: str, token: tf.Tensor) -> tf.Tensor:
@@ -62,7 +60,7 @@ def keys(vocabulary: str, token: tf.Tensor) -> tf.Tensor:
 
 def keys_by_vocabulary(vocabularies: Sequence[str], token: tf.Tensor) -> tf.Tensor:
     """Return the int64 keys [n, V] of tokens string [n, V], column v of which are of the v-th vocabulary."""
-    null, value = (tf.constant([name + mark for name in vocabularies]) for mark in (_NO_VALUE, _VALUE))
+    null, value = (tf.constant([name + mark for name in vocabularies]) for mark in (NULL_MARK, SEPARATOR))
     spelled = tf.strings.join([tf.where(token == NULL, null, value), token])
     digest = tf.fingerprint(tf.reshape(spelled, [-1]), method="farmhash64")
     return tf.reshape(tf.bitcast(digest, tf.int64), tf.shape(token))

@@ -18,6 +18,7 @@ from pipelines.artifacts import Store
 from pipelines.chain import STAGES, run_day, run_stage, sync
 from pipelines.champion_day import day_or_champion, with_plan
 from pipelines.config import default_workspace, load_config
+from pipelines.services.environment import QUIET
 from pipelines.stages.stage import Context
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None, help=__doc__)
@@ -102,7 +103,7 @@ def _run_one(day_context: Context, missing: str) -> int:
 
 def main() -> None:
     """Run the command line; an error of ours becomes one clear message and its exit code."""
-    _quiet_libraries()
+    quiet_libraries()
     try:
         app(standalone_mode=True)
     except ElasticCtrError as error:
@@ -111,17 +112,9 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Switch telemetry and start-up chatter of the libraries off, unless the user set them."""
-    quiet = {
-        "TF_CPP_MIN_LOG_LEVEL": "2",
-        "TF_ENABLE_ONEDNN_OPTS": "0",
-        "GX_ANALYTICS_ENABLED": "false",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "MPLBACKEND": "Agg",
-    }
-    os.environ.update({k: v for k, v in quiet.items() if k not in os.environ})
+    os.environ.update({k: v for k, v in QUIET.items() if k not in os.environ})
     for name in ("tensorflow", "great_expectations", "mlflow"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -51,7 +51,7 @@ def counted(records: DataFrame, schema: Schema, fields: Mapping[str, KeyField], 
     rows = records.select("label", "timestamp_ms", *(value.alias(name) for name, value in zip(fields, values, strict=True)))
     groups = rows.groupBy(*fields).agg(*(figure.count().alias(figure.name) for figure in figures))
     for name in lists:
-        groups = groups.withColumn(name, F.explode(_distinct(F.col(name))))
+        groups = groups.withColumn(name, F.explode(distinct_tokens(F.col(name))))
     return merged(groups, tuple(fields), figures) if lists else groups
 
 
@@ -60,6 +60,6 @@ def merged(parts: DataFrame, keys: Iterable[str], figures: Iterable[Figure]) -> 
     return parts.groupBy(*keys).agg(*(figure.merge(figure.name).alias(figure.name) for figure in figures))
 
 
-def _distinct(values: Column) -> Column:
-    """A list's tokens without repeats; an empty one is the token of null."""
+def distinct_tokens(values: Column) -> Column:
+    """Return a list's tokens without repeats; of an empty one the token of null."""
     return F.when(F.size(values) > 0, F.array_distinct(values)).otherwise(F.array(F.lit(NULL)))

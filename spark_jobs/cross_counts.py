@@ -20,7 +20,7 @@ from features.canonical import NULL
 from features.errors import InputError
 from features.schema import Relation, Schema
 from spark_jobs.counting import SHOWN, counted
-from spark_jobs.files import write_grouped
+from spark_jobs.files import are_small, fitted, write_grouped
 from spark_jobs.graph_files import Counts, RelationCounts, edges_folder, meaning
 
 
@@ -43,10 +43,14 @@ def cross_counts(
         InputError: a relation names a field that the schema does not have, or a dense one.
     """
     require_fields(schema, relations)
-    records = spark.read.parquet(str(partition / "impressions"))
-    impressions, clicks = records.agg(F.count("*"), F.coalesce(F.sum("label"), F.lit(0))).first() or (0, 0)
-    for relation in relations:
-        write_grouped(_edges(records, schema, relation), edges_folder(out, relation.name), ("left", "right"), impressions)
+    source = partition / "impressions"
+    label = pq.read_table(source, columns=["label"])["label"]
+    impressions, clicks = len(label), pc.sum(label).as_py() or 0
+    with fitted(spark, small=are_small([source])):
+        records = spark.read.parquet(str(source))
+        for relation in relations:
+            edges = _edges(records, schema, relation)
+            write_grouped(edges, edges_folder(out, relation.name), ("left", "right"), impressions)
     told = {relation.name: _told(out, schema, relation) for relation in relations}
     Counts(impressions, clicks, told).write(out)
     by_relation = {f"edges:{name}": float(counts.edges) for name, counts in told.items()}

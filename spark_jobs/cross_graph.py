@@ -5,9 +5,10 @@ Per relation, with n the impressions of an edge, n(l) and n(r) the sums over the
 rate of all impressions; `logit` = ln(ctr / (1 - ctr)), the rate kept within [1e-6, 1 - 1e-6]; `log_count` = ln(1 + n).
 Nulls make no edge. PMI counts rare edges, and those that a cap leaves out, which then are not in the result.
 
-The days' counts are merged, one relation at a time, and what has support is put aside as Parquet; only that meets the nodes'
-numbers. Nodes are the values with an edge in any relation. Edges come out in the order of their left node, so that with
-`offsets` a node's neighbours are one slice and training needs no shuffle.
+Three queries do all relations: the days' counts are merged, and what has support is put aside as Parquet; the ends
+of edges are summed; and the edges meet their ends' numbers. Nodes are the values with an edge in any relation: Arrow
+numbers them. Edges come out in the order of their left node, so that with `offsets` a node's neighbours are one slice
+and training needs no shuffle.
 """
 
 from __future__ import annotations
@@ -15,27 +16,31 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession, Window
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.errors import InputError
 from features.partition import HOURS_PER_DAY, Partition, in_order, is_before, length_h, start_h
 from features.schema import Relation, Schema
-from spark_jobs.counting import SHOWN, Figure, merged
+from spark_jobs.counting import SHOWN, merged
 from spark_jobs.cross_counts import require_fields
-from spark_jobs.edges import capped, day_counts, described, ends_of, numbered
-from spark_jobs.files import files_for, write_file, write_placed
-from spark_jobs.graph_files import NODES, Counts, Graph, RelationGraph, edges_folder, figures, read_counts
-from spark_jobs.graph_report import empty_edges, report
+from spark_jobs.edges import COUNTED, capped, day_counts, described, ends_of, numbered
+from spark_jobs.files import are_small, files_for, fitted, write_placed
+from spark_jobs.graph_files import EDGES, NODE_COLUMNS, NODES, Counts, Graph, RelationGraph, edges_folder, figures, read_counts
+from spark_jobs.graph_report import empty_edges, empty_relation, report
 from spark_jobs.settings import GraphSettings
 from spark_jobs.times import floor_div
 
-_ENDS, _TOKEN = ("left", "right"), ("field", "token")
-_DEGREE = Figure("degree", lambda: F.count("*"), F.sum)
+_ENDS, _KEY = ("left", "right"), ("relation", "left", "right")
+_SUMS = ("impressions", "clicks", "degree")
+_EDGES = f"{COUNTED}, relation string"
+_NUMBERS = "relation string, side string, token string, node int, shown long"
 
 
 def cross_graph(
@@ -67,11 +72,11 @@ def cross_graph(
     if not window or not settings.relations:
         return empty_graph(settings, out, told)
     build = _Build(spark, settings, tuple(window.values()), told, out)
-    build.put_aside()
-    write_file(build.nodes(), out / NODES, ("field", "node"))
-    graph = _of_days(told, build.relations())
-    for relation in settings.relations:
-        build.write_edges(relation, graph)
+    with fitted(spark, small=are_small(path / EDGES for path in window.values())):
+        build.put_aside()
+        build.sum_ends()
+        graph = _of_days(told, build.number_nodes())
+        build.write_edges(graph)
     shutil.rmtree(build.scratch)
     return _finished(graph, out)
 
@@ -122,69 +127,95 @@ class _Build:
 
     @property
     def scratch(self) -> Path:
-        """Where edges by token are put aside."""
+        """Where edges by token and their ends are put aside."""
         return self.out / ".scratch"
 
     def put_aside(self) -> None:
-        """Write each relation's edges of enough support, those that the cap leaves where it has to, and the sums of its ends."""
+        """Write the edges of enough support, of each relation those that the cap leaves."""
+        counts = self._counts()
+        edges = merged(counts, _KEY, SHOWN) if len(self.days) > 1 else counts
+        found = edges.where(F.col("impressions") >= self.settings.min_impressions)
+        found.write.partitionBy("relation").parquet(str(self.scratch / "found"))
         for relation in self.settings.relations:
-            counts = day_counts(self.spark, relation, self.days)
-            edges = merged(counts, _ENDS, SHOWN) if len(self.days) > 1 else counts
-            found = edges.where(F.col("impressions") >= self.settings.min_impressions)
-            found.write.parquet(str(self._aside("found", relation)))
-            if _extent(self._aside("found", relation))[0] > self.settings.max_degree:
-                kept = capped(self._read("found", relation), relation, self.settings)
-                kept.write.parquet(str(self._aside("thinned", relation)))
-            for side in _ENDS:
-                ends_of(counts, side).write.parquet(str(self._aside(side, relation)))
+            folder = self._found(relation)
+            if _extent(folder)[0] > self.settings.max_degree:
+                kept = capped(self.spark.read.schema(COUNTED).parquet(str(folder)), relation, self.settings)
+                kept.write.parquet(str(self._thinned(relation)))
 
-    def nodes(self) -> DataFrame:
-        """Values with an edge, numbered within their field in the order of their bytes, with the sums over all their edges."""
-        sides = [(relation, side) for relation in self.settings.relations for side in _ENDS]
-        degrees = reduce(DataFrame.unionByName, (self._degrees(relation, side) for relation, side in sides))
-        shown = (self._read(side, relation).withColumn("field", F.lit(getattr(relation, side))) for relation, side in sides)
-        sums = merged(reduce(DataFrame.unionByName, shown), _TOKEN, SHOWN)
-        found = merged(degrees, _TOKEN, (_DEGREE,)).join(sums, [*_TOKEN])
-        node = (F.row_number().over(Window.partitionBy("field").orderBy("token")) - 1).alias("node")
-        return found.select("field", node, "token", "impressions", "clicks", "degree")
+    def sum_ends(self) -> None:
+        """Write the ends of edges with their sums over all edges, rare ones too, and how many are kept."""
+        ends_of(self._counts(), self._kept()).write.parquet(str(self.scratch / "ends"))
 
-    def relations(self) -> dict[str, RelationGraph]:
-        """The relations' sizes, once nodes are written."""
-        fields = pq.read_table(self.out / NODES, columns=["field"])["field"].value_counts().to_pylist()
+    def number_nodes(self) -> dict[str, RelationGraph]:
+        """Write `nodes.parquet` and, for the edges, the numbers of their ends; return the relations' sizes.
+
+        Nodes are numbered within their field in the order of their bytes.
+        """
+        ends = pq.read_table(self.scratch / "ends")
+        ends = ends.append_column("field", self._fields_of(ends))
+        sums = ends.group_by(["field", "token"]).aggregate([(name, "sum") for name in _SUMS])
+        sums = sums.rename_columns(["field", "token", *_SUMS]).filter(pc.field("degree") > 0)
+        sums = sums.sort_by([("field", "ascending"), ("token", "ascending")])
+        fields = sums["field"].value_counts().to_pylist()
         sizes = {each["values"]: each["counts"] for each in fields}
+        node = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes.values()]) if sizes else []
+        nodes = sums.append_column("node", pa.array(node, pa.int32()))
+        pq.write_table(nodes.select(NODE_COLUMNS.names).cast(NODE_COLUMNS), self.out / NODES)
+        known = ends.join(nodes.select(["field", "token", "node"]), ["field", "token"], join_type="inner")
+        columns = ["relation", "side", "token", "node", "impressions"]
+        names = [*columns[:-1], "shown"]
+        pq.write_table(known.select(columns).rename_columns(names), self.scratch / "numbers.parquet")
         return {relation.name: self._sizes(relation, sizes) for relation in self.settings.relations}
 
-    def write_edges(self, relation: Relation, graph: Graph) -> None:
-        """Write the relation's edges by number, files and records in the order of the left node."""
-        nodes = self.spark.read.parquet(str(self.out / NODES))
-        ends = {side: self._read(side, relation) for side in _ENDS}
-        edges = numbered(self._read(self._kept(relation), relation), ends, nodes, relation)
-        total = sum(counts.relations[relation.name].impressions for counts in self.told.values())
-        sizes = graph.relations[relation.name]
-        files = files_for(sizes.edges)
-        place = floor_div(F.col("left").cast("long") * files, max(sizes.left_nodes, 1))
-        described_edges = described(edges, self.settings, graph.prior, total)
-        write_placed(described_edges, edges_folder(self.out, relation.name), _ENDS, place, files)
+    def write_edges(self, graph: Graph) -> None:
+        """Write the edges by number, files and records in the order of the left node."""
+        totals = {
+            relation.name: sum(counts.relations[relation.name].impressions for counts in self.told.values())
+            for relation in self.settings.relations
+        }
+        edges = numbered(self._kept(), self.spark.read.schema(_NUMBERS).parquet(str(self.scratch / "numbers.parquet")))
+        first, place = 0, F.lit(None)
+        for name, sizes in graph.relations.items():
+            files = files_for(sizes.edges)
+            within = floor_div(F.col("left").cast("long") * files, max(sizes.left_nodes, 1))
+            place = F.when(F.col("relation") == name, within + first).otherwise(place)
+            first += files
+        write_placed(described(edges, self.settings, graph.prior, totals), self.out / EDGES, "relation", _ENDS, place, first)
+        for relation in self.settings.relations:
+            if not edges_folder(self.out, relation.name).is_dir():
+                empty_relation(self.out, relation.name)
+
+    def _fields_of(self, ends: pa.Table) -> pa.Array:
+        """The field of each end: what its relation has on its side."""
+        fields = {(r.name, side): getattr(r, side) for r in self.settings.relations for side in _ENDS}
+        key = pc.binary_join_element_wise(ends["relation"], ends["side"], "/")
+        field = pa.array(fields.values(), pa.string())
+        return field.take(pc.index_in(key, pa.array("/".join(pair) for pair in fields)).combine_chunks())
 
     def _sizes(self, relation: Relation, sizes: Mapping[str, int]) -> RelationGraph:
-        (found, shown), (kept, still_shown) = (_extent(self._aside(what, relation)) for what in ("found", self._kept(relation)))
+        found = _extent(self._found(relation))
+        kept = _extent(self._thinned(relation)) if self._thinned(relation).exists() else found
         left_nodes, right_nodes = (sizes.get(field, 0) for field in (relation.left, relation.right))
-        capped_away = (found - kept, shown - still_shown)
-        return RelationGraph(relation.left, relation.right, kept, left_nodes, right_nodes, *capped_away)
+        capped_away = (found[0] - kept[0], found[1] - kept[1])
+        return RelationGraph(relation.left, relation.right, kept[0], left_nodes, right_nodes, *capped_away)
 
-    def _degrees(self, relation: Relation, side: str) -> DataFrame:
-        edges = self._read(self._kept(relation), relation).withColumnRenamed(side, "token")
-        degrees = edges.groupBy("token").agg(_DEGREE.count().alias(_DEGREE.name))
-        return degrees.withColumn("field", F.lit(getattr(relation, side)))
+    def _counts(self) -> DataFrame:
+        return day_counts(self.spark, self.settings.relations, self.days)
 
-    def _kept(self, relation: Relation) -> str:
-        return "thinned" if self._aside("thinned", relation).exists() else "found"
+    def _kept(self) -> DataFrame:
+        """The edges that the graph keeps: those found, or of them those that the cap leaves."""
+        found = self.spark.read.schema(_EDGES).parquet(str(self.scratch / "found"))
+        thinned = [relation.name for relation in self.settings.relations if self._thinned(relation).exists()]
+        if not thinned:
+            return found
+        left = self.spark.read.schema(_EDGES).parquet(str(self.scratch / "thinned"))
+        return found.where(~F.col("relation").isin(*thinned)).unionByName(left)
 
-    def _read(self, what: str, relation: Relation) -> DataFrame:
-        return self.spark.read.parquet(str(self._aside(what, relation)))
+    def _found(self, relation: Relation) -> Path:
+        return self.scratch / "found" / f"relation={relation.name}"
 
-    def _aside(self, what: str, relation: Relation) -> Path:
-        return self.scratch / what / relation.name
+    def _thinned(self, relation: Relation) -> Path:
+        return self.scratch / "thinned" / f"relation={relation.name}"
 
 
 def _extent(folder: Path) -> tuple[int, int]:

@@ -1,25 +1,34 @@
-"""Edges of one relation as DataFrames: nodes of too many edges thinned out, tokens numbered, figures added."""
+"""Edges as DataFrames: counted, nodes of too many edges thinned out, ends numbered, figures added."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import reduce
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from features.schema import Relation
-from spark_jobs.counting import SHOWN, merged
 from spark_jobs.graph_files import edges_folder
 from spark_jobs.settings import GraphSettings
 
+_ENDS = ("left", "right")
 _RATE_MARGIN = 1e-6
+COUNTED = "left string, right string, impressions long, clicks long"
+"""Columns of counted edges. A reader that is told them need not look into a file first."""
+
 _SALTS = 16
 
 
-def day_counts(spark: SparkSession, relation: Relation, days: Iterable[Path]) -> DataFrame:
-    """Return the counted edges `left, right, impressions, clicks` of several days, each day's own."""
-    return spark.read.parquet(*(str(edges_folder(path, relation.name)) for path in days))
+def day_counts(spark: SparkSession, relations: Iterable[Relation], days: Iterable[Path]) -> DataFrame:
+    """Return the counted edges `relation, left, right, impressions, clicks` of several days, each day's own."""
+    roots = tuple(days)
+    parts = []
+    for relation in relations:
+        counts = spark.read.schema(COUNTED).parquet(*(str(edges_folder(root, relation.name)) for root in roots))
+        parts.append(counts.withColumn("relation", F.lit(relation.name)))
+    return reduce(DataFrame.unionByName, parts)
 
 
 def capped(edges: DataFrame, relation: Relation, settings: GraphSettings) -> DataFrame:
@@ -53,45 +62,57 @@ def _cuts(edges: DataFrame, side: str, most: int) -> DataFrame:
     return ranked.select(side, F.col("chance").alias("cut"))
 
 
-def ends_of(counts: DataFrame, side: str) -> DataFrame:
-    """Return `token, impressions, clicks` of one side: sums over all edges that a value has, rare ones too."""
-    return merged(counts.withColumnRenamed(side, "token"), ("token",), SHOWN)
+def ends_of(counts: DataFrame, kept: DataFrame) -> DataFrame:
+    """Return the ends of edges: `relation, side, token, impressions, clicks, degree`, in one aggregation.
+
+    Args:
+        counts: `relation, left, right, impressions, clicks`, of all edges, rare ones too; perhaps several of an edge.
+        kept: the edges that the graph keeps: what `degree` counts.
+    """
+    none = F.lit(0).cast("long")
+    shown = counts.select("relation", *_ENDS, "impressions", "clicks", none.alias("degree"))
+    numbers = ("impressions", "clicks")
+    edges = kept.select("relation", *_ENDS, *(none.alias(name) for name in numbers), F.lit(1).cast("long").alias("degree"))
+    sides = F.explode(F.array(*(F.struct(F.lit(side).alias("side"), F.col(side).alias("token")) for side in _ENDS)))
+    figures = (*numbers, "degree")
+    rows = shown.unionByName(edges).select("relation", sides.alias("end"), *figures)
+    grouped = rows.select("relation", "end.*", *figures).groupBy("relation", "side", "token")
+    return grouped.agg(*(F.sum(name).alias(name) for name in figures))
 
 
-def numbered(edges: DataFrame, ends: Mapping[str, DataFrame], nodes: DataFrame, relation: Relation) -> DataFrame:
+def numbered(edges: DataFrame, ends: DataFrame) -> DataFrame:
     """Return edges with `left` and `right` as node numbers, and `n_left`, `n_right`: impressions of all edges of the ends.
 
     Args:
-        edges: `left, right, impressions, clicks` by token.
-        ends: `ends_of` by side.
-        nodes: `field, node, token`.
-        relation: names the fields.
+        edges: `relation, left, right, impressions, clicks` by token.
+        ends: `relation, side, token, node, shown`.
     """
-    for side, field in (("left", relation.left), ("right", relation.right)):
-        shown = ends[side].select("token", F.col("impressions").alias(f"n_{side}"))
-        known = nodes.where(F.col("field") == field).select("token", "node").join(shown, "token")
-        edges = edges.withColumnRenamed(side, "token").join(known, "token").drop("token").withColumnRenamed("node", side)
+    for side in _ENDS:
+        known = ends.where(F.col("side") == side)
+        known = known.select("relation", F.col("token").alias(side), "node", F.col("shown").alias(f"n_{side}"))
+        edges = edges.join(known, ["relation", side]).drop(side).withColumnRenamed("node", side)
     return edges
 
 
-def described(edges: DataFrame, settings: GraphSettings, prior: float, total: int) -> DataFrame:
-    """Return edges in the columns of a graph.
+def described(edges: DataFrame, settings: GraphSettings, prior: float, totals: Mapping[str, int]) -> DataFrame:
+    """Return edges in the columns of a graph, after `relation`.
 
     Args:
         edges: `numbered`.
         settings: the weight of the prior.
         prior: click rate of the window.
-        total: impressions of all edges of the relation.
+        totals: impressions of all edges of each relation.
     """
+    total = F.coalesce(*(F.when(F.col("relation") == name, F.lit(float(sum_))) for name, sum_ in totals.items()))
     n, clicks = F.col("impressions"), F.col("clicks")
     ctr = (clicks + settings.smoothing * prior) / (n + settings.smoothing)
     figures = {
         "ctr": ctr,
         "logit": _logit(F.least(F.greatest(ctr, F.lit(_RATE_MARGIN)), F.lit(1 - _RATE_MARGIN))),
-        "pmi": F.log(n.cast("double") * float(total) / F.col("n_left") / F.col("n_right")),
+        "pmi": F.log(n.cast("double") * total / F.col("n_left") / F.col("n_right")),
         "log_count": F.log1p(n),
     }
-    return edges.select("left", "right", n, clicks, *(figure.alias(name) for name, figure in figures.items()))
+    return edges.select("relation", *_ENDS, n, clicks, *(figure.alias(name) for name, figure in figures.items()))
 
 
 def _logit(rate: Column) -> Column:

@@ -13,14 +13,14 @@ of a day's impressions of a field whose value had not been seen in the window be
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from features.canonical import NULL
@@ -28,16 +28,23 @@ from features.errors import InputError
 from features.partition import HOURS_PER_DAY, Partition, end_h, is_before, start_h
 from features.schema import Schema
 from spark_jobs.counting import Figure, merged
-from spark_jobs.field_figures import field_figures, histogram, new_values
-from spark_jobs.files import write_file
+from spark_jobs.field_figures import field_figures, fields_table, histogram_table, new_values_table
+from spark_jobs.files import are_small, fitted, write_file
 from spark_jobs.settings import StatisticsSettings
-from spark_jobs.value_counts import FIGURES, KEY, value_counts
+from spark_jobs.value_counts import COUNTED, FIGURES, KEY, value_counts
 
-_SCRATCH = ".window"
+DAY, NEW_VALUES = "day.parquet", "new_values.parquet"
+
+_WINDOW = ".window.parquet"
 _TODAY = Figure("today", lambda: F.count("*"), F.sum)
 """Impressions of the window's last day."""
 
-NEW_VALUES = "new_values.parquet"
+_VALUES = pa.schema(
+    [(name, pa.string()) for name in KEY]
+    + [(name, pa.int64()) for name in ("impressions", "clicks")]
+    + [("ctr", pa.float64()), *((name, pa.int64()) for name in ("first_ms", "last_ms"))]
+)
+_BATCH = 2**18
 
 
 def feature_statistics(
@@ -73,14 +80,16 @@ def feature_statistics(
     _require_days(partitions, previous_days, day)
     first_h = end_h(day) - settings.window_days * HOURS_PER_DAY
     earlier = {when: path for when, path in previous_days.items() if start_h(when) >= first_h}
-    records = spark.read.parquet(str(partitions[day] / "impressions"))
-    write_file(value_counts(records, schema), out / "day.parquet", KEY)
-    window = _window(spark, out, earlier)
-    new = new_values(_values(window), schema, day)
-    write_file(new, out / NEW_VALUES, ("field", "day"))
+    impressions = partitions[day] / "impressions"
+    small = are_small([impressions, *(path / DAY for path in earlier.values())])
+    with fitted(spark, small=small):
+        records = spark.read.parquet(str(impressions))
+        write_file(value_counts(records, schema, small=small), out / DAY, KEY)
+        if earlier:
+            _merge(spark, out, earlier)
+    figures = _write(schema, settings, day, out)
     _add_earlier(out / NEW_VALUES, earlier)
-    figures = _write(window, new, schema, settings, out)
-    shutil.rmtree(out / _SCRATCH, ignore_errors=True)
+    (out / _WINDOW).unlink(missing_ok=True)
     return {**figures, "days": float(1 + len(earlier))}
 
 
@@ -93,18 +102,13 @@ def _require_days(partitions: Mapping[Partition, Path], previous_days: Mapping[P
         raise InputError(f"feature statistics of {day} may only build on days before it, not on {late}")
 
 
-def _window(spark: SparkSession, out: Path, earlier: Mapping[Partition, Path]) -> DataFrame:
-    """The window's counts by field and value; `today` and `before` are the day's own and the earlier impressions.
-
-    Merged counts are put aside as Parquet: what follows reads a few columns of them several times.
-    """
-    window = spark.read.parquet(str(out / "day.parquet")).withColumn("today", F.col("impressions"))
-    if earlier:  # one scan: a week of hours has 167 of them
-        before = spark.read.parquet(*(str(path / "day.parquet") for path in earlier.values()))
-        parts = window.unionByName(before.withColumn("today", F.lit(0).cast("long")))
-        merged(parts, KEY, (*FIGURES, _TODAY)).write.parquet(str(out / _SCRATCH))
-        window = spark.read.parquet(str(out / _SCRATCH))
-    return window.withColumn("before", F.col("impressions") - F.col("today"))
+def _merge(spark: SparkSession, out: Path, earlier: Mapping[Partition, Path]) -> None:
+    """Write the window's counts, with `today`: impressions of the day itself."""
+    own = spark.read.schema(COUNTED).parquet(str(out / DAY)).withColumn("today", F.col("impressions"))
+    # One scan: a week of hours has 167 of them.
+    before = spark.read.schema(COUNTED).parquet(*(str(path / DAY) for path in earlier.values()))
+    parts = own.unionByName(before.withColumn("today", F.lit(0).cast("long")))
+    write_file(merged(parts, KEY, (*FIGURES, _TODAY)), out / _WINDOW, KEY)
 
 
 def _add_earlier(path: Path, earlier: Mapping[Partition, Path]) -> None:
@@ -118,26 +122,34 @@ def _add_earlier(path: Path, earlier: Mapping[Partition, Path]) -> None:
     pq.write_table(whole.sort_by([("field", "ascending"), ("day", "ascending")]), path)
 
 
-def _values(window: DataFrame) -> DataFrame:
-    return window.where(F.col("field") != NULL)
+def _write(schema: Schema, settings: StatisticsSettings, day: Partition, out: Path) -> dict[str, float]:
+    """Write what the window's counts say; they are sorted by field and value, the whole window first."""
+    merged_file = out / _WINDOW
+    window = pq.ParquetFile(merged_file if merged_file.is_file() else out / DAY)
+    first = next(window.iter_batches(1, columns=["field", "impressions", "clicks"]), None)
+    impressions, clicks = 0, 0
+    if first is not None and first["field"][0].as_py() == NULL:
+        impressions, clicks = (first[name][0].as_py() for name in ("impressions", "clicks"))
+    prior = clicks / impressions if impressions else 0.0
+    with pq.ParquetWriter(out / "values.parquet", _VALUES) as values:
+        batches = _smoothed(window, values, prior, settings.smoothing)
+        figures = field_figures(batches, schema)
+    fields = fields_table(figures, schema, impressions)
+    pq.write_table(fields, out / "fields.parquet")
+    pq.write_table(histogram_table(figures), out / "histogram.parquet")
+    pq.write_table(new_values_table(figures, str(day)), out / NEW_VALUES)
+    told = {"values": pc.sum(fields["cardinality"]), "new_value_rate": pc.mean(fields["new_value_rate"])}
+    summary = {name: float(figure.as_py() or 0.0) for name, figure in told.items()}
+    return {"impressions": float(impressions), "clicks": float(clicks), **summary}
 
 
-def _write(window: DataFrame, new: DataFrame, schema: Schema, settings: StatisticsSettings, out: Path) -> dict[str, float]:
-    total = window.where(F.col("field") == NULL).first()
-    impressions, clicks = (total["impressions"], total["clicks"]) if total else (0, 0)
-    values, prior = _values(window), clicks / impressions if impressions else 0.0
-    write_file(_smoothed(values, prior, settings.smoothing), out / "values.parquet", KEY)
-    write_file(histogram(values), out / "histogram.parquet", ("field", "at_least"))
-    write_file(field_figures(values, new, schema, impressions), out / "fields.parquet", ("field",))
-    return {"impressions": float(impressions), "clicks": float(clicks), **_summary(out / "fields.parquet")}
-
-
-def _summary(fields: Path) -> dict[str, float]:
-    told = pq.read_table(fields, columns=["cardinality", "new_value_rate"])
-    values, rate = (fold(told[name]).as_py() for fold, name in ((pc.sum, "cardinality"), (pc.mean, "new_value_rate")))
-    return {"values": float(values), "new_value_rate": float(rate or 0.0)}
-
-
-def _smoothed(values: DataFrame, prior: float, smoothing: float) -> DataFrame:
-    ctr = (F.col("clicks") + smoothing * prior) / (F.col("impressions") + smoothing)
-    return values.select(*KEY, "impressions", "clicks", ctr.alias("ctr"), "first_ms", "last_ms")
+def _smoothed(window: pq.ParquetFile, values: pq.ParquetWriter, prior: float, smoothing: float) -> Iterator[pa.RecordBatch]:
+    """Yield the counts of the fields' values, with `today`; on the way they are written with their smoothed click rate."""
+    for batch in window.iter_batches(_BATCH):
+        counts = batch.filter(pc.not_equal(batch["field"], NULL))
+        impressions, clicks = (counts[name].to_numpy().astype(np.float64) for name in ("impressions", "clicks"))
+        ctr = pa.array((clicks + smoothing * prior) / (impressions + smoothing))
+        columns = {**{name: counts[name] for name in counts.schema.names}, "ctr": ctr}
+        values.write_batch(pa.record_batch([columns[name] for name in _VALUES.names], schema=_VALUES))
+        today = columns.get("today", counts["impressions"])
+        yield pa.record_batch({**{name: columns[name] for name in (*KEY, "impressions")}, "today": today})

@@ -1,118 +1,197 @@
-"""What the window's counts say of each field: cardinality, coverage, concentration, new values by day, moments.
+"""What a window's counts say of each field: cardinality, coverage, concentration, new values, moments.
 
-Each takes `values`: `field, value, impressions, clicks, today, before` (impressions of the window, of its last day, and of
-the days before that).
+The counts are one sorted file, far smaller than the impressions: it is read in batches by Arrow and
+added up by NumPy, in one pass.
 """
 
 from __future__ import annotations
 
-from pyspark.sql import Column, DataFrame
-from pyspark.sql import functions as F
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from dataclasses import field as attribute
+from decimal import ROUND_HALF_UP, Context, Decimal
 
-from features.canonical import NULL
-from features.partition import Partition
-from features.schema import Schema, Transform
-from spark_jobs.values import number
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from features.canonical import NULL, NUMBER, python_pattern
+from features.schema import Numeric, Schema, Transform
 
 TAIL_BELOW = 10
 """A value seen less often than this in the window belongs to the tail."""
 
+HISTOGRAM = pa.schema([("field", pa.string())] + [(name, pa.int64()) for name in ("at_least", "values", "impressions")])
+NEW_VALUES = pa.schema(
+    [("field", pa.string()), ("day", pa.string())]
+    + [(name, pa.int64()) for name in ("values", "new_values", "impressions", "new_impressions")]
+    + [("new_value_rate", pa.float64())]
+)
+FIELDS = pa.schema(
+    [("field", pa.string()), ("kind", pa.string()), ("cardinality", pa.int64()), ("impressions", pa.int64())]
+    + [(name, pa.float64()) for name in ("coverage", "seen_once_share", "tail_share", "entropy", "new_value_rate", "mean", "std")]
+)
+
 _DIGITS = 12
+_SIGNIFICANT = Context(prec=_DIGITS, rounding=ROUND_HALF_UP)
+_PLACES = Decimal(1).scaleb(-_DIGITS)
+_NUMBER = re.compile(python_pattern(NUMBER))
+_POWERS = 64
+
+Counts = NDArray[np.int64]
 
 
-def histogram(values: DataFrame) -> DataFrame:
-    """Return `field, at_least, values, impressions`: values seen at least 2^k and less than 2^(k+1) times."""
-    at_least = F.expr("shiftleft(1L, length(bin(impressions)) - 1)").alias("at_least")  # k: one less than the binary digits
-    grouped = values.where(F.col("value") != NULL).groupBy("field", at_least)
-    return grouped.agg(F.count("*").alias("values"), F.sum("impressions").alias("impressions"))
+@dataclass
+class FieldFigures:
+    """The sums of one field, over as many batches of its values as are added."""
+
+    numeric: Numeric | None
+    """The field where it is dense: its numbers' mean and deviation are told too."""
+
+    nulls: int = 0
+    once: int = 0
+    tail: int = 0
+    log_sum: float = 0.0
+    """Σ n · ln(n)."""
+    new: Counts = attribute(default_factory=lambda: np.zeros(4, np.int64))
+    """Of the last day: values, new values, impressions, new impressions."""
+    values_by_power: Counts = attribute(default_factory=lambda: np.zeros(_POWERS, np.int64))
+    impressions_by_power: Counts = attribute(default_factory=lambda: np.zeros(_POWERS, np.int64))
+    weight: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Σ n · (x - mean)² of the numbers so far."""
+
+    @property
+    def cardinality(self) -> int:
+        """Distinct values, null left out."""
+        return int(self.values_by_power.sum())
+
+    @property
+    def total(self) -> int:
+        """Impressions summed over the values, null left out."""
+        return int(self.impressions_by_power.sum())
+
+    def add(self, values: pa.Array, impressions: Counts, today: Counts) -> None:
+        """Add values of the field, each with its impressions in the window and on the last day."""
+        present = pc.not_equal(values, NULL).to_numpy(zero_copy_only=False)
+        self.nulls += int(impressions[~present].sum())
+        n, last = impressions[present], today[present]
+        self.once += int(np.count_nonzero(n == 1))
+        self.tail += int(n[n < TAIL_BELOW].sum())
+        self.log_sum += float((n * np.log(n)).sum())
+        shown = last > 0
+        new = shown & (n == last)
+        self.new += [np.count_nonzero(shown), np.count_nonzero(new), last.sum(), last[new].sum()]
+        power = np.frexp(n.astype(np.float64))[1] - 1
+        self.values_by_power += np.bincount(power, minlength=_POWERS)
+        # Exact: the sums stay below 2^53.
+        self.impressions_by_power += np.bincount(power, weights=n, minlength=_POWERS).astype(np.int64)
+        if self.numeric is not None:
+            self._add_numbers(self.numeric, values.to_pylist(), impressions)
+
+    def _add_numbers(self, numeric: Numeric, values: Iterable[str], impressions: Counts) -> None:
+        """Merge mean and squares by Chan, Golub and LeVeque's formula, which loses no digits to a large mean."""
+        x = np.array([_number(value) for value in values])
+        known = np.isfinite(x)
+        x, n = x[known], impressions[known].astype(np.float64)
+        if not len(x):
+            return
+        if numeric.transform is Transform.LOG:
+            x = np.sign(x) * np.log1p(np.abs(x))
+        weight = float(n.sum())
+        mean = float((x * n).sum()) / weight
+        apart, both = mean - self.mean, self.weight + weight
+        self.squares += float((n * (x - mean) ** 2).sum()) + apart**2 * self.weight * weight / both
+        self.mean += apart * weight / both
+        self.weight = both
+
+    def histogram(self) -> Iterator[tuple[int, int, int]]:
+        """Yield `at_least, values, impressions`: values seen at least 2^k and less than 2^(k+1) times."""
+        for k in np.flatnonzero(self.values_by_power).tolist():
+            yield 1 << k, int(self.values_by_power[k]), int(self.impressions_by_power[k])
+
+    def new_value_rate(self) -> float | None:
+        """Return the share of the last day's impressions whose value is new; None without impressions."""
+        _, _, shown, new = self.new.tolist()
+        return _rounded(new / shown) if shown else None
+
+    def record(self, impressions: int) -> tuple[float | int | None, ...]:
+        """Return the figures as `fields.parquet` has them, from `cardinality` on."""
+        covered = impressions - self.nulls
+        shares: tuple[float | None, ...] = (None, None, None)
+        if self.cardinality:
+            entropy = math.log(self.total) - self.log_sum / self.total
+            shares = (self.once / self.cardinality, self.tail / self.total, entropy)
+        moments: tuple[float | None, ...] = (None, None)
+        if self.weight:
+            moments = (_significant(self.mean), _significant(math.sqrt(self.squares / self.weight)))
+        figures = (covered / max(impressions, 1), *shares)
+        rounded = (None if figure is None else _rounded(figure) for figure in figures)
+        return self.cardinality, covered, *rounded, self.new_value_rate(), *moments
 
 
-def new_values(values: DataFrame, schema: Schema, day: Partition) -> DataFrame:
-    """Return how much of the last day had not been seen in the window before, a record for each field.
-
-    Columns are `field, day, values, new_values, impressions, new_impressions, new_value_rate` (null without impressions).
-    """
-    today, new = F.col("today"), F.col("before") == 0
-    counted = values.where((F.col("value") != NULL) & (today > 0)).groupBy("field")
-    figures = {
-        "values": F.count("*"),
-        "new_values": F.count(F.when(new, 1)),
-        "impressions": F.sum(today),
-        "new_impressions": F.sum(F.when(new, today).otherwise(0)),
-    }
-    found = counted.agg(*(figure.alias(name) for name, figure in figures.items()))
-    return (
-        _kinds(values, schema)
-        .join(found, "field", "left")
-        .select(
-            "field",
-            F.lit(str(day)).alias("day"),
-            *(F.coalesce(F.col(name), F.lit(0)).cast("long").alias(name) for name in figures),
-            F.round(F.col("new_impressions") / F.col("impressions"), _DIGITS).alias("new_value_rate"),
-        )
-    )
-
-
-def field_figures(values: DataFrame, new: DataFrame, schema: Schema, impressions: int) -> DataFrame:
-    """Return one record per field of the schema, in `fields.parquet`'s columns.
+def field_figures(batches: Iterable[pa.RecordBatch], schema: Schema) -> dict[str, FieldFigures]:
+    """Return the figures of each field of the schema.
 
     Args:
-        values: see above.
-        new: `new_values` of the last day.
-        schema: names the fields and their kinds.
-        impressions: of the window.
+        batches: `field, value, impressions, today` (impressions of the window and of its last day), in
+            the order of `field`.
+        schema: names the fields.
     """
-    joined = _kinds(values, schema).join(_shares(values), "field", "left").join(_moments(values, schema), "field", "left")
-    rated = joined.join(new.select("field", "new_value_rate"), "field", "left")
-    covered = impressions - F.coalesce(F.col("nulls"), F.lit(0))
-    shares = (F.round(F.col(name), _DIGITS).alias(name) for name in ("seen_once_share", "tail_share", "entropy"))
-    return rated.select(
-        "field",
-        "kind",
-        F.coalesce(F.col("cardinality"), F.lit(0)).cast("long").alias("cardinality"),
-        covered.cast("long").alias("impressions"),
-        F.round(covered / max(impressions, 1), _DIGITS).alias("coverage"),
-        *shares,
-        "new_value_rate",
-        "mean",
-        "std",
-    )
+    dense = {each.name: each for each in schema.dense_fields()}
+    figures = {each.name: FieldFigures(dense.get(each.name)) for each in schema.fields}
+    for batch in batches:
+        impressions, today = (batch[name].to_numpy() for name in ("impressions", "today"))
+        for name, start, end in _runs(batch["field"]):
+            if name in figures:
+                figures[name].add(batch["value"][start:end], impressions[start:end], today[start:end])
+    return figures
 
 
-def _kinds(values: DataFrame, schema: Schema) -> DataFrame:
-    named = (F.struct(F.lit(field.name).alias("field"), F.lit(field.kind).alias("kind")) for field in schema.fields)
-    # createDataFrame would start Python workers for this.
-    return values.sparkSession.range(1).select(F.inline(F.array(*named)))
+def histogram_table(figures: dict[str, FieldFigures]) -> pa.Table:
+    """Return `histogram.parquet`."""
+    return _table(HISTOGRAM, ((name, *row) for name in sorted(figures) for row in figures[name].histogram()))
 
 
-def _shares(values: DataFrame) -> DataFrame:
-    null = F.col("value") == NULL
-    present = F.when(~null, F.col("impressions"))
-    total = F.sum(present)
-    return values.groupBy("field").agg(
-        F.sum(F.when(null, F.col("impressions"))).alias("nulls"),
-        F.count(present).alias("cardinality"),
-        F.avg((present == 1).cast("int")).alias("seen_once_share"),
-        (F.sum(F.when(present < TAIL_BELOW, present).otherwise(0)) / total).alias("tail_share"),
-        (F.log(total) - F.sum(present * F.log(present)) / total).alias("entropy"),
-    )
+def new_values_table(figures: dict[str, FieldFigures], day: str) -> pa.Table:
+    """Return the day's own records of `new_values.parquet`: how much of it the window had not seen before."""
+    return _table(NEW_VALUES, ((name, day, *each.new.tolist(), each.new_value_rate()) for name, each in figures.items()))
 
 
-def _moments(values: DataFrame, schema: Schema) -> DataFrame:
-    """Mean and standard deviation (of the population) of dense numeric fields, transformed, over their present values."""
-    logs = [field.name for field in schema.dense_fields() if field.transform is Transform.LOG]
-    names = [field.name for field in schema.dense_fields()]
-    plain = number(F.col("value"))
-    x = F.when(F.col("field").isin(*logs), F.signum(plain) * F.log1p(F.abs(plain))).otherwise(plain)
-    numbers = values.where(F.col("field").isin(*names)).select("field", x.alias("x"), F.col("impressions").alias("n"))
-    present = numbers.where(F.col("x").isNotNull())
-    means = present.groupBy("field").agg((F.sum(F.col("x") * F.col("n")) / F.sum("n")).alias("m"))
-    spread = F.sum(F.col("n") * (F.col("x") - F.col("m")) ** 2) / F.sum("n")
-    found = present.join(F.broadcast(means), "field").groupBy("field").agg(F.first("m").alias("m"), spread.alias("variance"))
-    return found.select("field", _significant("m").alias("mean"), _significant("variance", root=True).alias("std"))
+def fields_table(figures: dict[str, FieldFigures], schema: Schema, impressions: int) -> pa.Table:
+    """Return `fields.parquet`; `impressions` are those of the window."""
+    kinds = {each.name: each.kind for each in schema.fields}
+    return _table(FIELDS, ((name, kinds[name], *figures[name].record(impressions)) for name in sorted(figures)))
 
 
-def _significant(name: str, *, root: bool = False) -> Column:
+def _runs(names: pa.Array) -> Iterator[tuple[str, int, int]]:
+    """Each field's records in a batch: name, start, end."""
+    ends = pa.compute.run_end_encode(names)
+    start = 0
+    for name, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
+        yield name, start, end
+        start = end
+
+
+def _number(text: str) -> float:
+    """The number that a canonical string spells, NaN where it spells none (the rule of `spark_jobs.values.number`)."""
+    return float(text) if _NUMBER.match(text) else math.nan
+
+
+def _rounded(value: float) -> float:
+    """A figure to 12 decimals, half up as Spark's `round` does."""
+    return float(Decimal(repr(value)).quantize(_PLACES, ROUND_HALF_UP, Context(prec=40)))
+
+
+def _significant(value: float) -> float:
     """A figure to 12 significant digits: sums of floats differ in the last bits from one order to another."""
-    value = F.sqrt(name) if root else F.col(name)
-    return F.format_string(f"%.{_DIGITS - 1}e", value).cast("double")
+    return float(_SIGNIFICANT.create_decimal(repr(value)))
+
+
+def _table(schema: pa.Schema, rows: Iterable[tuple[object, ...]]) -> pa.Table:
+    columns: list[tuple[object, ...]] = list(zip(*rows, strict=True)) or [() for _ in schema]
+    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)

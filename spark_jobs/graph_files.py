@@ -99,9 +99,12 @@ class Graph:
         _write_json(folder / GRAPH, asdict(self) | days)
 
 
+EDGES = "edges"
+
+
 def edges_folder(root: Path, relation: str) -> Path:
     """Return where the edges of a relation lie, in `cross_counts` and in `cross_graph`."""
-    return root / "edges" / f"relation={relation}"
+    return root / EDGES / f"relation={relation}"
 
 
 def read_counts(folder: Path) -> Counts:

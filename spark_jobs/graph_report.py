@@ -48,9 +48,14 @@ def empty_edges(out: Path, graph: Graph) -> None:
     """Write the nodes and edges of a graph that has none."""
     pq.write_table(NODE_COLUMNS.empty_table(), out / NODES)
     for name in graph.relations:
-        folder = edges_folder(out, name)
-        folder.mkdir(parents=True)
-        pq.write_table(EDGE_COLUMNS.empty_table(), folder / "part-00000.parquet")
+        empty_relation(out, name)
+
+
+def empty_relation(out: Path, name: str) -> None:
+    """Write the edges of a relation that has none."""
+    folder = edges_folder(out, name)
+    folder.mkdir(parents=True)
+    pq.write_table(EDGE_COLUMNS.empty_table(), folder / "part-00000.parquet")
 
 
 def report(out: Path, graph: Graph) -> None:

@@ -4,30 +4,82 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from features.errors import InputError, RetryableError
 from spark_jobs.java import require_java
-from spark_jobs.settings import SparkSettings
+from spark_jobs.server import REMOTE_VARIABLE, accepts_connections, process_settings
+from spark_jobs.settings import LOCAL, SparkSettings
 
 
-def spark_session(settings: SparkSettings, app_name: str = "elastic-ctr") -> SparkSession:
-    """Return the running session, or start one with these settings (the JVM takes some seconds).
+@contextmanager
+def spark_session(settings: SparkSettings, app_name: str = "elastic-ctr") -> Iterator[SparkSession]:
+    """Give a block a session: of the server that settings or `SPARK_REMOTE` name, else a local one.
+
+    At the end of the block a server's session is released, so that nothing of it stays there.
+    A local one stays for the next block of this process: its JVM takes some seconds to start.
 
     Raises:
-        InputError: there is no Java 17 or 21; the message says what to install.
+        InputError: a local session, and there is no Java 17 or 21 (the message says what to install);
+            or the server does not accept the token; or `SPARK_REMOTE` is no address of a server.
+        RetryableError: the server does not answer.
     """
+    url = remote_of(settings)
+    session = _remote_session(url, settings, app_name) if url else _local_session(settings, app_name)
+    try:
+        yield session
+    finally:
+        if url:
+            session.stop()
+
+
+def remote_of(settings: SparkSettings) -> str:
+    """Return the server that settings name, else that of `SPARK_REMOTE`; empty for a local session."""
+    url = settings.remote or os.environ.get(REMOTE_VARIABLE, "")
+    if url in ("", LOCAL):
+        return ""
+    if not url.startswith("sc://"):
+        raise InputError(f"{REMOTE_VARIABLE}={url!r}: expected sc://host:port, {LOCAL} or nothing")
+    return url
+
+
+def _remote_session(url: str, settings: SparkSettings, app_name: str) -> SparkSession:
+    shown = _without_parameters(url)
+    if not accepts_connections(url):
+        raise RetryableError(
+            f"no Spark server answers at {shown}: start one (`elastic-ctr up` does), correct"
+            f" `spark.remote` or {REMOTE_VARIABLE}, or set `spark.remote: {LOCAL}`"
+        )
+    builder = SparkSession.builder.remote(url).appName(app_name).config(map=_results(settings))
+    try:
+        return builder.getOrCreate()
+    except PySparkException as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"the Spark server at {shown} refuses a session (is the token right?): {reason}") from error
+
+
+def _local_session(settings: SparkSettings, app_name: str) -> SparkSession:
     os.environ["JAVA_HOME"] = str(require_java().home)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    surroundings = {
+        **process_settings(settings.driver_memory),
+        "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
+    }
     builder = SparkSession.builder.master(settings.master).appName(app_name)
-    for name, value in {**_results(settings), **_surroundings(settings)}.items():
-        builder = builder.config(name, value)
-    session = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
-    return session
+    builder = builder.config(map={**_results(settings), **surroundings})
+    # Spark's builder takes the variable for a wish, whatever its own settings say.
+    named = os.environ.pop(REMOTE_VARIABLE, None)
+    try:
+        return builder.getOrCreate()
+    finally:
+        if named is not None:
+            os.environ[REMOTE_VARIABLE] = named
 
 
 def _results(settings: SparkSettings) -> dict[str, str]:
@@ -42,16 +94,6 @@ def _results(settings: SparkSettings) -> dict[str, str]:
     }
 
 
-def _surroundings(settings: SparkSettings) -> dict[str, str]:
-    """Settings of the process: memory, addresses, folders, noise."""
-    scratch = Path(tempfile.gettempdir())
-    return {
-        "spark.driver.memory": settings.driver_memory,
-        "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
-        "spark.log.level": "ERROR",
-        "spark.local.dir": str(scratch),
-        "spark.sql.warehouse.dir": str(scratch / "elastic-ctr-warehouse"),
-    }
+def _without_parameters(url: str) -> str:
+    """An address as a message may show it: a token may stand behind it."""
+    return f"sc://{urlsplit(url).netloc}"

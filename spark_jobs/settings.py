@@ -100,9 +100,18 @@ def fill_pattern(pattern: str, partition: Partition) -> str:
     return pattern.replace("{date}", day_of(partition).isoformat()).replace("{hour}", hour)
 
 
-class SparkSettings(Frozen):
-    """The Spark session."""
+LOCAL = "local"
+"""As `spark.remote`: a local session, whatever the environment says."""
 
+
+class SparkSettings(Frozen):
+    """The Spark session.
+
+    `remote` is a Spark Connect server, `sc://host:port`; empty for that of `SPARK_REMOTE`, where that is set; `local` for
+    none. With a server `master` and `driver_memory` are its own affair.
+    """
+
+    remote: Annotated[str, Field(pattern=r"^(sc://[^/\s]+.*|local)?$")] = ""
     master: str = "local[*]"
     driver_memory: str = "2g"
     shuffle_partitions: Annotated[int, Field(ge=1)] = 4

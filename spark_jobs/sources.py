@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from py4j.protocol import Py4JJavaError
-from pyspark.errors import PySparkException
+from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.types import DataType, StringType, StructField, StructType
@@ -136,11 +136,16 @@ def _require_files(spark: SparkSession, source: Source, paths: list[str], partit
 
 
 def _matches(spark: SparkSession, pattern: str) -> bool:
-    """Whether a file pattern, in Hadoop's own reading of it, matches anything."""
-    jvm = spark._jvm
-    path = jvm.org.apache.hadoop.fs.Path(pattern)
-    found = path.getFileSystem(spark._jsc.hadoopConfiguration()).globStatus(path)
-    return found is not None and len(found) > 0
+    """Whether a file pattern, in Hadoop's own reading of it, matches anything.
+
+    A reader that knows its columns beforehand looks for its files and no further.
+    """
+    try:
+        return bool(spark.read.format("binaryFile").load(pattern).columns)
+    except AnalysisException as error:
+        if error.getCondition() != "PATH_NOT_FOUND":
+            raise
+        return False
 
 
 def _renamed(frame: DataFrame, source: Source) -> DataFrame:

@@ -1,8 +1,11 @@
-"""Settings and fixtures that every test shares: quiet libraries, no telemetry, one Spark session; the tiers of tests."""
+"""Settings and fixtures that every test shares: quiet libraries, no telemetry, one Spark server; the tiers of tests."""
 
+import fcntl
 import logging
 import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,9 +36,36 @@ if not hasattr(sys.modules["__main__"], "__file__"):
     sys.modules["__main__"].__file__ = __file__
 
 
+SPARK_FOLDER = "ELASTIC_CTR_TEST_SPARK"
+"""Where the Spark server of this test run lives. Workers of pytest-xdist inherit the variable."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--spark",
+        choices=("server", "local"),
+        default="server",
+        help="Spark tests over one Connect server for the whole run, or in local sessions, a JVM for each process.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[SPARK_FOLDER] = tempfile.mkdtemp(prefix="elastic-ctr-spark-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        from pipelines.services.processes import stop_all
+
+        folder = Path(os.environ.pop(SPARK_FOLDER))
+        stop_all(folder, grace_s=10)
+        shutil.rmtree(folder)
+
+
 E2E = Path(__file__).parent / "e2e"
 
-MARKS = {"spark": "spark", "airflow_database": "airflow", "fresh_process": "process"}
+MARKS = {"spark": "spark", "spark_server": "spark", "airflow_database": "airflow", "fresh_process": "process"}
 """Fixtures that cost a process, and the mark that each gives to the tests that use it, if by way of other fixtures."""
 
 PROGRAMS = ("python", "warm_python", "spark-submit", "elastic-ctr", "airflow", "mlflow")
@@ -91,14 +121,35 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
 
 
 @pytest.fixture(scope="session")
-def spark() -> Iterator[object]:
-    """One local session for all Spark tests: a JVM costs about ten seconds."""
+def spark_server(pytestconfig: pytest.Config) -> None:
+    """The run's Spark server, for this process and those that it starts (`SPARK_REMOTE` is set).
+
+    The first test that asks for it starts it; all workers share it; it stops with the run.
+    """
+    if pytestconfig.getoption("--spark") == "local":
+        return
+    from pipelines.services.control import CLIENT_ENVIRONMENT, START_TIMEOUT_S, start_spark
+    from pipelines.services.processes import free_ports, wait_until
+    from spark_jobs.server import SparkServer
+
+    folder = Path(os.environ[SPARK_FOLDER])
+    variables = folder / "spark" / CLIENT_ENVIRONMENT
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        if not variables.exists():
+            server = SparkServer.new(free_ports(1)[0])
+            wait_until(server.answers, [start_spark(server, folder)], START_TIMEOUT_S, "Spark")
+    os.environ.update(line.split("=", 1) for line in variables.read_text().splitlines())
+
+
+@pytest.fixture(scope="session")
+def spark(spark_server: None) -> Iterator[object]:
+    """One session for all Spark tests of this process."""
     from spark_jobs.session import spark_session
     from spark_jobs.settings import SparkSettings
 
-    session = spark_session(SparkSettings(master="local[2]", shuffle_partitions=2))
-    yield session
-    session.stop()
+    with spark_session(SparkSettings(master="local[2]", shuffle_partitions=2)) as session:
+        yield session
 
 
 @pytest.fixture(scope="session")

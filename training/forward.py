@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -77,11 +77,31 @@ def pool_flat(model: ForwardModel, flat: Mapping[str, tf.Tensor], segments: tf.T
         segments: int32 [k], `Inputs.segments` of all lists.
         batch: int32 [], b.
     """
-    named = {group.name: group for group in model.groups}
-    groups = {name: named[own_slab(name)[0]] for name in flat}
+    groups = _group_of_slab(model, flat)
     return {
         name: pool_slab(groups[name], name, vectors, _segments_within(model.layout, groups[name].layout, segments), batch)
         for name, vectors in flat.items()
+    }
+
+
+def unpool_flat(
+    model: ForwardModel, gradients: Mapping[str, tf.Tensor], segments: tf.Tensor, batch: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Return the gradients of what `pool_flat` was given from those of what it returned: its adjoint, by slab.
+
+    A tape gives the same numbers, but pads the gradient of every slice with zeros and adds the padded ones up, which takes a
+    third of a small batch's step.
+
+    Args:
+        model: whose layout and groups the vectors are of.
+        gradients: by slab float32 [b, F, width of the vector].
+        segments: int32 [k], as `pool_flat` had them.
+        batch: int32 [], b.
+    """
+    groups = _group_of_slab(model, gradients)
+    return {
+        name: _unpool_slab(groups[name], name, pooled, _segments_within(model.layout, groups[name].layout, segments), batch)
+        for name, pooled in gradients.items()
     }
 
 
@@ -96,7 +116,7 @@ def pool_slab(group: Group, slab: str, vectors: tf.Tensor, segments: tf.Tensor, 
         batch: int32 [], b.
     """
     layout = group.layout
-    if group.chunks > 1 and role_of(own_slab(slab)[1]) == DEEP:
+    if _in_chunks(group, slab):
         return lay_together(vectors, len(layout.lists), group.chunks, batch)
     fields = len(layout.singles)
     if fields and not layout.lists:  # then nothing of the shape has to be computed
@@ -104,6 +124,29 @@ def pool_slab(group: Group, slab: str, vectors: tf.Tensor, segments: tf.Tensor, 
     listed = vectors[batch * fields :]
     singles = tf.reshape(vectors[: batch * fields], [batch, fields, vectors.shape[-1]])
     return pool_fields(singles, listed, segments, len(layout.lists))
+
+
+def _unpool_slab(group: Group, slab: str, pooled: tf.Tensor, segments: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
+    """Return the gradient of the vectors of `pool_slab`, float32 [b S + m, width of the slab], from that of its result."""
+    fields, lists, width = len(group.layout.singles), len(group.layout.lists), pooled.shape[-1]
+    if _in_chunks(group, slab):
+        return tf.reshape(tf.transpose(pooled, [1, 0, 2]), [-1, width // group.chunks])
+    if not lists:
+        return tf.reshape(pooled, [-1, width])
+    # Every value of a list has its share of the mean's gradient.
+    lengths = tf.math.unsorted_segment_sum(tf.ones_like(segments, tf.float32), segments, batch * lists)
+    means = tf.reshape(pooled[:, fields:], [-1, width]) / tf.maximum(lengths, 1)[:, tf.newaxis]
+    return tf.concat([tf.reshape(pooled[:, :fields], [-1, width]), tf.gather(means, segments)], axis=0)
+
+
+def _group_of_slab(model: ForwardModel, slabs: Iterable[str]) -> dict[str, Group]:
+    named = {group.name: group for group in model.groups}
+    return {slab: named[own_slab(slab)[0]] for slab in slabs}
+
+
+def _in_chunks(group: Group, slab: str) -> bool:
+    """Whether the rows of a field are laid side by side, not averaged."""
+    return group.chunks > 1 and role_of(own_slab(slab)[1]) == DEEP
 
 
 def vector_signature(slabs: Mapping[str, int]) -> dict[str, tf.TensorSpec]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +25,14 @@ from training.grouped_table import GroupedTable, Rows, tables_of
 from training.groups import DEFAULT, Group, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
-from training.learner import Learner, Model, Prepared
+from training.learner import Learner, Model, Prepared, Step, step_arguments
 from training.models.blocks import Weights, carry_over
 from training.models.build import build_model
 from training.models.ctr import logistic_regression
 from training.models.parts.part import DEEP, WIDE, role_of
 from training.routing import Routing
 from training.settings import ModelSettings, TrainingSettings
+from training.threads import use_threads_for
 
 BASELINE = "baseline"
 """Folder of the baseline inside a checkpoint."""
@@ -63,6 +65,11 @@ class PreparedPair:
     model: Prepared
     baseline: Prepared
 
+    @property
+    def size(self) -> int:
+        """Impressions."""
+        return self.model.size
+
 
 @dataclass(frozen=True)
 class Learners:
@@ -73,7 +80,8 @@ class Learners:
 
     @classmethod
     def fresh(cls, recipe: Recipe) -> Learners:
-        """Build both, with nothing learned."""
+        """Build both, with nothing learned, and choose TensorFlow's threads if it is not running yet."""
+        use_threads_for(recipe.training.batch_size)
         return cls(_fresh_model(recipe), _fresh_baseline(recipe))
 
     @classmethod
@@ -103,12 +111,17 @@ class Learners:
 
     def prepare(self, inputs: Inputs) -> PreparedPair:
         """Prepare a batch for both (host only)."""
-        return PreparedPair(self.model.prepare(inputs), self.baseline.prepare(inputs))
+        keys, fields, arguments = inputs.flat_keys(), inputs.flat_fields(), step_arguments(inputs)
+        tables = self.model.table, self.baseline.table
+        return PreparedPair(*(Prepared(t.prepare(keys, fields, ahead=True), arguments, len(inputs)) for t in tables))
 
     def learn(self, prepared: PreparedPair) -> float:
         """Let both take one step; return the model's loss before it."""
-        self.baseline.learn(prepared.baseline)
-        return self.model.learn(prepared.model)
+        return self._step.take([prepared.model, prepared.baseline])[0]
+
+    @cached_property
+    def _step(self) -> Step:
+        return Step([self.model, self.baseline])
 
     def start_day(self) -> None:
         """Say to both tables that a day begins."""

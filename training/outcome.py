@@ -37,21 +37,34 @@ _BY_FIELD = (".rows", ".hit_rate")
 
 @dataclass(frozen=True)
 class Timing:
-    """Examples learned, seconds in steps, and seconds in which the step waited for input."""
+    """What learning took.
+
+    Attributes:
+        examples: learned.
+        step_s: seconds in steps.
+        input_s: seconds in which the step waited for input.
+        cpu_s: seconds of CPU of all threads of this process.
+    """
 
     examples: int
     step_s: float
     input_s: float
+    cpu_s: float
 
-    def after_reading(self, reading_s: float) -> Timing:
-        """Add the seconds it took to read and hash the partition."""
-        return replace(self, input_s=self.input_s + reading_s)
+    def after_reading(self, reading_s: float, cpu_s: float) -> Timing:
+        """Add the seconds, and the seconds of CPU, that it took to read and hash the partition."""
+        return replace(self, input_s=self.input_s + reading_s, cpu_s=self.cpu_s + cpu_s)
 
     @property
     def examples_per_s(self) -> float:
         """Examples learned per second of steps and input together; NaN when nothing was learned."""
         seconds = self.step_s + self.input_s
         return self.examples / seconds if self.examples and seconds else math.nan
+
+    @property
+    def examples_per_cpu_s(self) -> float:
+        """Examples learned per second of CPU, steps and input together; NaN when nothing was learned."""
+        return self.examples / self.cpu_s if self.examples and self.cpu_s else math.nan
 
     @property
     def input_share(self) -> float:
@@ -168,7 +181,9 @@ def _trained_bytes(out: Path) -> int:
 def _speed(timing: Timing) -> dict[str, float]:
     return {
         "examples_per_s": timing.examples_per_s,
+        "examples_per_cpu_s": timing.examples_per_cpu_s,
         "step_s": timing.step_s,
         "input_s": timing.input_s,
+        "cpu_s": timing.cpu_s,
         "input_share": timing.input_share,
     }

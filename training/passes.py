@@ -43,7 +43,7 @@ def learn_passes(
                 if tell:
                     tell(done / total)
                 _refuse_unsound(learner.learn(prepared), learner.table.step, cure)
-                done += len(prepared.inputs)
+                done += prepared.size
 
 
 def _refuse_unsound(loss: float, step: int, cure: str) -> None:

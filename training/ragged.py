@@ -30,10 +30,10 @@ class Ragged:
 
     def take(self, indices: NDArray[np.int64]) -> Self:
         """Return the lists at these positions, int64 [b]."""
-        lengths = self.lengths()[indices]
+        starts = self.offsets[indices]
+        lengths = self.offsets[indices + 1] - starts
         offsets = _offsets(lengths)
-        steps = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        return type(self)(self.values[np.repeat(self.offsets[indices], lengths) + steps], offsets)
+        return type(self)(self.values[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets)
 
     def keep(self, kept: NDArray[np.bool_]) -> Self:
         """Leave out the values where `kept`, bool [m], is false."""

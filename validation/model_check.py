@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,13 @@ def check_model(candidate: Candidate, schema: Schema, settings: ModelGateSetting
     lossy = None if is_lossless(candidate.compressed) else candidate.compressed
     compressed = None if lossy is None else score_compressed(lossy, candidate.partition, heldout)
     asked = read_requests(candidate.partition, read_description(lossy).schema if lossy else schema, heldout.record)
-    parity = check_parity(candidate.export / "saved_model", asked, heldout.model if compressed is None else compressed)
+    expected = heldout.model if compressed is None else compressed
+    with ThreadPoolExecutor(1) as thread:
+        # The champion is scored while the export's fresh process imports TensorFlow, seconds before it times its calls.
+        checked = thread.submit(check_parity, candidate.export / "saved_model", asked, expected)
+        champion = None if candidate.champion is None else score_compressed(candidate.champion, candidate.partition, heldout)
+        parity = checked.result()
     exported = parity.serving.probability
-    champion = None if candidate.champion is None else score_compressed(candidate.champion, candidate.partition, heldout)
     evidence = _evidence(heldout, exported, champion, parity, folder_bytes(candidate.export))
     if compressed is not None:
         evidence = replace(evidence, auc_compressed=auc(heldout.label, compressed))

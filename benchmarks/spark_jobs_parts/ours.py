@@ -91,17 +91,16 @@ def _cpu_s() -> float:
 def main(request: Mapping[str, Any]) -> dict[str, Any]:
     """Start Spark, warm up below `scratch`, run the job that `job` names with `arguments`."""
     started = time.perf_counter()
-    spark = spark_session(SparkSettings(**request["spark"]))
-    session_s = time.perf_counter() - started
-    scratch = Path(request["scratch"])
-    write_day(scratch / "warm", FIRST, _WARM_ROWS)
-    started = time.perf_counter()
-    once(spark, RELATIONS, str(scratch / "warm"), str(scratch / "warmed"))
-    warm_up_s = time.perf_counter() - started
-    shutil.rmtree(scratch)
-    jobs: dict[str, Callable[..., Any]] = {"once": once, "daily": daily, "hub": hub}
-    result = jobs[request["job"]](spark, **request["arguments"])
-    spark.stop()
+    with spark_session(SparkSettings(**request["spark"])) as spark:
+        session_s = time.perf_counter() - started
+        scratch = Path(request["scratch"])
+        write_day(scratch / "warm", FIRST, _WARM_ROWS)
+        started = time.perf_counter()
+        once(spark, RELATIONS, str(scratch / "warm"), str(scratch / "warmed"))
+        warm_up_s = time.perf_counter() - started
+        shutil.rmtree(scratch)
+        jobs: dict[str, Callable[..., Any]] = {"once": once, "daily": daily, "hub": hub}
+        result = jobs[request["job"]](spark, **request["arguments"])
     return {"session_s": session_s, "warm_up_s": warm_up_s, "result": result}
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from compression.serving.stored import RowIndex
-from training.models.cross_input import Encoding, Nodes, PairTable, cross_value, pair_keys
+from training.models.cross_input import Encoding, Nodes, PairTable, pair_keys
+from training.models.cross_value import cross_value
 
 
 class NodeEncoder(tf.Module):

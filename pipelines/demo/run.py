@@ -63,7 +63,7 @@ def run_demo(config: Path, workspace: Path, first: date, last: date, *, keep: bo
     if runs_by_hour():
         raise InputError(f"the demo goes by the day: unset {PARTITION_VARIABLE} first")
     console, began = Console(), time.monotonic()
-    console.print(f"Starting Airflow and MLflow for [bold]{config.stem}[/bold], {first} to {last}", highlight=False)
+    console.print(f"Starting Airflow, MLflow and Spark for [bold]{config.stem}[/bold], {first} to {last}", highlight=False)
     with running(folder or default_folder(), keep=keep) as services:
         _show_addresses(console, services, time.monotonic() - began)
         days = _work(console, services, Window(first, last, schedule_zone()), _conf(config, workspace))

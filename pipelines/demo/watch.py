@@ -47,12 +47,13 @@ class DayRun:
 
 @dataclass
 class Watcher:
-    """Polls Airflow and reports each change of a task's state once."""
+    """Polls Airflow and reports each change of a task's state once; `polled` gets all days after every look."""
 
     api: AirflowApi
     window: Window
     say: Callable[[str], None]
     advance: Callable[[int, int], None]
+    polled: Callable[[list[DayRun]], None] = lambda _days: None
     seen: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def follow(self, timeout_s: float) -> list[DayRun]:
@@ -61,6 +62,7 @@ class Watcher:
         while True:
             days = [DayRun(run, self._tasks(run)) for run in self._runs()]
             self._report(days)
+            self.polled(days)
             if days and all(day.run.state in _DONE for day in days):
                 return days
             if time.monotonic() > deadline:

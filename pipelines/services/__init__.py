@@ -1,1 +1,4 @@
-"""The embedded Airflow and MLflow: start them, watch them, stop them. `python -m pipelines.services up|down|status`."""
+"""The embedded Airflow, MLflow and Spark server: start, watch and stop them.
+
+`python -m pipelines.services up|down|status`.
+"""

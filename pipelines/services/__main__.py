@@ -13,12 +13,12 @@ from pipelines.services import control
 
 Folder = Annotated[Path | None, typer.Option("--run-dir", help="Where databases and logs live (default .run).")]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="The embedded Airflow and MLflow.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="The embedded Airflow, MLflow and Spark server.")
 
 
 @app.command()
 def up(run_dir: Folder = None) -> None:
-    """Start both, unless they are up."""
+    """Start them, unless they are up."""
     folder = run_dir or control.default_folder()
     already = control.status(folder) is not None
     _show(control.up(folder), "already up" if already else "up")
@@ -26,7 +26,7 @@ def up(run_dir: Folder = None) -> None:
 
 @app.command()
 def down(run_dir: Folder = None) -> None:
-    """Stop both; data and logs stay."""
+    """Stop them; data and logs stay."""
     typer.echo(f"stopped ({control.down(run_dir or control.default_folder())} processes)")
 
 
@@ -50,7 +50,10 @@ def main() -> None:
 
 
 def _show(services: control.Services, word: str) -> None:
-    typer.echo(f"{word}\n  Airflow  {services.airflow_url}\n  MLflow   {services.mlflow_url}\n  logs     {services.folder}/logs")
+    typer.echo(f"{word}\n  Airflow  {services.airflow_url}\n  MLflow   {services.mlflow_url}")
+    if services.spark_url:
+        typer.echo(f"  Spark    {services.spark_url} (set -a; . {services.spark_environment})")
+    typer.echo(f"  logs     {services.folder}/logs")
 
 
 if __name__ == "__main__":

@@ -25,11 +25,12 @@ _PAGE = 100
 
 @dataclass(frozen=True)
 class DagRun:
-    """A run of a DAG: its id, the date that names it (`YYYY-MM-DD`, "" for none) and its state."""
+    """A run of a DAG: its id, the date that names it (`YYYY-MM-DD`, "" for none), its state, its seconds (None: not ended)."""
 
     run_id: str
     day: str
     state: str
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class AirflowApi:
         dates = {"logical_date_gte": begin.isoformat(), "logical_date_lt": end.isoformat()}
         query = {**dates, "run_type": "backfill", "order_by": "logical_date", "limit": _PAGE}
         answer = self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=query).json()["dag_runs"]
-        return [DagRun(run["dag_run_id"], _day_of(run, zone), run["state"]) for run in answer]
+        return [DagRun(run["dag_run_id"], _day_of(run, zone), run["state"], run.get("duration")) for run in answer]
 
     def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """Return the tasks of a run."""

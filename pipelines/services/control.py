@@ -17,13 +17,25 @@ import httpx
 
 from features.errors import RetryableError
 from pipelines.services.airflow_api import AirflowApi
-from pipelines.services.environment import LOOPBACK, REPOSITORY, Layout, airflow_environment, mlflow_environment
+from pipelines.services.environment import (
+    LOOPBACK,
+    REPOSITORY,
+    Layout,
+    airflow_environment,
+    mlflow_environment,
+    spark_environment,
+    stage_server_environment,
+)
 from pipelines.services.processes import Process, free_ports, start, stop_all, wait_until
+from pipelines.services.stage_server import can_listen
+from spark_jobs.server import REMOTE_VARIABLE, SparkServer, accepts_connections
 
 RUN_FOLDER_VARIABLE = "ELASTIC_CTR_RUN_DIR"
 START_TIMEOUT_S = 240.0
 GRACE_S = 12.0
 POOLS = {"gpu": "One training at a time.", "spark": "One Spark session at a time."}
+
+CLIENT_ENVIRONMENT = "client.env"
 
 _STATE = "services.json"
 _COMPONENTS = {
@@ -37,20 +49,32 @@ _HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 
 @dataclass(frozen=True)
 class Services:
-    """Running services: addresses and processes, as `<folder>/services.json` records them."""
+    """Running services: addresses and processes, as `<folder>/services.json` records them.
+
+    `spark_url` is empty where stages use a Spark server that was not started here.
+    """
 
     folder: str
     airflow_url: str
     mlflow_url: str
     processes: tuple[Process, ...]
+    spark_url: str = ""
 
     def api(self) -> AirflowApi:
         """Return a client of this Airflow."""
         return AirflowApi(self.airflow_url)
 
+    @property
+    def spark_environment(self) -> Path:
+        """The file by whose variables another terminal uses the Spark server."""
+        return Path(self.folder) / "spark" / CLIENT_ENVIRONMENT
+
     def alive(self) -> bool:
-        """Whether every process runs and both services answer."""
-        return all(process.alive() for process in self.processes) and self.api().healthy() and _mlflow_answers(self.mlflow_url)
+        """Whether every process runs and every service answers."""
+        if not all(process.alive() for process in self.processes):
+            return False
+        spark = not self.spark_url or accepts_connections(self.spark_url)
+        return spark and self.api().healthy() and _mlflow_answers(self.mlflow_url)
 
 
 def default_folder() -> Path:
@@ -59,9 +83,10 @@ def default_folder() -> Path:
 
 
 def up(folder: Path) -> Services:
-    """Start MLflow and Airflow on free loopback ports, unless they run already; return where they are.
+    """Start MLflow, Spark and Airflow on free loopback ports, unless they run already; return where they are.
 
-    Both databases and all logs live in `folder`. What was left of an earlier start is ended first.
+    Databases and logs live in `folder`. What was left of an earlier start is ended first. Where the environment names a
+    Spark server (`SPARK_REMOTE`), none is started: stages use that one.
 
     Raises:
         RetryableError: a service did not become healthy; everything is stopped again, the message shows its log.
@@ -117,10 +142,25 @@ def start_mlflow(layout: Layout) -> Process:
     return start("mlflow", argv, mlflow_environment(), layout.folder, REPOSITORY)
 
 
+def start_stage_server(layout: Layout) -> Process:
+    """Start what stages are forked from; a stage that comes before it is ready waits for it."""
+    argv = [sys.executable, "-m", "pipelines.services.stage_server", str(layout.stage_socket)]
+    return start("stage-server", argv, stage_server_environment(layout), layout.folder, REPOSITORY)
+
+
+def start_spark(server: SparkServer, folder: Path) -> Process:
+    """Start a Spark server, its settings and clients' variables below the run folder; it is not waited for."""
+    home = folder / "spark"
+    home.mkdir(parents=True, exist_ok=True)
+    server.write_client_environment(home / CLIENT_ENVIRONMENT)
+    return start("spark", server.command(home), spark_environment(server), folder, home)
+
+
 def new_layout(folder: Path) -> Layout:
-    """Return a layout with free ports and a fresh secret."""
-    airflow_port, mlflow_port = free_ports(2)
-    return Layout(folder, airflow_port, mlflow_port, secrets.token_hex(64))
+    """Return a layout with free ports, a fresh secret, and a Spark server unless the environment names one."""
+    airflow_port, mlflow_port, spark_port = free_ports(3)
+    spark = None if os.environ.get(REMOTE_VARIABLE) else SparkServer.new(spark_port)
+    return Layout(folder, airflow_port, mlflow_port, secrets.token_hex(64), spark)
 
 
 def record(services: Services) -> None:
@@ -142,10 +182,17 @@ def _lock(folder: Path) -> Iterator[None]:
 
 def _start_all(layout: Layout) -> Services:
     mlflow = start_mlflow(layout)
+    spark = [start_spark(layout.spark, layout.folder)] if layout.spark else []
     _migrate(layout)
     airflow = _start_airflow(layout)
-    services = Services(str(layout.folder), layout.airflow_url, layout.mlflow_url, (mlflow, *airflow))
+    stages = [start_stage_server(layout)] if can_listen(layout.stage_socket) else []
+    processes = (mlflow, *spark, *airflow, *stages)
+    spark_url = layout.spark.url if layout.spark else ""
+    urls = (layout.airflow_url, layout.mlflow_url)
+    services = Services(str(layout.folder), *urls, processes, spark_url)
     wait_until(lambda: _mlflow_answers(layout.mlflow_url), [mlflow], START_TIMEOUT_S, "MLflow")
+    if layout.spark:
+        wait_until(layout.spark.answers, spark, START_TIMEOUT_S, "Spark")
     wait_until(lambda: services.api().healthy(*_HEALTH), airflow, START_TIMEOUT_S, "Airflow")
     for name, description in POOLS.items():
         services.api().set_pool(name, 1, description)

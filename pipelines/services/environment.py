@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.services.schedule import SCHEDULE_VARIABLE
+from pipelines.services.stage_server import SOCKET_VARIABLE
+from spark_jobs.server import SparkServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
@@ -16,6 +18,9 @@ SQLITE_BUSY_S = 60
 """How long a writer waits for another one; on a busy machine Airflow's processes hold the lock for seconds."""
 
 QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "MPLBACKEND": "Agg",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "SCARF_ANALYTICS": "false",
@@ -23,17 +28,21 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Telemetry off, in everything that is started here and in what that starts."""
+"""Telemetry and start-up chatter off, in everything that is started here and in what that starts."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the services live: the run folder, their ports, and the secret that signs Airflow's tokens."""
+    """Where the services live: the run folder, their ports, and the secret that signs Airflow's tokens.
+
+    `spark` is the resident server; None where the caller's environment names another one.
+    """
 
     folder: Path
     airflow_port: int
     mlflow_port: int
     secret: str
+    spark: SparkServer | None = None
 
     @property
     def airflow_url(self) -> str:
@@ -46,6 +55,11 @@ class Layout:
         return f"http://{LOOPBACK}:{self.mlflow_port}"
 
     @property
+    def stage_socket(self) -> Path:
+        """Where the stage server listens."""
+        return self.folder / "stages.sock"
+
+    @property
     def airflow_home(self) -> Path:
         """Airflow's own folder, inside the run folder."""
         return self.folder / "airflow"
@@ -54,6 +68,17 @@ class Layout:
 def airflow_environment(layout: Layout) -> dict[str, str]:
     """Return the whole environment of Airflow's processes, and so of the stages that they run."""
     return {**_inherited(), **_airflow_settings(layout), **_passed_to_stages(layout)}
+
+
+def stage_server_environment(layout: Layout) -> dict[str, str]:
+    """Return the environment of the stage server: a stage's own, but for what Airflow adds for one task."""
+    settings = airflow_environment(layout)
+    return {name: value for name, value in settings.items() if not name.startswith("AIRFLOW")}
+
+
+def spark_environment(server: SparkServer) -> dict[str, str]:
+    """Return the whole environment of the Spark server."""
+    return server.environment(_inherited())
 
 
 def mlflow_environment() -> dict[str, str]:
@@ -74,7 +99,14 @@ def _inherited() -> dict[str, str]:
 
 def _passed_to_stages(layout: Layout) -> dict[str, str]:
     path = os.pathsep.join(part for part in (str(REPOSITORY), os.environ.get("PYTHONPATH", "")) if part)
-    return {"MLFLOW_TRACKING_URI": layout.mlflow_url, "PYTHONPATH": path, DATA_VARIABLE: str(data_folder())}
+    spark = layout.spark.client_environment() if layout.spark else {}
+    return {
+        "MLFLOW_TRACKING_URI": layout.mlflow_url,
+        "PYTHONPATH": path,
+        DATA_VARIABLE: str(data_folder()),
+        SOCKET_VARIABLE: str(layout.stage_socket),
+        **spark,
+    }
 
 
 def _airflow_settings(layout: Layout) -> dict[str, str]:

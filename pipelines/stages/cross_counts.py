@@ -36,7 +36,8 @@ class CrossCounts(Stage):
         from spark_jobs.session import spark_session
 
         partition = inputs["impressions"].path
-        return cross_counts(spark_session(config.spark), config.features, partition, config.graph.relations, out)
+        with spark_session(config.spark) as spark:
+            return cross_counts(spark, config.features, partition, config.graph.relations, out)
 
 
 def counts_of(context: Context, day: Partition) -> Version | None:

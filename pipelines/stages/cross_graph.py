@@ -42,4 +42,5 @@ class CrossGraph(Stage):
         from spark_jobs.session import spark_session
 
         counts = {v.day: v.path for v in inputs.values()}
-        return cross_graph(spark_session(config.spark), config.features, counts, context.day, config.graph, out)
+        with spark_session(config.spark) as spark:
+            return cross_graph(spark, config.features, counts, context.day, config.graph, out)

@@ -29,6 +29,5 @@ class FeatureStatistics(Stage):
         config = context.config
         today = {context.day: inputs["impressions"].path}
         earlier = {v.day: v.path for name, v in inputs.items() if name.startswith("statistics-")}
-        return feature_statistics(
-            spark_session(config.spark), config.features, today, earlier, context.day, config.statistics, out
-        )
+        with spark_session(config.spark) as spark:
+            return feature_statistics(spark, config.features, today, earlier, context.day, config.statistics, out)

@@ -33,7 +33,8 @@ class Ingest(Stage):
         from spark_jobs.session import spark_session
 
         config = context.config
-        report = ingest(spark_session(config.spark), config.source, config.features, context.day, out)
+        with spark_session(config.spark) as spark:
+            report = ingest(spark, config.source, config.features, context.day, out)
         return asdict(report)
 
 

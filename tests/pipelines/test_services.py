@@ -15,7 +15,14 @@ from features.errors import InputError
 from pipelines.demo.run import KUAIRAND, SIMULATED, default_subject, last_of, run_demo
 from pipelines.demo.watch import DAG_ID, Watcher, Window
 from pipelines.services import control
-from pipelines.services.environment import DATA_VARIABLE, QUIET, Layout, airflow_environment, mlflow_environment
+from pipelines.services.environment import (
+    DATA_VARIABLE,
+    QUIET,
+    Layout,
+    airflow_environment,
+    mlflow_environment,
+    spark_environment,
+)
 from pipelines.services.processes import free_ports, stop_all, tagged, wait_until
 from pipelines.services.schedule import (
     PARTITION_VARIABLE,
@@ -57,6 +64,23 @@ def test_another_installations_settings_do_not_leak_in(tmp_path, monkeypatch):
     assert environment["AIRFLOW__CORE__EXECUTOR"] == "LocalExecutor"
     assert "AIRFLOW__CORE__FERNET_KEY" not in environment
     assert "MLFLOW_TRACKING_URI" not in mlflow_environment()
+
+
+def test_stages_find_the_spark_server_that_was_started_beside_airflow(tmp_path, monkeypatch):
+    monkeypatch.delenv("SPARK_REMOTE", raising=False)
+    where = control.new_layout(tmp_path)
+    found = {name: value for name, value in airflow_environment(where).items() if name.startswith("SPARK_")}
+    assert where.spark.client_environment().items() <= found.items()
+    assert where.spark.url == f"sc://localhost:{where.spark.port}"
+    assert "SPARK_REMOTE" not in spark_environment(where.spark)
+    assert control.new_layout(tmp_path).spark.token != where.spark.token
+
+
+def test_where_the_environment_names_a_spark_server_none_is_started_and_stages_use_that(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARK_REMOTE", "sc://cluster:443/;use_ssl=true")
+    where = control.new_layout(tmp_path)
+    assert where.spark is None
+    assert airflow_environment(where)["SPARK_REMOTE"] == "sc://cluster:443/;use_ssl=true"
 
 
 @pytest.mark.parametrize(("schedule", "expected"), [(None, "False"), ("", "False"), ("0 3 * * *", "True")])
@@ -174,6 +198,9 @@ def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_faile
         (skipped,) = _outcome(api, SIMULATED.first, 1, empty)
         assert {state for task, (state, _) in skipped.items() if task != "earlier_days"} == {"skipped"}
         assert skipped["earlier_days"][0] == "success"
+        log = (folder / "logs" / "stage-server.log").read_text()
+        assert "pipelines.cli ingest" in log  # stages were forked from the server
+        assert "refused" not in log
     assert control.status(folder) is None
     assert tagged(folder) == []
 

@@ -1,8 +1,10 @@
 """The source digest follows imports, and only imports."""
 
+import ast
+
 import pytest
 
-from pipelines.source_digest import closure, source_digest
+from pipelines.source_digest import PACKAGES, ROOT, _imports, closure, source_digest
 
 
 @pytest.fixture
@@ -51,3 +53,39 @@ def test_the_train_stage_depends_on_the_table_but_not_on_spark():
     names = closure("pipelines.stages.train")
     assert "training.trainer" in names
     assert "spark_jobs.ingest" not in names
+
+
+def parsed(path):
+    """What a parser finds in the place of patterns."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_the_statements_of_every_source_are_found():
+    paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert len(paths) > 200
+    for path in paths:
+        assert set(_imports(path)) == {name for name in parsed(path) if name.split(".")[0] in PACKAGES}, path
+
+
+def test_remarks_renamed_members_and_several_lines_are_read(tmp_path):
+    path = tmp_path / "a.py"
+    path.write_text(
+        "import os, training.a as a, features.b\nfrom training import (\n    c as d,  # why, and how\n    e,\n)\n"
+        "def f():\n    from pipelines.g import h, i  # late\n"
+    )
+    expected = [
+        "training.a",
+        "features.b",
+        "training",
+        "training.c",
+        "training.e",
+        "pipelines.g",
+        "pipelines.g.h",
+        "pipelines.g.i",
+    ]
+    assert list(_imports(path)) == expected

@@ -5,19 +5,28 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from training_data import MODEL, SCHEMA, TRAINING
 
 from features.errors import InputError
 from training.checkpoints import Description, write_description
 from training.elastic import ElasticTable, GroupAdam, SlabSpec
+from training.forward import pool_flat, unpool_flat
+from training.groups import own_slab
 from training.inputs import Inputs
 from training.layout import Layout
 from training.learner import Learner, ahead
 from training.learners import Learners, Recipe
+from training.models.build import build_model
 from training.models.ctr import DEEP, WIDE, logistic_regression
 from training.ragged import Ragged
+from training.settings import GroupSettings
 
 RECIPE = Recipe(SCHEMA, MODEL, TRAINING, ())
+GROUPS = (
+    GroupSettings(name="ids", fields=("item_id", "tags"), dim=6),
+    GroupSettings(name="context", fields=("hour", "age"), dim=2, pooling="mean"),
+)
 
 
 def some_inputs(rows=50, seed=0):
@@ -212,3 +221,61 @@ def test_ahead_hands_errors_on():
 
 def test_ahead_of_nothing():
     assert list(ahead(str, [])) == []
+
+
+@pytest.mark.parametrize("groups", [(), GROUPS])
+def test_one_step_of_both_equals_a_step_of_each(groups):
+    """One graph for model and baseline, against a graph each: the same bytes in every weight and row."""
+    recipe = replace(RECIPE, model=MODEL.model_copy(update={"groups": groups}))
+    together, apart = Learners.fresh(recipe), Learners.fresh(recipe)
+    for seed in (1, 2, 3):
+        inputs = some_inputs(seed=seed)
+        loss = together.learn(together.prepare(inputs))
+        apart.baseline.learn(apart.baseline.prepare(inputs))
+        assert loss == apart.model.learn(apart.model.prepare(inputs))
+    for name in ("model", "baseline"):
+        one, other = getattr(together, name), getattr(apart, name)
+        for weight, values in one.model.weights().items():
+            np.testing.assert_array_equal(values, other.model.weights()[weight], err_msg=weight)
+        inputs = some_inputs(seed=3)
+        rows, others = (learner.table.lookup_all(inputs.flat_keys(), inputs.flat_fields()) for learner in (one, other))
+        for slab, vectors in rows.items():
+            assert vectors.any()
+            np.testing.assert_array_equal(vectors, others[slab], err_msg=slab)
+
+
+def test_all_dense_weights_as_one_vector_learn_as_each_by_itself():
+    """Three steps in the graph, against the optimizer's own update of every weight with the gradients of that step."""
+    model, optimizer = build_model(SCHEMA, MODEL), GroupAdam(learning_rate=0.05, l2=0.01, decay=0.1)
+    learner = Learner(model, ElasticTable({WIDE: SlabSpec(1), DEEP: SlabSpec(4)}, fields=model.layout.keyed), optimizer)
+    variables, draw = model.variables_by_name(), np.random.default_rng(5)
+    expected = {name: (tf.constant(v), {s: tf.zeros_like(v) for s in optimizer.slot_names}) for name, v in variables.items()}
+    apply = tf.function(learner.apply_dense, autograph=False)
+    for step in (1, 2, 3):
+        at = tf.constant(step, tf.int64)
+        gradients = {name: tf.constant(draw.normal(size=v.shape), tf.float32) for name, v in variables.items()}
+        apply(gradients, at)
+        expected = {name: optimizer.update(*expected[name], gradients[name], at) for name in variables}
+    for name, (weights, slots) in expected.items():
+        np.testing.assert_allclose(variables[name], weights, rtol=1e-5, atol=1e-7, err_msg=name)
+        for slot, state in slots.items():
+            np.testing.assert_allclose(learner.slots[name][slot], state, rtol=1e-5, atol=1e-7, err_msg=f"{name} {slot}")
+
+
+@pytest.mark.parametrize("model", [MODEL, MODEL.model_copy(update={"groups": GROUPS})])
+def test_the_gradient_of_pooling_is_the_tape_s(model):
+    """Singles and lists, in one group and in several."""
+    built, inputs = build_model(SCHEMA, model), some_inputs(rows=20)
+    draw, layouts = np.random.default_rng(2), {group.name: group.layout for group in built.groups}
+    counts = {n: 20 * len(g.singles) + len(inputs.lists[0].values) * len(g.lists) for n, g in layouts.items()}
+    flat = {s: tf.constant(draw.normal(size=(counts[own_slab(s)[0]], w)), tf.float32) for s, w in built.slabs.items()}
+    segments, batch = tf.constant(inputs.segments()), tf.constant(20)
+    with tf.GradientTape() as tape:
+        tape.watch(flat)
+        pooled = pool_flat(built, flat, segments, batch)
+    upstream = {slab: tf.constant(draw.normal(size=vectors.shape), tf.float32) for slab, vectors in pooled.items()}
+    expected = tape.gradient(pooled, flat, output_gradients=upstream)
+    found = unpool_flat(built, upstream, segments, batch)
+    assert found.keys() == expected.keys()
+    for slab, gradient in found.items():
+        np.testing.assert_array_equal(gradient, tf.convert_to_tensor(expected[slab]), err_msg=slab)

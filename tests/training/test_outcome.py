@@ -56,7 +56,7 @@ def checkpoint(tmp_path, learners):
 def outcome(label=(0, 1, 0, 1, 1, 0), progressive=None):
     heldout = (np.array([0.75, 0.25], np.float32), np.array([0.25, 0.75], np.float32))
     before = np.full(len(label), np.nan, np.float32) if progressive is None else progressive
-    return Outcome(examples(label), 4, before, heldout, Timing(4, 1.5, 0.5))
+    return Outcome(examples(label), 4, before, heldout, Timing(4, 1.5, 0.5, 2.5))
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,8 @@ def test_trained_bytes_leave_out_the_baseline_and_the_reports(written):
 
 
 def test_speed_counts_steps_and_input():
-    timing = Timing(examples=100, step_s=1.5, input_s=0.5)
-    assert timing.examples_per_s == 50
-    assert timing.after_reading(0.5) == Timing(100, 1.5, 1.0)
-    assert math.isnan(Timing(0, 0.0, 1.0).examples_per_s)
+    timing = Timing(examples=100, step_s=1.5, input_s=0.5, cpu_s=4.0)
+    assert (timing.examples_per_s, timing.examples_per_cpu_s) == (50, 25)
+    assert timing.after_reading(0.5, 1.0) == Timing(100, 1.5, 1.0, 5.0)
+    assert math.isnan(Timing(0, 0.0, 1.0, 1.0).examples_per_s)
+    assert math.isnan(Timing(0, 0.0, 1.0, 1.0).examples_per_cpu_s)

@@ -1,12 +1,15 @@
 """Pooling, standardised numbers and p_uv, with values worked out by hand."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from features.errors import InputError
 from training.models.cross_files import read_encodings, write_encodings
-from training.models.cross_input import Encoding, Nodes, cross_value, sorted_nodes
+from training.models.cross_input import Encoding, Nodes, sorted_nodes
+from training.models.cross_value import cross_value
 from training.models.pooling import LIMIT, dense_inputs, lay_together, pool_fields
 
 
@@ -60,6 +63,24 @@ def test_cross_value_by_hand():
     left = tf.constant([[1.0, 2.0, 0.5], [0.0, 0.0, 0.0]])
     right = tf.constant([[3.0, 4.0, 0.25], [3.0, 4.0, 0.25]])
     np.testing.assert_array_equal(cross_value(left, right, -1.0), [11 + 0.75 - 1, 0.25 - 1])
+
+
+@pytest.mark.parametrize("layers", [(), (12, 5, 1)], ids=["dot product", "CrossNet"])
+def test_a_column_is_what_the_graph_computes(layers):
+    """`Encoding.column` needs no TensorFlow; the exported graph's operations say the same, unknown nodes included."""
+    rng = np.random.default_rng(3)
+    sides = [
+        sorted_nodes(np.arange(5) * 7, rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=5).astype(np.float32))
+        for _ in range(2)
+    ]
+    network = tuple(
+        (rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[1]).astype(np.float32)) for shape in pairwise(layers)
+    )
+    pairs = np.array([[0, 0], [7, 28], [1, 14], [21, 3], [1, 3]])
+    left, right = (tf.constant(n.table()[n.positions(pairs[:, i])]) for i, n in enumerate(sides))
+    found = Encoding(*sides, -0.25, network).column(pairs)
+    np.testing.assert_allclose(found, cross_value(left, right, -0.25, network), rtol=0, atol=2e-6)
+    assert len(set(found.tolist())) == 5
 
 
 def test_encodings_survive_the_disk(tmp_path):

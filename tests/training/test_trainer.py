@@ -21,9 +21,10 @@ from training.trainer import TrainRequest, train_day
 pytestmark = pytest.mark.slow
 
 METRICS = {
-    "rows", "rows_learned", "rows_heldout", "auc_progressive", "log_loss_progressive", "auc", "log_loss", "calibration",
-    "auc_lr_baseline", "rows_in_table", "keys_seen", "zero_rows", "bytes_trained", "examples_per_s", "step_s", "input_s",
-    "input_share", "rig", "ece", "gauc", "auc_low", "auc_high", "auc_gain_over_baseline", "auc_gain_over_baseline_low",
+    "rows", "rows_learned", "rows_heldout", "auc_progressive", "log_loss_progressive", "auc", "log_loss",
+    "calibration", "auc_lr_baseline", "rows_in_table", "keys_seen", "zero_rows", "bytes_trained",
+    "examples_per_s", "examples_per_cpu_s", "step_s", "input_s", "cpu_s", "input_share", "rig", "ece", "gauc",
+    "auc_low", "auc_high", "auc_gain_over_baseline", "auc_gain_over_baseline_low",
     "auc_gain_over_baseline_high",
 }  # fmt: skip
 
@@ -245,7 +246,7 @@ def test_progress_is_told_at_the_end_of_each_phase(second):
     told = second[2]
     ends = [(p.phase, p.done) for p in told if p.done == p.total]
     assert ends == [("slice of the day before", 240), ("day", 960)]
-    assert all(p.examples_per_s > 0 and math.isfinite(p.loss) for p in told)
+    assert all(p.examples_per_s > 0 and p.examples_per_cpu_s > 0 and math.isfinite(p.loss) for p in told)
 
 
 def test_a_day_of_one_impression_is_scored_and_not_learned(first, days, tmp_path):
@@ -255,6 +256,7 @@ def test_a_day_of_one_impression_is_scored_and_not_learned(first, days, tmp_path
     assert (figures["rows_learned"], figures["rows_heldout"]) == (0, 1)
     assert math.isnan(figures["auc"])
     assert math.isnan(figures["examples_per_s"])
+    assert math.isnan(figures["examples_per_cpu_s"])
     np.testing.assert_array_equal(read_checkpoint(tmp_path / "out").vectors["deep"], read_checkpoint(first[0]).vectors["deep"])
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 Network = tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
@@ -87,8 +86,9 @@ class Encoding:
 
     def column(self, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return p_uv float32 [n] of pairs of node keys int64 [n, 2]."""
-        left, right = (tf.constant(n.table()[n.positions(pairs[:, i])]) for i, n in enumerate((self.left, self.right)))
-        values: NDArray[np.float32] = cross_value(left, right, self.mean, self.network).numpy()
+        sides = enumerate((self.left, self.right))
+        left, right = (n.table()[n.positions(pairs[:, i])].astype(np.float32) for i, n in sides)
+        values = _cross_values(left, right, self.mean, self.network)
         return values + self.corrections.column(pairs) if self.corrections else values
 
     @property
@@ -101,6 +101,25 @@ class Encoding:
         """Bytes of the arrays."""
         network = sum(k.nbytes + b.nbytes for k, b in self.network)
         return self.left.nbytes + self.right.nbytes + network + (self.corrections.nbytes if self.corrections else 0)
+
+
+def _cross_values(left: NDArray[np.float32], right: NDArray[np.float32], mean: float, network: Network) -> NDArray[np.float32]:
+    """Return what `training.models.cross_value.cross_value` gives in a graph, here without TensorFlow."""
+    product = left[:, :-1] * right[:, :-1]
+    crossed = _perceptron(left[:, :-1], right[:, :-1], product, network) if network else product.sum(axis=1)
+    values: NDArray[np.float32] = crossed + left[:, -1] + right[:, -1] + np.float32(mean)
+    return values
+
+
+def _perceptron(
+    left: NDArray[np.float32], right: NDArray[np.float32], product: NDArray[np.float32], network: Network
+) -> NDArray[np.float32]:
+    x = np.concatenate([left, right, product], axis=1)
+    for kernel, bias in network[:-1]:
+        x = np.maximum(x @ kernel + bias, 0)
+    kernel, bias = network[-1]
+    known = (left != 0).any(axis=1) & (right != 0).any(axis=1)
+    return np.where(known, (x @ kernel + bias)[:, 0], np.float32(0))
 
 
 Encodings = Mapping[str, Encoding | PairTable]
@@ -124,34 +143,6 @@ def key_positions(known: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[
         return np.zeros(keys.shape, np.int32)
     found = np.minimum(np.searchsorted(known, keys), len(known) - 1)
     return np.where(known[found] == keys, found + 1, 0).astype(np.int32)
-
-
-def cross_value(left: tf.Tensor, right: tf.Tensor, mean: tf.Tensor | float, network: Sequence[Any] = ()) -> tf.Tensor:
-    """Return p_uv = mean + b_u + b_v + CrossNet(h_u, h_v) of pairs of nodes.
-
-    Args:
-        left: float [b, d + 1], rows of `Nodes.table()` of the left nodes (zero: unknown).
-        right: float [b, d + 1], the same of the right nodes.
-        mean: the relation's mean statistic.
-        network: the CrossNet's kernels and biases; none: the dot product. A pair with an unknown node gets no CrossNet term:
-            the mean, and the other node's bias.
-
-    Returns:
-        float32 [b].
-    """
-    left, right = tf.cast(left, tf.float32), tf.cast(right, tf.float32)
-    product = left[:, :-1] * right[:, :-1]
-    crossed = _perceptron(left[:, :-1], right[:, :-1], product, network) if network else tf.reduce_sum(product, axis=1)
-    return crossed + left[:, -1] + right[:, -1] + tf.cast(mean, tf.float32)
-
-
-def _perceptron(left: tf.Tensor, right: tf.Tensor, product: tf.Tensor, network: Sequence[Any]) -> tf.Tensor:
-    x = tf.concat([left, right, product], axis=1)
-    for kernel, bias in network[:-1]:
-        x = tf.nn.relu(tf.matmul(x, kernel) + bias)
-    kernel, bias = network[-1]
-    known = tf.reduce_any(left != 0, axis=1) & tf.reduce_any(right != 0, axis=1)
-    return tf.where(known, (tf.matmul(x, kernel) + bias)[:, 0], 0.0)
 
 
 def sorted_nodes(keys: NDArray[np.int64], vectors: NDArray[Any], biases: NDArray[Any], dtype: Any = np.float32) -> Nodes:

@@ -1,4 +1,4 @@
-"""How fast learning is: time spent waiting for batches and in steps, told to whoever listens now and then."""
+"""How fast learning is: time spent waiting for batches and in steps, and CPU time, reported to a listener now and then."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ REPORT_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far learning is: examples done of all in this phase, examples per second so far, the last batch's loss."""
+    """How far learning is.
+
+    Attributes:
+        phase: its name.
+        done: examples learned so far, of `total` in this phase.
+        examples_per_s: so far.
+        loss: of the last batch.
+        examples_per_cpu_s: so far, per second of CPU of all threads of this process.
+    """
 
     phase: str
     done: int
     total: int
     examples_per_s: float
     loss: float
+    examples_per_cpu_s: float
 
 
 Listener = Callable[[Progress], None]
@@ -38,6 +47,7 @@ class Meter:
     def __init__(self, phase: str, total: int, listener: Listener | None) -> None:
         self._phase, self._total, self._listener = phase, total, listener
         self._started = self._mark = self._told = time.perf_counter()
+        self._started_cpu = time.process_time()
         self._done, self._waited_s, self._stepped_s = 0, 0.0, 0.0
 
     def arrived(self) -> None:
@@ -50,12 +60,15 @@ class Meter:
         self._done += examples
         if self._listener and (self._mark - self._told >= REPORT_EVERY_S or self._done == self._total):
             self._told = self._mark
-            rate = self._done / max(self._mark - self._started, 1e-9)
-            self._listener(Progress(self._phase, self._done, self._total, rate, loss))
+            rate, cpu_rate = (self._done / max(spent, 1e-9) for spent in (self._mark - self._started, self._cpu_s()))
+            self._listener(Progress(self._phase, self._done, self._total, rate, loss, cpu_rate))
 
     def timing(self) -> Timing:
         """The whole phase."""
-        return Timing(self._done, self._stepped_s, self._waited_s)
+        return Timing(self._done, self._stepped_s, self._waited_s, self._cpu_s())
+
+    def _cpu_s(self) -> float:
+        return time.process_time() - self._started_cpu
 
     def _lap(self) -> float:
         before, self._mark = self._mark, time.perf_counter()
@@ -65,4 +78,9 @@ class Meter:
 def joined(timings: Iterable[Timing]) -> Timing:
     """Return several phases as one."""
     parts = list(timings)
-    return Timing(sum(t.examples for t in parts), sum(t.step_s for t in parts), sum(t.input_s for t in parts))
+    return Timing(
+        examples=sum(timing.examples for timing in parts),
+        step_s=sum(timing.step_s for timing in parts),
+        input_s=sum(timing.input_s for timing in parts),
+        cpu_s=sum(timing.cpu_s for timing in parts),
+    )

@@ -93,7 +93,7 @@ def learn(learners: Learners, inputs: Inputs, settings: TrainingSettings, phase:
             meter.arrived()
             loss = learners.learn(prepared)
             _refuse_unsound(loss, learners.model.table.step, phase)
-            meter.learned(len(prepared.model.inputs), loss)
+            meter.learned(prepared.size, loss)
     return meter.timing()
 
 
@@ -101,11 +101,11 @@ def _learn_slice(
     learners: Learners, stream: Stream, part: Examples, scores: NDArray[np.float32] | None, name: str, progress: Listener | None
 ) -> Timing:
     """Learn a part; `scores` are of its slice, so they may be of more impressions."""
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     before = None if scores is None else scores[: len(part)]
     lesson = sampled(stream.today.inputs(part), part, stream.settings, before)
-    preparing_s = time.perf_counter() - started
-    return learn(learners, lesson, stream.settings, name, progress).after_reading(preparing_s)
+    preparing = time.perf_counter() - started, time.process_time() - cpu
+    return learn(learners, lesson, stream.settings, name, progress).after_reading(*preparing)
 
 
 def _refuse_unsound(loss: float, step: int, phase: str) -> None:

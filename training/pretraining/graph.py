@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tensorflow as tf
 from numpy.typing import NDArray
 
-from features import keys as feature_keys
+from features import fingerprint
 from features.errors import InputError
 from features.partition import Partition, parse_partition
 from features.schema import Relation
@@ -54,7 +53,7 @@ class Graph:
     """A cross graph.
 
     Attributes:
-        keys: by field, int64 [N], the key of each node (`features.keys` of the field's name and the node's token).
+        keys: by field, int64 [N], the key of each node (`features.fingerprint.keys` of the field's name and the node's token).
         edges: by relation's name.
         first_day: of the impressions that it counts; None: of none.
         last_day: of them.
@@ -106,14 +105,14 @@ def _unreadable(path: Path, error: object) -> InputError:
 def _keys(path: Path) -> dict[str, NDArray[np.int64]]:
     table = _read([path], ("field", "node", "token"))
     fields, nodes = table["field"].to_numpy(zero_copy_only=False), table["node"].to_numpy()
-    tokens = table["token"].to_numpy(zero_copy_only=False)
+    tokens = table["token"].combine_chunks()
     bounds = [0, *(np.flatnonzero(fields[1:] != fields[:-1]) + 1), len(fields)] if len(fields) else []
     found: dict[str, NDArray[np.int64]] = {}
     for first, stop in pairwise(bounds):
         field = str(fields[first])
         if field in found or not np.array_equal(nodes[first:stop], np.arange(stop - first)):
             raise _unreadable(path, f"the nodes of {field} are not in order, numbered from 0")
-        found[field] = feature_keys.keys(field, tf.constant(tokens[first:stop].astype(object), tf.string)).numpy()
+        found[field] = fingerprint.keys(field, tokens.slice(first, stop - first))
     return found
 
 

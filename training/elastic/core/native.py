@@ -20,6 +20,8 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 from numpy.typing import DTypeLike, NDArray
 
+from training.elastic.core.threads import available_threads
+
 _POLICY = Path("/proc/sys/vm/overcommit_memory")  # 2: the system refuses to set aside more than it has
 LAZY_MEMORY = _POLICY.exists() and _POLICY.read_text().strip() != "2"  # pages are committed at first touch, and given back
 _NO_RESERVE = 0x4000  # Linux' MAP_NORESERVE, which Python 3.11 does not name
@@ -115,10 +117,17 @@ def committed_bytes(array: NDArray, rows: int) -> int:
 class _Pool:
     """Threads made at their first use in a process: a fork inherits the object but none of its threads."""
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads
         self._process = 0
         self._executor: ThreadPoolExecutor | None = None
+
+    @property
+    def threads(self) -> int:
+        """How many work at once, the caller's among them; by default as many as there are CPUs for them."""
+        if self._threads is None:
+            self._threads = min(available_threads(), _MOST_THREADS)
+        return self._threads
 
     def executor(self) -> ThreadPoolExecutor:
         """Return the threads of this process."""
@@ -128,7 +137,7 @@ class _Pool:
         return self._executor
 
 
-_pool = _Pool(min(os.cpu_count() or 1, _MOST_THREADS))
+_pool = _Pool()
 
 
 def set_threads(threads: int) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 _SMALL_BYTES = 1 << 18  # below this the system's allocator keeps the pages itself
+_LINE_BYTES = 64
 _UNIT_BYTES = 1 << 20
 _MOST_KEPT = 3
 
@@ -21,7 +22,9 @@ _free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
 
 
 def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
-    """Return an array of arbitrary content, aligned to pages. Its memory goes to a later call once nothing refers to it.
+    """Return an array of arbitrary content, aligned to cache lines, or to pages if it is large.
+
+    The memory of a large one goes to a later call once nothing refers to it.
 
     Args:
         shape: of the array.
@@ -29,7 +32,7 @@ def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     """
     size = prod(shape) * np.dtype(dtype).itemsize
     if size < _SMALL_BYTES:
-        return np.empty(shape, dtype)
+        return _aligned(shape, dtype, size)
     size = -(-size // _UNIT_BYTES) * _UNIT_BYTES
     try:
         memory = _free[size].pop()
@@ -38,6 +41,13 @@ def scratch(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     loan = _loan_class(size).from_buffer(memory)
     weakref.finalize(loan, _give_back, size, memory)
     return np.ndarray(shape, dtype, buffer=loan)
+
+
+def _aligned(shape: tuple[int, ...], dtype: DTypeLike, size: int) -> NDArray:
+    """A new array at a multiple of a cache line, where TensorFlow takes it without a copy."""
+    memory = np.empty(size + _LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % _LINE_BYTES
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 @cache

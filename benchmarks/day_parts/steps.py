@@ -1,0 +1,287 @@
+"""CPU of a training step of the default model: `PYTHONPATH=benchmarks python -m day_parts.steps --json`.
+
+Simulated impressions (`conf/simulated.yaml`) are turned into arrays once. For each batch size a process trains on them, block
+by block, and says what each block took: CPU milliseconds a step (all threads of the process, preparing the batches included),
+examples per CPU-second and examples per second. Then the same beside busy processes of the same priority, which is what a
+machine looks like that does other work: each time a thread waits for another it waits for a time slice. With `--against`,
+another revision's processes take turns with these, so a machine that is shared slows both. Figures are medians of the rounds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import typer
+from command_line import progress, refusals
+
+from features.errors import InputError
+
+_ROOT = Path(__file__).resolve().parents[2]
+_WORKER = Path(__file__).with_name("steps_worker.py")
+_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONWARNINGS": "ignore"}
+_BUSY = "while True: pass"
+_TAIL = 1500
+_STOP_S = 30
+
+THIS, OTHER = "this", "against"
+
+
+class WorkerFailed(Exception):
+    """A worker ended before it answered; the message holds the end of what it printed."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured.
+
+    Attributes:
+        batches: impressions a step; the default of `training.batch_size` is measured beside busy processes too.
+        block: impressions that a process learns between two answers.
+        rounds: blocks a figure is the median of; one before them warms up.
+        days: simulated days of impressions; learning starts from the first again after the last.
+        rows: impressions a day.
+        busy: busy processes.
+    """
+
+    batches: tuple[int, ...] = (128, 512, 4096)
+    block: int = 51_200
+    rounds: int = 5
+    days: int = 4
+    rows: int = 100_000
+    busy: int = 4
+
+
+BUSY_BATCH = 512
+
+
+def measure_steps(plan: Plan, against: str | None = None, report: Any = progress) -> dict[str, Any]:
+    """Measure this working tree, and another revision in turns with it.
+
+    Args:
+        plan: what is measured.
+        against: a git revision with the code of the steps to compare with; None: none.
+        report: receives lines of progress.
+
+    Returns:
+        `cpu_ms_per_step`, `examples_per_cpu_s` and `examples_per_s`, each by batch size (as text); `busy_examples_per_s` and
+        `busy_cpu_ms_per_step`, of batches of `BUSY_BATCH` beside busy processes; `import_cpu_s` and `first_cpu_s`, of a
+        process's imports and of its first two steps. With another revision `against` holds the same of it, `cpu_ratio` its
+        CPU a step over this tree's by batch size, and `busy_ratio` this tree's examples per second over its.
+
+    Raises:
+        InputError: there is no such revision.
+        WorkerFailed: a process ended with an error.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="steps-")))
+        report(f"simulating {plan.days * plan.rows:,} impressions")
+        write_inputs(folder, plan.days, plan.rows)
+        trees = {THIS: _ROOT} | ({OTHER: stack.enter_context(_checked_out(against, folder / "tree"))} if against else {})
+        workers = {
+            (tree, batch): stack.enter_context(_Worker(path, folder, batch, folder / f"{tree}-{batch}.log"))
+            for batch in plan.batches
+            for tree, path in trees.items()
+        }
+        starts = {key: worker.answer() for key, worker in workers.items()}
+        quiet = _rounds(plan, workers, report)
+        report(f"beside {plan.busy} busy processes")
+        stack.enter_context(_busy(plan.busy))
+        busy = _rounds(plan, {key: worker for key, worker in workers.items() if key[1] == BUSY_BATCH}, report)
+    found = {tree: _figures(tree, plan, starts, quiet, busy) for tree in trees}
+    return found[THIS] | (_compared(found[THIS], found[OTHER]) if against else {})
+
+
+def write_inputs(folder: Path, days: int, rows: int) -> None:
+    """Write simulated days as the arrays that the training stage makes of them: `inputs.npz`, and `schema.json`.
+
+    Args:
+        folder: to write to.
+        days: of `conf/simulated.yaml`.
+        rows: impressions a day.
+    """
+    from pipelines.config import load_config
+    from simulator.impressions import chunks, impressions
+    from simulator.world import World
+    from training.examples import examples_of
+    from training.inputs import Featurizer
+    from training.layout import Layout
+    from training.scalers import scalers_from_numbers
+
+    config = load_config(_ROOT / "conf" / "simulated.yaml")
+    schema, settings = config.features, config.simulator.model_copy(update={"impressions_per_day": rows})
+    world = World(settings)
+    log = pa.concat_tables(
+        [impressions(world, settings.first_day + timedelta(days=day), c) for day in range(days) for c in chunks(settings)]
+    )
+    columns = {"record_id": log["impression_id"], "label": log["click"].cast(pa.int8()), "timestamp_ms": log["timestamp_ms"]}
+    columns["user"] = log["user_id"].cast(pa.string())
+    for field in schema.column_fields():
+        texts = log[schema.source_column(field)].cast(pa.string())
+        columns[field.name] = pc.split_pattern(texts, field.separator) if field.kind == "multi_valued" else texts
+    examples = examples_of(pa.table(columns), folder, schema)
+    scalers = scalers_from_numbers(Layout.of(schema).dense, examples.numbers, examples.present)
+    inputs = Featurizer(schema, (), scalers, {}).inputs(examples)
+    (lists,) = inputs.lists
+    arrays = {"keys": inputs.keys, "dense": inputs.dense, "label": inputs.label}
+    np.savez(folder / "inputs.npz", list_values=lists.values, list_offsets=lists.offsets, **arrays)
+    (folder / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
+
+
+class _Worker:
+    """A process that takes steps; a context manager that ends it."""
+
+    def __init__(self, tree: Path, folder: Path, batch: int, log: Path) -> None:
+        self._log = log
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, str(_WORKER), str(folder), str(batch)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                cwd=tree,
+                start_new_session=True,
+                env={**os.environ, **_QUIET, "PYTHONPATH": str(tree)},
+            )
+
+    def take(self, steps: int) -> dict[str, float]:
+        """Take steps; return what they took."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"steps": steps}) + "\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> dict[str, float]:
+        """Return its next answer.
+
+        Raises:
+            WorkerFailed: it ended instead.
+        """
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise WorkerFailed(f"exit code {self._process.wait()}: …{self._log.read_text(errors='replace')[-_TAIL:]}")
+        answer: dict[str, float] = json.loads(line)
+        return answer
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._process)
+
+
+def _rounds(plan: Plan, workers: dict[tuple[str, int], _Worker], report: Any) -> dict[tuple[str, int], list[dict[str, float]]]:
+    """Let the workers take turns; return each one's answers. The first round is not counted."""
+    answers: dict[tuple[str, int], list[dict[str, float]]] = {key: [] for key in workers}
+    for number in range(plan.rounds + 1):
+        report(f"round {number} of {plan.rounds}")
+        for key, worker in workers.items():
+            answers[key].append(worker.take(max(1, plan.block // key[1])))
+    return {key: found[1:] for key, found in answers.items()}
+
+
+def _figures(tree: str, plan: Plan, starts: dict, quiet: dict, busy: dict) -> dict[str, Any]:
+    def median_of(answers: Sequence[dict[str, float]], top: str, bottom: str) -> float:
+        return median(answer[top] / answer[bottom] for answer in answers)
+
+    by_batch = {str(batch): quiet[tree, batch] for batch in plan.batches}
+    figures: dict[str, Any] = {
+        "cpu_ms_per_step": {b: 1e3 * int(b) * median_of(a, "cpu_s", "examples") for b, a in by_batch.items()},
+        "examples_per_cpu_s": {b: median_of(a, "examples", "cpu_s") for b, a in by_batch.items()},
+        "examples_per_s": {b: median_of(a, "examples", "wall_s") for b, a in by_batch.items()},
+    }
+    if (tree, BUSY_BATCH) in busy:
+        beside = busy[tree, BUSY_BATCH]
+        figures["busy_examples_per_s"] = median_of(beside, "examples", "wall_s")
+        figures["busy_cpu_ms_per_step"] = 1e3 * BUSY_BATCH * median_of(beside, "cpu_s", "examples")
+    for name in ("import_cpu_s", "first_cpu_s"):
+        figures[name] = median(starts[tree, batch][name] for batch in plan.batches)
+    return figures
+
+
+def _compared(this: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    ratios = {b: other["cpu_ms_per_step"][b] / ms for b, ms in this["cpu_ms_per_step"].items()}
+    busy = {}
+    if "busy_examples_per_s" in this:
+        busy = {"busy_ratio": this["busy_examples_per_s"] / other["busy_examples_per_s"]}
+    return {"against": other, "cpu_ratio": ratios} | busy
+
+
+@contextmanager
+def _checked_out(revision: str, folder: Path) -> Iterator[Path]:
+    """A revision's files in a folder of their own, removed afterwards."""
+    git = ["git", "-C", str(_ROOT), "worktree"]
+    made = subprocess.run([*git, "add", "--detach", str(folder), revision], capture_output=True, text=True, check=False)
+    if made.returncode:
+        raise InputError(f"--against {revision}: {made.stderr.strip()}; name a commit, a branch or a tag of this repository")
+    try:
+        yield folder
+    finally:
+        subprocess.run([*git, "remove", "--force", str(folder)], check=False)
+
+
+@contextmanager
+def _busy(count: int) -> Iterator[None]:
+    """Processes that do nothing but compute.
+
+    Each is a session of its own, as other people's programs are: Linux shares the CPUs among sessions (autogroups) first.
+    """
+    processes = [subprocess.Popen([sys.executable, "-c", _BUSY], start_new_session=True) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a worker by the end of its input, and by force if that does not help."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.close()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
+
+
+def main(
+    against: Annotated[str, typer.Option(help="A git revision to compare with, in turns.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Blocks of steps each figure is the median of.")] = Plan.rounds,
+    block: Annotated[int, typer.Option(min=4096, help="Impressions in a block.")] = Plan.block,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure the CPU of training steps."""
+    with refusals():
+        found = measure_steps(Plan(rounds=rounds, block=block), against or None)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    for batch, milliseconds in found["cpu_ms_per_step"].items():
+        per_cpu, rate = found["examples_per_cpu_s"][batch], found["examples_per_s"][batch]
+        other = f", {found['cpu_ratio'][batch]:.2f} times less than {against}" if against else ""
+        typer.echo(f"batch {batch}: {milliseconds:.2f} ms of CPU a step{other}; {per_cpu:,.0f} examples/CPU-s, {rate:,.0f}/s")
+    other = f", {found['busy_ratio']:.2f} times {against}'s" if against else ""
+    typer.echo(f"beside {Plan.busy} busy processes: {found['busy_examples_per_s']:,.0f} examples/s{other}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

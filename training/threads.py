@@ -1,0 +1,33 @@
+"""How many threads TensorFlow learns with."""
+
+from __future__ import annotations
+
+import logging
+
+import tensorflow as tf
+
+from training.elastic.core.threads import available_threads
+
+_log = logging.getLogger(__name__)
+
+IMPRESSIONS_A_THREAD = 1024
+"""Below so many impressions of a batch for each thread, splitting an operation costs more than it gains: the threads wait for
+each other several times a step, and on a busy machine each wait lasts a time slice."""
+
+
+def use_threads_for(batch_size: int) -> None:
+    """Let TensorFlow split an operation over as many threads as pay for batches of this size, at most `available_threads`.
+
+    TensorFlow takes this once in a process, before its first operation; later calls change nothing. Results may depend on it
+    in the last bits, as sums are split differently, so it is a function of the batch size and the available CPUs alone.
+
+    Raises:
+        InputError: `ELASTIC_CTR_THREADS` is no number.
+    """
+    available = available_threads()
+    threads = max(1, min(available, batch_size // IMPRESSIONS_A_THREAD))
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(available)
+    except RuntimeError:  # it is running already, with the threads of whoever was first
+        _log.debug("TensorFlow is running already: its threads stay as they are, not %d", threads)
