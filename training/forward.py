@@ -14,7 +14,7 @@ from training.groups import Group, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
 from training.models.parts.part import DEEP, role_of
-from training.models.pooling import lay_together, pool_fields
+from training.models.pooling import lay_together, list_lengths, pool_fields
 
 Lookup = Callable[[NDArray[np.int64], NDArray[np.int16]], Mapping[str, NDArray[np.float32]]]
 
@@ -123,7 +123,7 @@ def pool_slab(group: Group, slab: str, vectors: tf.Tensor, segments: tf.Tensor, 
         return tf.reshape(vectors, [-1, fields, vectors.shape[-1]])
     listed = vectors[batch * fields :]
     singles = tf.reshape(vectors[: batch * fields], [batch, fields, vectors.shape[-1]])
-    return pool_fields(singles, listed, segments, len(layout.lists))
+    return pool_fields(singles, listed, segments, len(layout.lists), batch)
 
 
 def _unpool_slab(group: Group, slab: str, pooled: tf.Tensor, segments: tf.Tensor, batch: tf.Tensor) -> tf.Tensor:
@@ -134,8 +134,7 @@ def _unpool_slab(group: Group, slab: str, pooled: tf.Tensor, segments: tf.Tensor
     if not lists:
         return tf.reshape(pooled, [-1, width])
     # Every value of a list has its share of the mean's gradient.
-    lengths = tf.math.unsorted_segment_sum(tf.ones_like(segments, tf.float32), segments, batch * lists)
-    means = tf.reshape(pooled[:, fields:], [-1, width]) / tf.maximum(lengths, 1)[:, tf.newaxis]
+    means = tf.reshape(pooled[:, fields:], [-1, width]) / list_lengths(segments, batch * lists)
     return tf.concat([tf.reshape(pooled[:, :fields], [-1, width]), tf.gather(means, segments)], axis=0)
 
 

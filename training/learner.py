@@ -118,7 +118,7 @@ class Learner(Generic[Table]):
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch((pooled, variables))
             logits = self.model.forward(pooled, dense, cross, tf.stack([tf.constant(self._seed, tf.int64), step * _LAYERS]))
-            errors = weight[:, tf.newaxis] * _log_losses(label, logits + shift)
+            errors = tf.expand_dims(weight, 1) * log_losses(label, logits + shift)
             loss, objective = tf.reduce_mean(errors), tf.reduce_mean(tf.reduce_sum(errors, axis=1))
             objective += self.model.penalty() if isinstance(self.model, Penalised) else 0.0
         gradients, dense_gradients = tape.gradient(objective, (pooled, variables))
@@ -137,7 +137,7 @@ class Learner(Generic[Table]):
         variables = self.model.variables_by_name()
 
         def joined(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
-            return tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
+            return tf.concat([tensor if len(tensor.shape) == 1 else tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)
 
         states = {slot: [self.slots[name][slot] for name in variables] for slot in self.optimizer.slot_names}
         before = {slot: joined(state) for slot, state in states.items()}
@@ -147,7 +147,7 @@ class Learner(Generic[Table]):
         for targets, vector in [(list(variables.values()), weights), *((states[slot], slots[slot]) for slot in states)]:
             parts = tf.split(vector, [target.shape.num_elements() for target in targets])
             for target, part in zip(targets, parts, strict=True):
-                target.assign(tf.reshape(part, target.shape))
+                target.assign(part if len(target.shape) == 1 else tf.reshape(part, target.shape))
 
 
 class Step:
@@ -237,7 +237,15 @@ _LAYERS = 1 << 10
 """Room for a dropout seed of its own per layer."""
 
 
-def _log_losses(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def log_losses(label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Log losses float32 [b, members] of labels [b] and logits [b], or [b, members] where a fusion's members learn apart."""
-    columns = logits if logits.shape.rank == 2 else logits[:, tf.newaxis]
-    return tf.nn.sigmoid_cross_entropy_with_logits(tf.broadcast_to(label[:, tf.newaxis], tf.shape(columns)), columns)
+    columns = logits if logits.shape.rank == 2 else tf.expand_dims(logits, 1)
+    labels = tf.broadcast_to(tf.expand_dims(label, 1), tf.shape(columns))
+
+    @tf.custom_gradient
+    def losses(columns: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        """The losses, and their gradient, which a tape takes from a dozen operations of the stable formula."""
+        found = tf.nn.sigmoid_cross_entropy_with_logits(labels, columns)
+        return found, lambda upstream: upstream * (tf.sigmoid(columns) - labels)
+
+    return losses(columns)

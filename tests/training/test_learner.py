@@ -15,7 +15,7 @@ from training.forward import pool_flat, unpool_flat
 from training.groups import own_slab
 from training.inputs import Inputs
 from training.layout import Layout
-from training.learner import Learner, ahead
+from training.learner import Learner, ahead, log_losses
 from training.learners import Learners, Recipe
 from training.models.build import build_model
 from training.models.ctr import DEEP, WIDE, logistic_regression
@@ -279,3 +279,20 @@ def test_the_gradient_of_pooling_is_the_tape_s(model):
     assert found.keys() == expected.keys()
     for slab, gradient in found.items():
         np.testing.assert_array_equal(gradient, tf.convert_to_tensor(expected[slab]), err_msg=slab)
+
+
+def test_the_loss_and_its_gradient_are_those_of_the_log_loss():
+    """Against float64, also of logits where the plain formula overflows."""
+    logits, label = np.array([0.3, -2.0, 90.0, -90.0, 0.0]), np.array([1.0, 0.0, 0.0, 1.0, 1.0])
+    variable = tf.constant(logits, tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        losses = log_losses(tf.constant(label, tf.float32), variable)
+    expected = np.logaddexp(0, logits) - label * logits
+    np.testing.assert_allclose(losses[:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(tape.gradient(losses, variable), 1 / (1 + np.exp(-logits)) - label, rtol=1e-6, atol=1e-30)
+
+
+def test_members_of_a_fusion_have_a_loss_each():
+    losses = log_losses(tf.constant([1.0, 0.0]), tf.constant([[0.0, 2.0], [0.0, 2.0]]))
+    np.testing.assert_allclose(losses, [[np.log(2), np.log1p(np.exp(-2))], [np.log(2), np.log1p(np.exp(2))]], rtol=1e-6)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import tensorflow as tf
 
 
-def pool_fields(singles: tf.Tensor, listed: tf.Tensor, segments: tf.Tensor, lists: int) -> tf.Tensor:
+def pool_fields(
+    singles: tf.Tensor, listed: tf.Tensor, segments: tf.Tensor, lists: int, batch: tf.Tensor | None = None
+) -> tf.Tensor:
     """Append the mean vector of each multi-valued field to the vectors of the single-valued ones.
 
     Args:
@@ -14,15 +16,27 @@ def pool_fields(singles: tf.Tensor, listed: tf.Tensor, segments: tf.Tensor, list
             without a row is the zero vector and counts in the mean; padding must not be among them.
         segments: int32 [k], `impression * lists + position of the field among the multi-valued ones`.
         lists: number of multi-valued fields, L.
+        batch: int32 [], b; None: it is taken from `singles`. Where the caller has it, all slabs share the lists' lengths.
 
     Returns:
         float32 [b, S + L, d]; an empty list gives the zero vector.
     """
     if lists == 0:
         return singles
-    batch, dim = tf.shape(singles)[0], singles.shape[-1]
-    pooled = tf.math.unsorted_segment_mean(listed, segments, batch * lists)
+    batch, dim = tf.shape(singles)[0] if batch is None else batch, singles.shape[-1]
+    pooled = tf.math.unsorted_segment_sum(listed, segments, batch * lists) / list_lengths(segments, batch * lists)
     return tf.concat([singles, tf.reshape(pooled, [batch, lists, dim])], axis=1)
+
+
+def list_lengths(segments: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
+    """Return what the sum of each of `count` lists is divided by, float32 [count, 1]: how many values it has, at least 1.
+
+    Args:
+        segments: int32 [k], the list of each value.
+        count: int32 [].
+    """
+    lengths = tf.math.unsorted_segment_sum(tf.ones_like(segments, tf.float32), segments, count)
+    return tf.expand_dims(tf.maximum(lengths, 1.0), 1)
 
 
 def lay_together(vectors: tf.Tensor, fields: int, chunks: int, batch: tf.Tensor) -> tf.Tensor:

@@ -152,7 +152,8 @@ class Optimizer(ABC):
         layout = Layout(type(self).advance, len(widths), next(iter(widths.values())), dim, self.exact, storage)
         numbers = self._numbers(float(step))
         cast = numbers._make(np.float32(number) for number in numbers)
-        return partial(update_kernel(layout), cast, self._penalties(dim, step), rounding_salt(seed, step))
+        salt = rounding_salt(seed, step) if storage != "float32" else np.uint64(0)  # float32 is not rounded
+        return partial(update_kernel(layout), cast, self._penalties(dim, step), salt)
 
     @abstractmethod
     def _numbers(self, step: Value) -> NamedTuple:
