@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
 from features.canonical import NULL
-from features.schema import ColumnField, MultiValued, Numeric, Schema
-from spark_jobs.values import number, quoted
+from features.schema import MultiValued, Numeric, Schema
+from spark_jobs.counting import distinct_tokens
+from spark_jobs.moments import Moments, numbers_of
+from spark_jobs.values import quoted
 
 DAY = ""
 """The `field` of a metric of the whole day."""
 
+_COUNTS = ".counts"
 _TABLE = pa.schema([("field", pa.string()), ("metric", pa.string()), ("value", pa.float64())])
 
 
@@ -30,22 +39,46 @@ class Metric:
     value: float | None
 
 
-def aggregates(frame: DataFrame, schema: Schema) -> Iterator[Metric]:
-    """Yield the metrics of an `impressions` frame: those of the day that follow from kept records, then each field's.
+def aggregates(frame: DataFrame, schema: Schema, folder: Path) -> Iterator[Metric]:
+    """Yield the metrics of a day: those of the day that follow from kept records, then each field's.
 
-    Two passes: one of plain aggregates, one over the distinct values.
+    Spark counts distinct values, all fields in one query; Arrow adds up what it wrote.
+
+    Args:
+        frame: the `impressions` that `folder` holds.
+        schema: names the fields.
+        folder: of the artifact; counted values are put aside in it.
     """
-    plan = list(_plan(schema))
-    row = frame.agg(*(expression.alias(f"m{i}") for i, (_, _, expression) in enumerate(plan))).first()
-    rows = frame.count() if row is None else row[0]
-    yield from (Metric(field, metric, rounded(value)) for (field, metric, _), value in zip(plan, row or (), strict=True))
-    values = {found["field"]: found for found in _distinct(frame, schema).collect()}
-    for name, metric in (("user", "users"), ("item", "items")):
-        yield Metric(DAY, metric, float(values[name]["distinct"]) if name in values else 0.0)
-    for field in schema.column_fields():
-        found = values.get(field.name)
-        yield Metric(field.name, "distinct", float(found["distinct"]) if found else 0.0)
-        yield Metric(field.name, "top_share", (found["top"] / rows if found else 0.0) if rows else None)
+    records = pq.ParquetDataset(folder / "impressions").read(columns=["label", "timestamp_ms"])
+    label, stamps = records["label"], pc.min_max(records["timestamp_ms"]).as_py()
+    rows = len(label)
+    yield Metric(DAY, "rows_kept", float(rows))
+    yield Metric(DAY, "clicks", float(pc.sum(label).as_py() or 0))
+    yield Metric(DAY, "ctr", rounded(pc.mean(label).as_py()))
+    for edge in ("min", "max"):
+        yield Metric(DAY, f"{edge}_timestamp_ms", rounded(stamps[edge]))
+    names = ["user", "item", *(field.name for field in schema.column_fields())]
+    lists = {field.name for field in schema.column_fields() if isinstance(field, MultiValued)}
+    numbers = {2 + i: Moments() for i, field in enumerate(schema.column_fields()) if isinstance(field, Numeric)}
+    values = [_Values() for _ in names]
+    counts = folder / _COUNTS
+    _counted(frame, names, lists).write.parquet(str(counts))
+    for batch in pa.dataset.dataset(counts).to_batches():
+        field, n = (batch[name].to_numpy() for name in ("field", "n"))
+        for number in np.unique(field).tolist():
+            of_field = field == number
+            values[number].add(batch["value"].filter(pa.array(of_field)), n[of_field], numbers.get(number))
+    shutil.rmtree(counts)
+    yield Metric(DAY, "users", float(values[0].distinct))
+    yield Metric(DAY, "items", float(values[1].distinct))
+    for number, (name, found) in enumerate(zip(names, values, strict=True)):
+        if number < len(("user", "item")):
+            continue
+        yield Metric(name, "null_share", rounded(found.nulls / rows) if rows else None)
+        if number in numbers:
+            yield from _number_metrics(name, numbers[number], found, rows)
+        yield Metric(name, "distinct", float(found.distinct))
+        yield Metric(name, "top_share", found.top / rows if rows else None)
 
 
 def write_metrics(metrics: Iterable[Metric], path: Path) -> None:
@@ -65,44 +98,42 @@ def rounded(value: float | int | None) -> float | None:
     return None if value is None else float(f"{value:.12g}")
 
 
-def _plan(schema: Schema) -> Iterator[tuple[str, str, Column]]:
-    yield DAY, "rows_kept", F.count("*")
-    yield DAY, "clicks", F.coalesce(F.sum("label"), F.lit(0))
-    yield DAY, "ctr", F.avg("label")
-    yield DAY, "min_timestamp_ms", F.min("timestamp_ms")
-    yield DAY, "max_timestamp_ms", F.max("timestamp_ms")
-    for field in schema.column_fields():
-        yield field.name, "null_share", F.avg(_is_null(field).cast("int"))
-        if isinstance(field, Numeric):
-            yield from _number_plan(field.name)
+@dataclass
+class _Values:
+    """What is told of one column's values, over as many batches as are added; nulls are no value."""
+
+    nulls: int = 0
+    distinct: int = 0
+    top: int = 0
+    unreadable: int = 0
+
+    def add(self, values: pa.Array, n: NDArray[np.int64], moments: Moments | None) -> None:
+        """Add distinct values with how many records have each."""
+        present = pc.not_equal(values, NULL).to_numpy(zero_copy_only=False)
+        self.nulls += int(n[~present].sum())
+        self.distinct += int(np.count_nonzero(present))
+        self.top = max(self.top, int(n[present].max(initial=0)))
+        if moments is not None:
+            x = numbers_of(values)
+            self.unreadable += int(n[present & np.isnan(x)].sum())
+            moments.add(x, n)
 
 
-def _number_plan(name: str) -> Iterator[tuple[str, str, Column]]:
-    text = quoted(name)
-    value = number(text)
-    for metric, aggregate in (("mean", F.avg), ("std", F.stddev_pop), ("min", F.min), ("max", F.max)):
-        yield name, metric, aggregate(value)
-    yield name, "unreadable_share", F.avg((value.isNull() & (text != NULL)).cast("int"))
+def _number_metrics(name: str, moments: Moments, found: _Values, rows: int) -> Iterator[Metric]:
+    figures = {"mean": moments.mean, "std": moments.std, "min": moments.least, "max": moments.most}
+    for metric, figure in figures.items():
+        yield Metric(name, metric, rounded(figure) if moments.weight else None)
+    yield Metric(name, "unreadable_share", rounded(found.unreadable / rows) if rows else None)
 
 
-def _is_null(field: ColumnField) -> Column:
-    return F.size(quoted(field.name)) == 0 if isinstance(field, MultiValued) else quoted(field.name) == NULL
+def _counted(frame: DataFrame, names: Sequence[str], lists: Set[str]) -> DataFrame:
+    """How many records have each value of each column (by its place in `names`); of a list each value once."""
+    singles = F.array(*(_pair(i, quoted(name)) for i, name in enumerate(names) if name not in lists))
+    pairs = [F.transform(distinct_tokens(quoted(name)), partial(_pair, i)) for i, name in enumerate(names) if name in lists]
+    return (
+        frame.select(F.explode(F.concat(singles, *pairs)).alias("p")).groupBy("p.field", "p.value").agg(F.count("*").alias("n"))
+    )
 
 
-def _distinct(frame: DataFrame, schema: Schema) -> DataFrame:
-    """Per field the number of distinct values and the count of the most frequent one, nulls left out."""
-    singles = ["user", "item", *(f.name for f in schema.column_fields() if not isinstance(f, MultiValued))]
-    lists = [f.name for f in schema.column_fields() if isinstance(f, MultiValued)]
-    pairs = [F.array(*(_pair(name, quoted(name)) for name in singles))]
-    pairs += [_pairs(name) for name in lists]
-    long = frame.select(F.explode(F.concat(*pairs)).alias("p")).select("p.field", "p.value").where(F.col("value") != NULL)
-    sizes = long.groupBy("field", "value").agg(F.count("*").alias("n"))
-    return sizes.groupBy("field").agg(F.count("*").alias("distinct"), F.max("n").alias("top"))
-
-
-def _pair(name: str, value: Column) -> Column:
-    return F.struct(F.lit(name).alias("field"), value.alias("value"))
-
-
-def _pairs(name: str) -> Column:
-    return F.transform(F.array_distinct(quoted(name)), lambda value: _pair(name, value))
+def _pair(number: int, value: Column) -> Column:
+    return F.struct(F.lit(number).alias("field"), value.alias("value"))

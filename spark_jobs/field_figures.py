@@ -7,7 +7,6 @@ added up by NumPy, in one pass.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from dataclasses import field as attribute
@@ -18,8 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from features.canonical import NULL, NUMBER, python_pattern
+from features.canonical import NULL
 from features.schema import Numeric, Schema, Transform
+from spark_jobs.moments import Moments, numbers_of
 
 TAIL_BELOW = 10
 """A value seen less often than this in the window belongs to the tail."""
@@ -38,7 +38,6 @@ FIELDS = pa.schema(
 _DIGITS = 12
 _SIGNIFICANT = Context(prec=_DIGITS, rounding=ROUND_HALF_UP)
 _PLACES = Decimal(1).scaleb(-_DIGITS)
-_NUMBER = re.compile(python_pattern(NUMBER))
 _POWERS = 64
 
 Counts = NDArray[np.int64]
@@ -60,10 +59,7 @@ class FieldFigures:
     """Of the last day: values, new values, impressions, new impressions."""
     values_by_power: Counts = attribute(default_factory=lambda: np.zeros(_POWERS, np.int64))
     impressions_by_power: Counts = attribute(default_factory=lambda: np.zeros(_POWERS, np.int64))
-    weight: float = 0.0
-    mean: float = 0.0
-    squares: float = 0.0
-    """Σ n · (x - mean)² of the numbers so far."""
+    moments: Moments = attribute(default_factory=Moments)
 
     @property
     def cardinality(self) -> int:
@@ -91,23 +87,10 @@ class FieldFigures:
         # Exact: the sums stay below 2^53.
         self.impressions_by_power += np.bincount(power, weights=n, minlength=_POWERS).astype(np.int64)
         if self.numeric is not None:
-            self._add_numbers(self.numeric, values.to_pylist(), impressions)
-
-    def _add_numbers(self, numeric: Numeric, values: Iterable[str], impressions: Counts) -> None:
-        """Merge mean and squares by Chan, Golub and LeVeque's formula, which loses no digits to a large mean."""
-        x = np.array([_number(value) for value in values])
-        known = np.isfinite(x)
-        x, n = x[known], impressions[known].astype(np.float64)
-        if not len(x):
-            return
-        if numeric.transform is Transform.LOG:
-            x = np.sign(x) * np.log1p(np.abs(x))
-        weight = float(n.sum())
-        mean = float((x * n).sum()) / weight
-        apart, both = mean - self.mean, self.weight + weight
-        self.squares += float((n * (x - mean) ** 2).sum()) + apart**2 * self.weight * weight / both
-        self.mean += apart * weight / both
-        self.weight = both
+            x = numbers_of(values)
+            if self.numeric.transform is Transform.LOG:
+                x = np.sign(x) * np.log1p(np.abs(x))
+            self.moments.add(x, impressions)
 
     def histogram(self) -> Iterator[tuple[int, int, int]]:
         """Yield `at_least, values, impressions`: values seen at least 2^k and less than 2^(k+1) times."""
@@ -127,8 +110,8 @@ class FieldFigures:
             entropy = math.log(self.total) - self.log_sum / self.total
             shares = (self.once / self.cardinality, self.tail / self.total, entropy)
         moments: tuple[float | None, ...] = (None, None)
-        if self.weight:
-            moments = (_significant(self.mean), _significant(math.sqrt(self.squares / self.weight)))
+        if self.moments.weight:
+            moments = (_significant(self.moments.mean), _significant(self.moments.std))
         figures = (covered / max(impressions, 1), *shares)
         rounded = (None if figure is None else _rounded(figure) for figure in figures)
         return self.cardinality, covered, *rounded, self.new_value_rate(), *moments
@@ -175,11 +158,6 @@ def _runs(names: pa.Array) -> Iterator[tuple[str, int, int]]:
     for name, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
         yield name, start, end
         start = end
-
-
-def _number(text: str) -> float:
-    """The number that a canonical string spells, NaN where it spells none (the rule of `spark_jobs.values.number`)."""
-    return float(text) if _NUMBER.match(text) else math.nan
 
 
 def _rounded(value: float) -> float:

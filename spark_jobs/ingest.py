@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from pyspark.sql import DataFrame, Row, SparkSession
+import pyarrow.parquet as pq
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.errors import InputError, NoDataError
 from features.partition import Partition, day_of
 from features.schema import Schema
 from spark_jobs.aggregates import DAY, Metric, aggregates, counts, write_metrics
-from spark_jobs.files import write_sorted
+from spark_jobs.files import are_small, fitted, write_sorted
 from spark_jobs.negatives import MOMENT, recent, with_negatives
-from spark_jobs.records import REASON, RECORD, UNDATED, Reason, accounted, impressions, judged, moments, told_by_files
-from spark_jobs.settings import Negatives, Partitioning, Source
+from spark_jobs.records import REASON, UNDATED, Reason, accounted, as_json, impressions, judged, moments, told_by_files
+from spark_jobs.settings import Negatives, Partitioning, Source, fill_pattern
 from spark_jobs.sources import describe, join_side_tables, read_errors, read_log
 from spark_jobs.times import bounds_ms
 
 _ORDER = ("timestamp_ms", "record_id")
+_JUDGED = ".judged"
 _MINUTES_PER_DAY = 1440
 
 
@@ -58,12 +63,31 @@ def ingest(spark: SparkSession, source: Source, schema: Schema, partition: Parti
         raise NoDataError(f"the clock of {schema.timezone} skips {partition}: there is no such time")
     with read_errors(), ExitStack() as held:
         raw = _raw(spark, source, schema, partition, held)
-        records = held.enter_context(_persisted(judged(raw, source, schema, partition)))
+        records = judged(raw, source, schema, partition)
+        held.enter_context(fitted(spark, small=_is_small(raw, source, partition)))
         try:
-            return _write(spark, records, source, schema, partition, out)
+            return _write(spark, _put_aside(records, out), source, schema, partition, out)
         except NoDataError:
             _require_times(raw, source, schema)
             raise
+        finally:
+            shutil.rmtree(out / _JUDGED, ignore_errors=True)
+
+
+def _is_small(raw: DataFrame, source: Source, partition: Partition) -> bool:
+    """Whether the log's files and the side tables are; those that are not on this machine are not looked at."""
+    log = [unquote(urlsplit(uri).path) for uri in raw.inputFiles() if uri.startswith("file:")]
+    paths = [Path(name) for name in (*log, *(fill_pattern(table.path, partition) for table in source.side_tables))]
+    return bool(log) and all(path.exists() for path in paths) and are_small(paths)
+
+
+def _put_aside(records: DataFrame, out: Path) -> DataFrame:
+    """Write judged records and return them as read again: they are read several times, and the log only once.
+
+    A cached frame would do, but that of a client that was killed would stay in a resident server.
+    """
+    records.write.parquet(str(out / _JUDGED))
+    return records.sparkSession.read.schema(records.schema).parquet(str(out / _JUDGED))
 
 
 @contextmanager
@@ -102,23 +126,24 @@ def _write(
 ) -> IngestReport:
     joined = join_side_tables(spark, records.where(F.col(REASON).isNull()), source.side_tables, partition)
     kept = impressions(joined, schema, describe(source.path))
-    groups = records.groupBy(REASON, UNDATED).count().collect()
-    report, undated = _report(groups), sum(group["count"] for group in groups if group[UNDATED])
+    groups = pq.read_table(out / _JUDGED, columns=[REASON, UNDATED]).group_by([REASON, UNDATED]).aggregate([([], "count_all")])
+    counted = groups.to_pylist()
+    report, undated = _report(counted), sum(group["count_all"] for group in counted if group[UNDATED])
     _require_records(report, undated, source, schema, partition)
     write_sorted(kept, out / "impressions", _ORDER, report.rows_kept)
-    bad = records.where(F.col(REASON).isNotNull()).select(F.col(REASON).alias("reason"), F.col(RECORD).alias("record"))
+    bad = records.where(F.col(REASON).isNotNull()).select(F.col(REASON).alias("reason"), as_json(records).alias("record"))
     write_sorted(bad, out / "quarantine", ("reason", "record"), report.rows_quarantined)
     written = spark.read.schema(kept.schema).parquet(str(out / "impressions"))
-    write_metrics([*_counts(report, undated), *aggregates(written, schema)], out / "aggregates.parquet")
+    write_metrics([*_counts(report, undated), *aggregates(written, schema, out)], out / "aggregates.parquet")
     return report
 
 
-def _report(groups: list[Row]) -> IngestReport:
+def _report(groups: list[dict[str, Any]]) -> IngestReport:
     reasons = {reason.value: 0 for reason in Reason}
     for group in groups:
         if group[REASON] is not None:
-            reasons[group[REASON]] += group["count"]
-    rows_in, quarantined = sum(group["count"] for group in groups), sum(reasons.values())
+            reasons[group[REASON]] += group["count_all"]
+    rows_in, quarantined = sum(group["count_all"] for group in groups), sum(reasons.values())
     return IngestReport(rows_in, rows_in - quarantined, quarantined, reasons)
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import TimestampType
+from pyspark.sql.types import IntegralType, TimestampType
 
 from features.canonical import NULL
 from features.errors import InputError
@@ -14,8 +14,8 @@ from features.partition import Hour, Partition, day_of
 from features.schema import ColumnField, MultiValued, Schema, TimeUnit
 from spark_jobs.settings import Partitioning, Source
 from spark_jobs.sources import CORRUPT, column_type, describe, require_columns
-from spark_jobs.times import epoch_ms, in_partition, last_hour
-from spark_jobs.values import as_text, number, quoted, single_value, value_list
+from spark_jobs.times import epoch_ms, in_partition, last_hour, whole_ms
+from spark_jobs.values import as_text, canonical, is_nested, number, quoted, single_value, value_list
 
 REASON = "__reason"
 """Why a record is quarantined, null for one that is kept."""
@@ -23,10 +23,9 @@ REASON = "__reason"
 UNDATED = "__undated"
 """Whether a record's moment is unknown, so that it belongs to no day and no hour."""
 
-RECORD = "__record"
-"""The raw record as JSON."""
-
-_MS, _ID = "__ms", "__id"
+_MS, _ID, _SPELLED = "__ms", "__id", "__spelled"
+_EPOCH_MOST = 10**18 - 1
+"""The most that 18 digits spell (`features.canonical.EPOCH`)."""
 _NULL_MARK = "\x00"
 
 
@@ -53,6 +52,10 @@ def moments(raw: DataFrame, schema: Schema, where: str) -> Column:
     kind = column_type(raw, column)
     if isinstance(kind, TimestampType) and schema.timestamp.unit is not TimeUnit.ISO:
         raise InputError(f"column {column!r} of {where} holds times, not epochs: set `timestamp.unit: iso`")
+    if isinstance(kind, IntegralType) and schema.timestamp.unit is not TimeUnit.ISO:
+        # The same as by way of text, which costs a regular expression for each record of the log.
+        count = quoted(column).cast("long")
+        return whole_ms(F.when(count.between(-_EPOCH_MOST, _EPOCH_MOST), count), schema.timestamp.unit)
     return epoch_ms(single_value(column, kind), schema.timestamp)
 
 
@@ -83,7 +86,7 @@ def accounted(ms: Column, source: Source, schema: Schema, partition: Partition) 
 
 
 def judged(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> DataFrame:
-    """Return the raw records that are accounted for in a day or hour: moment, identity and `REASON`, `UNDATED`, `RECORD` added.
+    """Return the raw records that are accounted for in a day or hour: moment, identity, `REASON` and `UNDATED` added.
 
     A malformed line goes to the partition that can be read from it, if one can.
     """
@@ -99,8 +102,12 @@ def judged(raw: DataFrame, source: Source, schema: Schema, partition: Partition)
         F.when(F.col("__n") > 1, F.xxhash64(_ID, "__n")).otherwise(F.col(_ID)).alias(_ID),
         _reason(raw, source, schema, partition).alias(REASON),
         F.col(_MS).isNull().alias(UNDATED),
-        F.to_json(F.struct(*(quoted(name) for name in raw.columns))).alias(RECORD),
     )
+
+
+def as_json(records: DataFrame) -> Column:
+    """Return the raw record (JSON) of each of `judged`."""
+    return F.to_json(F.struct(*(quoted(name) for name in records.columns if name not in (_MS, _ID, REASON, UNDATED))))
 
 
 def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
@@ -111,15 +118,40 @@ def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
     """
     columns = {schema.source_column(field): f"field {field.name!r}" for field in schema.column_fields()}
     require_columns(records.columns, {**columns, **dict.fromkeys(schema.extras, "`extras`")}, where)
-    return records.select(
+    # The rules of spelling are planned once for an array of all texts, and not once for each column.
+    texts = {name: column_type(records, name) for name in _texts(records, schema)}
+    spelled = F.transform(F.array(*(as_text(quoted(name), kind) for name, kind in texts.items())), canonical)
+    stamped = records.withColumn(_SPELLED, spelled) if texts else records
+    place = {name: i for i, name in enumerate(texts)}
+
+    def value(name: str) -> Column:
+        """Return the canonical strings of a column of single values."""
+        return F.col(_SPELLED)[place[name]] if name in place else _single(records, name)
+
+    def field(each: ColumnField) -> Column:
+        """Return a field's canonical strings, or lists of them."""
+        name = schema.source_column(each)
+        if isinstance(each, MultiValued):
+            return value_list(name, column_type(records, name), each.separator)
+        return value(name)
+
+    return stamped.select(
         F.col(_ID).alias("record_id"),
         _label(records, schema).cast("byte").alias("label"),
         F.col(_MS).alias("timestamp_ms"),
-        _single(records, schema.user).alias("user"),
-        _single(records, schema.item).alias("item"),
-        *(_field(records, schema, field).alias(field.name) for field in schema.column_fields()),
+        value(schema.user).alias("user"),
+        value(schema.item).alias("item"),
+        *(field(each).alias(each.name) for each in schema.column_fields()),
         *(quoted(name) for name in schema.extras),
     )
+
+
+def _texts(records: DataFrame, schema: Schema) -> list[str]:
+    """The columns of single values whose spelling is in question: integers have one only, and lists are refused later."""
+    fields = (schema.source_column(field) for field in schema.column_fields() if not isinstance(field, MultiValued))
+    names = dict.fromkeys((schema.user, schema.item, *fields))
+    kinds = {name: column_type(records, name) for name in names}
+    return [name for name, kind in kinds.items() if not (isinstance(kind, IntegralType) or is_nested(kind))]
 
 
 def digest(raw: DataFrame) -> Column:
@@ -152,10 +184,3 @@ def _label(frame: DataFrame, schema: Schema) -> Column:
 
 def _single(frame: DataFrame, name: str) -> Column:
     return single_value(name, column_type(frame, name))
-
-
-def _field(frame: DataFrame, schema: Schema, field: ColumnField) -> Column:
-    name = schema.source_column(field)
-    if isinstance(field, MultiValued):
-        return value_list(name, column_type(frame, name), field.separator)
-    return _single(frame, name)

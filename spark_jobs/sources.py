@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import reduce
 
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
@@ -27,6 +28,7 @@ _READ_FAILURES = re.compile(
 )
 _FILE = re.compile(r"(?:file:/+|[a-z0-9]+://)[^\s,;'\"]+?(?=[.,;:'\"]?(?:\s|$))")
 _SHOWN_COLUMNS = 40
+_SHOWN_REPEATS = 5
 
 
 def read_log(spark: SparkSession, source: Source, partition: Partition) -> DataFrame:
@@ -54,10 +56,13 @@ def join_side_tables(spark: SparkSession, frame: DataFrame, tables: Iterable[Sid
     Raises:
         InputError: a table's file or column is missing, its id repeats, or its columns clash with the log's.
     """
+    sides = []
     for table in tables:
         side = _side_columns(_read_side(spark, table, partition), table)
-        _refuse_clash(frame, side, table)
-        _refuse_repeats(side, table)
+        _refuse_clash([*frame.columns, *(name for _, other in sides for name in other.columns if name != _JOIN_KEY)], side, table)
+        sides.append((table, side))
+    _refuse_repeats(sides)
+    for table, side in sides:
         key = _canonical(frame, table.key)
         frame = frame.withColumn(_JOIN_KEY, key).join(F.broadcast(side), _JOIN_KEY, "left").drop(_JOIN_KEY)
     return frame
@@ -180,21 +185,26 @@ def _side_columns(side: DataFrame, table: SideTable) -> DataFrame:
     return side.select(_canonical(side, key).alias(_JOIN_KEY), *chosen).where(F.col(_JOIN_KEY) != NULL)
 
 
-def _refuse_clash(frame: DataFrame, side: DataFrame, table: SideTable) -> None:
-    require_columns(frame.columns, {table.key: f"the join with {table.path}"}, "the log")
-    clashes = sorted(set(side.columns) & set(frame.columns))
+def _refuse_clash(columns: list[str], side: DataFrame, table: SideTable) -> None:
+    require_columns(columns, {table.key: f"the join with {table.path}"}, "the log")
+    clashes = sorted(set(side.columns) & set(columns))
     if clashes:
         raise InputError(f"side table {table.path} and the log both have columns {clashes}: list `columns` or set a `prefix`")
 
 
-def _refuse_repeats(side: DataFrame, table: SideTable) -> None:
+def _refuse_repeats(sides: Sequence[tuple[SideTable, DataFrame]]) -> None:
+    """Refuse tables with an id twice, all of them in one query; the first table that has one is named."""
+    if not sides:
+        return
+    ids = (side.select(F.lit(number).alias("number"), _JOIN_KEY) for number, (_, side) in enumerate(sides))
+    counted = reduce(DataFrame.unionByName, ids).groupBy("number", _JOIN_KEY).count()
     with read_errors():
-        repeats = side.groupBy(_JOIN_KEY).count().where("count > 1").orderBy(_JOIN_KEY).limit(5).collect()
+        repeats = counted.where("count > 1").orderBy("number", _JOIN_KEY).limit(_SHOWN_REPEATS).collect()
     if repeats:
-        ids = ", ".join(f"{row[0]!r} ({row[1]} times)" for row in repeats)
-        raise InputError(
-            f"side table {table.path}: {table.table_key or table.key} must be unique, but repeats: {ids}. Keep one record per id."
-        )
+        table = sides[repeats[0][0]][0]
+        shown = ", ".join(f"{value!r} ({count} times)" for number, value, count in repeats if number == repeats[0][0])
+        key = table.table_key or table.key
+        raise InputError(f"side table {table.path}: {key} must be unique, but repeats: {shown}. Keep one record per id.")
 
 
 def _canonical(frame: DataFrame, name: str) -> Column:

@@ -32,10 +32,14 @@ def epoch_ms(raw: Column, timestamp: Timestamp) -> Column:
     """
     if timestamp.unit is TimeUnit.ISO:
         return _iso_ms(raw, offset_seconds(timestamp.assume_offset))
-    count = F.when(raw.rlike(EPOCH), raw).otherwise(None).cast("long")
-    if timestamp.unit is TimeUnit.SECONDS:
+    return whole_ms(F.when(raw.rlike(EPOCH), raw).otherwise(None).cast("long"), timestamp.unit)
+
+
+def whole_ms(count: Column, unit: TimeUnit) -> Column:
+    """Return the milliseconds (long) of epochs (long) in a unit, null where they are too many."""
+    if unit is TimeUnit.SECONDS:
         return F.try_multiply(count, F.lit(1000).cast("long"))
-    return count if timestamp.unit is TimeUnit.MILLISECONDS else floor_div(count, 1000)
+    return count if unit is TimeUnit.MILLISECONDS else floor_div(count, 1000)
 
 
 def time_part(ms: Column, part: TimePart, timezone: str) -> Column:
