@@ -37,6 +37,7 @@ def test_quotas_by_hand(tmp_path, monkeypatch, files, own, expected):
     assert available_cpus(*groups(tmp_path, files, own)) == expected
 
 
+@pytest.mark.process
 def test_affinity_counts_not_the_machine_s_cpus(tmp_path):
     """In a process of its own that may run on one CPU."""
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
