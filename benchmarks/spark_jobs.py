@@ -8,6 +8,9 @@ start-up is left out and shown: the session, and one small day through every job
     incremental_over_day_w   seconds of a day after the window is full over those of the first such day (medians over repeats)
     hub_over_plain           counting a relation one of whose values is in every row, over the same rows with five values
 
+With `--warm N` one resident server does all of it, and each size is worked through N times before it is measured: what a day
+costs where the server has run for days.
+
 CPU seconds stand beside seconds: on a machine that is shared they say more. Everything is written below `--folder` and removed.
 """
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pyspark.sql import Column, DataFrame, SparkSession
 
 RECORDS_PER_FILE = 1_000_000
-SMALL_BYTES = 16 * 2**20
+SMALL_BYTES = 4 * 2**20
 """Up to so many bytes of Parquet are worked on in the way that is the least to plan."""
 
 _FOR_SMALL = {

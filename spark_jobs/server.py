@@ -77,10 +77,18 @@ class SparkServer:
         }
         return {**{name: value for name, value in inherited.items() if name != REMOTE_VARIABLE}, **own}
 
-    def command(self, folder: Path) -> list[str]:
-        """Return the command that runs the server in the foreground; its settings are written into `folder`."""
+    def command(self, folder: Path, session: SparkSettings | None = None) -> list[str]:
+        """Return the command that runs the server in the foreground; its settings are written into `folder`.
+
+        Args:
+            folder: an existing folder.
+            session: master and memory; by default the settings' own, and `SPARK_DRIVER_MEMORY`.
+        """
         settings = folder / "spark.properties"
-        settings.write_text("".join(f"{name} {value}\n" for name, value in self._settings().items()), encoding="utf-8")
+        own = session or SparkSettings()
+        memory = own.driver_memory if session else os.environ.get(MEMORY_VARIABLE) or own.driver_memory
+        values = self._settings(own.master, memory)
+        settings.write_text("".join(f"{name} {value}\n" for name, value in values.items()), encoding="utf-8")
         submit = _spark_home() / "bin" / "spark-submit"
         return [str(submit), "--properties-file", str(settings), "--class", _MAIN_CLASS, "spark-internal"]
 
@@ -94,11 +102,10 @@ class SparkServer:
         """Whether the server accepts connections."""
         return accepts_connections(self.url)
 
-    def _settings(self) -> dict[str, str]:
-        defaults = SparkSettings()
+    def _settings(self, master: str, memory: str) -> dict[str, str]:
         return {
-            **process_settings(os.environ.get(MEMORY_VARIABLE) or defaults.driver_memory),
-            "spark.master": defaults.master,
+            **process_settings(memory),
+            "spark.master": master,
             "spark.app.name": "elastic-ctr",
             "spark.connect.grpc.binding.address": "127.0.0.1",
             "spark.connect.grpc.binding.port": str(self.port),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,10 @@ import typer
 from elastic_peers.environments import NoEnvironment, interpreter
 
 from pipelines import console
+from pipelines.services.control import START_TIMEOUT_S, start_spark
+from pipelines.services.processes import Process, free_ports, stop_all, wait_until
+from spark_jobs.server import SparkServer
+from spark_jobs.settings import SparkSettings
 from spark_jobs_parts.compare import require_equal
 from spark_jobs_parts.impressions import RELATIONS, relations, write_day
 from spark_jobs_parts.ours import FIRST, GRAPH, STATISTICS
@@ -39,6 +44,10 @@ class Machine:
     threads: int
     memory: str
     shuffle_partitions: int
+    server: Process | None = None
+    """The resident Spark server; None for a local session in each process."""
+    before: int = 0
+    """How often a day is worked through before it is measured."""
 
     @property
     def spark(self) -> dict[str, Any]:
@@ -58,6 +67,7 @@ def main(
     day_rows: Annotated[int, typer.Option(help="Impressions a day of the incremental part.")] = 300_000,
     repeats: Annotated[int, typer.Option(min=1, help="Of the incremental part.")] = 3,
     hub_rows: Annotated[int, typer.Option(help="Rows of the part with a hub; 0 leaves the part out.")] = 2_000_000,
+    warm: Annotated[int, typer.Option(help="Over one Spark server, each size so often before it counts; 0: local.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG here.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Where scratch goes; a temporary folder by default.")] = None,
     environments: Annotated[Path, typer.Option(help="Where DuckDB's environment is kept.")] = _CACHE,
@@ -71,6 +81,8 @@ def main(
         raise typer.Exit(_WORTH_A_RETRY) from error
     scratch = Path(tempfile.mkdtemp(dir=folder))
     try:
+        if warm:
+            machine = replace(machine, server=_started(machine, scratch), before=warm)
         detail = {size: _size(count, declared, machine, duck, scratch / size) for size, count in rows.items()}
         told = _told(detail)
         if window:
@@ -78,10 +90,20 @@ def main(
         if hub_rows:
             told |= _hub(machine, hub_rows, scratch / "hub")
     finally:
+        stop_all(scratch, grace_s=10)
         shutil.rmtree(scratch)
     if plot and detail:
         plot_sizes({name: _per_million(detail, key) for name, key in (("ours", "spark"), ("DuckDB", "duckdb"))}, plot)
     _show(told, as_json)
+
+
+def _started(machine: Machine, folder: Path) -> Process:
+    """Start a Spark server, for this process and those that it starts."""
+    server = SparkServer.new(free_ports(1)[0])
+    process = start_spark(server, folder, SparkSettings(**machine.spark))
+    wait_until(server.answers, [process], START_TIMEOUT_S, "Spark")
+    os.environ.update(server.client_environment())
+    return process
 
 
 def _rows(size: str) -> int:
@@ -95,7 +117,8 @@ def _size(rows: int, declared: str, machine: Machine, duck: Path, scratch: Path)
     """One day of so many rows by both systems, and their results compared."""
     typer.echo(f"{rows:,} impressions", err=True)
     impressions = write_day(scratch / "day", FIRST, rows)
-    spark = _ours(machine, scratch, "once", names=declared, impressions=str(impressions), out=str(scratch / "ours"))
+    arguments = {"names": declared, "impressions": str(impressions), "out": str(scratch / "ours")}
+    spark = _ours(machine, scratch, "once", **arguments, before=machine.before)
     theirs = scratch / "duckdb"
     theirs.mkdir()
     parts = {
@@ -118,7 +141,8 @@ def _system(told: Mapping[str, Any], rows: int) -> dict[str, Any]:
 
 def _ours(machine: Machine, scratch: Path, job: str, **arguments: Any) -> dict[str, Any]:
     request = {"spark": machine.spark, "scratch": str(scratch / "warm_up"), "job": job, "arguments": arguments}
-    return answer([sys.executable, "-m", "spark_jobs_parts.ours", json.dumps(request)])
+    command = [sys.executable, "-m", "spark_jobs_parts.ours", json.dumps(request)]
+    return answer(command, machine.server.pid if machine.server else None)
 
 
 def _per_million(detail: Mapping[str, Any], system: str) -> dict[str, float]:

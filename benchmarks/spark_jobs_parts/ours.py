@@ -6,6 +6,7 @@ What starts (the session, then one small day through every job, so that classes 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import time
@@ -25,16 +26,24 @@ from spark_jobs.feature_statistics import feature_statistics
 from spark_jobs.session import spark_session
 from spark_jobs.settings import GraphSettings, SparkSettings, StatisticsSettings
 from spark_jobs_parts.impressions import RELATIONS, SCHEMA, relations, write_day
+from spark_jobs_parts.process import SERVER_PID
 
 FIRST = date(2026, 1, 1)
 GRAPH, STATISTICS = GraphSettings(), StatisticsSettings()
 HUB_RELATION = Relation(left="device", right="item_id")
 _WARM_ROWS = 20_000
+_SERVER = int(os.environ.get(SERVER_PID, "0"))
 
 
-def once(spark: SparkSession, names: str, impressions: str, out: str) -> dict[str, Any]:
-    """Statistics and graph of one day, each from its impressions; results stay below `out`."""
+def once(spark: SparkSession, names: str, impressions: str, out: str, before: int = 0) -> dict[str, Any]:
+    """Statistics and graph of one day, each from its impressions; results stay below `out`.
+
+    The same day is worked through `before` times first: what a server that has run for days makes of it.
+    """
     source, target = Path(impressions), Path(out)
+    for _ in range(before):
+        once(spark, names, impressions, out)
+        shutil.rmtree(target)
     declared = GRAPH.model_copy(update={"relations": relations(names)})
     jobs: dict[str, Callable[[Path], Any]] = {
         "statistics": partial(feature_statistics, spark, SCHEMA, {FIRST: source}, {}, FIRST, STATISTICS),
@@ -83,8 +92,10 @@ def _measured(job: Callable[[Path], Any], folder: Path) -> dict[str, float]:
 
 
 def _cpu_s() -> float:
+    """CPU seconds of this process, of what it started, and of the Spark server where there is one."""
     own = psutil.Process()
-    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    server = [psutil.Process(_SERVER)] if _SERVER else []
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True), *server)]
     return sum(each.user + each.system for each in times)
 
 

@@ -13,6 +13,9 @@ from typing import Any
 import psutil
 
 _HERE = Path(__file__).resolve().parents[1]
+SERVER_PID = "ELASTIC_CTR_BENCHMARK_SPARK"
+"""The process id of the resident Spark server, where there is one."""
+
 _EVERY_S = 0.1
 _TAIL = 2000
 
@@ -21,16 +24,20 @@ class JobFailed(Exception):
     """A process ended with an error; the message holds the end of what it printed."""
 
 
-def answer(command: Sequence[str]) -> dict[str, Any]:
+def answer(command: Sequence[str], server: int | None = None) -> dict[str, Any]:
     """Run a command and return the JSON of its last line, with `peak_gib` beside: resident memory of the whole tree.
+
+    Args:
+        command: what to run.
+        server: the process id of a Spark server that it uses, whose memory counts too.
 
     Raises:
         JobFailed: it ended with an error.
     """
     path = os.pathsep.join(filter(None, (str(_HERE), str(_HERE.parent), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": path}
+    environment = {**os.environ, "PYTHONPATH": path, SERVER_PID: str(server or 0)}
     process = subprocess.Popen(list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-    watch = _Watch(process.pid)
+    watch = _Watch(process.pid, server)
     out, errors = process.communicate()
     peak = watch.stop()
     if process.returncode:
@@ -40,10 +47,11 @@ def answer(command: Sequence[str]) -> dict[str, Any]:
 
 
 class _Watch:
-    """A thread that looks at a process tree ten times a second."""
+    """A thread that looks at a process tree, and at a server beside it, ten times a second."""
 
-    def __init__(self, pid: int) -> None:
-        self._root, self._peak, self._over = psutil.Process(pid), 0, threading.Event()
+    def __init__(self, pid: int, server: int | None) -> None:
+        self._roots = [psutil.Process(each) for each in (pid, server) if each]
+        self._peak, self._over = 0, threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
@@ -55,7 +63,7 @@ class _Watch:
 
     def _look(self) -> None:
         while not self._over.wait(_EVERY_S):
-            self._peak = max(self._peak, _resident(self._root))
+            self._peak = max(self._peak, sum(_resident(root) for root in self._roots))
 
 
 def _resident(root: psutil.Process) -> int:

@@ -29,6 +29,7 @@ from pipelines.services.environment import (
 from pipelines.services.processes import Process, free_ports, start, stop_all, wait_until
 from pipelines.services.stage_server import can_listen
 from spark_jobs.server import REMOTE_VARIABLE, SparkServer, accepts_connections
+from spark_jobs.settings import SparkSettings
 
 RUN_FOLDER_VARIABLE = "ELASTIC_CTR_RUN_DIR"
 START_TIMEOUT_S = 240.0
@@ -148,12 +149,12 @@ def start_stage_server(layout: Layout) -> Process:
     return start("stage-server", argv, stage_server_environment(layout), layout.folder, REPOSITORY)
 
 
-def start_spark(server: SparkServer, folder: Path) -> Process:
+def start_spark(server: SparkServer, folder: Path, session: SparkSettings | None = None) -> Process:
     """Start a Spark server, its settings and clients' variables below the run folder; it is not waited for."""
     home = folder / "spark"
     home.mkdir(parents=True, exist_ok=True)
     server.write_client_environment(home / CLIENT_ENVIRONMENT)
-    return start("spark", server.command(home), spark_environment(server), folder, home)
+    return start("spark", server.command(home, session), spark_environment(server), folder, home)
 
 
 def new_layout(folder: Path) -> Layout:
