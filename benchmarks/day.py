@@ -6,7 +6,7 @@ impressions. The first day of a way is cold: services or process have just start
 CPU seconds are those of the whole tree of processes, Spark's JVM and Airflow's own included. `airflow_day_s`,
 `airflow_day_cpu_s`, `run_day_s` and `run_day_cpu_s` are means over the warm days of the first data set named;
 `stages` has, of the same days, each stage's seconds in both ways and CPU seconds in the second. `steps` has what a training
-step costs (`day_parts/steps.py`), with `--against REVISION` beside that revision's code in the same run.
+step costs (`day_parts/steps.py`), with `--against REVISION` in turns with that revision's code in the same run.
 """
 
 from __future__ import annotations

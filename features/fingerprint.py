@@ -32,12 +32,12 @@ def keys(vocabulary: str, tokens: pa.Array) -> NDArray[np.int64]:
         >>> keys("city", pa.array(["Oslo", ""])).tolist()
         [-2388181361236476783, 5592325092578977970]
     """
-    spelled = pc.if_else(
+    texts = pc.if_else(
         pc.equal(tokens, NULL),
         vocabulary + NULL_MARK,
         pc.binary_join_element_wise(vocabulary, tokens, SEPARATOR),
     )
-    return fingerprint64(spelled)
+    return fingerprint64(texts)
 
 
 def fingerprint64(strings: pa.Array) -> NDArray[np.int64]:
@@ -95,7 +95,7 @@ def _hash_32_bytes(text: Text, at: int, a: np.uint64, b: np.uint64) -> tuple[np.
 
 @njit(cache=True)
 def _hash(text: Text) -> np.uint64:
-    """FarmHash64 of bytes; every length class has a formula of its own."""
+    """FarmHash64 of bytes; each range of lengths has its own formula."""
     size = len(text)
     length = np.uint64(size)
     if size == 0:

@@ -1,6 +1,6 @@
 """What `elastic-ctr run` does, a line of JSON a stage: `run_worker.py CONFIG WORKSPACE DAY…`.
 
-A process of its own, so that the first day is cold: libraries, kernels and Spark start in it.
+A separate process, so that the first day is cold: libraries, kernels and Spark start in it.
 """
 
 from __future__ import annotations

@@ -2,14 +2,14 @@
 
 Importing TensorFlow, Great Expectations and MLflow takes longer than most stages work. The standard
 library's fork server (`multiprocessing`, start method `forkserver`) imports them once; a stage is then
-a fork of it, in a session of its own, with its own environment, folder, output and exit code.
+a fork of it, with its own session, environment, folder, output and exit code.
 
-Only libraries of others are preloaded. A stage imports this project anew, so that a change of source
-is picked up by the next stage.
+Only third-party libraries are preloaded. A stage imports this project's source itself, so that a
+change of source is picked up by the next stage.
 
 `python -m pipelines.services.stage_server SOCKET` serves; `connect` is for clients. What is sent:
 
-1. client: one byte with a socket for the stage's output, then a line of JSON, a `Request`;
+1. client: one byte with a socket for the stage's output, then a line of JSON, a `ModuleRun`;
 2. server: a line `{"pid": …}` when the stage has its own session, or `{"refused": "why"}`;
 3. server: a line `{"exit_code": …}` at the end, negative if a signal killed the stage.
 
@@ -59,7 +59,7 @@ PRELOADED = (
     "rich.console",
     "typer",
 )
-"""Libraries that stages use. None of them starts threads of its own that hold locks when it is imported
+"""Libraries that stages use. None of them, when it is imported, starts threads that hold locks
 (TensorFlow 2.21, Great Expectations 1.24, MLflow 3.17, PySpark 4.3): forking them is safe until the
 first operation, and the fork server never runs one."""
 
@@ -84,7 +84,7 @@ _HARMLESS = ("PYTHONUNBUFFERED",)
 
 
 @dataclass(frozen=True)
-class Request:
+class ModuleRun:
     """`python -m <module> <arguments>`, to be run in a folder with an environment (all of it)."""
 
     module: str
@@ -141,7 +141,7 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
     address = environment.get(SOCKET_VARIABLE)
     if not address or list(argv[:2]) != [sys.executable, "-m"]:
         return None
-    request = Request(argv[2], list(argv[3:]), dict(environment), str(Path.cwd()))
+    request = ModuleRun(argv[2], list(argv[3:]), dict(environment), str(Path.cwd()))
     connection, (output, stage_output) = socket.socket(socket.AF_UNIX), socket.socketpair()
     with stage_output:
         try:
@@ -178,7 +178,7 @@ class _Handler(socketserver.BaseRequestHandler):
         _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
         with socket.socket(fileno=descriptors[0]) as output:
             with connection.makefile("rb") as lines:
-                request = Request(**_read(lines))
+                request = ModuleRun(**_read(lines))
             if differing := _read_too_late(request.environment):
                 why = f"{', '.join(differing)} differ from the server's"
                 print(f"refused {request.module} {request.arguments}: {why}", flush=True)
@@ -201,7 +201,7 @@ class _Handler(socketserver.BaseRequestHandler):
             _send(connection, exit_code=process.exitcode)
 
 
-def _run_stage(request: Request, output: socket.socket, client: socket.socket) -> None:
+def _run_stage(request: ModuleRun, output: socket.socket, client: socket.socket) -> None:
     """Become the stage: what `subprocess.Popen(start_new_session=True)` sets up, then the module."""
     os.setsid()
     with output, client:
