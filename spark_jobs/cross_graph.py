@@ -158,8 +158,8 @@ class _Build:
         sums = sums.sort_by([("field", "ascending"), ("token", "ascending")])
         fields = sums["field"].value_counts().to_pylist()
         sizes = {each["values"]: each["counts"] for each in fields}
-        node = np.concatenate([np.arange(size, dtype=np.int32) for size in sizes.values()]) if sizes else []
-        nodes = sums.append_column("node", pa.array(node, pa.int32()))
+        node = np.concatenate([np.arange(size, dtype=np.int32) for size in (0, *sizes.values())])
+        nodes = sums.append_column("node", pa.array(node))
         pq.write_table(nodes.select(NODE_COLUMNS.names).cast(NODE_COLUMNS), self.out / NODES)
         known = ends.join(nodes.select(["field", "token", "node"]), ["field", "token"], join_type="inner")
         columns = ["relation", "side", "token", "node", "impressions"]

@@ -56,7 +56,7 @@ def join_side_tables(spark: SparkSession, frame: DataFrame, tables: Iterable[Sid
     Raises:
         InputError: a table's file or column is missing, its id repeats, or its columns clash with the log's.
     """
-    sides = []
+    sides: list[tuple[SideTable, DataFrame]] = []
     for table in tables:
         side = _side_columns(_read_side(spark, table, partition), table)
         _refuse_clash([*frame.columns, *(name for _, other in sides for name in other.columns if name != _JOIN_KEY)], side, table)
