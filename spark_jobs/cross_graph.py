@@ -158,8 +158,7 @@ class _Build:
         sums = sums.sort_by([("field", "ascending"), ("token", "ascending")])
         fields = sums["field"].value_counts().to_pylist()
         sizes = {each["values"]: each["counts"] for each in fields}
-        numbers = [np.arange(size, dtype=np.int32) for size in sizes.values()]
-        node = np.concatenate([np.empty(0, np.int32), *numbers])
+        node = np.concatenate([np.arange(size, dtype=np.int32) for size in (0, *sizes.values())])
         nodes = sums.append_column("node", pa.array(node))
         pq.write_table(nodes.select(NODE_COLUMNS.names).cast(NODE_COLUMNS), self.out / NODES)
         known = ends.join(nodes.select(["field", "token", "node"]), ["field", "token"], join_type="inner")

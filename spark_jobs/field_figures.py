@@ -7,7 +7,7 @@ added up by NumPy, in one pass.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -171,5 +171,5 @@ def _significant(value: float) -> float:
 
 
 def _table(schema: pa.Schema, rows: Iterable[tuple[object, ...]]) -> pa.Table:
-    columns: list[tuple[object, ...]] = list(zip(*rows, strict=True)) or [() for _ in schema]
+    columns: list[Sequence[object]] = list(zip(*rows, strict=True)) or [[] for _ in schema]
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)

@@ -110,9 +110,9 @@ class SparkServer:
             "spark.connect.grpc.binding.address": "127.0.0.1",
             "spark.connect.grpc.binding.port": str(self.port),
             "spark.driver.extraJavaOptions": _JAVA_OPTIONS,
-            # A stage that was killed neither cancels its query nor closes its session: the server does, soon after.
+            # A stage that was killed does not cancel its query: the server does, soon after. Its session ends after the
+            # default hour of idleness; less would end those of stages that compute for long between two queries.
             "spark.connect.execute.manager.detachedTimeout": "30s",
-            "spark.connect.session.manager.defaultSessionTimeout": "10m",
         }
 
 

@@ -71,12 +71,13 @@ def _local_session(settings: SparkSettings, app_name: str) -> SparkSession:
         **process_settings(settings.driver_memory),
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
     }
-    builder = SparkSession.builder.master(settings.master).appName(app_name)
-    builder = builder.config(map={**_results(settings), **surroundings})
-    # Spark's builder takes the variable for a wish, whatever its own settings say.
+    options = {**_results(settings), **surroundings}
+    # Spark's builder takes these variables for a wish, whatever its own settings say. The second one is
+    # set by a session of a server, and inherited by what its process starts.
     named = os.environ.pop(REMOTE_VARIABLE, None)
+    os.environ.pop("SPARK_CONNECT_MODE_ENABLED", None)
     try:
-        return builder.getOrCreate()
+        return SparkSession.builder.master(settings.master).appName(app_name).config(map=options).getOrCreate()
     finally:
         if named is not None:
             os.environ[REMOTE_VARIABLE] = named

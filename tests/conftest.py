@@ -142,9 +142,9 @@ def spark_server(pytestconfig: pytest.Config) -> None:
     os.environ.update(line.split("=", 1) for line in variables.read_text().splitlines())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def spark(spark_server: None) -> Iterator[object]:
-    """One session for all Spark tests of this process."""
+    """One session for the Spark tests of a file: the server ends sessions that were idle for an hour."""
     from spark_jobs.session import spark_session
     from spark_jobs.settings import SparkSettings
 
