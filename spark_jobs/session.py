@@ -57,7 +57,8 @@ def _remote_session(url: str, settings: SparkSettings, app_name: str) -> SparkSe
         )
     builder = SparkSession.builder.remote(url).appName(app_name).config(map=_results(settings))
     try:
-        return builder.getOrCreate()
+        # One of its own, so that to release it disturbs no other block of this process.
+        return builder.create()
     except PySparkException as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"the Spark server at {shown} refuses a session (is the token right?): {reason}") from error

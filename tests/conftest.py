@@ -150,6 +150,7 @@ def spark(spark_server: None) -> Iterator[object]:
 
     with spark_session(SparkSettings(master="local[2]", shuffle_partitions=2)) as session:
         yield session
+        session.stop()
 
 
 @pytest.fixture(scope="session")

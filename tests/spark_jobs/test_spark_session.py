@@ -96,3 +96,9 @@ def test_what_is_no_address_is_refused(monkeypatch):
         spark_session(SparkSettings()).__enter__()
     with pytest.raises(ValidationError, match="remote"):
         SparkSettings(remote="localhost:15002")
+
+
+def test_a_block_within_another_releases_its_own_session_only(spark):
+    with spark_session(SETTINGS) as inner:
+        assert inner.range(3).count() == 3
+    assert spark.range(4).count() == 4
