@@ -29,10 +29,10 @@ _FOR_SMALL = {
 }
 
 
-def are_small(paths: Iterable[Path]) -> bool:
-    """Return whether Parquet files, and those in folders, are small together."""
+def are_small(paths: Iterable[Path], factor: int = 1) -> bool:
+    """Return whether Parquet files, and those in folders, have at most `factor` times `SMALL_BYTES` together."""
     files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*.parquet")))
-    return sum(file.stat().st_size for file in files) <= SMALL_BYTES
+    return sum(file.stat().st_size for file in files) <= factor * SMALL_BYTES
 
 
 @contextmanager

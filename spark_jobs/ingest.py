@@ -74,11 +74,16 @@ def ingest(spark: SparkSession, source: Source, schema: Schema, partition: Parti
             shutil.rmtree(out / _JUDGED, ignore_errors=True)
 
 
+_LOG_FACTOR = 4
+"""How much larger a small log may be than a small partition: its files may hold several days, and columns nobody asks for.
+Measured on KuaiRand, whose 14,000 records a day are read from 11 MB."""
+
+
 def _is_small(raw: DataFrame, source: Source, partition: Partition) -> bool:
     """Whether the log's files and the side tables are; those that are not on this machine are not looked at."""
     log = [unquote(urlsplit(uri).path) for uri in raw.inputFiles() if uri.startswith("file:")]
     paths = [Path(name) for name in (*log, *(fill_pattern(table.path, partition) for table in source.side_tables))]
-    return bool(log) and all(path.exists() for path in paths) and are_small(paths)
+    return bool(log) and all(path.exists() for path in paths) and are_small(paths, _LOG_FACTOR)
 
 
 def _put_aside(records: DataFrame, out: Path) -> DataFrame:
