@@ -16,6 +16,7 @@ from compression.serving.model import ServingModel
 from compression.serving.raw_values import Inputs, Together, input_specs, single_names, stacked_specs
 from compression.serving.rows import TableForm
 from features.schema import Schema
+from training.threads import use_threads_for
 
 SAVED_MODEL = "saved_model"
 SIGNATURE = "serving_default"
@@ -75,6 +76,7 @@ def export_model(model: CompactModel, out: Path, form: TableForm = "rows") -> Ex
     Raises:
         InputError: its weights do not fit its schema.
     """
+    use_threads_for(model.description.training.batch_size)  # as a later training in this process would
     return Exporter(form).write(model, out)
 
 

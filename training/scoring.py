@@ -14,6 +14,7 @@ from training.frozen_rows import FrozenRows
 from training.inputs import Featurizer
 from training.models.build import build_model
 from training.routing import Routing
+from training.threads import use_threads_for
 
 
 class Scorer:
@@ -26,6 +27,8 @@ class Scorer:
 
     def __init__(self, trained: TrainedModel) -> None:
         about = trained.description
+        # Like training, so that a process that scores before it learns gives the same bytes as one that only learns.
+        use_threads_for(about.training.batch_size)
         self.description = about
         model = build_model(about.schema, about.model, about.relations)
         model.load(trained.dense)
