@@ -10,9 +10,12 @@ from training.elastic.core.threads import available_threads
 
 _log = logging.getLogger(__name__)
 
-IMPRESSIONS_A_THREAD = 1024
-"""Below so many impressions of a batch for each thread, splitting an operation costs more than it gains: the threads wait for
-each other several times a step, and on a busy machine each wait lasts a time slice."""
+IMPRESSIONS_A_THREAD = 256
+"""Below so many impressions of a batch for each thread, splitting an operation costs more than it gains.
+
+Measured on the default model and 2 CPUs: with batches of 512, two threads take 8 % more CPU a step than one. They give 1.1
+times the examples per second on a quiet machine, and 1.7 times beside four busy processes, where each thread has its share.
+"""
 
 
 def use_threads_for(batch_size: int) -> None:
