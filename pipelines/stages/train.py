@@ -72,7 +72,8 @@ def begins_day(context: Context, checkpoint: Version | None) -> bool:
 def _words(progress: Progress) -> str:
     """Spell progress as one line of a log."""
     share = f"{progress.done:,} of {progress.total:,} examples"
-    return f"{progress.phase}: {share}, {progress.examples_per_s:,.0f}/s, loss {progress.loss:.4f}"
+    speed = f"{progress.examples_per_s:,.0f}/s, {progress.examples_per_cpu_s:,.0f} a CPU-second"
+    return f"{progress.phase}: {share}, {speed}, loss {progress.loss:.4f}"
 
 
 def _sound_data(context: Context) -> Version:
