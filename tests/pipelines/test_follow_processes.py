@@ -54,7 +54,7 @@ def ledger(out):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
+def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path, request):
     """Killed after 2 and after 5 micro-batches (the learner is saved every 3), ended after 6: in the end as if undisturbed."""
     config, landing = write_config(tmp_path), tmp_path / "landing"
     for number in range(FILES):
@@ -64,6 +64,7 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
     assert start(config, landing, undisturbed, "--once").wait(400) == 0
     out, server_out = tmp_path / "out", tmp_path / "applied.jsonl"
     server = subprocess.Popen([sys.executable, "compression/delta_server.py", out, server_out, "0.02"], cwd=REPOSITORY)
+    request.addfinalizer(server.kill)  # also when the test fails
     slowly = ("--every", "0.5")  # so that the process is met between two micro-batches
     for killed_after in (2, 5):
         process = start(config, landing, out, *slowly)
@@ -90,7 +91,7 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path):
+def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path, request):
     config, landing, out = write_config(tmp_path), tmp_path / "landing", tmp_path / "out"
     published, told = tmp_path / "published", tmp_path / "applied.jsonl"
     for number in range(4):
@@ -104,6 +105,7 @@ def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path
     assert damaged == first + 1
     (numbered(published / "deltas", damaged) / "arrays.npz").write_bytes(b"")
     server = subprocess.Popen([sys.executable, "compression/delta_server.py", published, told, "0.02"], cwd=REPOSITORY)
+    request.addfinalizer(server.kill)  # also when the test fails
     until(told.exists, server)
     time.sleep(0.5)
     assert [json.loads(line)["number"] for line in told.read_text().splitlines()] == [first]

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 CODE = """
 import json
 import tensorflow as tf
@@ -20,6 +22,7 @@ print(json.dumps([*before, chosen(1)]))
 """
 
 
+@pytest.mark.process
 def test_threads_grow_with_the_batch_up_to_the_limit_and_stay_once_tensorflow_runs():
     environment = {**os.environ, "ELASTIC_CTR_THREADS": "3"}
     done = subprocess.run([sys.executable, "-c", CODE], env=environment, capture_output=True, text=True, check=True)
