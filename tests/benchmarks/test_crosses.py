@@ -81,6 +81,7 @@ def test_keys_are_those_of_the_formula():
     assert keys.tolist() == [[key(text) for text in [*told, "item_x_weekday\x1f31\x1f6", "user_x_cost\x1f5\x1f2"]]]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=30))
 def test_two_rows_share_a_cross_key_if_and_only_if_they_share_both_values(pairs):
@@ -95,6 +96,7 @@ def test_an_empty_split_has_no_keys():
     assert inputs_of(Arm(crosses=PAIRS), Split(np.zeros((0, 10), np.int32), np.zeros(0, np.float32))).keys.shape == (0, 12)
 
 
+@pytest.mark.slow
 def test_a_model_takes_a_row_for_every_value_and_pair_of_the_training_rows(data):
     arm = Arm(crosses=PAIRS)
     trainer = Trainer(arm, data, QUICK, seed=1)

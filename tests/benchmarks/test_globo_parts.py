@@ -124,6 +124,7 @@ def table_of(ids):
     return table
 
 
+@pytest.mark.slow
 def test_bytes_of_a_row_are_its_weights_and_state_by_hand():
     slots = len(GroupAdam().slot_names)
     assert fixed.row_bytes(table_of(3)) == (1 + 16) * 4 * (1 + slots)

@@ -55,6 +55,7 @@ def test_beside_the_benchmark_the_package_of_its_name_is_still_the_package():
     assert Path(done.stdout.strip()) == REPOSITORY / "spark_jobs" / "settings.py"
 
 
+@pytest.mark.slow
 def test_simulated_impressions_are_the_same_every_time_and_fit_their_schema(tmp_path):
     tables = [pq.read_table(write_day(tmp_path / name, DAY, 3000) / "impressions") for name in "ab"]
     assert tables[0].equals(tables[1])

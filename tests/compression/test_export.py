@@ -165,6 +165,7 @@ def test_a_wrong_input_name_gives_tensorflows_own_error(loaded):
         loaded.signatures["serving_default"](**given)
 
 
+@pytest.mark.slow
 def test_exporting_again_and_again_gives_the_same_model(exported, compressed, tmp_path):
     """Table, rows and weights are the same bytes; the graph differs in the numbers that TensorFlow gives its functions."""
     again = export(compressed, tmp_path)

@@ -39,6 +39,7 @@ def frame(columns):
     return pandas.DataFrame({f.name: columns[f.name] for f in SCHEMA.column_fields()})
 
 
+@pytest.mark.slow
 def test_the_folder_says_what_it_takes_and_brings_its_code_example_and_parity(model):
     described = yaml.safe_load((model / "MLmodel").read_text())
     flavor = described["flavors"]["python_function"]

@@ -46,6 +46,7 @@ def test_even_without_a_value_there_is_a_column(column, shape):
     assert raw(pd.Series(column, dtype=object), "|").shape == shape
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.text("ab", min_size=1), max_size=4), min_size=1, max_size=6))
 def test_padding_loses_no_value(lists):
     padded = raw(pd.Series(["|".join(values) for values in lists], dtype=object), "|")

@@ -151,6 +151,7 @@ def test_a_part_of_a_day_can_be_run(context, tiny_chain):
     assert [o.stage for o in run_day(context, ["train", "compress"])] == ["train", "compress"]
 
 
+@pytest.mark.slow
 def test_the_end_of_a_day_sends_its_events_to_mlflow(tmp_path, mlflow_here, tiny_chain):
     context = make_context(tmp_path)
     list(run_day(context, ["ingest", "train", "monitor"]))

@@ -93,6 +93,7 @@ def test_radices_always_tell_the_indices_apart(ids, hashes):
     assert sum(spare) <= sum(least) + 5
 
 
+@pytest.mark.slow
 @given(ids=st.integers(1, 60), hashes=st.integers(2, 3))
 def test_no_other_radices_need_fewer_rows(ids, hashes):
     best = min(sum(radices) for radices in product(range(1, 9), repeat=hashes) if prod(radices) >= ids)

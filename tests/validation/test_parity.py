@@ -237,6 +237,7 @@ def test_a_record_of_another_day_is_refused(tmp_path):
         read_requests(partition(tmp_path), SCHEMA, np.array([30, 31]))
 
 
+@pytest.mark.slow
 def test_a_partition_without_a_field_is_refused(tmp_path):
     wider = Schema.model_validate(
         SCHEMA.model_dump() | {"fields": [*SCHEMA.model_dump()["fields"], {"kind": "categorical", "name": "city"}]}

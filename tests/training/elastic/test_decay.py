@@ -23,6 +23,7 @@ def pulled(batch: RowBatch, weights: np.ndarray, step: int, most: int) -> RowBat
     return replace(batch, gradients=gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [1, 5])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 @pytest.mark.parametrize("execution", [HostRows, GraphRows])

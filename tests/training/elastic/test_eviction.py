@@ -31,6 +31,7 @@ def evicted(table, *policies, keep_rows=0):
     return count, table.keys().tolist()
 
 
+@pytest.mark.slow
 def test_keys_go_that_were_not_seen_for_so_many_steps():
     table = new_table()
     learn(table, 1, 2)

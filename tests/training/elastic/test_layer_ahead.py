@@ -99,6 +99,7 @@ def test_looking_at_the_dataset_before_and_between_changes_nothing(tmp_path: Pat
     assert saved_bytes(elastic(ahead).table, tmp_path / "a") == saved_bytes(elastic(plain).table, tmp_path / "p")
 
 
+@pytest.mark.slow
 def test_other_batches_than_prepared_give_the_same_and_a_warning(tmp_path: Path) -> None:
     plain, ahead = _model(), _model()
     for x, y in batches():
@@ -143,6 +144,7 @@ def test_a_batch_is_found_behind_those_that_were_skipped() -> None:
     np.testing.assert_array_equal(found.keys, keys[2])
 
 
+@pytest.mark.slow
 def test_fields_weights_and_what_lies_before_the_layer_are_traced() -> None:
     user, item = (keras.Input((), dtype="int64", name=name) for name in ("user", "item"))
     layer = ElasticEmbedding(4)

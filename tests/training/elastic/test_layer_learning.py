@@ -40,6 +40,7 @@ def test_a_custom_loop_learns_what_the_table_learns_from_the_same_gradients(grap
     assert layer.table.step == 20
 
 
+@pytest.mark.slow
 def test_without_penalties_it_learns_as_the_keras_embedding_with_adam() -> None:
     rng = np.random.default_rng(2)
     x, y = np.stack([rng.permutation(12).reshape(4, 3) for _ in range(60)]).reshape(-1, 3), rng.random((240, 1))

@@ -33,6 +33,7 @@ def _trained() -> keras.Model:
     return model
 
 
+@pytest.mark.slow
 def test_a_model_file_keeps_rows_state_counts_and_goes_on_as_if_never_saved(tmp_path: Path) -> None:
     model = _trained()
     model.save(tmp_path / "model.keras")
@@ -77,6 +78,7 @@ def test_weights_without_a_table_are_refused(tmp_path: Path) -> None:
         click_model(_layer()).load_weights(tmp_path / "stock.weights.h5")
 
 
+@pytest.mark.slow
 def test_a_frozen_model_gives_the_same_and_stays_when_the_model_goes_on(tmp_path: Path) -> None:
     model = _trained()
     copy, keys = frozen(model), np.concatenate([clicks(64)[0], FOREIGN])

@@ -149,6 +149,7 @@ def alike_rows(storage, seed=3, rows=4000, steps=150):
     return table.weights[1:]
 
 
+@pytest.mark.slow
 def test_steps_below_half_a_spacing_add_up_in_bfloat16():
     """Rounding to nearest would leave every weight at 1."""
     exact, stored = alike_rows("float32"), alike_rows("bfloat16")
@@ -157,6 +158,7 @@ def test_steps_below_half_a_spacing_add_up_in_bfloat16():
     assert 0 < stored.std() < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("storage", "optimizer"), [("bfloat16", GroupAdam(0.02)), ("float16", GroupAdagrad(0.05))])
 def test_a_16_bit_slab_learns_as_a_float32_one_within_its_precision(storage, optimizer):
     """Float16 has too few exponents for Adam's second moments, so it is tested with the sums of Adagrad."""

@@ -131,6 +131,7 @@ def dot(found, name, direction, is_table):
     return total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["mean", "sum"])
 def test_all_neighbours_are_what_sampling_all_of_them_gives(graph, aggregation):
     """With a fan-out above every degree nothing is left to chance, and the encoding of a batch is that of the whole graph."""

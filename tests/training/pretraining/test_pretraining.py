@@ -51,6 +51,7 @@ def graph_folder(edges, tmp_path_factory):
     return write_graph(tmp_path_factory.mktemp("planted") / "graph", {NAME: edges}, "2026-01-01", "2026-01-03", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "least"),
     [
