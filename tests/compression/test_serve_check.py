@@ -76,7 +76,8 @@ def test_batch_sizes_that_are_none_are_refused(workspace, sizes):
 
 def test_the_figures_are_medians_of_the_rounds(exported, partition, warm_serving):
     requests = read_requests(partition, SCHEMA)
-    costs = serving_costs({"export": exported[0] / "saved_model"}, requests, (530,), rounds=2, max_calls=5)["export"]
+    costs = serving_costs({"export": exported[0] / "saved_model"}, requests, (530,), rounds=3, max_calls=5)["export"]
     assert costs.bytes == folder_bytes(exported[0] / "saved_model")
     answered = costs.batches[530]
-    assert answered.per_second == pytest.approx(530 / (answered.p50_ms / 1000), rel=0.5)  # one call a round answers all
+    # One call a round answers all, and the middle one of three times is that of the middle one of three speeds.
+    assert answered.per_second == pytest.approx(530 / (answered.p50_ms / 1000), rel=1e-6)

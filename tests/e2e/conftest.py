@@ -18,7 +18,7 @@ def warm_command(fresh_process, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def world(warm_command, tmp_path_factory):
+def world(warm_command, spark_server, tmp_path_factory):
     """Three days, run once, as a user does, for all tests that only look and for those that go on from a copy of it."""
     made = make_world(tmp_path_factory.mktemp("world"))
     made.run("run", "--config", str(made.config), "--from", FIRST, "--to", LAST)

@@ -49,6 +49,7 @@ def mine(log):
     document["data_gate"] = {"min_rows": 100}
     document["model_gate"] = {"max_auc_drop_to_baseline": 0.5, "max_auc_drop_to_champion": 0.5, "max_p99_ms": 10_000}
     document["training"] = {"batch_size": 64}
+    document["spark"] = {"remote": "local"}  # the other tests from end to end share a server
     world.config.write_text(yaml.safe_dump(document))
     world.run("run", "--config", str(world.config), "--from", "2024-06-01", "--to", "2024-06-02")
     return world

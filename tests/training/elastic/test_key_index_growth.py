@@ -177,7 +177,7 @@ def _unshifted(bits, shift):
     return found
 
 
-@pytest.mark.parametrize("count", [3_000_000, pytest.param(MANY, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [3_000_000, pytest.param(MANY, marks=pytest.mark.sweep)])
 def test_many_adversarial_keys_in_parts_lose_nothing(count):
     """100 M keys take 6 GiB; ELASTIC_CTR_ADVERSARIAL_KEYS sets another number."""
     index, sizes = KeyIndex(), [0]
