@@ -191,9 +191,11 @@ class _Handler(socketserver.BaseRequestHandler):
                 process.start()
         print(f"process {process.pid}: {request.module} {' '.join(request.arguments[:1])}", flush=True)
         if process.sentinel not in wait([process.sentinel, connection]):
-            # The client closed its end: what it asked for must not go on without it.
+            # The client closed its end: what it asked for must not go on without it. Before the fork has
+            # its own session there is no such group yet, hence the second signal.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid or 0, signal.SIGKILL)
+            process.kill()
             wait([process.sentinel])
         with _STARTS_AND_ENDS:
             process.join()
