@@ -4,7 +4,7 @@ from itertools import combinations, product
 from math import gcd, prod
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -127,6 +127,7 @@ def test_too_few_rows_for_remainders_are_refused():
         table_rows(remainders(6, 3, 6))
 
 
+@example(ids=30031, hashes=5, spare=2)
 @given(ids=st.integers(1, 10**6), hashes=st.integers(1, 5), spare=st.integers(0, 50))
 def test_remainders_always_tell_the_indices_apart(ids, hashes, spare):
     least = table_rows(remainders(ids, hashes))

@@ -88,10 +88,14 @@ def _coprime(ids: int, tables: int, rows: int | None) -> tuple[int, ...]:
     """Sizes without a common divisor whose product is at least `ids`, so that remainders differ (Chinese remainder theorem)."""
     if rows is None:
         return _descending(_least(lambda largest: prod(_descending(largest, tables)) >= ids), tables)
-    sizes = _descending(rows // tables, tables)
-    if prod(sizes) < ids:
-        raise _too_few(ids, tables, rows)
-    return sizes
+    # A larger first size may leave smaller ones for the rest, so that the product falls: then a smaller one is tried.
+    for largest in range(rows // tables, 0, -1):
+        if largest**tables < ids:
+            break
+        sizes = _descending(largest, tables)
+        if prod(sizes) >= ids:
+            return sizes
+    raise _too_few(ids, tables, rows)
 
 
 def _descending(largest: int, tables: int) -> tuple[int, ...]:
