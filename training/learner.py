@@ -69,7 +69,7 @@ Table = TypeVar("Table", bound=StepRows)
 class Learner(Generic[Table]):
     """Learns and scores with one model over one table, or one a group of fields.
 
-    A step gathers the vectors of the batch's keys, takes one `Step` from there to the loss and back, and hands the vectors'
+    A step gathers the vectors of the batch's keys, takes one `GraphStep` from there to the loss and back, and hands the vectors'
     gradients to the table. The dense weights learn in the graph, by the same rule without group penalties.
     """
 
@@ -82,7 +82,7 @@ class Learner(Generic[Table]):
             for name, variable in model.variables_by_name().items()
         }
         self._seed = seed
-        self._step = Step([self])
+        self._step = GraphStep([self])
         self._forward = Forward(model, table.lookup_all)
 
     def prepare(self, inputs: Inputs) -> Prepared:
@@ -150,7 +150,7 @@ class Learner(Generic[Table]):
                 target.assign(part if len(target.shape) == 1 else tf.reshape(part, target.shape))
 
 
-class Step:
+class GraphStep:
     """A step of one learner, or of several that read the same impressions: one graph, run by one call.
 
     TensorFlow's own call of a `tf.function` binds its arguments to a signature in Python, which takes as long as the graph

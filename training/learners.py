@@ -25,7 +25,7 @@ from training.grouped_table import GroupedTable, Rows, tables_of
 from training.groups import DEFAULT, Group, own_slab
 from training.inputs import Inputs
 from training.layout import Layout
-from training.learner import Learner, Model, Prepared, Step, step_arguments
+from training.learner import GraphStep, Learner, Model, Prepared, step_arguments
 from training.models.blocks import Weights, carry_over
 from training.models.build import build_model
 from training.models.ctr import logistic_regression
@@ -120,8 +120,8 @@ class Learners:
         return self._step.take([prepared.model, prepared.baseline])[0]
 
     @cached_property
-    def _step(self) -> Step:
-        return Step([self.model, self.baseline])
+    def _step(self) -> GraphStep:
+        return GraphStep([self.model, self.baseline])
 
     def start_day(self) -> None:
         """Say to both tables that a day begins."""

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from compression.serving.crosses import cross_value
 from features.errors import InputError
 from training.models.cross_files import read_encodings, write_encodings
 from training.models.cross_input import Encoding, Nodes, sorted_nodes
-from training.models.cross_value import cross_value
 from training.models.pooling import LIMIT, dense_inputs, lay_together, pool_fields
 
 

@@ -104,7 +104,7 @@ class Encoding:
 
 
 def _cross_values(left: NDArray[np.float32], right: NDArray[np.float32], mean: float, network: Network) -> NDArray[np.float32]:
-    """Return what `training.models.cross_value.cross_value` gives in a graph, here without TensorFlow."""
+    """Return what `compression.serving.crosses.cross_value` gives in a graph, here without TensorFlow."""
     product = left[:, :-1] * right[:, :-1]
     crossed = _perceptron(left[:, :-1], right[:, :-1], product, network) if network else product.sum(axis=1)
     values: NDArray[np.float32] = crossed + left[:, -1] + right[:, -1] + np.float32(mean)

@@ -1,6 +1,6 @@
 """CrossNet: two encodings in, one number out, forward and backward. No weights: the dot product; else an MLP with ReLU.
 
-The MLP reads [h_u || h_v || h_u * h_v]. `training.models.cross_input.cross_value` is the same in TensorFlow, for serving.
+The MLP reads [h_u || h_v || h_u * h_v]. `compression.serving.crosses.cross_value` is the same in TensorFlow, for serving.
 """
 
 from __future__ import annotations
