@@ -50,18 +50,10 @@ def fingerprint64(strings: pa.Array) -> NDArray[np.int64]:
 
 
 @njit(cache=True)
-def _fetch(text: Text, at: int) -> np.uint64:
-    """Eight bytes as a little-endian number."""
+def _fetch(text: Text, at: int, count: int = 8) -> np.uint64:
+    """Bytes as a little-endian number."""
     value = np.uint64(0)
-    for i in range(8):
-        value |= np.uint64(text[at + i]) << np.uint64(8 * i)
-    return value
-
-
-@njit(cache=True)
-def _fetch4(text: Text, at: int) -> np.uint64:
-    value = np.uint64(0)
-    for i in range(4):
+    for i in range(count):
         value |= np.uint64(text[at + i]) << np.uint64(8 * i)
     return value
 
@@ -106,7 +98,7 @@ def _hash(text: Text) -> np.uint64:
         return _shift_mix(first * _K2 ^ second * _K0) * _K2
     factor = _K2 + length * np.uint64(2)
     if size < 8:
-        return _hash_16(length + (_fetch4(text, 0) << np.uint64(3)), _fetch4(text, size - 4), factor)
+        return _hash_16(length + (_fetch(text, 0, 4) << np.uint64(3)), _fetch(text, size - 4, 4), factor)
     if size <= 16:
         a, b = _fetch(text, 0) + _K2, _fetch(text, size - 8)
         return _hash_16(_rotate(b, 37) * factor + a, (_rotate(a, 25) + b) * factor, factor)
