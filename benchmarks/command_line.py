@@ -18,7 +18,9 @@ def chosen(names: str, known: Iterable[str], option: str) -> tuple[str, ...]:
     """
     found, all_of_them = tuple(filter(None, names.split(","))), list(known)
     if unknown := set(found) - set(all_of_them):
-        raise typer.BadParameter(f"{', '.join(sorted(unknown))}: choose from {', '.join(all_of_them)}", param_hint=option)
+        raise typer.BadParameter(
+            f"{', '.join(sorted(unknown))}: choose from {', '.join(all_of_them)}", param_hint=option
+        )
     return found
 
 

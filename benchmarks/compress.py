@@ -35,19 +35,25 @@ from compression_parts.report import best_at, plot_curves, row
 from compression_parts.worlds import World, drawn, frappe, globo, kuairand
 from frappe_peers.data import FOLDER as FRAPPE
 
-from pipelines import console
+from pipelines.cli import console
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     data: Annotated[str, typer.Option(help="Comma-separated.")] = "kuairand_pure,frappe_x1,globo",
-    workspace: Annotated[Path, typer.Option(help="Where days and models are kept; reused.")] = Path("workspace-compression"),
+    workspace: Annotated[Path, typer.Option(help="Where days and models are kept; reused.")] = Path(
+        "workspace-compression"
+    ),
     days: Annotated[int, typer.Option(min=1, help="Of globo.")] = 3,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Of globo's users.")] = 1.0,
-    frappe_data: Annotated[Path, typer.Option("--frappe", help="The folder of frappe_x1.")] = FRAPPE,
+    frappe_data: Annotated[
+        Path, typer.Option("--frappe", help="The folder of frappe_x1.")
+    ] = FRAPPE,
     plans: Annotated[int, typer.Option(min=1, help="That the search measures.")] = 150,
     plots: Annotated[Path | None, typer.Option(help="Folder for a picture of each log.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")
+    ] = False,
 ) -> None:
     """Learn, compress, compare, and print the curves."""
     makers: dict[str, Callable[[], World]] = {
@@ -58,15 +64,23 @@ def main(
     }
     names, tried = chosen("drawn" if quick else data, makers, "--data"), QUICK if quick else Tried()
     with refusals():
-        told = {name: _figures(makers[name](), workspace / name, tried, plans, plots) for name in names}
+        told = {
+            name: _figures(makers[name](), workspace / name, tried, plans, plots) for name in names
+        }
     _show(told, as_json)
 
 
-def _figures(world: World, folder: Path, tried: Tried, plans: int, plots: Path | None) -> dict[str, Any]:
+def _figures(
+    world: World, folder: Path, tried: Tried, plans: int, plots: Path | None
+) -> dict[str, Any]:
     curves = Curves(world, folder, lambda text: progress(f"{world.name}: {text}"), tried)
     rows = [row(line, curves) for line in curves.lines(plans)]
     if plots:
-        plot_curves(rows, f"{world.name}: what a smaller model costs", plots / f"compression-{world.name}.png")
+        plot_curves(
+            rows,
+            f"{world.name}: what a smaller model costs",
+            plots / f"compression-{world.name}.png",
+        )
     return {
         "dim": curves.dim,
         "auc_choosing_by_width": {dim: bench.auc_choosing for dim, bench in curves.widths.items()},
@@ -82,8 +96,14 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(told, indent=1))
         return
     for name, figures in told.items():
-        lines = [(f"{r}×", curve, *_words(one)) for r, best in figures["best_at"].items() for curve, one in best.items()]
-        console.table(f"{name}, width {figures['dim']}", ("at least", "curve", "ratio", "AUC", "95 %"), lines)
+        lines = [
+            (f"{r}×", curve, *_words(one))
+            for r, best in figures["best_at"].items()
+            for curve, one in best.items()
+        ]
+        console.table(
+            f"{name}, width {figures['dim']}", ("at least", "curve", "ratio", "AUC", "95 %"), lines
+        )
 
 
 def _words(one: Mapping[str, Any]) -> tuple[str, str, str]:

@@ -28,29 +28,56 @@ from frappe_peers.registry import MODELS
 
 from compression.settings import SelectionSettings
 from features.errors import InputError
-from pipelines import console
+from pipelines.cli import console
 
 if TYPE_CHECKING:
     from crosses_parts.runs import Bench
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elastic-ctr-benchmarks" / "crosses"
-_DATA = Path(os.environ.get("ELASTIC_CTR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")) / "frappe_x1"
+_CACHE = (
+    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    / "elastic-ctr-benchmarks"
+    / "crosses"
+)
+_DATA = (
+    Path(
+        os.environ.get("ELASTIC_CTR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+    )
+    / "frappe_x1"
+)
 _SHOWN = "neither,crosses,relations,relations_vector"
-_COLUMNS = ("valid_auc", "valid_log_loss", "test_auc", "test_log_loss", "rows", "bytes", "bytes_with_state", "examples_per_s")
+_COLUMNS = (
+    "valid_auc",
+    "valid_log_loss",
+    "test_auc",
+    "test_log_loss",
+    "rows",
+    "bytes",
+    "bytes_with_state",
+    "examples_per_s",
+)
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    models: Annotated[str, typer.Option("--arms", help="Also: crosses_all, crosses_admitted.")] = _SHOWN,
-    halve: Annotated[str, typer.Option(help="Arms that FSCD is to halve, comma-separated; may be empty.")] = "crosses",
+    models: Annotated[
+        str, typer.Option("--arms", help="Also: crosses_all, crosses_admitted.")
+    ] = _SHOWN,
+    halve: Annotated[
+        str, typer.Option(help="Arms that FSCD is to halve, comma-separated; may be empty.")
+    ] = "crosses",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, … for each model.")] = 2,
     hidden: Annotated[str, typer.Option(help="Widths of the hidden layers.")] = "200,200",
     threads: Annotated[int, typer.Option(min=1)] = 2,
-    min_count: Annotated[int, typer.Option(min=1, help="Occurrences, over all passes, for a row in crosses_admitted.")] = 20,
+    min_count: Annotated[
+        int,
+        typer.Option(min=1, help="Occurrences, over all passes, for a row in crosses_admitted."),
+    ] = 20,
     rank: Annotated[int, typer.Option(min=1, help="Of the matrix of relations_vector.")] = 5,
     gate_passes: Annotated[int, typer.Option(min=1, help="Passes with gates.")] = 4,
     gate_rate: Annotated[float, typer.Option(help="Learning rate of the gates.")] = 0.05,
-    row_cost: Annotated[float, typer.Option(help="γ₃ of FSCD, for each row.")] = SelectionSettings().rows,
+    row_cost: Annotated[
+        float, typer.Option(help="γ₃ of FSCD, for each row.")
+    ] = SelectionSettings().rows,
     blind: Annotated[bool, typer.Option("--blind", help="Leave test figures out.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny, two epochs: does it run?")] = False,
     data: Annotated[Path, typer.Option(help="The folder of train, valid and test.")] = _DATA,
@@ -63,12 +90,29 @@ def main(
     known = arms(min_count, rank)
     asked, halved = chosen(models, known, "--arms"), chosen(halve, known, "--halve")
     wide_deep = MODELS["ours_wide_deep"].settings_for(quick)
-    settings = wide_deep | ({} if quick else {"hidden": [int(width) for width in hidden.split(",")], "threads": threads})
+    settings = wide_deep | (
+        {} if quick else {"hidden": [int(width) for width in hidden.split(",")], "threads": threads}
+    )
     use_threads(threads)
-    bench = Bench(Frappe.read(data), settings, range(1, seeds + 1), Cache(results), partial(typer.echo, err=True), blind)
+    bench = Bench(
+        Frappe.read(data),
+        settings,
+        range(1, seeds + 1),
+        Cache(results),
+        partial(typer.echo, err=True),
+        blind,
+    )
     figures = {name: bench.figures(name, known[name]) for name in dict.fromkeys((*asked, *halved))}
-    gates = SelectionSettings(learning_rate=gate_rate, passes=1 if quick else gate_passes, rows=row_cost)
-    _show({"arms": figures, "halved": {name: _halved(bench, name, known[name], gates) for name in halved}}, as_json)
+    gates = SelectionSettings(
+        learning_rate=gate_rate, passes=1 if quick else gate_passes, rows=row_cost
+    )
+    _show(
+        {
+            "arms": figures,
+            "halved": {name: _halved(bench, name, known[name], gates) for name in halved},
+        },
+        as_json,
+    )
 
 
 def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict[str, Any]:
@@ -83,27 +127,47 @@ def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict
     full = bench.figures(name, arm)
     left = {"fscd": half.fscd, "cheapest": half.cheapest}
     pruned = {by: bench.figures(f"{name}_{by}", arm.keeping(kept)) for by, kept in left.items()}
-    return {"uses": half.as_dict()} | {by: figures | against(full, figures) for by, figures in pruned.items()}
+    return {"uses": half.as_dict()} | {
+        by: figures | against(full, figures) for by, figures in pruned.items()
+    }
 
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return
-    pruned = {f"{name}, {by}": told[by] for name, told in figures["halved"].items() for by in ("fscd", "cheapest") if by in told}
-    lines = [(name, *(told.get(column) for column in _COLUMNS)) for name, told in (figures["arms"] | pruned).items()]
+    pruned = {
+        f"{name}, {by}": told[by]
+        for name, told in figures["halved"].items()
+        for by in ("fscd", "cheapest")
+        if by in told
+    }
+    lines = [
+        (name, *(told.get(column) for column in _COLUMNS))
+        for name, told in (figures["arms"] | pruned).items()
+    ]
     console.table("Frappe, Wide & Deep", ("arm", *_COLUMNS), lines)
     for name, told in figures["halved"].items():
         if "nothing_fits" in told:
             console.complain(f"{name}: {told['nothing_fits']}")
             continue
         uses = [(use, *line.values()) for use, line in told["uses"].items()]
-        console.table(f"{name}: what half the bytes keep", ("use", "δ", "rows", "kept", "kept by cheapest"), uses)
-        console.table("against the full model", ("by", "bytes", "AUC gain", "reached"), _verdicts(told))
+        console.table(
+            f"{name}: what half the bytes keep",
+            ("use", "δ", "rows", "kept", "kept by cheapest"),
+            uses,
+        )
+        console.table(
+            "against the full model", ("by", "bytes", "AUC gain", "reached"), _verdicts(told)
+        )
 
 
 def _verdicts(told: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    names = ("bytes_share", "test_auc_gain" if "test_auc_gain" in told["fscd"] else "valid_auc_gain", "reached")
+    names = (
+        "bytes_share",
+        "test_auc_gain" if "test_auc_gain" in told["fscd"] else "valid_auc_gain",
+        "reached",
+    )
     return [(by, *(told[by][name] for name in names)) for by in ("fscd", "cheapest")]
 
 

@@ -32,7 +32,7 @@ from command_line import chosen, progress, refusals
 from day_parts.processes import cpu_seconds
 from day_parts.steps import Plan, measure_steps
 
-from pipelines.console import table
+from pipelines.cli.console import table
 from pipelines.demo.run import KUAIRAND, SIMULATED, Subject
 from pipelines.demo.watch import DAG_ID, DayRun, Watcher, Window
 from pipelines.services.control import running
@@ -62,7 +62,9 @@ class AirflowDays:
         began = time.monotonic()
         with running(self.folder / "run", keep=False) as services:
             api, zone = services.api(), schedule_zone()
-            wait_until(lambda: api.has_dag(DAG_ID), services.processes, _DAG_TIMEOUT_S, f"the DAG {DAG_ID}")
+            wait_until(
+                lambda: api.has_dag(DAG_ID), services.processes, _DAG_TIMEOUT_S, f"the DAG {DAG_ID}"
+            )
             start = {"seconds": time.monotonic() - began, "cpu_s": self._cpu()}
             conf = {"config": str(self.subject.config), "workspace": str(self.folder / "workspace")}
             api.backfill(DAG_ID, self.days[0], self.days[-1], conf, zone)
@@ -74,12 +76,19 @@ class AirflowDays:
                     used.append(self._cpu())
                     ended += 1
 
-            watcher = Watcher(api, Window(self.days[0], self.days[-1], zone), progress, lambda _d, _n: None, note)
+            watcher = Watcher(
+                api, Window(self.days[0], self.days[-1], zone), progress, lambda _d, _n: None, note
+            )
             done = watcher.follow(_PATIENCE_S)
         if failed := [day.run.day for day in done if day.run.state != "success"]:
-            raise typer.BadParameter(f"Airflow could not run {failed}; see the logs in {self.folder}")
+            raise typer.BadParameter(
+                f"Airflow could not run {failed}; see the logs in {self.folder}"
+            )
         costs = [after - before for before, after in pairwise(used)]
-        return {"start": start, "days": [_day_of(day, cpu) for day, cpu in zip(done, costs, strict=True)]}
+        return {
+            "start": start,
+            "days": [_day_of(day, cpu) for day, cpu in zip(done, costs, strict=True)],
+        }
 
     def _cpu(self) -> float:
         return cpu_seconds(tagged((self.folder / "run").resolve()))
@@ -92,24 +101,38 @@ def _day_of(day: DayRun, cpu_s: float) -> Day:
 
 def run_days(subject: Subject, days: Sequence[date], folder: Path) -> dict[str, Any]:
     """Return each day of one `elastic-ctr run`."""
-    argv = [sys.executable, "-m", "day_parts.run_worker", str(subject.config), str(folder / "workspace")]
+    argv = [
+        sys.executable,
+        "-m",
+        "day_parts.run_worker",
+        str(subject.config),
+        str(folder / "workspace"),
+    ]
     path = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
     known = {**os.environ, **QUIET, DATA_VARIABLE: str(data_folder()), "PYTHONPATH": path}
     found: dict[str, Day] = {}
-    with subprocess.Popen([*argv, *map(str, days)], cwd=ROOT, env=known, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*argv, *map(str, days)], cwd=ROOT, env=known, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if not line.startswith("{"):
                 continue
             stage = json.loads(line)
-            progress(f"{stage['day']}  {stage['stage']:<20} {stage['seconds']:6.1f} s  {stage['cpu_s']:6.1f} CPU-s")
-            day = found.setdefault(stage["day"], {"day": stage["day"], "seconds": 0.0, "cpu_s": 0.0, "stages": {}})
+            progress(
+                f"{stage['day']}  {stage['stage']:<20} {stage['seconds']:6.1f} s  {stage['cpu_s']:6.1f} CPU-s"
+            )
+            day = found.setdefault(
+                stage["day"], {"day": stage["day"], "seconds": 0.0, "cpu_s": 0.0, "stages": {}}
+            )
             figures = {name: stage[name] for name in ("seconds", "cpu_s")}
             day["stages"][stage["stage"].replace("-", "_")] = figures
             for name, value in figures.items():
                 day[name] += value
     if process.returncode:
-        raise typer.BadParameter(f"`elastic-ctr run` ended with exit code {process.returncode}; see above")
+        raise typer.BadParameter(
+            f"`elastic-ctr run` ended with exit code {process.returncode}; see above"
+        )
     return {"days": list(found.values())}
 
 
@@ -130,11 +153,19 @@ def summary(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(
-    data: Annotated[str, typer.Option(help="Comma-separated: kuairand_pure, simulated; the first is summed up.")] = "",
+    data: Annotated[
+        str, typer.Option(help="Comma-separated: kuairand_pure, simulated; the first is summed up.")
+    ] = "",
     days: Annotated[int, typer.Option(min=2, help="Days in a row; the first is cold.")] = 3,
-    steps: Annotated[bool, typer.Option("--steps/--no-steps", help="Measure training steps too.")] = True,
-    against: Annotated[str | None, typer.Option(help="A git revision whose training steps are measured in turns.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where runs lie (default: temporary, removed).")] = None,
+    steps: Annotated[
+        bool, typer.Option("--steps/--no-steps", help="Measure training steps too.")
+    ] = True,
+    against: Annotated[
+        str | None, typer.Option(help="A git revision whose training steps are measured in turns.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where runs lie (default: temporary, removed).")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure days of the pipeline in Airflow and by `elastic-ctr run`."""
@@ -163,15 +194,23 @@ def _measured(name: str, days: int, folder: Path) -> dict[str, Any]:
 
 def _show(name: str, result: dict[str, Any]) -> None:
     ways = ("airflow_s", "run_s", "run_cpu_s")
-    rows = [(stage, *(figures.get(way) for way in ways)) for stage, figures in result["stages"].items()]
+    rows = [
+        (stage, *(figures.get(way) for way in ways)) for stage, figures in result["stages"].items()
+    ]
     day = ("day", result["airflow_day_s"], result["run_day_s"], result["run_day_cpu_s"])
     table(f"A warm day of {name}, seconds", ("stage", "Airflow", "run", "run, CPU"), [*rows, day])
     print(f"CPU seconds of a day in Airflow, all of it: {result['airflow_day_cpu_s']:.1f}")
     if "steps" in result:
         figures = ("cpu_ms_per_step", "examples_per_cpu_s", "examples_per_s")
         batches = result["steps"][figures[0]]
-        rows = [(batch, *(result["steps"][figure][batch] for figure in figures)) for batch in batches]
-        table("Training steps", ("batch", "CPU ms a step", "examples a CPU-second", "examples/s"), rows)
+        rows = [
+            (batch, *(result["steps"][figure][batch] for figure in figures)) for batch in batches
+        ]
+        table(
+            "Training steps",
+            ("batch", "CPU ms a step", "examples a CPU-second", "examples/s"),
+            rows,
+        )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from elastic_peers.process import SystemFailed
 from elastic_peers.registry import IN_OUR_ENVIRONMENT, SYSTEMS
 from elastic_peers.rounds import Measured, Plan, measure
 
-from pipelines import console
+from pipelines.cli import console
 
 _CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elastic-ctr-benchmarks"
 _OWN = ("index_keys_per_s_core", "bytes_per_row_ratio", "key_cost_50m_over_10m")
@@ -46,23 +46,40 @@ class Size:
 
 
 _FULL = Size(workload.Workload(), (4_000_000, 10_000_000, 50_000_000), 10_000_000)
-_QUICK = Size(workload.Workload(rows=30_000, batch=64, smallest=20, batches=4), (20_000, 20_000, 40_000), 250_000)
+_QUICK = Size(
+    workload.Workload(rows=30_000, batch=64, smallest=20, batches=4),
+    (20_000, 20_000, 40_000),
+    250_000,
+)
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    correctness: Annotated[bool, typer.Option("--correctness", help="Also compare with float64 NumPy and over threads.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A tiny run of the systems that need no other environment.")] = False,
+    correctness: Annotated[
+        bool,
+        typer.Option("--correctness", help="Also compare with float64 NumPy and over threads."),
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="A tiny run of the systems that need no other environment."),
+    ] = False,
     systems: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
-    steps_only: Annotated[bool, typer.Option("--steps-only", help="Leave out index, growth, memory, save and restore.")] = False,
+    steps_only: Annotated[
+        bool,
+        typer.Option("--steps-only", help="Leave out index, growth, memory, save and restore."),
+    ] = False,
     rounds: Annotated[int, typer.Option(min=1)] = 5,
     steps: Annotated[int, typer.Option(min=1, help="Timed steps a round, system and MLP.")] = 12,
-    environments: Annotated[Path, typer.Option(help="Where the peers' environments are kept.")] = _CACHE,
+    environments: Annotated[
+        Path, typer.Option(help="Where the peers' environments are kept.")
+    ] = _CACHE,
     plot: Annotated[Path | None, typer.Option(help="Draw the step times into this file.")] = None,
 ) -> None:
     """Measure, and print the figures, their targets and which are missed."""
     size = _QUICK if quick else _FULL
-    asked = chosen(systems, SYSTEMS, "--systems") or (IN_OUR_ENVIRONMENT if quick else tuple(SYSTEMS))
+    asked = chosen(systems, SYSTEMS, "--systems") or (
+        IN_OUR_ENVIRONMENT if quick else tuple(SYSTEMS)
+    )
     plan = Plan(1, 2, 1) if quick else Plan(rounds, steps)
     with tempfile.TemporaryDirectory() as folder:
         drawn = workload.write(size.work, Path(folder))
@@ -87,7 +104,10 @@ def _own_figures(size: Size, measured: Measured) -> dict[str, Any]:
     """Return the figures of ours alone; where they fail, the reason is among the missing."""
     warm, small, large = size.index
     figures: dict[str, Any] = {}
-    parts = {"index_figures": {"warm": warm, "small": small, "large": large}, "table_figures": {"rows": size.grown_rows}}
+    parts = {
+        "index_figures": {"warm": warm, "small": small, "large": large},
+        "table_figures": {"rows": size.grown_rows},
+    }
     for module, arguments in parts.items():
         progress(module.replace("_", " "))
         try:
@@ -108,10 +128,17 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
     rows = [(name, *times.values()) for name, times in medians.items()]
     console.table("Median step, ms", ("system", *mlps), rows)
     flat = report.flattened(
-        {name: value for name, value in figures.items() if name not in ("median_ms", "targets", "losses", "missing")}
+        {
+            name: value
+            for name, value in figures.items()
+            if name not in ("median_ms", "targets", "losses", "missing")
+        }
     )
     flat.pop("missed")
-    lines = [(name, value, figures["targets"].get(name), name in figures["missed"] or None) for name, value in flat.items()]
+    lines = [
+        (name, value, figures["targets"].get(name), name in figures["missed"] or None)
+        for name, value in flat.items()
+    ]
     console.table("Figures", ("figure", "value", "target", "missed"), lines)
 
 

@@ -20,8 +20,8 @@ import psutil
 import typer
 from numpy.typing import NDArray
 
-from pipelines import console
-from training.elastic import ElasticTable, GroupAdam, SlabSpec
+from elastic_embeddings import ElasticTable, GroupAdam, SlabSpec
+from pipelines.cli import console
 
 _BATCH = 1_000_000
 _TRAFFIC = 106_496
@@ -31,7 +31,9 @@ _GOLDEN = np.int64(0x9E3779B97F4A7C15 - 2**64)
 def main(
     rows: Annotated[int, typer.Option(help="Keys to learn.")] = 50_000_000,
     dim: Annotated[int, typer.Option(help="Width of the vectors.")] = 8,
-    folder: Annotated[Path | None, typer.Option(help="Where the checkpoint goes; a temporary folder by default.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the checkpoint goes; a temporary folder by default.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Learn, save and restore one table."""
@@ -43,29 +45,45 @@ def main(
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
     else:
-        console.table(f"A table of {rows:,} rows of width {dim}", ("figure", "value"), figures.items())
+        console.table(
+            f"A table of {rows:,} rows of width {dim}", ("figure", "value"), figures.items()
+        )
 
 
 def measure(rows: int, dim: int, scratch: Path) -> dict[str, Any]:
     """Return the figures: seconds, bytes, and peak memory over the table's own bytes."""
     spec, draw = SlabSpec(dim, GroupAdam(1e-3, l21=1e-4)), np.random.default_rng(0)
     sample = _keys(draw.integers(0, rows, 100_000))
-    figures, expected = _learned_and_saved(ElasticTable(spec, seed=1), rows, scratch / "table", sample, draw)
+    figures, expected = _learned_and_saved(
+        ElasticTable(spec, seed=1), rows, scratch / "table", sample, draw
+    )
     gc.collect()  # the first compilation of kernels leaves frames in cycles, which would keep the table alive
     restored = ElasticTable(spec, seed=1)
     figures["restore_s"] = _timed(lambda: restored.restore(scratch / "table"))
-    figures["restored_equal"] = bool(len(restored) == rows and np.array_equal(restored.lookup(sample), expected))
+    figures["restored_equal"] = bool(
+        len(restored) == rows and np.array_equal(restored.lookup(sample), expected)
+    )
     return {"rows": rows, "dim": dim, **figures, "peak_gb": _peak() / 1e9}
 
 
 def _learned_and_saved(
-    table: ElasticTable, rows: int, folder: Path, sample: NDArray[np.int64], draw: np.random.Generator
+    table: ElasticTable,
+    rows: int,
+    folder: Path,
+    sample: NDArray[np.int64],
+    draw: np.random.Generator,
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
     """Fill, train and save the table; return figures and the sample's vectors. The table is gone afterwards."""
     dim = table.slabs["vectors"].spec.dim
-    figures = {"learn_s": _timed(lambda: _learn_all(table, rows, dim)), "step_ms": _traffic_ms(table, rows, dim, draw)}
+    figures = {
+        "learn_s": _timed(lambda: _learn_all(table, rows, dim)),
+        "step_ms": _traffic_ms(table, rows, dim, draw),
+    }
     held = table.memory_bytes()
-    figures |= {"table_gb": held / 1e9, "bytes_per_row_ratio": held / (len(table) * (4 * dim * 4 + 8))}
+    figures |= {
+        "table_gb": held / 1e9,
+        "bytes_per_row_ratio": held / (len(table) * (4 * dim * 4 + 8)),
+    }
     figures["peak_over_table_learning"] = _peak() / held
     figures["save_s"] = _timed(lambda: table.save(folder))
     figures["peak_over_table_saving"] = _peak() / held

@@ -1,7 +1,7 @@
 """Seconds from an event to a served model that learned it: `python benchmarks/follow.py --rate 1000 --minutes 10 --json`.
 
 Three processes beside this one: a producer writes simulated events (`conf/simulated.yaml`), stamped with the moment at which
-they happen, into small files; `elastic-ctr follow` learns and publishes; `compression/delta_server.py` applies each delta to the
+they happen, into small files; `elastic-ctr follow` learns and publishes; `compression/delta/delta_server.py` applies each delta to the
 model it has loaded. An event counts as served when the delta that learned it is applied. All clocks are this machine's.
 """
 
@@ -21,7 +21,7 @@ from typing import Annotated, Any
 import typer
 from follow_parts.report import read_lines, report
 
-from pipelines import console
+from pipelines.cli import console
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / "conf" / "simulated.yaml"
@@ -32,17 +32,30 @@ class Run:
     """The three processes of one run, in a folder of their own."""
 
     def __init__(self, folder: Path) -> None:
-        self.landing, self.out, self.applied = folder / "landing", folder / "follow", folder / "applied.jsonl"
+        self.landing, self.out, self.applied = (
+            folder / "landing",
+            folder / "follow",
+            folder / "applied.jsonl",
+        )
         self.landing.mkdir(parents=True)
         self._folder = folder
         self._running: list[subprocess.Popen[str]] = []
 
     def start(self, name: str, *command: str) -> subprocess.Popen[str]:
         """Start a Python process with this checkout on its path; what it says goes to `<name>.log`."""
-        known = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        known = {
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
         log = (self._folder / f"{name}.log").open("w")
         process = subprocess.Popen(
-            [sys.executable, *command], stdin=subprocess.PIPE, stdout=log, stderr=log, text=True, env=known
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            text=True,
+            env=known,
         )
         self._running.append(process)
         return process
@@ -53,7 +66,9 @@ class Run:
         while not there():
             failed = [process.args for process in self._running if process.poll()]
             if failed or time.monotonic() > until:
-                raise SystemExit(f"{what} did not come about (ended: {failed}); see the logs in {self._folder}")
+                raise SystemExit(
+                    f"{what} did not come about (ended: {failed}); see the logs in {self._folder}"
+                )
             time.sleep(0.1)
 
     def learned(self) -> set[str]:
@@ -72,12 +87,18 @@ def main(
     rate: Annotated[float, typer.Option(min=1, help="Events per second.")] = 1000,
     minutes: Annotated[float, typer.Option(min=0.05)] = 10,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between micro-batches.")] = 5,
-    file_s: Annotated[float, typer.Option("--file-seconds", min=0.1, help="Seconds of events in a file.")] = 1,
+    file_s: Annotated[
+        float, typer.Option("--file-seconds", min=0.1, help="Seconds of events in a file.")
+    ] = 1,
     warm: Annotated[int, typer.Option(min=0, help="Events that are learned before.")] = 200_000,
-    overrides: Annotated[list[str], typer.Option("--set", help="Override a key of the configuration.")] = [],  # noqa: B006
+    overrides: Annotated[
+        list[str], typer.Option("--set", help="Override a key of the configuration.")
+    ] = [],  # noqa: B006
     quick: Annotated[bool, typer.Option("--quick", help="A few seconds: does it run?")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    folder: Annotated[Path | None, typer.Option(help="Where the run lies (default: a temporary folder, removed).")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where the run lies (default: a temporary folder, removed).")
+    ] = None,
 ) -> None:
     """Run it and print the figures."""
     if quick:
@@ -85,19 +106,36 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         run = Run(folder or Path(temporary))
         try:
-            figures = _run(run, [str(value) for value in (rate, minutes * 60, file_s, warm)], every, overrides)
+            figures = _run(
+                run, [str(value) for value in (rate, minutes * 60, file_s, warm)], every, overrides
+            )
         finally:
             run.stop()
-    told = {"rate": rate, "minutes": minutes, "every_s": every, "file_s": file_s, "warm_up_events": warm, **figures}
+    told = {
+        "rate": rate,
+        "minutes": minutes,
+        "every_s": every,
+        "file_s": file_s,
+        "warm_up_events": warm,
+        **figures,
+    }
     if as_json:
         typer.echo(json.dumps(told, indent=1))
     else:
         console.table("follow", ("figure", "value"), told.items())
 
 
-def _run(run: Run, produced: Sequence[str], every: float, overrides: Sequence[str]) -> dict[str, Any]:
+def _run(
+    run: Run, produced: Sequence[str], every: float, overrides: Sequence[str]
+) -> dict[str, Any]:
     is_warmed = float(produced[-1]) > 0
-    producer = run.start("producer", str(ROOT / "benchmarks/follow_parts/producer.py"), str(CONFIG), str(run.landing), *produced)
+    producer = run.start(
+        "producer",
+        str(ROOT / "benchmarks/follow_parts/producer.py"),
+        str(CONFIG),
+        str(run.landing),
+        *produced,
+    )
     sets = [part for override in overrides for part in ("--set", override)]
     options = [
         "-c",
@@ -111,15 +149,23 @@ def _run(run: Run, produced: Sequence[str], every: float, overrides: Sequence[st
     ]
     run.wait("the warm-up's file", lambda: not is_warmed or any(run.landing.glob("0-warm.parquet")))
     run.start("follow", "-m", "pipelines.cli", "follow", *options, "--every", str(every), *sets)
-    run.start("server", str(ROOT / "compression" / "delta_server.py"), str(run.out), str(run.applied))
+    run.start(
+        "server", str(ROOT / "compression" / "delta_server.py"), str(run.out), str(run.applied)
+    )
     run.wait("the first served model", lambda: not is_warmed or run.applied.exists())
     assert producer.stdin
     producer.stdin.write("go\n")
     producer.stdin.flush()
     producer.wait()
-    run.wait("learning the last file", lambda: run.learned() >= {path.name for path in run.landing.glob("[01]-*.parquet")})
+    run.wait(
+        "learning the last file",
+        lambda: run.learned() >= {path.name for path in run.landing.glob("[01]-*.parquet")},
+    )
     batches = read_lines(run.out / "batches.jsonl")
-    run.wait("the last delta", lambda: max(line["number"] for line in read_lines(run.applied)) >= batches[-1]["content"])
+    run.wait(
+        "the last delta",
+        lambda: max(line["number"] for line in read_lines(run.applied)) >= batches[-1]["content"],
+    )
     return report(run.landing, batches, read_lines(run.applied))
 
 

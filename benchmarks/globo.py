@@ -38,11 +38,11 @@ from globo_parts.stream import Day, Known, drawn, drawn_schema, read_day
 
 from features.partition import days_between
 from features.schema import Schema
-from pipelines import console
-from pipelines.artifacts import Store
-from pipelines.chain import run_stage
+from pipelines.cli import console
 from pipelines.config import load_config
+from pipelines.stages.chain import run_stage
 from pipelines.stages.stage import Context
+from pipelines.store.artifacts import Store
 
 _CONFIG = Path(__file__).parents[1] / "conf" / "globo.yaml"
 _QUICK_BATCH = 64
@@ -72,7 +72,13 @@ class Maker:
         arm = ARMS[name]
         like = self.run(arm.like).size if arm.like else None
         learned = recipe(arm, self.data.schema, self.seed, self.batch)
-        told = [asdict(arm), like and asdict(like), self.data.told, learned.model.model_dump(), learned.training.model_dump()]
+        told = [
+            asdict(arm),
+            like and asdict(like),
+            self.data.told,
+            learned.model.model_dump(),
+            learned.training.model_dump(),
+        ]
         return kept(self.folder, name, told, lambda: self._made(name, like))
 
     def _made(self, name: str, like: Size | None) -> Run:
@@ -80,20 +86,32 @@ class Maker:
             """Tell of this arm."""
             progress(f"{name}: {text}")
 
-        return run(ARMS[name], like, self.data.days, self.data.schema, self.seed, self.batch, report)
+        return run(
+            ARMS[name], like, self.data.days, self.data.schema, self.seed, self.batch, report
+        )
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     days: Annotated[int, typer.Option(min=2, help="How many days; the first is not judged.")] = 6,
-    first: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day.")] = datetime(2017, 10, 2),
-    workspace: Annotated[Path, typer.Option(help="Where days and arms are kept; reused.")] = Path("workspace-globo"),
-    plot: Annotated[Path | None, typer.Option(help="PNG to draw of hourly and daily learning.")] = None,
+    first: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day.")
+    ] = datetime(2017, 10, 2),
+    workspace: Annotated[Path, typer.Option(help="Where days and arms are kept; reused.")] = Path(
+        "workspace-globo"
+    ),
+    plot: Annotated[
+        Path | None, typer.Option(help="PNG to draw of hourly and daily learning.")
+    ] = None,
     arms: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
-    share: Annotated[float, typer.Option(min=0.001, max=1, help="Of the users, the same ones every day.")] = 1.0,
+    share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Of the users, the same ones every day.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(min=0)] = 17,
     batch: Annotated[int, typer.Option(min=1, help="Impressions a step.")] = 512,
-    quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")
+    ] = False,
 ) -> None:
     """Take every arm through the days, and print its figures."""
     asked = chosen(arms, ARMS, "--arms") or tuple(ARMS)
@@ -102,8 +120,16 @@ def main(
     made = Maker(data, workspace / "arms", seed, _QUICK_BATCH if quick else batch)
     runs = {name: made.run(name) for name in asked}
     if plot:
-        plot_hours(data.days, {words: made.run(name).probability for name, words in _PLOTTED.items()}, plot)
-    _show({"stream": stream_figures(data.days), "arms": {name: figures(runs[name], data.days) for name in asked}}, as_json)
+        plot_hours(
+            data.days, {words: made.run(name).probability for name, words in _PLOTTED.items()}, plot
+        )
+    _show(
+        {
+            "stream": stream_figures(data.days),
+            "arms": {name: figures(runs[name], data.days) for name in asked},
+        },
+        as_json,
+    )
 
 
 def _drawn(count: int) -> Data:
@@ -117,7 +143,9 @@ def _read(first: date, count: int, share: float, workspace: Path) -> Data:
     times = moments(config, first)
     for day in days_between(first, first + timedelta(days=count - 1)):
         files = files_of(times, config.source, config.features, day)
-        version = run_stage("ingest", Context(narrowed(config, files), day, Store(workspace))).version
+        version = run_stage(
+            "ingest", Context(narrowed(config, files), day, Store(workspace))
+        ).version
         days.append(read_day(version.path, config.features, day, known, share))
         told.append(version.digest)
         progress(f"{day}: {len(days[-1]):,} impressions from {len(files)} files")
@@ -128,7 +156,11 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(told, indent=1))
         return
-    console.table("Globo, drawn negatives: mean progressive AUC of a day", ("arm", *COLUMNS), lines(told["arms"]))
+    console.table(
+        "Globo, drawn negatives: mean progressive AUC of a day",
+        ("arm", *COLUMNS),
+        lines(told["arms"]),
+    )
     console.say(str(told["stream"]))
 
 

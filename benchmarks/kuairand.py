@@ -18,15 +18,23 @@ import numpy as np
 import typer
 
 from features.partition import days_between
-from pipelines import console
-from pipelines.artifacts import Store
-from pipelines.chain import run_day
+from pipelines.cli import console
 from pipelines.config import Config, load_config
+from pipelines.stages.chain import run_day
 from pipelines.stages.stage import Context
+from pipelines.store.artifacts import Store
 
 FIRST, LAST = date(2022, 4, 25), date(2022, 5, 5)
 TEST = (date(2022, 5, 6), date(2022, 5, 8))
-LEARNING = ("ingest", "validate-data", "feature-statistics", "cross-counts", "cross-graph", "pretrain", "train")
+LEARNING = (
+    "ingest",
+    "validate-data",
+    "feature-statistics",
+    "cross-counts",
+    "cross-graph",
+    "pretrain",
+    "train",
+)
 TAB = "1"
 BEST = (
     "model.kind=fusion",
@@ -38,9 +46,13 @@ BEST = (
 
 
 def main(
-    workspace: Annotated[Path, typer.Option(help="Where artifacts go; reused when they are there.")] = Path("workspace-kuairand"),
+    workspace: Annotated[
+        Path, typer.Option(help="Where artifacts go; reused when they are there.")
+    ] = Path("workspace-kuairand"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a configuration key.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Override a configuration key.")
+    ] = None,
     configured: Annotated[bool, typer.Option(help="The configured model alone.")] = False,
 ) -> None:
     """Learn the days, freeze, score the test days."""
@@ -52,13 +64,17 @@ def main(
         return
     for name, of_model in figures.items():
         console.table(
-            f"KuaiRand-Pure, {name} model, frozen after 2022-05-05, test 05-06 to 05-08", ("figure", "value"), of_model.items()
+            f"KuaiRand-Pure, {name} model, frozen after 2022-05-05, test 05-06 to 05-08",
+            ("figure", "value"),
+            of_model.items(),
         )
 
 
 def _figures(overrides: list[str], workspace: Path) -> dict[str, Any]:
     started = time.monotonic()
-    config = load_config(Path(__file__).parents[1] / "conf" / "kuairand_pure.yaml", overrides, workspace)
+    config = load_config(
+        Path(__file__).parents[1] / "conf" / "kuairand_pure.yaml", overrides, workspace
+    )
     store = Store(workspace)
     progressive = [_learn(config, store, day) for day in days_between(FIRST, LAST)]
     figures = _score(config, store)
@@ -74,37 +90,57 @@ def _learn(config: Config, store: Store, day: date) -> float:
 
 def _score(config: Config, store: Store) -> dict[str, Any]:
     """Score every test day with the frozen checkpoint of the last day learned."""
-    from training.metrics import auc, auc_within, log_loss
+    from training.evaluation.metrics import auc, auc_within, log_loss
 
     checkpoint = store.current("checkpoint", LAST)
     assert checkpoint is not None
     parts = [_score_day(config, store, checkpoint.path, day) for day in days_between(*TEST)]
-    label, model, baseline, inside = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+    label, model, baseline, inside = (
+        np.concatenate(columns) for columns in zip(*parts, strict=True)
+    )
     figures: dict[str, Any] = {"rows": len(label), "rows_tab_1": int(inside.sum())}
     for name, scores in (("model", model), ("lr_baseline", baseline)):
-        figures |= {f"auc_{name}": auc(label, scores), f"auc_tab_1_{name}": auc_within(label, scores, inside)}
+        figures |= {
+            f"auc_{name}": auc(label, scores),
+            f"auc_tab_1_{name}": auc_within(label, scores, inside),
+        }
         figures[f"log_loss_{name}"] = log_loss(label, scores)
-    return {**figures, **{k: checkpoint.metrics[k] for k in ("rows_in_table", "zero_rows", "bytes_trained", "examples_per_s")}}
+    return {
+        **figures,
+        **{
+            k: checkpoint.metrics[k]
+            for k in ("rows_in_table", "zero_rows", "bytes_trained", "examples_per_s")
+        },
+    }
 
 
 def _score_day(config: Config, store: Store, checkpoint: Path, day: date) -> tuple[np.ndarray, ...]:
     """Return label, model's and baseline's probability, and whether the record is of tab 1; each [n]."""
     import pyarrow.parquet as pq
 
-    from training.checkpoints import read_description
-    from training.examples import read_examples
-    from training.inputs import Featurizer
-    from training.learners import Learners, Recipe
+    from training.data.examples import read_examples
+    from training.data.inputs import Featurizer
+    from training.fit.checkpoints import read_description
+    from training.fit.learners import Learners, Recipe
     from training.models.cross_files import read_encodings
 
     (ingested,) = run_day(Context(config, day, store), ("ingest",))
     about = read_description(checkpoint)
-    learners = Learners.restored(Recipe(about.schema, about.model, about.training, about.relations), checkpoint, about)
+    learners = Learners.restored(
+        Recipe(about.schema, about.model, about.training, about.relations), checkpoint, about
+    )
     examples = read_examples(ingested.version.path, about.schema, about.relations)
     encodings = read_encodings(checkpoint / "encodings.npz")
     inputs = Featurizer(about.schema, about.relations, about.scalers, encodings).inputs(examples)
-    tab = pq.read_table(ingested.version.path / "impressions", columns=["tab"])["tab"].to_numpy(zero_copy_only=False)
-    return examples.label, learners.model.predict(inputs), learners.baseline.predict(inputs), tab == TAB
+    tab = pq.read_table(ingested.version.path / "impressions", columns=["tab"])["tab"].to_numpy(
+        zero_copy_only=False
+    )
+    return (
+        examples.label,
+        learners.model.predict(inputs),
+        learners.baseline.predict(inputs),
+        tab == TAB,
+    )
 
 
 if __name__ == "__main__":

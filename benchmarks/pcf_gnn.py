@@ -32,22 +32,37 @@ from pcf_gnn_parts.learning import take
 from pcf_gnn_parts.throughput import Load, throughput
 from pcf_gnn_parts.worlds import World, drawn, globo, kuairand, movielens
 
-from pipelines import console
+from pipelines.cli import console
 
 _COLUMNS = ("auc", "auc_seen", "auc_unseen", "share_seen", "bytes")
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    data: Annotated[str, typer.Option(help="Comma-separated: globo, kuairand_pure, movielens_1m.")] = "globo,kuairand_pure",
-    movielens_folder: Annotated[Path, typer.Option("--movielens", help="Holds ml-1m.inter and its side files.")] = Path("ml-1m"),
-    workspace: Annotated[Path, typer.Option(help="Where days and figures are kept; reused.")] = Path("workspace-pcf-gnn"),
+    data: Annotated[
+        str, typer.Option(help="Comma-separated: globo, kuairand_pure, movielens_1m.")
+    ] = "globo,kuairand_pure",
+    movielens_folder: Annotated[
+        Path, typer.Option("--movielens", help="Holds ml-1m.inter and its side files.")
+    ] = Path("ml-1m"),
+    workspace: Annotated[
+        Path, typer.Option(help="Where days and figures are kept; reused.")
+    ] = Path("workspace-pcf-gnn"),
     arms: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = ",".join(ARMS),
     days: Annotated[int, typer.Option(min=2, help="Of globo, the first one not judged.")] = 3,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Of globo's users.")] = 0.25,
-    window: Annotated[int, typer.Option(min=1, help="Slices before that a graph is of: days, twelfths of Globo's days.")] = 7,
-    peer: Annotated[bool, typer.Option("--peer", help="Only edges a second, ours and DGL's.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
+    window: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Slices before that a graph is of: days, twelfths of Globo's days."
+        ),
+    ] = 7,
+    peer: Annotated[
+        bool, typer.Option("--peer", help="Only edges a second, ours and DGL's.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")
+    ] = False,
 ) -> None:
     """Take every input through the data, and print the figures."""
     if peer:
@@ -59,22 +74,32 @@ def main(
         "movielens_1m": lambda: movielens(movielens_folder, workspace, 15, progress),
         "drawn": lambda: drawn(4),
     }
-    tried, names = chosen(arms, ARMS, "--arms"), chosen("drawn" if quick else data, makers, "--data")
+    tried, names = (
+        chosen(arms, ARMS, "--arms"),
+        chosen("drawn" if quick else data, makers, "--data"),
+    )
     with refusals():
         told = {
-            name: _figures(makers[name], name, tried, window, workspace / f"{name}-{days}-{share}-{window}") for name in names
+            name: _figures(
+                makers[name], name, tried, window, workspace / f"{name}-{days}-{share}-{window}"
+            )
+            for name in names
         }
     _show(told, as_json)
 
 
-def _figures(make: Callable[[], World], name: str, arms: tuple[str, ...], window: int, folder: Path) -> dict[str, Any]:
+def _figures(
+    make: Callable[[], World], name: str, arms: tuple[str, ...], window: int, folder: Path
+) -> dict[str, Any]:
     """Figures by arm; those that are kept are read, and the data only if one is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     world = make() if any(not (folder / f"{arm}.json").is_file() for arm in arms) else None
     for arm in arms:
         path = folder / f"{arm}.json"
         if world and not path.is_file():
-            scores = take(world, ARMS[arm], window, lambda text, arm=arm: progress(f"{name}, {arm}: {text}"))
+            scores = take(
+                world, ARMS[arm], window, lambda text, arm=arm: progress(f"{name}, {arm}: {text}")
+            )
             path.write_text(json.dumps(scores.figures()), encoding="utf-8")
     return {arm: json.loads((folder / f"{arm}.json").read_text(encoding="utf-8")) for arm in arms}
 
@@ -84,8 +109,12 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
         typer.echo(json.dumps(told, indent=1))
         return
     for name, by_arm in told.items():
-        lines = [(arm, *(str(figures[column]) for column in _COLUMNS)) for arm, figures in by_arm.items()]
-        console.table(f"{name}: cross features given to one click model", ("input", *_COLUMNS), lines)
+        lines = [
+            (arm, *(str(figures[column]) for column in _COLUMNS)) for arm, figures in by_arm.items()
+        ]
+        console.table(
+            f"{name}: cross features given to one click model", ("input", *_COLUMNS), lines
+        )
 
 
 if __name__ == "__main__":

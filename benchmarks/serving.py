@@ -22,13 +22,21 @@ import numpy as np
 import typer
 from command_line import progress
 from elastic_peers.environments import NoEnvironment, interpreter
-from serving_parts.models import COMPACT, FIELDS, SHAPES, WHOLE, model_of, requests_of, stored_bytes_per_row
+from serving_parts.models import (
+    COMPACT,
+    FIELDS,
+    SHAPES,
+    WHOLE,
+    model_of,
+    requests_of,
+    stored_bytes_per_row,
+)
 
-from compression.export import SAVED_MODEL, export_model
-from pipelines import console
-from validation.serve_check import ServingCosts, serving_costs
-from validation.serve_plot import plot_serving
-from validation.serving import serve
+from compression.export.write import SAVED_MODEL, export_model
+from pipelines.cli import console
+from validation.serving.compare import ServingCosts, serving_costs
+from validation.serving.measure import serve
+from validation.serving.plot import plot_serving
 
 _PINS = Path(__file__).parent / "serving_parts" / "requirements"
 _BATCHES = (1, 32, 512)
@@ -37,10 +45,18 @@ _BATCHES = (1, 32, 512)
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     rows: Annotated[int, typer.Option(min=FIELDS, help="Of the whole model.")] = 6_000_000,
-    requests: Annotated[int, typer.Option(min=1, help="Answered in each process at the largest batch size.")] = 20_480,
-    rounds: Annotated[int, typer.Option(min=1, help="Processes of each model; figures are medians.")] = 3,
-    other: Annotated[str, typer.Option(help="TensorFlow versions to load the compact model in, comma-separated.")] = "",
-    environments: Annotated[Path, typer.Option(help="Where environments of other versions lie.")] = Path("peer-environments"),
+    requests: Annotated[
+        int, typer.Option(min=1, help="Answered in each process at the largest batch size.")
+    ] = 20_480,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Processes of each model; figures are medians.")
+    ] = 3,
+    other: Annotated[
+        str, typer.Option(help="TensorFlow versions to load the compact model in, comma-separated.")
+    ] = "",
+    environments: Annotated[
+        Path, typer.Option(help="Where environments of other versions lie.")
+    ] = Path("peer-environments"),
     plot: Annotated[Path | None, typer.Option(help="PNG to draw.")] = None,
 ) -> None:
     """Export the models, serve them in turns, and print what each costs."""
@@ -48,7 +64,9 @@ def main(
         exports = {name: _export(name, rows, Path(scratch)) for name in SHAPES}
         asked = {name: requests_of(shape.fields, rows, requests) for name, shape in SHAPES.items()}
         costs = serving_costs(exports, asked, _BATCHES, rounds)
-        told = _told(costs, rows) | {"other_tensorflow": _others(exports[COMPACT], rows, other, environments)}
+        told = _told(costs, rows) | {
+            "other_tensorflow": _others(exports[COMPACT], rows, other, environments)
+        }
     if plot:
         plot_serving(costs, f"{rows:,} rows, and what compression leaves of them", plot)
     _show(told, as_json)
@@ -95,7 +113,10 @@ def _others(saved_model: Path, rows: int, versions: str, root: Path) -> dict[str
             found[version] = {"missing": str(error)}
             continue
         theirs = serve(saved_model, requests, python=python).probability
-        found[version] = {"max_abs_diff": float(np.abs(theirs - ours).max()), "requests": len(theirs)}
+        found[version] = {
+            "max_abs_diff": float(np.abs(theirs - ours).max()),
+            "requests": len(theirs),
+        }
     return found
 
 
@@ -105,14 +126,26 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
         return
     columns = ("model", "MB", "bytes a row", "resident MB", "load s", "per s, batch 1", "32", "512")
     console.table("serving", columns, [_line(name, told) for name in told["costs"]])
-    console.say(", ".join(f"{name} {told[name]:.2f}" for name in ("qps_ratio_b32", "rss_ratio", "load_ratio", "bytes_ratio")))
+    console.say(
+        ", ".join(
+            f"{name} {told[name]:.2f}"
+            for name in ("qps_ratio_b32", "rss_ratio", "load_ratio", "bytes_ratio")
+        )
+    )
     console.say(f"other versions of TensorFlow: {told['other_tensorflow']}")
 
 
 def _line(name: str, told: dict[str, Any]) -> tuple[str, ...]:
     cost, per_row = told["costs"][name], told["bytes_per_row"][name]["exported"]
     sizes = (f"{cost['batches'][str(size)]['per_second']:,.0f}" for size in _BATCHES)
-    return name, f"{cost['bytes'] / 1e6:.0f}", f"{per_row:.1f}", f"{cost['rss_bytes'] / 1e6:.0f}", f"{cost['load_s']:.2f}", *sizes
+    return (
+        name,
+        f"{cost['bytes'] / 1e6:.0f}",
+        f"{per_row:.1f}",
+        f"{cost['rss_bytes'] / 1e6:.0f}",
+        f"{cost['load_s']:.2f}",
+        *sizes,
+    )
 
 
 if __name__ == "__main__":

@@ -40,25 +40,44 @@ from whole_path_parts.plot import plot_path
 from whole_path_parts.report import rows_of, verdict
 from whole_path_parts.walk import Walk
 
-from pipelines import console
+from pipelines.cli import console
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    data: Annotated[str, typer.Option(help="Comma-separated: kuairand_pure, globo.")] = "kuairand_pure,globo",
-    workspace: Annotated[Path, typer.Option(help="Where days and models are kept; reused.")] = Path("workspace-whole-path"),
+    data: Annotated[
+        str, typer.Option(help="Comma-separated: kuairand_pure, globo.")
+    ] = "kuairand_pure,globo",
+    workspace: Annotated[Path, typer.Option(help="Where days and models are kept; reused.")] = Path(
+        "workspace-whole-path"
+    ),
     days: Annotated[int, typer.Option(min=1, help="Of globo.")] = 2,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Of globo's users.")] = 0.25,
     dim: Annotated[int, typer.Option(min=1, help="Width of rows.")] = Options.dim,
-    lasso: Annotated[bool, typer.Option("--lasso", help="Keep the group lasso of conf/, also at the start.")] = False,
-    values_a_row: Annotated[int, typer.Option(min=1, help="Ids of a multi-hash field by row.")] = Options.values_a_row,
-    frequent: Annotated[int, typer.Option(help="Times that such an id is seen before it has a row of its own; 0: none.")] = 0,
-    kept_bytes: Annotated[float, typer.Option(min=0.01, max=1, help="Share that fields may keep.")] = Options.kept_bytes,
-    energy: Annotated[float, typer.Option(min=0.01, max=1, help="Of the squares that widths keep.")] = Options.energy,
+    lasso: Annotated[
+        bool, typer.Option("--lasso", help="Keep the group lasso of conf/, also at the start.")
+    ] = False,
+    values_a_row: Annotated[
+        int, typer.Option(min=1, help="Ids of a multi-hash field by row.")
+    ] = Options.values_a_row,
+    frequent: Annotated[
+        int,
+        typer.Option(help="Times that such an id is seen before it has a row of its own; 0: none."),
+    ] = 0,
+    kept_bytes: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share that fields may keep.")
+    ] = Options.kept_bytes,
+    energy: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Of the squares that widths keep.")
+    ] = Options.energy,
     requests: Annotated[int, typer.Option(min=1, help="Answered in each process.")] = 20_480,
-    rounds: Annotated[int, typer.Option(min=1, help="Processes of each export; figures are medians.")] = 3,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Processes of each export; figures are medians.")
+    ] = 3,
     plots: Annotated[Path | None, typer.Option(help="Folder for a picture of each log.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")
+    ] = False,
 ) -> None:
     """Walk the path, and print the table."""
     makers: dict[str, Callable[[], World]] = {
@@ -71,14 +90,27 @@ def main(
     with refusals():
         _warm_up()
         for name in names:
-            told[name] = _walked(makers[name](), workspace / f"{name}-path", options, (requests, rounds))
+            told[name] = _walked(
+                makers[name](), workspace / f"{name}-path", options, (requests, rounds)
+            )
             if plots:
-                plot_path(told[name]["rows"], f"{name}: from massive to compact", plots / f"whole-path-{name}.png")
+                plot_path(
+                    told[name]["rows"],
+                    f"{name}: from massive to compact",
+                    plots / f"whole-path-{name}.png",
+                )
     _show(told, as_json)
 
 
-def _walked(world: World, folder: Path, options: Options, serving: tuple[int, int]) -> dict[str, Any]:
-    path = WholePath(Walk.of(world, folder / "pieces"), folder, options, lambda text: progress(f"{world.name}: {text}"))
+def _walked(
+    world: World, folder: Path, options: Options, serving: tuple[int, int]
+) -> dict[str, Any]:
+    path = WholePath(
+        Walk.of(world, folder / "pieces"),
+        folder,
+        options,
+        lambda text: progress(f"{world.name}: {text}"),
+    )
     steps = list(path.steps())
     rows = rows_of(steps, path.heldout, *serving)
     return {"heldout": path.heldout.rows, "rows": rows, "reached": verdict(rows)}
@@ -95,7 +127,17 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(told, indent=1))
         return
-    columns = ("step", "AUC", "to the start", "95 %", "MB", "training cpu s", "of the start's", "per s, 32", "512")
+    columns = (
+        "step",
+        "AUC",
+        "to the start",
+        "95 %",
+        "MB",
+        "training cpu s",
+        "of the start's",
+        "per s, 32",
+        "512",
+    )
     for name, figures in told.items():
         title = f"{name}, {figures['heldout']:,} held-out impressions"
         console.table(title, columns, [_line(row) for row in figures["rows"]])
@@ -103,9 +145,20 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:
-    quality = (f"{row['auc']:.4f}", f"{row['gain']:+.4f}", f"{row['low']:+.4f} … {row['high']:+.4f}")
+    quality = (
+        f"{row['auc']:.4f}",
+        f"{row['gain']:+.4f}",
+        f"{row['low']:+.4f} … {row['high']:+.4f}",
+    )
     seconds = (f"{row['seconds']['training']['cpu']:.0f}", f"{row['training_share']:.2f}")
-    return row["step"], *quality, f"{row['bytes'] / 1e6:.2f}", *seconds, f"{row['qps_b32']:,.0f}", f"{row['qps_b512']:,.0f}"
+    return (
+        row["step"],
+        *quality,
+        f"{row['bytes'] / 1e6:.2f}",
+        *seconds,
+        f"{row['qps_b32']:,.0f}",
+        f"{row['qps_b512']:,.0f}",
+    )
 
 
 if __name__ == "__main__":

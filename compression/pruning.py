@@ -17,11 +17,19 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from compression.compact import CompactModel, write_compact
+from compression.model import CompactModel, write_compact
 from compression.savings import OPTIMIZER, savings
 from compression.settings import CompressionSettings
 from compression.steps.settings import StepSettings
-from training.checkpoints import DENSE, DESCRIPTION, ENCODINGS, GROUPS, TABLE, read_checkpoint, write_description
+from training.fit.checkpoints import (
+    DENSE,
+    DESCRIPTION,
+    ENCODINGS,
+    GROUPS,
+    TABLE,
+    read_checkpoint,
+    write_description,
+)
 from training.packed.rows import PackedRows
 
 if TYPE_CHECKING:
@@ -69,7 +77,9 @@ class CompressionReport:
         return asdict(self)
 
 
-def compress(checkpoint: Path, settings: CompressionSettings, out: Path, impressions: Path | None = None) -> CompressionReport:
+def compress(
+    checkpoint: Path, settings: CompressionSettings, out: Path, impressions: Path | None = None
+) -> CompressionReport:
     """Write the compressed form of a checkpoint, which stays as it is.
 
     Args:
@@ -92,7 +102,8 @@ def compress(checkpoint: Path, settings: CompressionSettings, out: Path, impress
         rows_after=small.rows,
         zero_rows=full.rows - cut.rows,
         bytes_before=sum(before.values()),
-        bytes_before_weights=full.rows_nbytes + sum(before[part] for part in (DENSE, ENCODINGS, DESCRIPTION)),
+        bytes_before_weights=full.rows_nbytes
+        + sum(before[part] for part in (DENSE, ENCODINGS, DESCRIPTION)),
         bytes_after=sum(after.values()),
         parts_before=before,
         parts_after=after,
@@ -110,7 +121,11 @@ def without_zero_rows(model: CompactModel, tolerance: float = 0.0) -> CompactMod
 
 
 def _stepped(
-    cut: CompactModel, checkpoint: Path, steps: Sequence[StepSettings], impressions: Path | None, out: Path
+    cut: CompactModel,
+    checkpoint: Path,
+    steps: Sequence[StepSettings],
+    impressions: Path | None,
+    out: Path,
 ) -> tuple[CompactModel, tuple[StepReport, ...]]:
     """Run the steps and write the model."""
     if not steps:
@@ -130,7 +145,10 @@ def _stepped(
 
 def _write_plan(path: Path, steps: Sequence[StepReport]) -> None:
     document = {"steps": [step.settings | {"plan": step.plan} for step in steps]}
-    path.write_text(yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None), encoding="utf-8")
+    path.write_text(
+        yaml.safe_dump(document, sort_keys=False, width=120, default_flow_style=None),
+        encoding="utf-8",
+    )
 
 
 def _is_zero(table: PackedRows, tolerance: float) -> NDArray[np.bool_]:

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compression.compact import CompactModel
-from training.checkpoints import rows_folder
-from training.elastic.storage.checkpoint import HEADER, WEIGHTS, array_name, read_array, read_header
+from compression.model import CompactModel
+from elastic_embeddings.storage.checkpoint import (
+    HEADER,
+    WEIGHTS,
+    array_name,
+    read_array,
+    read_header,
+)
+from training.fit.checkpoints import rows_folder
 
 if TYPE_CHECKING:
     from compression.steps.sequence import StepReport
@@ -18,7 +24,9 @@ if TYPE_CHECKING:
 OPTIMIZER = "optimizer.npz"
 
 
-def savings(checkpoint: Path, full: CompactModel, cut: CompactModel, steps: Sequence[StepReport]) -> dict[str, int]:
+def savings(
+    checkpoint: Path, full: CompactModel, cut: CompactModel, steps: Sequence[StepReport]
+) -> dict[str, int]:
     """Return the bytes that each part of a compression saved, in order; a folder that is compressed already has no slots.
 
     Args:
@@ -32,10 +40,16 @@ def savings(checkpoint: Path, full: CompactModel, cut: CompactModel, steps: Sequ
     for name in full.tables:
         own_slots, own_counts = _table(rows_folder(checkpoint, name))
         slots, counts = slots + own_slots, counts + own_counts
-    saved = {"optimizer_slots": slots, "counts_and_unadmitted_keys": counts, "zero_rows": full.nbytes - cut.nbytes}
+    saved = {
+        "optimizer_slots": slots,
+        "counts_and_unadmitted_keys": counts,
+        "zero_rows": full.nbytes - cut.nbytes,
+    }
     for step in steps:
         again = sum(name.partition(" ")[0] == step.kind for name in saved)
-        saved[f"{step.kind} {again + 1}" if again else step.kind] = step.bytes_before - step.bytes_after
+        saved[f"{step.kind} {again + 1}" if again else step.kind] = (
+            step.bytes_before - step.bytes_after
+        )
     return saved
 
 

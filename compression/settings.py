@@ -9,21 +9,29 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from compression.steps.settings import StepSettings
-from features.schema import Frozen, Grown
+from features.schema import EvolvingSettings, Settings
 
 _Chance = Annotated[float, Field(gt=0, lt=1)]
 
-_PLACES = {"drop_fields": 0, "widths": 1, "quantize": 2, "product": 2, "dense": 2, "encodings": 2, "fine_tune": 2}
+_PLACES = {
+    "drop_fields": 0,
+    "widths": 1,
+    "quantize": 2,
+    "product": 2,
+    "dense": 2,
+    "encodings": 2,
+    "fine_tune": 2,
+}
 """A step never comes before one of a lower place, whose work it would undo or could not read. `prune_rows` reads any form."""
 
 
-class CompressionSettings(Grown):
+class CompressionSettings(EvolvingSettings):
     """Rows whose largest absolute value is at most `zero_tolerance` are dropped (0: only exact zeros, lossless).
 
     `steps` follow one after the other, and cost accuracy; none: the lossless cut alone.
     """
 
-    later = ("steps",)
+    added_later = ("steps",)
 
     zero_tolerance: Annotated[float, Field(ge=0)] = 0.0
     steps: tuple[StepSettings, ...] = ()
@@ -31,7 +39,10 @@ class CompressionSettings(Grown):
     @property
     def learns(self) -> bool:
         """Whether a step reads the day's impressions."""
-        return any(step.kind == "fine_tune" or (step.kind == "widths" and step.price is not None) for step in self.steps)
+        return any(
+            step.kind == "fine_tune" or (step.kind == "widths" and step.price is not None)
+            for step in self.steps
+        )
 
     @field_validator("steps")
     @classmethod
@@ -39,10 +50,14 @@ class CompressionSettings(Grown):
         kinds = [step.kind for step in steps]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1} - {"prune_rows"})
         if twice:
-            raise ValueError(f"{', '.join(twice)} is there twice: only prune_rows may be; make one step of them")
+            raise ValueError(
+                f"{', '.join(twice)} is there twice: only prune_rows may be; make one step of them"
+            )
         _refuse_undone_tuning(steps)
         if {"quantize", "product"} <= set(kinds):
-            raise ValueError("quantize and product both say how rows are stored: take one of the two")
+            raise ValueError(
+                "quantize and product both say how rows are stored: take one of the two"
+            )
         _refuse_disorder(kinds)
         return steps
 
@@ -52,7 +67,9 @@ def _refuse_disorder(kinds: Sequence[str]) -> None:
         raise ValueError("drop_fields comes after prune_rows: put it before")
     for first, second in pairwise(kind for kind in kinds if kind != "prune_rows"):
         if _PLACES[first] > _PLACES[second]:
-            raise ValueError(f"{second} comes after {first}: put it before; steps go {' → '.join(_PLACES)}")
+            raise ValueError(
+                f"{second} comes after {first}: put it before; steps go {' → '.join(_PLACES)}"
+            )
 
 
 def _refuse_undone_tuning(steps: Sequence[StepSettings]) -> None:
@@ -66,10 +83,12 @@ def _refuse_undone_tuning(steps: Sequence[StepSettings]) -> None:
             f"{', '.join(late)} after fine_tune: it learns over rows and encodings as they are served, put it after them"
         )
     if any(step.kind == "dense" and step.form != "float32" for step in steps[:at]):
-        raise ValueError("dense comes before fine_tune, which makes float32 of the kernels again: put dense after it")
+        raise ValueError(
+            "dense comes before fine_tune, which makes float32 of the kernels again: put dense after it"
+        )
 
 
-class SelectionSettings(Frozen):
+class SelectionSettings(Settings):
     """How gates rank the fields, and what keeping a field costs.
 
     `fscd` (one draw of the gates a batch) prices field j at `G(c_j) / batch size` nats, `G = online·o + width·e + rows·n`:
@@ -93,5 +112,7 @@ class SelectionSettings(Frozen):
     def _starts_within_the_range(self) -> Self:
         least, most = self.keep_range
         if not least < self.initial_keep < most:
-            raise ValueError(f"initial_keep {self.initial_keep} must lie within keep_range, above {least} and below {most}")
+            raise ValueError(
+                f"initial_keep {self.initial_keep} must lie within keep_range, above {least} and below {most}"
+            )
         return self

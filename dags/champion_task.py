@@ -29,9 +29,18 @@ class SearchTask(StageTask):
     def execute(self, context: Context) -> str:
         """Return the plan's path; raises Airflow's exceptions by the table of `dags.stage_task`."""
         params = context["params"]
-        argv = [*CLI, self.stage, f"--config={params['config']}", f"--date={params.get('date') or 'champion'}"]
+        argv = [
+            *CLI,
+            self.stage,
+            f"--config={params['config']}",
+            f"--date={params.get('date') or 'champion'}",
+        ]
         argv += [f"--workspace={params['workspace']}"] if params.get("workspace") else []
-        argv += [f"{option}={params[name]}" for name, option in LIMITS.items() if params.get(name) is not None]
+        argv += [
+            f"{option}={params[name]}"
+            for name, option in LIMITS.items()
+            if params.get(name) is not None
+        ]
         argv += ["--fine-tune"] if params.get("fine_tune") else []
         argv += [f"--set=compression.steps={params['steps']}"] if params.get("steps") else []
         return self.run_command(argv, stage_environment(os.environ, ""))
@@ -44,11 +53,15 @@ class PlannedTask(StageTask):
         """Return the manifest's path; raises Airflow's exceptions by the table of `dags.stage_task`."""
         plan = str(context["ti"].xcom_pull(task_ids=SEARCH))
         request = planned_request(context["params"], plan)
-        return self.run_command([*request.command(self.stage), f"--plan={plan}"], stage_environment(os.environ, ""))
+        return self.run_command(
+            [*request.command(self.stage), f"--plan={plan}"], stage_environment(os.environ, "")
+        )
 
 
 def planned_request(params: Mapping[str, Any], plan: str) -> Request:
     """Return what the stages of a plan are run for; raises InputError when the plan does not lie in the folder of a day."""
     folder = PurePath(plan).parent
-    day = partition_of(PurePath(*folder.parts[-2:]) if folder.name.startswith("hm=") else PurePath(folder.name))
+    day = partition_of(
+        PurePath(*folder.parts[-2:]) if folder.name.startswith("hm=") else PurePath(folder.name)
+    )
     return Request(day, str(params["config"]), str(params.get("workspace") or ""))

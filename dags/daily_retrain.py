@@ -42,16 +42,50 @@ class Stage:
 
 
 STAGES = (
-    Stage("ingest", "Read the day's raw log, type and deduplicate it, put bad rows aside.", "spark", timedelta(hours=4)),
-    Stage("validate-data", "Check the day's aggregates (Great Expectations); an unsound day stops here."),
-    Stage("feature-statistics", "Count impressions and clicks per field and value.", "spark", timedelta(hours=4)),
-    Stage("cross-counts", "Count the day's co-occurrences, for the graphs of later days.", "spark", timedelta(hours=4)),
-    Stage("cross-graph", "Build the graph of the days before, where encodings are due.", "spark", timedelta(hours=4)),
-    Stage("pretrain", "Fit encodings of the graph's nodes, where the last ones are too old; training reads them frozen."),
-    Stage("train", "Evaluate yesterday's model on the day, then learn the day.", "gpu", timedelta(hours=12)),
+    Stage(
+        "ingest",
+        "Read the day's raw log, type and deduplicate it, put bad rows aside.",
+        "spark",
+        timedelta(hours=4),
+    ),
+    Stage(
+        "validate-data",
+        "Check the day's aggregates (Great Expectations); an unsound day stops here.",
+    ),
+    Stage(
+        "feature-statistics",
+        "Count impressions and clicks per field and value.",
+        "spark",
+        timedelta(hours=4),
+    ),
+    Stage(
+        "cross-counts",
+        "Count the day's co-occurrences, for the graphs of later days.",
+        "spark",
+        timedelta(hours=4),
+    ),
+    Stage(
+        "cross-graph",
+        "Build the graph of the days before, where encodings are due.",
+        "spark",
+        timedelta(hours=4),
+    ),
+    Stage(
+        "pretrain",
+        "Fit encodings of the graph's nodes, where the last ones are too old; training reads them frozen.",
+    ),
+    Stage(
+        "train",
+        "Evaluate yesterday's model on the day, then learn the day.",
+        "gpu",
+        timedelta(hours=12),
+    ),
     Stage("compress", "Drop zero rows and optimizer state from a copy of the checkpoint."),
     Stage("export", "Write the SavedModel of stock ops: raw strings in, probability out."),
-    Stage("validate-model", "Compare the export with the trained model, the champion and the baselines; write the verdict."),
+    Stage(
+        "validate-model",
+        "Compare the export with the trained model, the champion and the baselines; write the verdict.",
+    ),
     Stage("promote", "Move the champion alias to a blessed candidate; leave it for a refused one."),
     Stage("monitor", "Write the day's metrics file."),
 )
@@ -82,7 +116,14 @@ def build_dag() -> DAG:
         tags=["elastic-ctr", "training"],
     )
     with dag:
-        _wire(EarlierDays(task_id="earlier_days", poke_interval=15, timeout=timedelta(days=1), doc_md=EarlierDays.__doc__))
+        _wire(
+            EarlierDays(
+                task_id="earlier_days",
+                poke_interval=15,
+                timeout=timedelta(days=1),
+                doc_md=EarlierDays.__doc__,
+            )
+        )
     return dag
 
 

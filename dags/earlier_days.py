@@ -64,10 +64,14 @@ class EarlierDays(BaseSensorOperator):
             raise AirflowFailException(str(error)) from error
         self.log.info("This run trains %s with %s", request.day, request.config)
         defaults = {name: self.dag.params[name] for name in ("config", "workspace")}
-        return may_start(request, lambda state: _runs(self.dag_id, state, defaults), backfill=is_backfill(run))
+        return may_start(
+            request, lambda state: _runs(self.dag_id, state, defaults), backfill=is_backfill(run)
+        )
 
 
-def may_start(request: Request, runs: Callable[[RunState], Iterable[EarlierRun]], *, backfill: bool) -> bool:
+def may_start(
+    request: Request, runs: Callable[[RunState], Iterable[EarlierRun]], *, backfill: bool
+) -> bool:
     """Return whether a day or hour may start now (False: look again later).
 
     Args:
@@ -86,7 +90,9 @@ def may_start(request: Request, runs: Callable[[RunState], Iterable[EarlierRun]]
     return not queued and not any(request.follows(run.request) for run in runs(RunState.RUNNING))
 
 
-def _refuse_holes(request: Request, failed: list[EarlierRun], succeeded: Iterable[EarlierRun]) -> None:
+def _refuse_holes(
+    request: Request, failed: list[EarlierRun], succeeded: Iterable[EarlierRun]
+) -> None:
     done = {run.request.day for run in succeeded if request.follows(run.request)}
     open_days = {run.request.day: run.run_id for run in failed if run.request.day not in done}
     if open_days:
@@ -101,7 +107,9 @@ def _refuse_deadlock(request: Request, queued: list[EarlierRun]) -> None:
     """One run at a time: an earlier day that is queued behind this run would wait for it for ever."""
     if queued:
         listed = ", ".join(f"{run.request.day} (run {run.run_id})" for run in queued)
-        raise AirflowFailException(f"{listed} was requested and is queued behind {request.day}: clear this run when it is done.")
+        raise AirflowFailException(
+            f"{listed} was requested and is queued behind {request.day}: clear this run when it is done."
+        )
 
 
 def _runs(dag_id: str, state: RunState, defaults: Mapping[str, Any]) -> Iterator[EarlierRun]:
@@ -121,5 +129,7 @@ def _previous(dag_id: str, before: datetime, state: RunState) -> Any:
     from airflow.sdk.execution_time.comms import GetPreviousDagRun
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-    answer = SUPERVISOR_COMMS.send(GetPreviousDagRun(dag_id=dag_id, logical_date=before, state=state))
+    answer = SUPERVISOR_COMMS.send(
+        GetPreviousDagRun(dag_id=dag_id, logical_date=before, state=state)
+    )
     return answer.dag_run

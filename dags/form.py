@@ -32,9 +32,20 @@ def compression_form() -> dict[str, Param]:
             section=section,
         ),
         "budget_bytes": Param(
-            None, "The best AUC in so many bytes. Empty: no limit.", type=["null", "integer"], minimum=1, section=section
+            None,
+            "The best AUC in so many bytes. Empty: no limit.",
+            type=["null", "integer"],
+            minimum=1,
+            section=section,
         ),
-        "plans": Param(150, "Plans to measure at most.", type="integer", minimum=1, maximum=5000, section=section),
+        "plans": Param(
+            150,
+            "Plans to measure at most.",
+            type="integer",
+            minimum=1,
+            maximum=5000,
+            section=section,
+        ),
         "fine_tune": Param(
             False,
             "Measure the found plan with `fine_tune` too, and take that if it is better: dense weights learn the day again.",
@@ -100,7 +111,14 @@ def _compressed() -> dict[str, Param]:
 
 
 def _config(section: str) -> Param:
-    return Param(default_config(), "The YAML file of the pipeline.", type="string", minLength=1, section=section, **_PATH)
+    return Param(
+        default_config(),
+        "The YAML file of the pipeline.",
+        type="string",
+        minLength=1,
+        section=section,
+        **_PATH,
+    )
 
 
 def _workspace(section: str) -> Param:
@@ -110,4 +128,11 @@ def _workspace(section: str) -> Param:
 
 def _setting(field: FormField) -> Param:
     section = field.path.rpartition(".")[0]
-    return Param(None, field.description, title=field.path, type=["null", field.type], section=section, **field.limits)
+    return Param(
+        None,
+        field.description,
+        title=field.path,
+        type=["null", field.type],
+        section=section,
+        **field.limits,
+    )

@@ -23,7 +23,9 @@ class Calendar:
     by_hour: bool = False
 
 
-def resolve_partition(day: str | None, hour: int | None, interval_start: datetime | None, calendar: Calendar) -> Partition:
+def resolve_partition(
+    day: str | None, hour: int | None, interval_start: datetime | None, calendar: Calendar
+) -> Partition:
     """Return the day or hour that a run is for.
 
     Args:
@@ -38,9 +40,13 @@ def resolve_partition(day: str | None, hour: int | None, interval_start: datetim
     if day:
         return _parse(day) if hour is None else Hour(_parse(day), hour)
     if hour is not None:
-        raise InputError(f"`hour` is {hour} and `date` is empty: set `date` too, or leave both empty")
+        raise InputError(
+            f"`hour` is {hour} and `date` is empty: set `date` too, or leave both empty"
+        )
     if interval_start is None:
-        raise InputError("this run has neither a `date` nor a data interval: trigger it again with `date` set to YYYY-MM-DD")
+        raise InputError(
+            "this run has neither a `date` nor a data interval: trigger it again with `date` set to YYYY-MM-DD"
+        )
     start = interval_start.astimezone(calendar.zone)
     return Hour(start.date(), start.hour) if calendar.by_hour else start.date()
 

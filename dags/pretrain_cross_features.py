@@ -29,7 +29,9 @@ def build_dag() -> DAG:
         dag_id="pretrain_cross_features",
         description="The cross graph and the encodings that the click model reads frozen.",
         doc_md=__doc__,
-        schedule=CronTriggerTimetable(pretrain_cron(), timezone=zone.key, interval=timedelta(days=1)),
+        schedule=CronTriggerTimetable(
+            pretrain_cron(), timezone=zone.key, interval=timedelta(days=1)
+        ),
         start_date=datetime(2015, 1, 1, tzinfo=zone),
         catchup=False,
         max_active_runs=1,

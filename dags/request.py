@@ -44,7 +44,9 @@ class Request:
 
     def follows(self, earlier: Request) -> bool:
         """Whether `earlier` is a day or hour before this one, of the same configuration and workspace."""
-        return (self.config, self.workspace) == (earlier.config, earlier.workspace) and is_before(earlier.day, self.day)
+        return (self.config, self.workspace) == (earlier.config, earlier.workspace) and is_before(
+            earlier.day, self.day
+        )
 
     def command(self, stage: str) -> list[str]:
         """Return the arguments of a stage's command line; a value never becomes an option or shell text."""
@@ -61,8 +63,12 @@ def read_request(params: Mapping[str, Any], run: DagRunLike) -> Request:
         run: gives the day or hour where `date` is empty.
     """
     calendar = Calendar(schedule_zone(), runs_by_hour())
-    day = resolve_partition(params.get("date"), params.get("hour"), run.data_interval_start, calendar)
-    settings = {path: value for path, value in params.items() if path not in SUBJECT and value is not None}
+    day = resolve_partition(
+        params.get("date"), params.get("hour"), run.data_interval_start, calendar
+    )
+    settings = {
+        path: value for path, value in params.items() if path not in SUBJECT and value is not None
+    }
     overrides = tuple(f"{path}={_spell(value)}" for path, value in settings.items())
     return Request(day, str(params["config"]), str(params.get("workspace") or ""), overrides)
 
@@ -77,7 +83,9 @@ def check_params(params: Mapping[str, Any], run: DagRunLike, known: Collection[s
     if unknown:
         raise InputError(f"unknown parameters {unknown}: the form offers {', '.join(known)}")
     if is_backfill(run) and (params.get("date") or params.get("hour") is not None):
-        raise InputError("a backfill gives each run its own day or hour: leave `date` and `hour` empty, or trigger a single run")
+        raise InputError(
+            "a backfill gives each run its own day or hour: leave `date` and `hour` empty, or trigger a single run"
+        )
 
 
 def is_backfill(run: DagRunLike) -> bool:
@@ -88,4 +96,8 @@ def is_backfill(run: DagRunLike) -> bool:
 def _spell(value: Any) -> str:
     """Write a value in one line so that YAML reads it back as it is (YAML 1.1 takes the `1e-05` of JSON for text)."""
     style = '"' if isinstance(value, str) else None
-    return yaml.safe_dump(value, default_style=style, width=math.inf).removesuffix("...\n").rstrip("\n")
+    return (
+        yaml.safe_dump(value, default_style=style, width=math.inf)
+        .removesuffix("...\n")
+        .rstrip("\n")
+    )

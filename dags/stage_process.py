@@ -36,7 +36,9 @@ class StageProcess:
         0
     """
 
-    def __init__(self, argv: Sequence[str], environment: Mapping[str, str], grace_s: float = GRACE_S) -> None:
+    def __init__(
+        self, argv: Sequence[str], environment: Mapping[str, str], grace_s: float = GRACE_S
+    ) -> None:
         self._argv = list(argv)
         self._environment = dict(environment)
         self._grace_s = grace_s
@@ -82,7 +84,9 @@ class StageProcess:
         self._group = process.pid
         return process
 
-    def _finish(self, process: subprocess.Popen[bytes] | WarmProcess, reader: threading.Thread) -> None:
+    def _finish(
+        self, process: subprocess.Popen[bytes] | WarmProcess, reader: threading.Thread
+    ) -> None:
         """End what is left of the group: the leader too, unless it ended by itself."""
         if process.poll() is None:
             _signal_group(process.pid, signal.SIGTERM)

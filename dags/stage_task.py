@@ -73,7 +73,11 @@ class StageTask(BaseOperator):
 
 def stage_environment(environment: Mapping[str, str], run_url: str) -> dict[str, str]:
     """Return a stage's environment: Airflow's own settings (secrets among them) left out, output unbuffered."""
-    own = {name: value for name, value in environment.items() if not name.startswith(("AIRFLOW__", "_AIRFLOW"))}
+    own = {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(("AIRFLOW__", "_AIRFLOW"))
+    }
     return {**own, "PYTHONUNBUFFERED": "1", RUN_URL_VARIABLE: run_url}
 
 
@@ -82,13 +86,21 @@ def raise_for_exit_code(stage: str, exit_code: int) -> None:
     if exit_code == 0:
         return
     if exit_code == EXIT_NO_DATA:
-        raise AirflowSkipException(f"{stage}: the source has no data for this day or hour; it is skipped")
+        raise AirflowSkipException(
+            f"{stage}: the source has no data for this day or hour; it is skipped"
+        )
     if exit_code == EXIT_RETRY:
-        raise AirflowException(f"{stage}: trouble of the surroundings (exit code {exit_code}); worth another try")
+        raise AirflowException(
+            f"{stage}: trouble of the surroundings (exit code {exit_code}); worth another try"
+        )
     if exit_code < 0 or exit_code > _SHELL_SIGNAL_BASE:
-        raise AirflowException(f"{stage}: killed (exit code {exit_code}; -9 is often a lack of memory); worth another try")
+        raise AirflowException(
+            f"{stage}: killed (exit code {exit_code}; -9 is often a lack of memory); worth another try"
+        )
     meaning = _MEANINGS.get(exit_code, "an unexpected error")
-    raise AirflowFailException(f"{stage}: {meaning} (exit code {exit_code}); the log above says why")
+    raise AirflowFailException(
+        f"{stage}: {meaning} (exit code {exit_code}); the log above says why"
+    )
 
 
 def checked_manifest(stage: str, manifest: str) -> str:

@@ -37,7 +37,9 @@ RULES: tuple[Rule, ...] = (
 )
 """Applied in order. Idempotent: a canonical value is left as it is."""
 
-NOT_CANONICAL = "|".join(f"(?:{rule.pattern.removeprefix(chr(92) + 'A').removesuffix(chr(92) + 'z')})" for rule in RULES)
+NOT_CANONICAL = "|".join(
+    f"(?:{rule.pattern.removeprefix(chr(92) + 'A').removesuffix(chr(92) + 'z')})" for rule in RULES
+)
 """What some rule matches as a whole: these values, and no others, have another canonical spelling. Without anchors."""
 
 NUMBER = r"\A[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\z"

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
+from elastic_embeddings.errors import ElasticCtrError, InputError
 
-class ElasticCtrError(Exception):
-    """Base of every error raised on purpose. The message says what is wrong, where, and what to do."""
-
-    exit_code = 1
-
-
-class InputError(ElasticCtrError):
-    """The data or the configuration cannot be used as given; trying again will not help."""
-
-    exit_code = 2
+__all__ = ["ElasticCtrError", "InputError", "NoDataError", "RetryableError", "UnsoundError"]
 
 
 class NoDataError(InputError):

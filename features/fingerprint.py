@@ -42,7 +42,9 @@ def keys(vocabulary: str, tokens: pa.Array) -> NDArray[np.int64]:
 
 def fingerprint64(strings: pa.Array) -> NDArray[np.int64]:
     """Return the FarmHash64 of each string or binary value, int64 [n]; the array has no nulls."""
-    flat = pa.concat_arrays([strings.cast(pa.large_binary())])  # so that it starts at its buffers' start
+    flat = pa.concat_arrays(
+        [strings.cast(pa.large_binary())]
+    )  # so that it starts at its buffers' start
     _, offsets, data = flat.buffers()
     text = np.frombuffer(data or b"", np.uint8)
     bounds = np.frombuffer(offsets, np.int64)[: len(flat) + 1] if offsets else np.zeros(1, np.int64)
@@ -98,7 +100,9 @@ def _hash(text: Text) -> np.uint64:
         return _shift_mix(first * _K2 ^ second * _K0) * _K2
     factor = _K2 + length * np.uint64(2)
     if size < 8:
-        return _hash_16(length + (_fetch(text, 0, 4) << np.uint64(3)), _fetch(text, size - 4, 4), factor)
+        return _hash_16(
+            length + (_fetch(text, 0, 4) << np.uint64(3)), _fetch(text, size - 4, 4), factor
+        )
     if size <= 16:
         a, b = _fetch(text, 0) + _K2, _fetch(text, size - 8)
         return _hash_16(_rotate(b, 37) * factor + a, (_rotate(a, 25) + b) * factor, factor)
@@ -159,7 +163,10 @@ def _hash_blocks(text: Text, size: int) -> np.uint64:
     return _hash_16(low, _hash_16(v1, w1, factor) + x, factor)
 
 
-@njit("uint64[::1](Array(uint8, 1, 'C', readonly=True), Array(int64, 1, 'C', readonly=True))", cache=True)
+@njit(
+    "uint64[::1](Array(uint8, 1, 'C', readonly=True), Array(int64, 1, 'C', readonly=True))",
+    cache=True,
+)
 def _fingerprints(text: Text, bounds: NDArray[np.int64]) -> NDArray[np.uint64]:
     result = np.empty(len(bounds) - 1, np.uint64)
     for row in range(len(result)):

@@ -26,7 +26,9 @@ def canonical(raw: tf.Tensor) -> tf.Tensor:
     Most values are canonical: whether all are is one search in one string, and only those that are not are rewritten.
     """
     flat = tf.reshape(raw, [-1])
-    rewrite = tf.strings.regex_full_match(tf.strings.reduce_join(flat, axis=0, separator=SEPARATOR), _ONE_NOT_CANONICAL)
+    rewrite = tf.strings.regex_full_match(
+        tf.strings.reduce_join(flat, axis=0, separator=SEPARATOR), _ONE_NOT_CANONICAL
+    )
     return tf.reshape(tf.cond(rewrite, lambda: _rewritten(flat), lambda: flat), tf.shape(raw))
 
 
@@ -60,7 +62,9 @@ def keys(vocabulary: str, token: tf.Tensor) -> tf.Tensor:
 
 def keys_by_vocabulary(vocabularies: Sequence[str], token: tf.Tensor) -> tf.Tensor:
     """Return the int64 keys [n, V] of tokens string [n, V], column v of which are of the v-th vocabulary."""
-    null, value = (tf.constant([name + mark for name in vocabularies]) for mark in (NULL_MARK, SEPARATOR))
+    null, value = (
+        tf.constant([name + mark for name in vocabularies]) for mark in (NULL_MARK, SEPARATOR)
+    )
     spelled = tf.strings.join([tf.where(token == NULL, null, value), token])
     digest = tf.fingerprint(tf.reshape(spelled, [-1]), method="farmhash64")
     return tf.reshape(tf.bitcast(digest, tf.int64), tf.shape(token))
@@ -78,7 +82,9 @@ def numbers(field: Numeric, raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def numbers_by_field(fields: Sequence[Numeric], raw: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Return `numbers` of several fields at once: values float64 [n, D] and present bool [n, D] of raw strings [n, D]."""
     value, present = _parse(raw)
-    logged = tf.constant([field.transform is Transform.LOG for field in fields], tf.bool, [len(fields)])
+    logged = tf.constant(
+        [field.transform is Transform.LOG for field in fields], tf.bool, [len(fields)]
+    )
     return tf.where(logged, _logarithm(value), value), present
 
 
@@ -86,7 +92,9 @@ def _rewritten(raw: tf.Tensor) -> tf.Tensor:
     places = tf.where(tf.strings.regex_full_match(raw, NOT_CANONICAL))
     found = tf.gather_nd(raw, places)
     for rule in RULES:
-        found = tf.strings.regex_replace(found, rule.pattern, rule.replacement.replace("{1}", r"\1"))
+        found = tf.strings.regex_replace(
+            found, rule.pattern, rule.replacement.replace("{1}", r"\1")
+        )
     return tf.tensor_scatter_nd_update(raw, places, found)
 
 
@@ -111,7 +119,11 @@ def _bucket_tokens(field: Numeric, raw: tf.Tensor) -> tf.Tensor:
 
 
 def _time_tokens(schema: Schema, field: Time, raw: tf.Tensor) -> tf.Tensor:
-    stamp = Timestamp(column=field.source, unit=schema.timestamp.unit, assume_offset=schema.timestamp.assume_offset)
+    stamp = Timestamp(
+        column=field.source,
+        unit=schema.timestamp.unit,
+        assume_offset=schema.timestamp.assume_offset,
+    )
     ms, valid = epoch_ms(canonical(raw), stamp)
     part = time_part(ms, field.part, schema.timezone)
     return tf.where(valid, tf.strings.as_string(part), NULL)

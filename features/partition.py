@@ -35,7 +35,9 @@ class Hour:
 
     def __post_init__(self) -> None:
         if not 0 <= self.hour < HOURS_PER_DAY:
-            raise InputError(f"hour {self.hour} of {self.on}: a day has the hours 0 to {HOURS_PER_DAY - 1}")
+            raise InputError(
+                f"hour {self.hour} of {self.on}: a day has the hours 0 to {HOURS_PER_DAY - 1}"
+            )
 
     def __str__(self) -> str:
         return self.isoformat()
@@ -56,7 +58,9 @@ def parse_partition(text: str) -> Partition:
     except ValueError:
         day = None
     if found is None or day is None:
-        raise InputError(f"{text!r} is no day and no hour: write YYYY-MM-DD, or YYYY-MM-DDTHH with HH from 00 to 23")
+        raise InputError(
+            f"{text!r} is no day and no hour: write YYYY-MM-DD, or YYYY-MM-DDTHH with HH from 00 to 23"
+        )
     return Hour(day, int(found[2])) if found[2] else day
 
 
@@ -70,7 +74,9 @@ def partition_of(folder: PurePath) -> Partition:
     """Return the partition whose folder (relative to the artifact) this is; raises InputError when it is none's."""
     found = _FOLDER.fullmatch(folder.as_posix())
     if found is None:
-        raise InputError(f"{folder}: not the folder of a day or an hour (dt=YYYY-MM-DD, dt=YYYY-MM-DD/hm=HH00); move it away")
+        raise InputError(
+            f"{folder}: not the folder of a day or an hour (dt=YYYY-MM-DD, dt=YYYY-MM-DD/hm=HH00); move it away"
+        )
     return parse_partition(f"{found[1]}T{found[2]}" if found[2] else found[1])
 
 
@@ -118,7 +124,11 @@ def in_order(partitions: Iterable[Partition]) -> list[Partition]:
 def disjoint(partitions: Collection[Partition]) -> set[Partition]:
     """Return partitions without the hours of days that are there as a whole, so that nothing counts twice."""
     days = {partition for partition in partitions if not isinstance(partition, Hour)}
-    return {partition for partition in partitions if not isinstance(partition, Hour) or partition.on not in days}
+    return {
+        partition
+        for partition in partitions
+        if not isinstance(partition, Hour) or partition.on not in days
+    }
 
 
 def days_between(first: date, last: date) -> list[date]:
@@ -136,9 +146,13 @@ def partitions_between(first: Partition, last: Partition) -> list[Partition]:
     """
     if isinstance(first, Hour) and isinstance(last, Hour):
         if start_h(first) > start_h(last):
-            raise InputError(f"{first} is after {last}: the first hour must not be later than the last")
+            raise InputError(
+                f"{first} is after {last}: the first hour must not be later than the last"
+            )
         places = (divmod(hour, HOURS_PER_DAY) for hour in range(start_h(first), end_h(last)))
         return [Hour(date.fromordinal(day), hour) for day, hour in places]
     if isinstance(first, Hour) or isinstance(last, Hour):
-        raise InputError(f"{first} and {last}: one is a day, the other an hour; give two days or two hours")
+        raise InputError(
+            f"{first} and {last}: one is a day, the other an hour; give two days or two hours"
+        )
     return list(days_between(first, last))

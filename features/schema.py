@@ -5,7 +5,14 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from features.timezones import offset_seconds, parse_timezone
 
@@ -15,25 +22,25 @@ RESERVED = frozenset({"record_id", "label", "timestamp_ms", "user", "item"})
 """Columns that ingest writes itself; no field may take one of these names."""
 
 
-class Frozen(BaseModel):
+class Settings(BaseModel):
     """Base of every configuration object: immutable, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Grown(Frozen):
+class EvolvingSettings(Settings):
     """Base of objects that got options after models were saved with them.
 
-    An option of `later` is not written where it has its default, so that what is saved, and the versions made from it, stay as
-    they were before there was the option.
+    Fields named in `added_later` are omitted from the output while they have their default value.
+    This keeps the hashes of existing artifacts stable when an option is added.
     """
 
-    later: ClassVar[tuple[str, ...]] = ()
+    added_later: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
     def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = type(self).model_fields
-        unused = {name for name in self.later if getattr(self, name) == fields[name].default}
+        unused = {name for name in self.added_later if getattr(self, name) == fields[name].default}
         return {name: value for name, value in serialise(self).items() if name not in unused}
 
 
@@ -62,7 +69,7 @@ class Transform(StrEnum):
     BUCKETS = "buckets"
 
 
-class Timestamp(Frozen):
+class Timestamp(Settings):
     """The column that says when an impression happened. ISO times without an offset are read at `assume_offset`."""
 
     column: str
@@ -75,7 +82,7 @@ class Timestamp(Frozen):
         return self
 
 
-class _Column(Frozen):
+class _Column(Settings):
     """A field read from one column of the log (by default the column of its own name)."""
 
     name: Identifier
@@ -87,14 +94,14 @@ class _Column(Frozen):
         return self.column or self.name
 
 
-class MultiHash(Grown):
+class MultiHash(EvolvingSettings):
     """How the ids of a field share few rows: an id is `hashes` of them, of as many small tables with `rows` rows together.
 
     `shared`: all hashes fall into one table. `own_rows`: an id has its ordinary row too, once it is admitted by its field's
     threshold. `combine`: `sum` pools the rows by their mean, `concat` lays them side by side, each `dim / hashes` wide.
     """
 
-    later = ("shared", "own_rows", "combine")
+    added_later = ("shared", "own_rows", "combine")
 
     hashes: Annotated[int, Field(ge=2, le=8)] = 2
     rows: Annotated[int, Field(ge=16)]
@@ -142,7 +149,9 @@ class Numeric(_Column):
     @model_validator(mode="after")
     def _boundaries_fit(self) -> Self:
         if (self.transform is Transform.BUCKETS) != bool(self.boundaries):
-            raise ValueError(f"field {self.name!r}: `boundaries` go with `transform: buckets`, and it needs them")
+            raise ValueError(
+                f"field {self.name!r}: `boundaries` go with `transform: buckets`, and it needs them"
+            )
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise ValueError(f"field {self.name!r}: `boundaries` must ascend without repeats")
         return self
@@ -156,7 +165,7 @@ class Time(_Column):
     vocabulary: Identifier | None = None
 
 
-class Cross(Frozen):
+class Cross(Settings):
     """The pair, triple, … of other fields' values as one id."""
 
     kind: Literal["cross"] = "cross"
@@ -165,7 +174,7 @@ class Cross(Frozen):
     vocabulary: Identifier | None = None
 
 
-class Relation(Frozen):
+class Relation(Settings):
     """A pair of single-valued id fields whose co-occurrence is an edge, and whose encodings enter the model as one number."""
 
     left: Identifier
@@ -177,12 +186,14 @@ class Relation(Frozen):
         return f"{self.left}__{self.right}"
 
 
-FieldSpec = Annotated[Categorical | MultiValued | Numeric | Time | Cross, Field(discriminator="kind")]
+FieldSpec = Annotated[
+    Categorical | MultiValued | Numeric | Time | Cross, Field(discriminator="kind")
+]
 ColumnField = Categorical | MultiValued | Numeric | Time
 KeyField = Categorical | MultiValued | Numeric | Time | Cross
 
 
-class Schema(Frozen):
+class Schema(Settings):
     """The contract between the log and the model.
 
     `forbidden` names outcome columns: none may be a feature. `extras` are carried along unused by the model (for
@@ -242,12 +253,18 @@ def is_dense(field: KeyField) -> bool:
 
 def is_pooled(field: KeyField) -> bool:
     """Whether an impression has several keys of the field, so that their rows are pooled: a list of ids, or a multi-hash one."""
-    return isinstance(field, MultiValued) or (isinstance(field, Categorical) and field.multi_hash is not None)
+    return isinstance(field, MultiValued) or (
+        isinstance(field, Categorical) and field.multi_hash is not None
+    )
 
 
 def has_own_rows(field: KeyField) -> bool:
     """Whether an id of a multi-hash field has its ordinary row beside the hashed ones."""
-    return isinstance(field, Categorical) and field.multi_hash is not None and field.multi_hash.own_rows
+    return (
+        isinstance(field, Categorical)
+        and field.multi_hash is not None
+        and field.multi_hash.own_rows
+    )
 
 
 def vocabulary_of(field: KeyField) -> str:
@@ -259,14 +276,18 @@ def _refuse_clashing_names(schema: Schema) -> None:
     names = [*schema.names(), *schema.extras]
     clashes = sorted({n for n in names if names.count(n) > 1} | (set(names) & RESERVED))
     if clashes:
-        raise ValueError(f"field names {clashes} are used twice or reserved ({sorted(RESERVED)}): rename them")
+        raise ValueError(
+            f"field names {clashes} are used twice or reserved ({sorted(RESERVED)}): rename them"
+        )
 
 
 def _refuse_outcomes(schema: Schema) -> None:
     used = {schema.source_column(f): f.name for f in schema.column_fields()}
     leaks = sorted((schema.forbidden | {schema.label}) & set(used))
     if leaks:
-        raise ValueError(f"columns {leaks} are outcomes (label or `forbidden`) and cannot be features")
+        raise ValueError(
+            f"columns {leaks} are outcomes (label or `forbidden`) and cannot be features"
+        )
 
 
 def _refuse_impossible_crosses(schema: Schema) -> None:
@@ -274,4 +295,6 @@ def _refuse_impossible_crosses(schema: Schema) -> None:
     for cross in (f for f in schema.fields if isinstance(f, Cross)):
         unknown = sorted(set(cross.of) - single)
         if unknown:
-            raise ValueError(f"cross {cross.name!r}: {unknown} are not single-valued id fields of the schema")
+            raise ValueError(
+                f"cross {cross.name!r}: {unknown} are not single-valued id fields of the schema"
+            )

@@ -11,7 +11,11 @@ from features.canonical import EPOCH, ISO
 from features.schema import TimePart, Timestamp, TimeUnit
 from features.timezones import offset_seconds, utc_offsets
 
-_MS_PER_UNIT = {TimeUnit.SECONDS: (1000, 1), TimeUnit.MILLISECONDS: (1, 1), TimeUnit.MICROSECONDS: (1, 1000)}
+_MS_PER_UNIT = {
+    TimeUnit.SECONDS: (1000, 1),
+    TimeUnit.MILLISECONDS: (1, 1),
+    TimeUnit.MICROSECONDS: (1, 1000),
+}
 _DAY_S = 86_400
 
 
@@ -30,7 +34,9 @@ def epoch_ms(raw: tf.Tensor, timestamp: Timestamp) -> tuple[tf.Tensor, tf.Tensor
     valid = tf.strings.regex_full_match(raw, EPOCH)
     number = tf.strings.to_number(tf.where(valid, raw, "0"), tf.int64)
     times, per = _MS_PER_UNIT[timestamp.unit]
-    valid &= tf.abs(number) <= tf.int64.max // times  # what does not fit int64 milliseconds is no time
+    valid &= (
+        tf.abs(number) <= tf.int64.max // times
+    )  # what does not fit int64 milliseconds is no time
     number = tf.where(valid, number, tf.zeros_like(number))
     return tf.math.floordiv(number * times, per), valid
 
@@ -39,7 +45,9 @@ def time_part(ms: tf.Tensor, part: TimePart, timezone: str) -> tf.Tensor:
     """Return a part of the local time as int64 [n]: hour 0-23, weekday 0-6 from Monday, or hour of the week 0-167."""
     seconds = local_seconds(tf.math.floordiv(ms, 1000), timezone)
     hour = tf.math.floordiv(tf.math.floormod(seconds, _DAY_S), 3600)
-    weekday = tf.math.floormod(tf.math.floordiv(seconds, _DAY_S) + 3, 7)  # 1970-01-01 was a Thursday
+    weekday = tf.math.floormod(
+        tf.math.floordiv(seconds, _DAY_S) + 3, 7
+    )  # 1970-01-01 was a Thursday
     if part is TimePart.HOUR_OF_DAY:
         return hour
     return weekday if part is TimePart.DAY_OF_WEEK else weekday * 24 + hour
@@ -69,11 +77,18 @@ def _group(text: tf.Tensor, number: int) -> tf.Tensor:
 
 
 def _in_range(
-    year: tf.Tensor, month: tf.Tensor, day: tf.Tensor, hour: tf.Tensor, minute: tf.Tensor, second: tf.Tensor
+    year: tf.Tensor,
+    month: tf.Tensor,
+    day: tf.Tensor,
+    hour: tf.Tensor,
+    minute: tf.Tensor,
+    second: tf.Tensor,
 ) -> tf.Tensor:
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
     lengths = tf.constant([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31], tf.int64)
-    length = tf.gather(lengths, tf.clip_by_value(month - 1, 0, 11)) + tf.cast(leap & (month == 2), tf.int64)
+    length = tf.gather(lengths, tf.clip_by_value(month - 1, 0, 11)) + tf.cast(
+        leap & (month == 2), tf.int64
+    )
     date = (month >= 1) & (month <= 12) & (day >= 1) & (day <= length)
     return date & (hour < 24) & (minute < 60) & (second < 60)
 

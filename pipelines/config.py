@@ -18,14 +18,14 @@ from pydantic import ConfigDict, Field, ValidationError
 from compression.settings import CompressionSettings, SelectionSettings
 from compression.steps.settings import refuse_unknown_fields
 from features.errors import InputError
-from features.schema import Frozen, Identifier, Schema
-from pipelines.following.settings import FollowSettings
+from features.schema import Identifier, Schema, Settings
+from pipelines.follow.settings import FollowSettings
 from pipelines.settings import TrackingSettings
 from simulator.settings import SimulatorSettings
 from spark_jobs.settings import GraphSettings, Source, SparkSettings, StatisticsSettings
-from training.groups import groups_of
-from training.layout import Layout
-from training.own_rows import refuse_own_rows_for_all
+from training.data.field_groups import groups_of
+from training.data.layout import Layout
+from training.data.own_rows import refuse_own_rows_for_all
 from training.pretraining.settings import PretrainSettings
 from training.settings import ModelSettings, TrainingSettings
 from validation.settings import DataGateSettings, ModelGateSettings
@@ -33,7 +33,7 @@ from validation.settings import DataGateSettings, ModelGateSettings
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-class Config(Frozen):
+class Config(Settings):
     """Everything a run depends on, but for the date and the workspace."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -90,7 +90,9 @@ def _read(path: Path, workspace: Path) -> dict[str, Any]:
             f"{path}: cannot read the configuration ({error.strerror}); `elastic-ctr init` drafts one from your log"
         ) from error
     try:
-        document = yaml.safe_load(_substitute(text, path, {**os.environ, "WORKSPACE": str(workspace.resolve())}))
+        document = yaml.safe_load(
+            _substitute(text, path, {**os.environ, "WORKSPACE": str(workspace.resolve())})
+        )
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
@@ -103,7 +105,9 @@ def _substitute(text: str, path: Path, variables: Mapping[str, str]) -> str:
         """Return a placeholder's value."""
         name, default = match.groups()
         if name not in variables and default is None:
-            raise InputError(f"{path}: ${{{name}}} is not set in the environment; set it or write ${{{name}:-default}}")
+            raise InputError(
+                f"{path}: ${{{name}}} is not set in the environment; set it or write ${{{name}:-default}}"
+            )
         return variables.get(name) or default or ""
 
     return _VARIABLE.sub(value, text)
@@ -123,7 +127,11 @@ def _assign(document: dict[str, Any], override: str) -> None:
 
 def _explain(error: ValidationError) -> str:
     lines = [f"  {_where(e['loc'])}: {_what(e)}" for e in error.errors(include_url=False)]
-    return "the configuration is not valid\n" + "\n".join(lines) + "\n`elastic-ctr config --schema` lists every key"
+    return (
+        "the configuration is not valid\n"
+        + "\n".join(lines)
+        + "\n`elastic-ctr config --schema` lists every key"
+    )
 
 
 def _where(location: tuple[int | str, ...]) -> str:
@@ -133,4 +141,8 @@ def _where(location: tuple[int | str, ...]) -> str:
 def _what(error: Mapping[str, Any]) -> str:
     if error["type"] == "extra_forbidden":
         return "unknown key"
-    return f"{error['msg']} (got {error['input']!r})" if error["type"] != "missing" else "required, but missing"
+    return (
+        f"{error['msg']} (got {error['input']!r})"
+        if error["type"] != "missing"
+        else "required, but missing"
+    )

@@ -59,11 +59,15 @@ def _walk(schema: dict[str, Any], path: str) -> tuple[dict[str, Any], dict[str, 
     for part in path.split("."):
         section = node
         node = node["properties"][part]
-        default = default[part] if isinstance(default, dict) and part in default else node.get("default")
+        default = (
+            default[part] if isinstance(default, dict) and part in default else node.get("default")
+        )
         node = _resolve(schema, node)
     return section, node, default
 
 
 def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref") or next((option["$ref"] for option in node.get("allOf", []) if "$ref" in option), None)
+    reference = node.get("$ref") or next(
+        (option["$ref"] for option in node.get("allOf", []) if "$ref" in option), None
+    )
     return schema["$defs"][reference.rsplit("/", 1)[1]] if reference else node

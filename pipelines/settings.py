@@ -6,10 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from features.schema import Frozen
+from features.schema import Settings
 
 
-class TrackingSettings(Frozen):
+class TrackingSettings(Settings):
     """MLflow: the experiment, and the registered model's name. The server comes from `MLFLOW_TRACKING_URI`."""
 
     experiment: Annotated[str, Field(min_length=1)] = "elastic-ctr"

@@ -46,9 +46,13 @@ def log_schema(settings: SimulatorSettings, day: date) -> pa.Schema:
     missing = {f.column for f in settings.faults if isinstance(f, MissingColumn) and day in f.days}
     unknown = sorted(missing - set(LOG_SCHEMA.names))
     if unknown:
-        raise InputError(f"fault missing_column names {unknown}, the log has {LOG_SCHEMA.names}: correct `simulator.faults`")
+        raise InputError(
+            f"fault missing_column names {unknown}, the log has {LOG_SCHEMA.names}: correct `simulator.faults`"
+        )
     types = _types(_record_faults(settings, day))
-    return pa.schema([pa.field(f.name, types.get(f.name, f.type)) for f in LOG_SCHEMA if f.name not in missing])
+    return pa.schema(
+        [pa.field(f.name, types.get(f.name, f.type)) for f in LOG_SCHEMA if f.name not in missing]
+    )
 
 
 def is_empty_day(settings: SimulatorSettings, day: date) -> bool:
@@ -64,11 +68,15 @@ def truncate_if_asked(settings: SimulatorSettings, day: date, file: Path) -> Non
 
 
 def _has_file_fault(settings: SimulatorSettings, kind: FaultKind, day: date) -> bool:
-    return any(isinstance(f, FileFault) and f.kind is kind and day in f.days for f in settings.faults)
+    return any(
+        isinstance(f, FileFault) and f.kind is kind and day in f.days for f in settings.faults
+    )
 
 
 def _record_faults(settings: SimulatorSettings, day: date) -> list[RecordFault]:
-    return [f for f in settings.faults if isinstance(f, RecordFault) and (not f.days or day in f.days)]
+    return [
+        f for f in settings.faults if isinstance(f, RecordFault) and (not f.days or day in f.days)
+    ]
 
 
 def _types(faults: list[RecordFault]) -> dict[str, pa.DataType]:
@@ -76,7 +84,9 @@ def _types(faults: list[RecordFault]) -> dict[str, pa.DataType]:
     return {texts[f.kind]: pa.string() for f in faults if f.kind in texts and f.rate}
 
 
-def _draw_rows(settings: SimulatorSettings, faults: list[RecordFault], day: date, chunk: Chunk) -> Rows:
+def _draw_rows(
+    settings: SimulatorSettings, faults: list[RecordFault], day: date, chunk: Chunk
+) -> Rows:
     """Choose disjoint rows per fault; over the chunks of a day their numbers sum to floor(rate · impressions)."""
     counts = [int((chunk.start + chunk.rows) * f.rate) - int(chunk.start * f.rate) for f in faults]
     key = np.array([salt(settings.seed, _FAULT_STREAM, day.toordinal()), chunk.index], np.uint64)
@@ -103,7 +113,9 @@ def _spoiled(table: pa.Table, rows: Rows, types: dict[str, pa.DataType]) -> pa.T
     return _overwritten(table, _LABEL, rows.get(FaultKind.MISSING_LABEL), nulls)
 
 
-def _overwritten(table: pa.Table, name: str, rows: npt.NDArray[np.int64] | None, values: pa.Array) -> pa.Table:
+def _overwritten(
+    table: pa.Table, name: str, rows: npt.NDArray[np.int64] | None, values: pa.Array
+) -> pa.Table:
     """Put the values, in turn, in these rows of one column."""
     if rows is None or not len(rows):
         return table

@@ -41,4 +41,6 @@ def uniform(ids: npt.NDArray[np.integer], salted: int) -> npt.NDArray[np.float64
 def phases(ids: npt.NDArray[np.integer], salted: int, count: int) -> npt.NDArray[np.uint16]:
     """Return uint16 [count, n]: `count` independent numbers per id, four from each hash."""
     words = [mix(ids, salt(salted, word)) for word in range(-(-count // 4))]
-    return np.stack([(words[i // 4] >> np.uint64(16 * (i % 4))).astype(np.uint16) for i in range(count)])
+    return np.stack(
+        [(words[i // 4] >> np.uint64(16 * (i % 4))).astype(np.uint16) for i in range(count)]
+    )

@@ -65,7 +65,9 @@ class Chunk:
 def chunks(settings: SimulatorSettings) -> list[Chunk]:
     """Return the chunks of a day, in order of time."""
     total, size = settings.impressions_per_day, settings.chunk_rows
-    return [Chunk(i, start, min(size, total - start)) for i, start in enumerate(range(0, total, size))]
+    return [
+        Chunk(i, start, min(size, total - start)) for i, start in enumerate(range(0, total, size))
+    ]
 
 
 def impressions(world: World, day: date, chunk: Chunk, stream: Stream = Stream.OWN) -> pa.Table:
@@ -87,7 +89,11 @@ def impressions(world: World, day: date, chunk: Chunk, stream: Stream = Stream.O
         "timestamp_ms": day_start_ms(day) + times,
         "click": clicks.astype(np.int32),
     }
-    columns |= _of_visit(world, users, context) | _of_items(rng, world, candidates[shown]) | _of_choice(choice)
+    columns |= (
+        _of_visit(world, users, context)
+        | _of_items(rng, world, candidates[shown])
+        | _of_choice(choice)
+    )
     return pa.table(columns).select(LOG_SCHEMA.names).cast(LOG_SCHEMA)
 
 
@@ -104,24 +110,38 @@ def day_start_ms(day: date) -> int:
 def _ids(day: date, chunk: Chunk, stream: Stream) -> npt.NDArray[np.int64]:
     """`YYYYMMDD` followed by ten digits; those of late impressions start at five billion."""
     number = day.year * 10_000 + day.month * 100 + day.day
-    return number * _DAY_IDS + stream * _STREAM_IDS + np.arange(chunk.start, chunk.start + chunk.rows)
+    return (
+        number * _DAY_IDS + stream * _STREAM_IDS + np.arange(chunk.start, chunk.start + chunk.rows)
+    )
 
 
-def _times(rng: np.random.Generator, settings: SimulatorSettings, chunk: Chunk) -> npt.NDArray[np.int64]:
+def _times(
+    rng: np.random.Generator, settings: SimulatorSettings, chunk: Chunk
+) -> npt.NDArray[np.int64]:
     """Ascending milliseconds of the day: record r falls in the r-th of as many equal parts of the day's traffic."""
     grid = np.linspace(0, 1, 1441)
-    traffic = grid - 0.6 / (2 * np.pi) * np.sin(2 * np.pi * grid)  # fewest at midnight, most at noon UTC
-    share = (np.arange(chunk.start, chunk.start + chunk.rows) + rng.random(chunk.rows)) / settings.impressions_per_day
+    traffic = grid - 0.6 / (2 * np.pi) * np.sin(
+        2 * np.pi * grid
+    )  # fewest at midnight, most at noon UTC
+    share = (
+        np.arange(chunk.start, chunk.start + chunk.rows) + rng.random(chunk.rows)
+    ) / settings.impressions_per_day
     return np.minimum((np.interp(share, traffic, grid) * DAY_MS).astype(np.int64), DAY_MS - 1)
 
 
 def _context(rng: np.random.Generator, times: npt.NDArray[np.int64]) -> Context:
-    slot, device, position = (_weighted(rng, odds, len(times)) for odds in (_SLOT_ODDS, _DEVICE_ODDS, _POSITION_ODDS))
+    slot, device, position = (
+        _weighted(rng, odds, len(times)) for odds in (_SLOT_ODDS, _DEVICE_ODDS, _POSITION_ODDS)
+    )
     return Context(slot, device, position, times // 3_600_000)
 
 
-def _weighted(rng: np.random.Generator, odds: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.int64]:
-    return np.minimum(np.searchsorted(np.cumsum(odds), rng.random(count), side="right"), len(odds) - 1)
+def _weighted(
+    rng: np.random.Generator, odds: npt.NDArray[np.float64], count: int
+) -> npt.NDArray[np.int64]:
+    return np.minimum(
+        np.searchsorted(np.cumsum(odds), rng.random(count), side="right"), len(odds) - 1
+    )
 
 
 def _of_visit(world: World, users: npt.NDArray[np.int64], context: Context) -> dict[str, object]:
@@ -136,7 +156,9 @@ def _of_visit(world: World, users: npt.NDArray[np.int64], context: Context) -> d
     }
 
 
-def _of_items(rng: np.random.Generator, world: World, items: npt.NDArray[np.int64]) -> dict[str, object]:
+def _of_items(
+    rng: np.random.Generator, world: World, items: npt.NDArray[np.int64]
+) -> dict[str, object]:
     price = np.round(np.exp(2.5 + 0.8 * world.log_price(items)), 2)
     unknown = rng.random(len(items)) < world.settings.null_price_share
     return {
@@ -148,7 +170,10 @@ def _of_items(rng: np.random.Generator, world: World, items: npt.NDArray[np.int6
 
 
 def _of_choice(choice: Choice) -> dict[str, object]:
-    return {"policy": _named(("logged", "random"), choice.is_random.astype(np.int64)), "propensity": choice.propensity}
+    return {
+        "policy": _named(("logged", "random"), choice.is_random.astype(np.int64)),
+        "propensity": choice.propensity,
+    }
 
 
 def _named(names: tuple[str, ...] | list[str], numbers: npt.NDArray[np.integer]) -> pa.Array:

@@ -46,13 +46,19 @@ def simulate_day(settings: SimulatorSettings, day: date, out_dir: Path) -> Simul
         InputError: the day is before the settings' first day, or a fault names an unknown column.
     """
     if day < settings.first_day:
-        raise InputError(f"day {day} is before the simulated world's first day {settings.first_day}: set `simulator.first_day`")
+        raise InputError(
+            f"day {day} is before the simulated world's first day {settings.first_day}: set `simulator.first_day`"
+        )
     started, world, target = time.monotonic(), World(settings), out_dir / f"dt={day.isoformat()}"
     with _published(target) as staging:
         (staging / _SETTINGS_FILE).write_text(settings.model_dump_json(), encoding="utf-8")
-        parts = [_write_part(world, day, staging, number, part) for number, part in _parts(settings, day)]
+        parts = [
+            _write_part(world, day, staging, number, part) for number, part in _parts(settings, day)
+        ]
     files = tuple(target / name for name, _, _ in parts)
-    return SimulatedDay(sum(p[1] for p in parts), sum(p[2] for p in parts), files, time.monotonic() - started)
+    return SimulatedDay(
+        sum(p[1] for p in parts), sum(p[2] for p in parts), files, time.monotonic() - started
+    )
 
 
 def is_simulated(settings: SimulatorSettings, day: date, out_dir: Path) -> bool:
@@ -70,7 +76,9 @@ def _parts(settings: SimulatorSettings, day: date) -> Iterator[tuple[int, list[C
         yield number, list(part)
 
 
-def _write_part(world: World, day: date, folder: Path, number: int, part: list[Chunk]) -> tuple[str, int, int]:
+def _write_part(
+    world: World, day: date, folder: Path, number: int, part: list[Chunk]
+) -> tuple[str, int, int]:
     """Write one file; returns its name, records and clicks."""
     file, schema = folder / f"part-{number:05d}.parquet", log_schema(world.settings, day)
     rows = clicks = 0

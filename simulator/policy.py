@@ -28,14 +28,23 @@ class Choice:
     is_random: npt.NDArray[np.bool_]
 
 
-def propensities(scores: npt.NDArray[np.float64], policy: PolicySettings) -> npt.NDArray[np.float64]:
+def propensities(
+    scores: npt.NDArray[np.float64], policy: PolicySettings
+) -> npt.NDArray[np.float64]:
     """Return float64 [candidates, n]: the logging policy's probability of each candidate; columns sum to 1."""
     scaled = scores / policy.temperature
     weights = np.exp(scaled - scaled.max(axis=0))
-    return (1 - policy.exploration) * weights / weights.sum(axis=0) + policy.exploration / len(scores)
+    return (1 - policy.exploration) * weights / weights.sum(axis=0) + policy.exploration / len(
+        scores
+    )
 
 
-def choose(rng: np.random.Generator, logits: npt.NDArray[np.float64], policy: PolicySettings, random_share: float) -> Choice:
+def choose(
+    rng: np.random.Generator,
+    logits: npt.NDArray[np.float64],
+    policy: PolicySettings,
+    random_share: float,
+) -> Choice:
     """Show one candidate per impression.
 
     Args:
@@ -45,7 +54,9 @@ def choose(rng: np.random.Generator, logits: npt.NDArray[np.float64], policy: Po
         random_share: share of impressions in the random-control bucket.
     """
     size, count = logits.shape
-    probabilities = propensities(policy.skill * logits + policy.noise * rng.standard_normal(logits.shape), policy)
+    probabilities = propensities(
+        policy.skill * logits + policy.noise * rng.standard_normal(logits.shape), policy
+    )
     is_random = np.less(rng.random(count), random_share)
     probabilities[:, is_random] = 1 / size
     below = np.cumsum(probabilities, axis=0) <= rng.random(count)

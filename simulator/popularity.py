@@ -21,18 +21,27 @@ def power_law(draws: npt.NDArray[np.float64], size: int, exponent: float) -> npt
     return np.clip(x.astype(np.int64) - 1, 0, size - 1)
 
 
-def draw_users(rng: np.random.Generator, settings: SimulatorSettings, count: int) -> npt.NDArray[np.int64]:
+def draw_users(
+    rng: np.random.Generator, settings: SimulatorSettings, count: int
+) -> npt.NDArray[np.int64]:
     """Return int64 [count]: user ids 0 … users - 1, by popularity."""
     return power_law(rng.random(count), settings.users, settings.user_exponent)
 
 
-def draw_candidates(rng: np.random.Generator, settings: SimulatorSettings, day_index: int, count: int) -> npt.NDArray[np.int64]:
+def draw_candidates(
+    rng: np.random.Generator, settings: SimulatorSettings, day_index: int, count: int
+) -> npt.NDArray[np.int64]:
     """Return int64 [candidates, count]: for each of `count` impressions, distinct item ids by popularity.
 
     Candidate j is drawn among the items whose popularity rank is j modulo the number of candidates: this is what
     makes them distinct without rejection. `day_index` counts days from the settings' first day.
     """
-    return np.stack([_draw_items(rng, settings, day_index, count, lane) for lane in range(settings.policy.candidates)])
+    return np.stack(
+        [
+            _draw_items(rng, settings, day_index, count, lane)
+            for lane in range(settings.policy.candidates)
+        ]
+    )
 
 
 def _draw_items(
@@ -52,9 +61,13 @@ def _draw_fresh(
     age = np.log1p(-rng.random(count)) // np.log(settings.fresh_decay)
     arrival = np.maximum(day_index - age.astype(np.int64), 0)
     draws = rng.random(count)
-    within = _in_lane(draws, settings.new_items_per_day, settings.item_exponent, lane, settings.policy.candidates)
+    within = _in_lane(
+        draws, settings.new_items_per_day, settings.item_exponent, lane, settings.policy.candidates
+    )
     return settings.items + arrival * settings.new_items_per_day + within
 
 
-def _in_lane(draws: npt.NDArray[np.float64], size: int, exponent: float, lane: int, lanes: int) -> npt.NDArray[np.int64]:
+def _in_lane(
+    draws: npt.NDArray[np.float64], size: int, exponent: float, lane: int, lanes: int
+) -> npt.NDArray[np.int64]:
     return power_law(draws, -(-(size - lane) // lanes), exponent) * lanes + lane

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from features.schema import Frozen
+from features.schema import Settings
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -30,7 +30,7 @@ class FaultKind(StrEnum):
     SHIFTED_CTR = "shifted_ctr"
 
 
-class RecordFault(Frozen):
+class RecordFault(Settings):
     """Break `floor(rate · impressions_per_day)` records of a day (of every day when `days` is empty).
 
     `duplicate` appends an exact copy; `late` puts an impression of the day before in the record's place;
@@ -38,19 +38,25 @@ class RecordFault(Frozen):
     leaves the label null. No record gets two faults.
     """
 
-    kind: Literal[FaultKind.DUPLICATE, FaultKind.LATE, FaultKind.BAD_TIMESTAMP, FaultKind.BAD_LABEL, FaultKind.MISSING_LABEL]
+    kind: Literal[
+        FaultKind.DUPLICATE,
+        FaultKind.LATE,
+        FaultKind.BAD_TIMESTAMP,
+        FaultKind.BAD_LABEL,
+        FaultKind.MISSING_LABEL,
+    ]
     rate: Share
     days: tuple[date, ...] = ()
 
 
-class FileFault(Frozen):
+class FileFault(Settings):
     """Break the files of some days: `empty_day` has columns and no record, `truncated_file` loses its second half."""
 
     kind: Literal[FaultKind.EMPTY_DAY, FaultKind.TRUNCATED_FILE]
     days: Days
 
 
-class MissingColumn(Frozen):
+class MissingColumn(Settings):
     """Leave a column out on some days."""
 
     kind: Literal[FaultKind.MISSING_COLUMN] = FaultKind.MISSING_COLUMN
@@ -58,7 +64,7 @@ class MissingColumn(Frozen):
     days: Days
 
 
-class ShiftedCtr(Frozen):
+class ShiftedCtr(Settings):
     """Add `logit_shift` to every true logit of some days; the truth knows of it."""
 
     kind: Literal[FaultKind.SHIFTED_CTR] = FaultKind.SHIFTED_CTR
@@ -69,7 +75,7 @@ class ShiftedCtr(Frozen):
 Fault = Annotated[RecordFault | FileFault | MissingColumn | ShiftedCtr, Field(discriminator="kind")]
 
 
-class EffectSettings(Frozen):
+class EffectSettings(Settings):
     """Standard deviations, in logits, of the parts that a true click probability is the sum of.
 
     `context` holds for each of slot, device, hour, position and country; `interaction` for each of (slot, category)
@@ -86,7 +92,7 @@ class EffectSettings(Frozen):
     price: NonNegative = 0.2
 
 
-class PolicySettings(Frozen):
+class PolicySettings(Settings):
     """The logging policy: a softmax over `candidates` items by a noisy score, mixed with uniform exploration.
 
     The score is `skill` times the true logit plus normal noise of standard deviation `noise`. A share `exploration`
@@ -100,7 +106,7 @@ class PolicySettings(Frozen):
     exploration: Share = 0.1
 
 
-class SimulatorSettings(Frozen):
+class SimulatorSettings(Settings):
     """The simulated world and its log. Days are UTC days, from `first_day` on.
 
     A user's or item's popularity falls with its rank to the power `-user_exponent` / `-item_exponent`. Besides the
@@ -136,7 +142,9 @@ class SimulatorSettings(Frozen):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.items < self.policy.candidates:
-            raise ValueError(f"`items` ({self.items}) must be at least `policy.candidates` ({self.policy.candidates})")
+            raise ValueError(
+                f"`items` ({self.items}) must be at least `policy.candidates` ({self.policy.candidates})"
+            )
         _refuse_crowded_days(self.faults)
         return self
 

@@ -103,7 +103,9 @@ class World:
 
     def advertiser(self, items: Ints) -> Ints:
         """Return int64 [n]: the items' advertisers."""
-        return power_law(self._uniform(items, Property.ADVERTISER), self.settings.advertisers, _SKEW)
+        return power_law(
+            self._uniform(items, Property.ADVERTISER), self.settings.advertisers, _SKEW
+        )
 
     def log_price(self, items: Ints) -> Floats:
         """Return float64 [n]: the items' logarithmic prices, standardised (mean 0, variance 1)."""
@@ -112,7 +114,10 @@ class World:
     def traits(self, ids: Ints, owner: Property, day_index: int) -> Floats:
         """Return float32 [1 + latent_dim, n]: the bias and then the factors of users or items on a day."""
         turns = _ITEM_TURNS if owner is Property.ITEM else 1
-        angles = 2 * np.pi * np.arange(_ANGLES) / _ANGLES + turns * day_index * self.settings.drift_per_day
+        angles = (
+            2 * np.pi * np.arange(_ANGLES) / _ANGLES
+            + turns * day_index * self.settings.drift_per_day
+        )
         table = (np.sqrt(2) * np.cos(angles)).astype(np.float32)
         return table[phases(ids, salt(self.settings.seed, owner), 1 + self.settings.latent_dim)]
 
@@ -132,17 +137,33 @@ class Visit:
         self._traits = world.traits(users, Property.USER, day_index)
         self._tag_set = world.tag_set(users)
         effects, scale = world.effects, world.settings.effects
-        self._alone = world.base + _shift(world.settings, day_index) + scale.user * self._traits[0].astype(np.float64)
-        self._alone += effects.country[world.country(users)] + effects.slot[context.slot] + effects.device[context.device]
+        self._alone = (
+            world.base
+            + _shift(world.settings, day_index)
+            + scale.user * self._traits[0].astype(np.float64)
+        )
+        self._alone += (
+            effects.country[world.country(users)]
+            + effects.slot[context.slot]
+            + effects.device[context.device]
+        )
         self._alone += effects.hour[context.hour] + effects.position[context.position]
 
     def logits(self, items: Ints) -> npt.NDArray[np.float64]:
         """Return float64 [n]: true log-odds of a click when visit i is shown item i."""
         world, scale = self._world, self._world.settings.effects
-        traits, category = world.traits(items, Property.ITEM, self._day_index), world.category(items)
+        traits, category = (
+            world.traits(items, Property.ITEM, self._day_index),
+            world.category(items),
+        )
         total = self._alone + scale.item * traits[0] - scale.price * world.log_price(items)
-        total += world.effects.category[category] + world.effects.advertiser[world.advertiser(items)]
-        total += world.effects.slot_category[self._context.slot, category] + world.effects.tags_category[self._tag_set, category]
+        total += (
+            world.effects.category[category] + world.effects.advertiser[world.advertiser(items)]
+        )
+        total += (
+            world.effects.slot_category[self._context.slot, category]
+            + world.effects.tags_category[self._tag_set, category]
+        )
         for mine, theirs in zip(self._traits[1:], traits[1:], strict=True):
             total += scale.latent / np.sqrt(world.settings.latent_dim) * mine * theirs
         return total
@@ -150,10 +171,14 @@ class Visit:
 
 def _draw_tag_sets(rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
     sizes = rng.integers(1, 5, TAG_SETS)
-    return tuple(tuple(sorted(rng.choice(len(TAGS), size, replace=False).tolist())) for size in sizes)
+    return tuple(
+        tuple(sorted(rng.choice(len(TAGS), size, replace=False).tolist())) for size in sizes
+    )
 
 
-def _draw_effects(rng: np.random.Generator, settings: SimulatorSettings, tag_sets: tuple[tuple[int, ...], ...]) -> Effects:
+def _draw_effects(
+    rng: np.random.Generator, settings: SimulatorSettings, tag_sets: tuple[tuple[int, ...], ...]
+) -> Effects:
     scale, categories = settings.effects, settings.categories
     affinity = rng.standard_normal((len(TAGS), categories))
     pooled = np.stack([affinity[list(tags)].sum(axis=0) / np.sqrt(len(tags)) for tags in tag_sets])
@@ -184,9 +209,15 @@ def _base_logit(settings: SimulatorSettings) -> float:
     e = settings.effects
     variance = e.user**2 + e.item**2 + e.category**2 + e.advertiser**2 + e.latent**2 + e.price**2
     variance += 5 * e.context**2 + 2 * e.interaction**2
-    return float(np.log(settings.base_ctr / (1 - settings.base_ctr)) * np.sqrt(1 + np.pi * variance / 8))
+    return float(
+        np.log(settings.base_ctr / (1 - settings.base_ctr)) * np.sqrt(1 + np.pi * variance / 8)
+    )
 
 
 def _shift(settings: SimulatorSettings, day_index: int) -> float:
     shifts = [f for f in settings.faults if isinstance(f, ShiftedCtr)]
-    return sum(f.logit_shift for f in shifts if any((day - settings.first_day).days == day_index for day in f.days))
+    return sum(
+        f.logit_shift
+        for f in shifts
+        if any((day - settings.first_day).days == day_index for day in f.days)
+    )

@@ -32,7 +32,17 @@ from spark_jobs.counting import SHOWN, merged
 from spark_jobs.cross_counts import require_fields
 from spark_jobs.edges import COUNTED, capped, day_counts, described, ends_of, numbered
 from spark_jobs.files import are_small, files_for, fitted, write_placed
-from spark_jobs.graph_files import EDGES, NODE_COLUMNS, NODES, Counts, Graph, RelationGraph, edges_folder, figures, read_counts
+from spark_jobs.graph_files import (
+    EDGES,
+    NODE_COLUMNS,
+    NODES,
+    Counts,
+    Graph,
+    RelationGraph,
+    edges_folder,
+    figures,
+    read_counts,
+)
 from spark_jobs.graph_report import empty_edges, empty_relation, report
 from spark_jobs.settings import GraphSettings
 from spark_jobs.times import floor_div

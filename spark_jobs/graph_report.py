@@ -15,7 +15,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spark_jobs.graph_files import EDGE_COLUMNS, NODE_COLUMNS, NODES, Graph, RelationGraph, edges_folder
+from spark_jobs.graph_files import (
+    EDGE_COLUMNS,
+    NODE_COLUMNS,
+    NODES,
+    Graph,
+    RelationGraph,
+    edges_folder,
+)
 from spark_jobs.graph_plot import plot_degrees
 
 Counts = NDArray[np.int64]

@@ -21,7 +21,17 @@ from features.schema import Schema
 from spark_jobs.aggregates import DAY, Metric, aggregates, counts, write_metrics
 from spark_jobs.files import are_small, fitted, write_sorted
 from spark_jobs.negatives import MOMENT, recent, with_negatives
-from spark_jobs.records import REASON, UNDATED, Reason, accounted, as_json, impressions, judged, moments, told_by_files
+from spark_jobs.records import (
+    REASON,
+    UNDATED,
+    Reason,
+    accounted,
+    as_json,
+    impressions,
+    judged,
+    moments,
+    told_by_files,
+)
 from spark_jobs.settings import Negatives, Partitioning, Source, fill_pattern
 from spark_jobs.sources import describe, join_side_tables, read_errors, read_log
 from spark_jobs.times import bounds_ms

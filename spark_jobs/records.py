@@ -15,7 +15,15 @@ from features.schema import ColumnField, MultiValued, Schema, TimeUnit
 from spark_jobs.settings import Partitioning, Source
 from spark_jobs.sources import CORRUPT, column_type, describe, require_columns
 from spark_jobs.times import epoch_ms, in_partition, last_hour, whole_ms
-from spark_jobs.values import as_text, canonical, is_nested, number, quoted, single_value, value_list
+from spark_jobs.values import (
+    as_text,
+    canonical,
+    is_nested,
+    number,
+    quoted,
+    single_value,
+    value_list,
+)
 
 REASON = "__reason"
 """Why a record is quarantined, null for one that is kept."""

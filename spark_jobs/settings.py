@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from features.partition import Hour, Partition, day_of
-from features.schema import Frozen, Grown, Relation
+from features.schema import EvolvingSettings, Relation, Settings
 
 
 class Format(StrEnum):
@@ -28,7 +28,7 @@ class Partitioning(StrEnum):
     PATH = "path"
 
 
-class SideTable(Frozen):
+class SideTable(Settings):
     """A table of users, items, … joined to the log by id (left join: an unknown id leaves nulls).
 
     `key` is the column of the log, `table_key` (default: the same) the one of the table. `columns` (default: all)
@@ -44,7 +44,7 @@ class SideTable(Frozen):
     prefix: str = ""
 
 
-class Negatives(Frozen):
+class Negatives(Settings):
     """For logs of clicks only: how impressions without a click are drawn.
 
     For each click `per_click` items are drawn, seeded by the click, uniformly from the items clicked by anyone in
@@ -57,7 +57,7 @@ class Negatives(Frozen):
     seed: int = 0
 
 
-class Source(Frozen):
+class Source(Settings):
     """Where the log lies and how it is read.
 
     `path` is one or more file patterns (`*`, `?`, `[..]`, `{a,b}`); with `partition: path` it holds `{date}`, and
@@ -104,7 +104,7 @@ LOCAL = "local"
 """As `spark.remote`: a local session, whatever the environment says."""
 
 
-class SparkSettings(Frozen):
+class SparkSettings(Settings):
     """The Spark session.
 
     `remote` is a Spark Connect server, `sc://host:port`; empty for that of `SPARK_REMOTE`, where that is set; `local` for
@@ -117,20 +117,20 @@ class SparkSettings(Frozen):
     shuffle_partitions: Annotated[int, Field(ge=1)] = 4
 
 
-class StatisticsSettings(Frozen):
+class StatisticsSettings(Settings):
     """Feature statistics: the window in days (the day itself included) and the prior weight of the smoothed CTR."""
 
     window_days: Annotated[int, Field(ge=1)] = 7
     smoothing: Annotated[float, Field(ge=0)] = 20.0
 
 
-class GraphSettings(Grown):
+class GraphSettings(EvolvingSettings):
     """The co-occurrence graph: its pairs of fields, window (days strictly before the day) and least support.
 
     A node keeps at most `max_degree` edges of a relation, a sample that `seed` draws, each with the same chance.
     """
 
-    later = ("max_degree", "seed")
+    added_later = ("max_degree", "seed")
 
     relations: tuple[Relation, ...] = ()
     window_days: Annotated[int, Field(ge=1)] = 7

@@ -25,7 +25,9 @@ os.environ.update(
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # How long an example takes says how busy the machine is, not whether the code is right.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("any machine")
 
 # It says goodbye when a worker of pytest-xdist has closed its streams already.
@@ -65,7 +67,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 E2E = Path(__file__).parent / "e2e"
 
-MARKS = {"spark": "spark", "spark_server": "spark", "airflow_database": "airflow", "fresh_process": "process"}
+MARKS = {
+    "spark": "spark",
+    "spark_server": "spark",
+    "airflow_database": "airflow",
+    "fresh_process": "process",
+}
 """Fixtures that cost a process, and the mark that each gives to the tests that use it, if by way of other fixtures."""
 
 PROGRAMS = ("python", "warm_python", "spark-submit", "elastic-ctr", "airflow", "mlflow")
@@ -78,7 +85,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for name in MARKS.keys() & set(getattr(item, "fixturenames", ())):
             item.add_marker(MARKS[name])
-        item.stash[UNIT] = not {"process", "spark", "airflow", "slow", "benchmark"} & {m.name for m in item.iter_markers()}
+        item.stash[UNIT] = not {"process", "spark", "airflow", "slow", "benchmark"} & {
+            m.name for m in item.iter_markers()
+        }
     items.sort(key=lambda item: not item.path.is_relative_to(E2E))
 
 
@@ -101,7 +110,9 @@ def watch_processes(event: str, arguments: tuple[object, ...]) -> None:
     if event == "subprocess.Popen" and running_unit_test:
         program = Path(os.fsdecode(arguments[0])).name  # type: ignore[arg-type]
         if program.startswith(PROGRAMS):
-            raise RuntimeError(f"a unit test starts {program}: mark the test with `process`, or do without")
+            raise RuntimeError(
+                f"a unit test starts {program}: mark the test with `process`, or do without"
+            )
 
 
 sys.addaudithook(watch_processes)
@@ -115,7 +126,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "tests/e2e" if file.startswith("tests/e2e/") and not file.endswith("test_own_log.py") else file
+            return (
+                "tests/e2e"
+                if file.startswith("tests/e2e/") and not file.endswith("test_own_log.py")
+                else file
+            )
 
     return Scheduling(config, log)
 
@@ -156,7 +171,9 @@ def spark(spark_server: None) -> Iterator[object]:
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The real data (`ELASTIC_CTR_DATA`, default `../shared/data`); the test is skipped where it is absent."""
-    folder = Path(os.environ.get("ELASTIC_CTR_DATA", REPOSITORY.parent / "shared" / "data")).resolve()
+    folder = Path(
+        os.environ.get("ELASTIC_CTR_DATA", REPOSITORY.parent / "shared" / "data")
+    ).resolve()
     if not folder.is_dir():
         pytest.skip(f"no data folder at {folder}: set ELASTIC_CTR_DATA")
     return folder
@@ -173,15 +190,17 @@ def warm_python(fresh_process: None, tmp_path_factory: pytest.TempPathFactory) -
     import warm_python
 
     quiet = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
-    with warm_python.started(tmp_path_factory.mktemp("warm"), ["numpy", "tensorflow"], quiet) as executable:
+    with warm_python.started(
+        tmp_path_factory.mktemp("warm"), ["numpy", "tensorflow"], quiet
+    ) as executable:
         yield executable
 
 
 @pytest.fixture(scope="session")
 def compare_served(warm_python: Path) -> Callable[..., object]:
     """`check_parity` with a fork of the warm interpreter in place of a cold process for each export."""
-    from validation.parity import compare
-    from validation.serving import serve
+    from validation.model.parity import compare
+    from validation.serving.measure import serve
 
     def compared(saved_model, requests, expected, batch_sizes):
         assert expected.shape == (len(requests),)

@@ -15,14 +15,21 @@ def described(counts, prior, smoothing=20.0):
     ctr = (counts["clicks"] + smoothing * prior) / (n + smoothing)
     rate = ctr.clip(_MARGIN, 1 - _MARGIN)
     return counts.assign(
-        ctr=ctr, logit=np.log(rate / (1 - rate)), pmi=np.log(n * n.sum() / by_left / by_right), log_count=np.log1p(n)
+        ctr=ctr,
+        logit=np.log(rate / (1 - rate)),
+        pmi=np.log(n * n.sum() / by_left / by_right),
+        log_count=np.log1p(n),
     )
 
 
 def counted(records, left, right, label, min_impressions=3):
     """Count the pairs of two columns of records and describe those with enough impressions."""
     groups = records.astype({left: str, right: str}).groupby([left, right])[label]
-    counts = groups.agg(impressions="size", clicks="sum").reset_index().rename(columns={left: "left", right: "right"})
+    counts = (
+        groups.agg(impressions="size", clicks="sum")
+        .reset_index()
+        .rename(columns={left: "left", right: "right"})
+    )
     edges = described(counts, records[label].mean())
     return edges[edges["impressions"] >= min_impressions]
 
@@ -31,9 +38,14 @@ def write_graph(folder, relations, first_day=None, last_day=None, days=1):
     """Write the edges of each relation, named `left__right`: frames with string `left`, `right` and the figures."""
     folder.mkdir(parents=True, exist_ok=True)
     nodes = _nodes(relations)
-    numbers = {field: dict(zip(part["token"], part["node"], strict=True)) for field, part in nodes.groupby("field")}
+    numbers = {
+        field: dict(zip(part["token"], part["node"], strict=True))
+        for field, part in nodes.groupby("field")
+    }
     nodes.to_parquet(folder / "nodes.parquet")
-    about = {name: _write_relation(folder, name, edges, numbers) for name, edges in relations.items()}
+    about = {
+        name: _write_relation(folder, name, edges, numbers) for name, edges in relations.items()
+    }
     told = {
         "first_day": first_day,
         "last_day": last_day,
@@ -50,13 +62,17 @@ def write_graph(folder, relations, first_day=None, last_day=None, days=1):
 
 def _nodes(relations):
     sides = [
-        edges.assign(field=field, token=edges[side].astype(str))[["field", "token", "impressions", "clicks"]]
+        edges.assign(field=field, token=edges[side].astype(str))[
+            ["field", "token", "impressions", "clicks"]
+        ]
         for name, edges in relations.items()
         for side, field in zip(("left", "right"), name.split("__"), strict=True)
     ]
     groups = pd.concat(sides).groupby(["field", "token"])
     nodes = groups[["impressions", "clicks"]].sum().assign(degree=groups.size()).reset_index()
-    nodes = nodes.iloc[np.lexsort((nodes["token"].map(lambda t: t.encode()), nodes["field"]))].reset_index(drop=True)
+    nodes = nodes.iloc[
+        np.lexsort((nodes["token"].map(lambda t: t.encode()), nodes["field"]))
+    ].reset_index(drop=True)
     nodes["node"] = nodes.groupby("field").cumcount().astype(np.int32)
     return nodes
 
@@ -77,7 +93,12 @@ def _write_relation(folder, name, edges, numbers):
     offsets = np.searchsorted(frame["left"], np.arange(lefts + 1)).astype(np.int64)
     pd.DataFrame({"offset": offsets}).to_parquet(folder / "offsets" / f"relation={name}.parquet")
     about = {"left": left_field, "right": right_field, "edges": len(frame)}
-    return about | {"left_nodes": lefts, "right_nodes": rights, "edges_capped": 0, "impressions_capped": 0}
+    return about | {
+        "left_nodes": lefts,
+        "right_nodes": rights,
+        "edges_capped": 0,
+        "impressions_capped": 0,
+    }
 
 
 def planted_edges(users=60, items=50, count=2500, seed=0, noise=0.1):

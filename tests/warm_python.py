@@ -28,10 +28,14 @@ def started(folder, modules, environment):
     """Start a server that has imported `modules`; yield the executable's path, in `folder`; stop the server in the end."""
     address = folder / "socket"
     client = folder / "warm_python"
-    client.write_text(f'#!/bin/sh\nexec "{sys.executable}" -IS "{__file__}" call "{address}" "$@"\n')
+    client.write_text(
+        f'#!/bin/sh\nexec "{sys.executable}" -IS "{__file__}" call "{address}" "$@"\n'
+    )
     client.chmod(0o755)
     command = [sys.executable, "-I", __file__, "serve", str(address), *modules]
-    server = subprocess.Popen(command, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    server = subprocess.Popen(
+        command, env=os.environ | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
     assert server.stdout.readline() == b"ready\n", "the server's standard error says why"
     yield client
     server.stdin.close()  # the server ends at the end of its standard input, also when this process is killed
@@ -84,7 +88,11 @@ def _run(arguments, folder, environment):
     os.environ.clear()
     os.environ.update(environment)
     isolated = arguments[0] == "-I"
-    code, arguments = (arguments[1], ["-c", *arguments[2:]]) if arguments[0] == "-c" else (None, arguments[isolated:])
+    code, arguments = (
+        (arguments[1], ["-c", *arguments[2:]])
+        if arguments[0] == "-c"
+        else (None, arguments[isolated:])
+    )
     sys.argv[:] = arguments
     try:
         if code is not None:

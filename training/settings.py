@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from features.schema import Frozen, Grown, Identifier
+from features.schema import EvolvingSettings, Identifier, Settings
 
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
@@ -15,7 +15,7 @@ Seed = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 
 
-class AdmissionSettings(Frozen):
+class AdmissionSettings(Settings):
     """Which ids get a row: those seen `min_count` times (1: all), or, with `poisson`, likely to be within the horizon.
 
     `count` counts every id exactly; `sketch` and `poisson` count the waiting ones in bounded memory that forgets.
@@ -34,7 +34,7 @@ class AdmissionSettings(Frozen):
         return self.min_counts.get(field, self.min_count)
 
 
-class EvictionSettings(Frozen):
+class EvictionSettings(Settings):
     """Which ids lose their row at the end of a day's training. Nothing set: none.
 
     `zero_rows`: those that group lasso set to zero; `idle_days`: not seen for so many days; `min_norm`: rows whose vectors
@@ -48,7 +48,7 @@ class EvictionSettings(Frozen):
     keep_rows: Annotated[int, Field(ge=0)] = 0
 
 
-class OptimizerSettings(Frozen):
+class OptimizerSettings(Settings):
     """A group-lasso optimizer (Yue et al., ECML-PKDD 2021). All λ at 0 is the plain one that the kind names.
 
     `decay` adds decay · x to the gradient of each row of a batch, up to `decay_steps` times for rows that are in few batches:
@@ -71,7 +71,7 @@ class OptimizerSettings(Frozen):
     rare_count: Count = 1
 
 
-class RelationNetworkSettings(Frozen):
+class RelationNetworkSettings(Settings):
     """The relation network inside the deep part: relations of every two of the id fields by one shared symmetric matrix.
 
     `fields` names them, or `all`; `heads` are matrices of their own, `rank` makes them low-rank (empty: full). A relation
@@ -88,7 +88,7 @@ Pooling = Literal["concat", "mean", "sum"]
 Precision = Literal["float32", "bfloat16"]
 
 
-class GroupSettings(Frozen):
+class GroupSettings(Settings):
     """Fields that share a table and a width, enter the deep part together, and are dropped together by `select-features`.
 
     `concat` lays their vectors side by side, `mean` and `sum` make one vector of them; `l21` takes the place of `model.deep`'s.
@@ -107,7 +107,7 @@ MemberKind = Literal["logistic_regression", "fm", "wide_deep", "deepfm", "dcnv2"
 _WITHOUT_LAYERS = ("logistic_regression", "fm")
 
 
-class ModelSettings(Grown):
+class ModelSettings(EvolvingSettings):
     """The model: its kind, embedding width, hidden layers, dropout, storage of the rows, and the optimizers of its three parts.
 
     `norm` of the hidden layers is by batch, by layer or none; `cross_layers` is for dcnv2; `relations` adds a relation
@@ -116,7 +116,7 @@ class ModelSettings(Grown):
     products of hidden and cross layers are taken in while learning; weights, sums and all scoring stay float32.
     """
 
-    later = ("groups", "matmul")
+    added_later = ("groups", "matmul")
 
     kind: MemberKind | Literal["fusion"] = "wide_deep"
     members: tuple[MemberKind, ...] = ()
@@ -136,19 +136,30 @@ class ModelSettings(Grown):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Self:
-        if (self.kind == "fusion") != (len(set(self.members)) > 1) or len(set(self.members)) < len(self.members):
-            raise ValueError("model.kind fusion goes with model.members, two different kinds or more")
+        if (self.kind == "fusion") != (len(set(self.members)) > 1) or len(set(self.members)) < len(
+            self.members
+        ):
+            raise ValueError(
+                "model.kind fusion goes with model.members, two different kinds or more"
+            )
         if self.relations and self.kind in _WITHOUT_LAYERS:
-            raise ValueError(f"model.relations needs hidden layers, which {self.kind} has not: choose wide_deep, deepfm or dcnv2")
+            raise ValueError(
+                f"model.relations needs hidden layers, which {self.kind} has not: choose wide_deep, deepfm or dcnv2"
+            )
         return self
 
     @field_validator("groups")
     @classmethod
     def _refuse_overlapping(cls, groups: tuple[GroupSettings, ...]) -> tuple[GroupSettings, ...]:
-        for what, names in (("name", [g.name for g in groups]), ("field", [field for g in groups for field in g.fields])):
+        for what, names in (
+            ("name", [g.name for g in groups]),
+            ("field", [field for g in groups for field in g.fields]),
+        ):
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
-                raise ValueError(f"model.groups has the {what} {', '.join(twice)} twice: a field is in at most one group")
+                raise ValueError(
+                    f"model.groups has the {what} {', '.join(twice)} twice: a field is in at most one group"
+                )
         return groups
 
     def of_member(self, kind: MemberKind) -> ModelSettings:
@@ -160,11 +171,13 @@ class ModelSettings(Grown):
     @classmethod
     def _refuse_other_rules(cls, dense: OptimizerSettings) -> OptimizerSettings:
         if dense.kind not in ("adam", "amsgrad"):
-            raise ValueError(f"dense weights learn by adam or amsgrad; {dense.kind} is for rows (model.deep, model.wide)")
+            raise ValueError(
+                f"dense weights learn by adam or amsgrad; {dense.kind} is for rows (model.deep, model.wide)"
+            )
         return dense
 
 
-class StalenessSettings(Frozen):
+class StalenessSettings(Settings):
     """What to do when the checkpoint that a day starts from is more than `max_days` older than the day (empty: never mind).
 
     `refuse` stops, `fresh` starts with nothing learned, `warn` goes on from it and says so; the learning rates then grow
@@ -178,11 +191,13 @@ class StalenessSettings(Frozen):
     @model_validator(mode="after")
     def _something_is_warmed_up(self) -> Self:
         if self.warmup_steps and (self.max_days is None or self.action != "warn"):
-            raise ValueError("warmup_steps go with max_days and action: warn, where a model goes on after a gap")
+            raise ValueError(
+                "warmup_steps go with max_days and action: warn, where a model goes on after a gap"
+            )
         return self
 
 
-class TrainingSettings(Frozen):
+class TrainingSettings(Settings):
     """One day of learning: batches, passes, the held-out last slice by time, and the seed of everything drawn.
 
     `learn_by: hour` scores each local hour with the model as it is then and learns it after, the next hour next; `passes`

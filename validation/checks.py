@@ -28,14 +28,18 @@ class Check:
 
     def __post_init__(self) -> None:
         if not any(_is_number(limit) for limit in (self.low, self.high)):
-            raise ValueError(f"check {self.name!r} has no limit: give `low`, `high` or both as numbers")
+            raise ValueError(
+                f"check {self.name!r} has no limit: give `low`, `high` or both as numbers"
+            )
 
     @property
     def passed(self) -> bool:
         """Whether the value is a finite number within the limits."""
         if self.value is None or not _is_number(self.value):
             return False
-        return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
+        return (self.low is None or self.value >= self.low) and (
+            self.high is None or self.value <= self.high
+        )
 
     @property
     def limit(self) -> str:
@@ -44,18 +48,32 @@ class Check:
             return f"at most {self.high:.10g}"
         if self.high is None:
             return f"at least {self.low:.10g}"
-        return f"exactly {self.low:.10g}" if self.low == self.high else f"between {self.low:.10g} and {self.high:.10g}"
+        return (
+            f"exactly {self.low:.10g}"
+            if self.low == self.high
+            else f"between {self.low:.10g} and {self.high:.10g}"
+        )
 
     @property
     def finding(self) -> str:
         """The check as one line, for logs and reasons."""
-        value = "not a number" if self.value is None or not _is_number(self.value) else f"{self.value:.10g}"
+        value = (
+            "not a number"
+            if self.value is None or not _is_number(self.value)
+            else f"{self.value:.10g}"
+        )
         return f"{self.words}: {value}, must be {self.limit}"
 
     def as_dict(self) -> dict[str, str | float | bool | None]:
         """Plain data for JSON; a value that is no finite number becomes None."""
         value = self.value if self.value is not None and _is_number(self.value) else None
-        return {"name": self.name, "value": value, "limit": self.limit, "passed": self.passed, "words": self.words}
+        return {
+            "name": self.name,
+            "value": value,
+            "limit": self.limit,
+            "passed": self.passed,
+            "words": self.words,
+        }
 
 
 def _is_number(value: float | None) -> bool:

@@ -9,13 +9,13 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from features.schema import Frozen, Grown
+from features.schema import EvolvingSettings, Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-class DataGateSettings(Frozen):
+class DataGateSettings(Settings):
     """When a day's data may be learned from."""
 
     min_rows: Annotated[int, Field(ge=1)] = 1000
@@ -29,18 +29,20 @@ class DataGateSettings(Frozen):
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> Self:
         if self.min_ctr > self.max_ctr:
-            raise ValueError(f"min_ctr {self.min_ctr} is above max_ctr {self.max_ctr}: no day could pass")
+            raise ValueError(
+                f"min_ctr {self.min_ctr} is above max_ctr {self.max_ctr}: no day could pass"
+            )
         return self
 
 
-class ModelGateSettings(Grown):
+class ModelGateSettings(EvolvingSettings):
     """When a candidate is sound (parity, calibration bounds) and when it is blessed (AUC against its rivals).
 
     AUC differences are candidate minus rival on the same held-out impressions; `calibration` is Σp / Σy. What lossy steps of
     compression may cost, against the trained model itself, is `max_auc_drop_by_compression`.
     """
 
-    later = ("max_auc_drop_by_compression",)
+    added_later = ("max_auc_drop_by_compression",)
 
     max_parity_diff: Positive = 1e-6
     min_calibration: Positive = 0.7

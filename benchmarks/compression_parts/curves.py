@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from compression.compact import CompactModel
+from compression.model import CompactModel
 from compression.pruning import without_zero_rows
 from compression.search.bench import Bench, Measured
 from compression.search.descent import Goal
@@ -25,9 +25,9 @@ from compression_parts.flat import Column, bucketed, distinct, parts, rewritten
 from compression_parts.learned import Learned, learn
 from compression_parts.worlds import World
 from features.schema import Categorical, Schema
-from training.checkpoints import read_checkpoint
-from training.metrics import auc
-from training.scoring import Scorer
+from training.evaluation.metrics import auc
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import read_checkpoint
 from training.settings import ModelSettings
 
 
@@ -81,15 +81,21 @@ class RivalBench(Bench):
     def rival(self, curve: str, learned: Learned, keys: bool) -> Measured:
         """Score another trained model, without its zero rows; `keys` says whether its server needs them."""
         model = without_zero_rows(CompactModel.of(read_checkpoint(learned.checkpoint)))
-        scores = Scorer(model.trained()).score(replace(self._heldout, partition=learned.partition).examples(model.description))
-        size = model.nbytes - (0 if keys else sum(rows.keys.nbytes for rows in model.tables.values()))
+        scores = Scorer(model.trained()).score(
+            replace(self._heldout, partition=learned.partition).examples(model.description)
+        )
+        size = model.nbytes - (
+            0 if keys else sum(rows.keys.nbytes for rows in model.tables.values())
+        )
         return self.compare(curve, (), size, model.rows, scores)
 
     def against(self, one: Measured, bench: RivalBench) -> Measured:
         """Return what was measured against another bench's model on the same impressions, measured against this one's."""
         label, half = self._heldout.label, self._heldout.reported
         drop_reported = auc(label[half], self._trained[half]) - one.auc_reported
-        return replace(one, drop=one.drop + self.auc_choosing - bench.auc_choosing, drop_reported=drop_reported)
+        return replace(
+            one, drop=one.drop + self.auc_choosing - bench.auc_choosing, drop_reported=drop_reported
+        )
 
 
 class Curves:
@@ -120,8 +126,14 @@ class Curves:
         yield from self._searched("composed", self.bench, most)
         yield from self._searched("group lasso, composed", self._liked(), most)
         if len(self._tried.lasso) > 1:
-            yield from self._searched("strongest group lasso, composed", _bench(self._sparse(max(self._tried.lasso))), most)
-        yield from self._steps("quantization", [(Quantize(form=form),) for form in ("float16", "int8", "int4")])
+            yield from self._searched(
+                "strongest group lasso, composed",
+                _bench(self._sparse(max(self._tried.lasso))),
+                most,
+            )
+        yield from self._steps(
+            "quantization", [(Quantize(form=form),) for form in ("float16", "int8", "int4")]
+        )
         yield from self._lasso()
         yield from self._hashed("hashing trick", _hashing)
         yield from self._hashed("quotient and remainder", _quotient)
@@ -132,7 +144,9 @@ class Curves:
         yield from self._lines(curve, found.front, bench)
         best = (self._best(found.front, size) for size in SIZES)
         plans = dict.fromkeys([(), *(one.steps for one in best if one)])
-        yield from self._lines(f"{curve}, fine-tuned", [self._tuned(bench, steps) for steps in plans], bench)
+        yield from self._lines(
+            f"{curve}, fine-tuned", [self._tuned(bench, steps) for steps in plans], bench
+        )
 
     def _lines(self, curve: str, measured: Iterable[Measured], bench: RivalBench) -> Iterator[Line]:
         for one in measured:
@@ -149,14 +163,18 @@ class Curves:
 
     def _liked(self) -> RivalBench:
         """The model of group lasso that the choosing users like best."""
-        return max(map(_bench, map(self._sparse, self._tried.lasso)), key=lambda bench: bench.auc_choosing)
+        return max(
+            map(_bench, map(self._sparse, self._tried.lasso)), key=lambda bench: bench.auc_choosing
+        )
 
     def _sparse(self, strength: float) -> Learned:
         """The model that group lasso of a strength leaves."""
         return self._learned(_penalised(self._of_width(self.dim), strength))
 
     def _tell(self, number: int, one: Measured) -> None:
-        self._report(f"plan {number}: {self.bench.bytes / one.bytes:.1f} times smaller, drop {one.drop:.5f}")
+        self._report(
+            f"plan {number}: {self.bench.bytes / one.bytes:.1f} times smaller, drop {one.drop:.5f}"
+        )
 
     def _steps(self, curve: str, plans: list[tuple[StepSettings, ...]]) -> Iterator[Line]:
         for steps in plans:
@@ -169,22 +187,41 @@ class Curves:
             one = self.bench.rival("group lasso", self._sparse(strength), keys=True)
             yield Line("group lasso", {"l21": strength}, one)
             kept = (PruneRows(by="norm", max_rows=one.rows),)
-            yield Line("magnitude pruning", [plain(step) for step in kept], self.bench.measure("magnitude pruning", kept))
+            yield Line(
+                "magnitude pruning",
+                [plain(step) for step in kept],
+                self.bench.measure("magnitude pruning", kept),
+            )
 
     def _hashed(self, curve: str, rewrite: Rewritten) -> Iterator[Line]:
         for values in self._tried.hashed:
             self._report(f"{curve}: {values} values a row")
             buckets = {name: max(2, count // values) for name, count in self._distinct.items()}
             home = self._folder / curve.replace(" ", "_") / str(values)
-            days = [rewritten(d, self._world.hashed, partial(rewrite, buckets), home / d.name) for d in self._world.days]
-            learned = self._learned(self._of_width(self.dim), days, _with_columns(self._world, rewrite))
-            yield Line(curve, {"values_a_row": values}, self.bench.rival(curve, learned, keys=False))
+            days = [
+                rewritten(d, self._world.hashed, partial(rewrite, buckets), home / d.name)
+                for d in self._world.days
+            ]
+            learned = self._learned(
+                self._of_width(self.dim), days, _with_columns(self._world, rewrite)
+            )
+            yield Line(
+                curve, {"values_a_row": values}, self.bench.rival(curve, learned, keys=False)
+            )
 
     def _of_width(self, dim: int) -> ModelSettings:
         return self._free.model_copy(update={"dim": dim})
 
-    def _learned(self, model: ModelSettings, days: list[Path] | None = None, schema: Schema | None = None) -> Learned:
-        return learn(schema or self._world.schema, model, self._world.training, days or self._world.days, self._folder / "models")
+    def _learned(
+        self, model: ModelSettings, days: list[Path] | None = None, schema: Schema | None = None
+    ) -> Learned:
+        return learn(
+            schema or self._world.schema,
+            model,
+            self._world.training,
+            days or self._world.days,
+            self._folder / "models",
+        )
 
 
 def _bench(learned: Learned) -> RivalBench:
@@ -192,7 +229,10 @@ def _bench(learned: Learned) -> RivalBench:
 
 
 def _penalised(model: ModelSettings, strength: float) -> ModelSettings:
-    deep, wide = (rows.model_copy(update={"l21": l21}) for rows, l21 in ((model.deep, strength), (model.wide, 5 * strength)))
+    deep, wide = (
+        rows.model_copy(update={"l21": l21})
+        for rows, l21 in ((model.deep, strength), (model.wide, 5 * strength))
+    )
     return model.model_copy(update={"deep": deep, "wide": wide})
 
 
@@ -209,8 +249,12 @@ def _quotient(buckets: Mapping[str, int], name: str, values: Column) -> dict[str
 def _with_columns(world: World, rewrite: Rewritten) -> Schema:
     """The schema with the columns that take the place of the hashed fields."""
     nothing = np.zeros(0, object)
-    names = {name: tuple(rewrite(dict.fromkeys(world.hashed, 4), name, nothing)) for name in world.hashed}
+    names = {
+        name: tuple(rewrite(dict.fromkeys(world.hashed, 4), name, nothing)) for name in world.hashed
+    }
     fields = [
-        new for f in world.schema.fields for new in ([Categorical(name=n) for n in names[f.name]] if f.name in names else [f])
+        new
+        for f in world.schema.fields
+        for new in ([Categorical(name=n) for n in names[f.name]] if f.name in names else [f])
     ]
     return world.schema.model_copy(update={"fields": tuple(fields)})

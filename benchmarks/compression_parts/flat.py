@@ -31,11 +31,18 @@ def flat_schema(schema: Schema) -> Schema:
     return schema.model_copy(update={"fields": fields})
 
 
-def flatten(partitions: Sequence[Path], schema: Schema, out: Path, share: Callable[[pa.Table], NDArray[np.bool_]] | None) -> Path:
+def flatten(
+    partitions: Sequence[Path],
+    schema: Schema,
+    out: Path,
+    share: Callable[[pa.Table], NDArray[np.bool_]] | None,
+) -> Path:
     """Write several `impressions` artifacts as one, crosses spelled out; `share` tells which rows are kept. Done once."""
     target = out / "impressions"
     if not target.is_dir():
-        tables = [_spelled(pq.read_table(partition / "impressions"), schema) for partition in partitions]
+        tables = [
+            _spelled(pq.read_table(partition / "impressions"), schema) for partition in partitions
+        ]
         whole = pa.concat_tables([table.select(tables[0].column_names) for table in tables])
         _write(whole if share is None else whole.filter(pa.array(share(whole))), target)
     return out
@@ -57,7 +64,9 @@ def rewritten(partition: Path, names: Sequence[str], rewrite: Rewrite, out: Path
 
 def distinct(partitions: Sequence[Path], names: Sequence[str]) -> dict[str, int]:
     """Return how many values each field has in all partitions together."""
-    tables = pa.concat_tables([pq.read_table(partition / "impressions", columns=list(names)) for partition in partitions])
+    tables = pa.concat_tables(
+        [pq.read_table(partition / "impressions", columns=list(names)) for partition in partitions]
+    )
     return {name: pc.count_distinct(tables[name]).as_py() for name in names}
 
 
@@ -87,7 +96,9 @@ def _spelled(table: pa.Table, schema: Schema) -> pa.Table:
     names = [*_OWN, *(field.name for field in schema.column_fields())]
     flat = table.select([name for name in names if name in table.column_names])
     for cross in (f for f in schema.fields if isinstance(f, Cross)):
-        flat = flat.append_column(cross.name, pc.binary_join_element_wise(*(table[part] for part in cross.of), "|"))
+        flat = flat.append_column(
+            cross.name, pc.binary_join_element_wise(*(table[part] for part in cross.of), "|")
+        )
     return flat
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from compression_parts.spent import Spent, timed
 from features.schema import Relation, Schema
+from training.fit.trainer import TrainRequest, train_day
 from training.settings import ModelSettings, TrainingSettings
-from training.trainer import TrainRequest, train_day
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,16 @@ def learn(
     crossed: Crossed | None = None,
 ) -> Learned:
     """Learn the days one after the other, the last slice of each day first on the next, or read what was learned before."""
-    told = [schema.model_dump(mode="json"), model.model_dump(mode="json"), training.model_dump(mode="json"), list(map(str, days))]
+    told = [
+        schema.model_dump(mode="json"),
+        model.model_dump(mode="json"),
+        training.model_dump(mode="json"),
+        list(map(str, days)),
+    ]
     told[0]["forbidden"] = sorted(told[0]["forbidden"])
-    told += [[r.name for r in crossed.relations], list(map(str, crossed.encodings))] if crossed else []
+    told += (
+        [[r.name for r in crossed.relations], list(map(str, crossed.encodings))] if crossed else []
+    )
     home = folder / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
     if not (home / "done.json").is_file():
         shutil.rmtree(home, ignore_errors=True)
@@ -85,7 +92,13 @@ def _learn(
     figures, relations = {"auc": math.nan}, crossed.relations if crossed else ()
     for number, day in enumerate(days):
         last = number == len(days) - 1
-        told = training if last else training.model_copy(update={"holdout_fraction": min(0.02, training.holdout_fraction)})
+        told = (
+            training
+            if last
+            else training.model_copy(
+                update={"holdout_fraction": min(0.02, training.holdout_fraction)}
+            )
+        )
         before = (home / str(number - 1), days[number - 1]) if number else (None, None)
         (home / str(number)).mkdir(parents=True)
         request = TrainRequest(

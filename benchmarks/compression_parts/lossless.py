@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from compression.export import SAVED_MODEL, export
+from compression.export.write import SAVED_MODEL, export
 from compression.pruning import compress
 from compression.settings import CompressionSettings
 from compression_parts.learned import Learned
-from training.checkpoints import read_description
-from validation.requests import read_requests
-from validation.serving import serve
+from training.fit.checkpoints import read_description
+from validation.model.requests import read_requests
+from validation.serving.measure import serve
 
 
 def lossless(learned: Learned) -> dict[str, Any]:
@@ -24,7 +24,9 @@ def lossless(learned: Learned) -> dict[str, Any]:
     `lossless_ratio` counts all; `lossless_ratio_without_slots` leaves optimizer state, counts and unadmitted keys out.
     """
     schema = read_description(learned.checkpoint).schema
-    heldout = pq.read_table(learned.checkpoint / "heldout.parquet", columns=["record_id"])["record_id"].to_numpy()
+    heldout = pq.read_table(learned.checkpoint / "heldout.parquet", columns=["record_id"])[
+        "record_id"
+    ].to_numpy()
     requests = read_requests(learned.partition, schema, heldout)
     with tempfile.TemporaryDirectory() as scratch:
         whole, cut, small = (Path(scratch) / name for name in ("whole", "cut", "small"))
@@ -34,7 +36,10 @@ def lossless(learned: Learned) -> dict[str, Any]:
         export(learned.checkpoint, whole)
         export(small, cut)
         answers = [serve(folder / SAVED_MODEL, requests).answers for folder in (whole, cut)]
-    differences = [np.abs(answers[0][size].probability - answers[1][size].probability).max() for size in answers[0]]
+    differences = [
+        np.abs(answers[0][size].probability - answers[1][size].probability).max()
+        for size in answers[0]
+    ]
     return {
         "lossless_max_abs_diff": float(max(differences)),
         "lossless_rows": len(requests),

@@ -63,7 +63,12 @@ def plot_curves(rows: Sequence[Mapping[str, Any]], what: str, path: Path) -> Non
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for curve, colour in _COLOURS.items():
-        _draw(axes, sorted((one for one in rows if one["curve"] == curve), key=lambda one: one["ratio"]), curve, colour)
+        _draw(
+            axes,
+            sorted((one for one in rows if one["curve"] == curve), key=lambda one: one["ratio"]),
+            curve,
+            colour,
+        )
     _frame(axes, what)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130, metadata={"Software": None})
@@ -74,7 +79,9 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], curve: str, colour: str
         return
     ratio, change = [one["ratio"] for one in rows], [-one["auc_drop"] for one in rows]
     width, style = 1.8 if curve in _OURS else 1.1, "--" if curve.endswith("fine-tuned") else "-"
-    axes.plot(ratio, change, style, marker="o", markersize=3.5, linewidth=width, color=colour, label=curve)
+    axes.plot(
+        ratio, change, style, marker="o", markersize=3.5, linewidth=width, color=colour, label=curve
+    )
     if curve in _OURS:
         low, high = ([-one[end] for one in rows] for end in ("auc_drop_high", "auc_drop_low"))
         axes.fill_between(ratio, low, high, color=colour, alpha=0.15, linewidth=0)

@@ -10,7 +10,12 @@ from typing import Any
 from frappe_peers.data import FIELDS
 
 from features.schema import Categorical, Cross, Schema, Timestamp
-from training.settings import AdmissionSettings, ModelSettings, RelationNetworkSettings, TrainingSettings
+from training.settings import (
+    AdmissionSettings,
+    ModelSettings,
+    RelationNetworkSettings,
+    TrainingSettings,
+)
 
 Pair = tuple[str, str]
 
@@ -37,9 +42,18 @@ class Arm:
     def schema(self) -> Schema:
         """Return the schema of the ten columns, or those of them that are left, and of the crosses."""
         columns = [Categorical(name=own_name(name), column=name) for name in self.fields]
-        crosses = [Cross(name=cross_name(pair), of=tuple(own_name(part) for part in pair)) for pair in self.crosses]
+        crosses = [
+            Cross(name=cross_name(pair), of=tuple(own_name(part) for part in pair))
+            for pair in self.crosses
+        ]
         timestamp = Timestamp(column="absent")
-        return Schema(label="label", user="user", item="item", timestamp=timestamp, fields=(*columns, *crosses))
+        return Schema(
+            label="label",
+            user="user",
+            item="item",
+            timestamp=timestamp,
+            fields=(*columns, *crosses),
+        )
 
     def model(self, base: ModelSettings) -> ModelSettings:
         """Return the model's settings with this arm's relation network."""
@@ -48,17 +62,31 @@ class Arm:
     def training(self, batch: int, seed: int, rows: int) -> TrainingSettings:
         """Return the settings of learning `rows` impressions, shuffled as a whole."""
         counts = {cross_name(pair): self.min_count for pair in self.crosses}
-        return TrainingSettings(batch_size=batch, seed=seed, shuffle_block=rows, admission=AdmissionSettings(min_counts=counts))
+        return TrainingSettings(
+            batch_size=batch,
+            seed=seed,
+            shuffle_block=rows,
+            admission=AdmissionSettings(min_counts=counts),
+        )
 
     def keeping(self, kept: Collection[str]) -> Arm:
         """Return the arm with the uses of these names alone (see `own_name`, `cross_name`)."""
         fields = tuple(name for name in self.fields if own_name(name) in kept)
-        return replace(self, fields=fields, crosses=tuple(pair for pair in self.crosses if cross_name(pair) in kept))
+        return replace(
+            self,
+            fields=fields,
+            crosses=tuple(pair for pair in self.crosses if cross_name(pair) in kept),
+        )
 
     def described(self) -> Mapping[str, Any]:
         """Return all of it as data for JSON."""
         relations = self.relations.model_dump(mode="json") if self.relations else None
-        return {"fields": self.fields, "crosses": self.crosses, "relations": relations, "min_count": self.min_count}
+        return {
+            "fields": self.fields,
+            "crosses": self.crosses,
+            "relations": relations,
+            "min_count": self.min_count,
+        }
 
 
 def own_name(field: str) -> str:

@@ -9,15 +9,19 @@ from numpy.typing import NDArray
 
 from crosses_parts.arms import Arm, Pair, cross_name, own_name
 from features import keys
-from training.columns import distinct_pairs
-from training.inputs import Inputs
+from training.data.columns import distinct_pairs
+from training.data.inputs import Inputs
 
 
 def inputs_of(arm: Arm, split: Split) -> Inputs:
     """Return the inputs of an arm: keys int64 [n, fields + crosses] in the schema's order, nothing else."""
-    columns = [_field_keys(split, name) for name in arm.fields] + [_cross_keys(split, pair) for pair in arm.crosses]
+    columns = [_field_keys(split, name) for name in arm.fields] + [
+        _cross_keys(split, pair) for pair in arm.crosses
+    ]
     nothing = np.zeros((len(split), 0), np.float32)
-    return Inputs(keys=np.stack(columns, axis=1), lists=(), dense=nothing, cross=nothing, label=split.label)
+    return Inputs(
+        keys=np.stack(columns, axis=1), lists=(), dense=nothing, cross=nothing, label=split.label
+    )
 
 
 def _field_keys(split: Split, name: str) -> NDArray[np.int64]:
@@ -26,7 +30,7 @@ def _field_keys(split: Split, name: str) -> NDArray[np.int64]:
 
 
 def _cross_keys(split: Split, pair: Pair) -> NDArray[np.int64]:
-    """Hash each distinct pair once, as ingest's partitions are read (`training.examples`)."""
+    """Hash each distinct pair once, as ingest's partitions are read (`training.data.examples`)."""
     codes, lefts, rights = distinct_pairs(*(_codes(split, name) for name in pair))
     return _keys(cross_name(pair), keys.cross_tokens([_tokens(lefts), _tokens(rights)]))[codes]
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from compression.selection.complexity import Footprint, measure
 from crosses_parts.arms import Arm
 from crosses_parts.columns import inputs_of
-from training.elastic.core.native import set_threads
-from training.inputs import Inputs
-from training.learner import Learner, ahead
-from training.learners import Learners, Recipe
+from elastic_embeddings.core.native import set_threads
+from training.data.inputs import Inputs
+from training.fit.learner import Learner, ahead
+from training.fit.learners import Learners, Recipe
 
 
 class Trainer:
@@ -29,9 +29,13 @@ class Trainer:
 
     def __init__(self, arm: Arm, data: Frappe, settings: Mapping[str, Any], seed: int) -> None:
         self._rates = Falling()
-        recipe = replace(recipe_of(arm, settings, seed, len(data.train)), rewarmed=self._rates.around)
+        recipe = replace(
+            recipe_of(arm, settings, seed, len(data.train)), rewarmed=self._rates.around
+        )
         self.learner = Learners.fresh(recipe).model
-        self._known = [(split, inputs_of(arm, split)) for split in (data.train, data.valid, data.test)]
+        self._known = [
+            (split, inputs_of(arm, split)) for split in (data.train, data.valid, data.test)
+        ]
         self._batch, self._seed = settings["batch"], seed
 
     def learn_epoch(self, number: int) -> None:
@@ -73,13 +77,20 @@ class Taken:
         dense = sum(weight.nbytes for weight in learner.model.weights().values())
         size = footprint_of(arm, learner).of(frozenset(learner.model.layout.keyed))
         in_table = sum(field.bytes for field in statistics.fields.values())
-        return cls(statistics.rows, size.bytes, size.bytes - dense, in_table + dense * (1 + len(learner.optimizer.slot_names)))
+        return cls(
+            statistics.rows,
+            size.bytes,
+            size.bytes - dense,
+            in_table + dense * (1 + len(learner.optimizer.slot_names)),
+        )
 
 
 def footprint_of(arm: Arm, learner: Learner) -> Footprint:
     """Return what any set of the arm's uses takes in this model (`compression.selection`)."""
     nothing = np.zeros((0, 1), np.float32)
-    none = Inputs(keys=np.zeros((0, 0), np.int64), lists=(), dense=nothing, cross=nothing, label=nothing[:, 0])
+    none = Inputs(
+        keys=np.zeros((0, 0), np.int64), lists=(), dense=nothing, cross=nothing, label=nothing[:, 0]
+    )
     return measure(arm.schema(), learner, none, {})
 
 
@@ -100,5 +111,9 @@ def run(arm: Arm, data: Frappe, settings: Mapping[str, Any], seed: int) -> Resul
     trainer = Trainer(arm, data, settings, seed)
     fitted = fit(trainer, data, settings["max_epochs"], settings["patience"])
     speed = fitted.examples_per_s(len(data.train))
-    figures = {"valid_auc": fitted.valid_auc, "examples_per_s": speed, **asdict(Taken.by(arm, trainer.learner))}
+    figures = {
+        "valid_auc": fitted.valid_auc,
+        "examples_per_s": speed,
+        **asdict(Taken.by(arm, trainer.learner)),
+    }
     return Result(figures, fitted.valid, fitted.test)

@@ -9,13 +9,15 @@ import numpy as np
 from frappe_peers.cache import Result
 from numpy.typing import NDArray
 
-from training.metrics import auc, log_loss
+from training.evaluation.metrics import auc, log_loss
 
 MAY_FALL_SHORT = 0.0005
 _TAKEN = ("rows", "bytes", "bytes_of_rows", "bytes_with_state")
 
 
-def figures_of(runs: Sequence[Result], valid: NDArray[np.float32], test: NDArray[np.float32] | None) -> dict[str, Any]:
+def figures_of(
+    runs: Sequence[Result], valid: NDArray[np.float32], test: NDArray[np.float32] | None
+) -> dict[str, Any]:
     """Return the means over the seeds of one arm, and the deviation of its AUC.
 
     Args:
@@ -23,12 +25,22 @@ def figures_of(runs: Sequence[Result], valid: NDArray[np.float32], test: NDArray
         valid: labels float32 of the validation rows.
         test: of the test rows, or None: their figures are left out.
     """
-    figures = {f"valid_{name}": value for name, value in _quality([run.valid for run in runs], valid).items()}
+    figures = {
+        f"valid_{name}": value
+        for name, value in _quality([run.valid for run in runs], valid).items()
+    }
     if test is not None:
-        figures |= {f"test_{name}": value for name, value in _quality([run.test for run in runs], test).items()}
+        figures |= {
+            f"test_{name}": value
+            for name, value in _quality([run.test for run in runs], test).items()
+        }
     figures |= {name: round(float(np.mean([run.figures[name] for run in runs]))) for name in _TAKEN}
-    figures["examples_per_s"] = round(float(np.median([run.figures["examples_per_s"] for run in runs])))
-    figures["best_epoch"] = float(np.mean([1 + int(np.argmax(run.figures["valid_auc"])) for run in runs]))
+    figures["examples_per_s"] = round(
+        float(np.median([run.figures["examples_per_s"] for run in runs]))
+    )
+    figures["best_epoch"] = float(
+        np.mean([1 + int(np.argmax(run.figures["valid_auc"])) for run in runs])
+    )
     return figures | {"seeds": len(runs)}
 
 
@@ -37,10 +49,16 @@ def against(full: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any
     part = "test" if "test_auc" in full else "valid"
     gain = pruned[f"{part}_auc"] - full[f"{part}_auc"]
     share = pruned["bytes"] / full["bytes"]
-    return {"bytes_share": share, f"{part}_auc_gain": gain, "reached": bool(share <= 0.5 and gain >= -MAY_FALL_SHORT)}
+    return {
+        "bytes_share": share,
+        f"{part}_auc_gain": gain,
+        "reached": bool(share <= 0.5 and gain >= -MAY_FALL_SHORT),
+    }
 
 
-def _quality(answers: Sequence[NDArray[np.float32]], label: NDArray[np.float32]) -> dict[str, float | None]:
+def _quality(
+    answers: Sequence[NDArray[np.float32]], label: NDArray[np.float32]
+) -> dict[str, float | None]:
     aucs = [auc(label, answer) for answer in answers]
     return {
         "auc": float(np.mean(aucs)),

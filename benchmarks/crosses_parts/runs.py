@@ -15,7 +15,7 @@ from frappe_peers.data import Frappe
 from crosses_parts.arms import Arm
 from crosses_parts.learning import run
 from crosses_parts.report import figures_of
-from pipelines.source_digest import source_digest
+from pipelines.store.source_digest import source_digest
 
 _HERE = Path(__file__).resolve().parent
 _LEARNS = "compression.selection.ranking"
@@ -38,7 +38,9 @@ class Bench:
         return figures_of(runs, self.data.valid.label, None if self.blind else self.data.test.label)
 
     def _result(self, name: str, arm: Arm, seed: int) -> Result:
-        path = self.cache.path(name, seed, arm=arm.described(), settings=dict(self.settings), of=self._digests)
+        path = self.cache.path(
+            name, seed, arm=arm.described(), settings=dict(self.settings), of=self._digests
+        )
 
         def made(answer: Path) -> Mapping[str, Any]:
             """Learn an arm, keep its scores, and return its figures."""
@@ -52,5 +54,8 @@ class Bench:
     @cached_property
     def _digests(self) -> tuple[str, ...]:
         sources = [_HERE / f"{name}.py" for name in ("arms", "columns", "learning")]
-        sources += [_HERE.parent / "frappe_peers" / f"{name}.py" for name in ("falling_rate", "loop", "ours")]
+        sources += [
+            _HERE.parent / "frappe_peers" / f"{name}.py"
+            for name in ("falling_rate", "loop", "ours")
+        ]
         return self.data.digest(), source_digest(_LEARNS), digest(sources)

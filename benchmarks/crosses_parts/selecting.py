@@ -16,7 +16,7 @@ from compression.settings import SelectionSettings
 from crosses_parts.arms import Arm
 from crosses_parts.columns import inputs_of
 from crosses_parts.learning import footprint_of, recipe_of
-from training.learners import Learners
+from training.fit.learners import Learners
 
 SHARE = 0.5
 
@@ -49,18 +49,26 @@ class Chosen:
         }
 
 
-def choose_half(arm: Arm, data: Frappe, settings: Mapping[str, Any], selection: SelectionSettings, seed: int) -> Chosen:
+def choose_half(
+    arm: Arm, data: Frappe, settings: Mapping[str, Any], selection: SelectionSettings, seed: int
+) -> Chosen:
     """Learn the training rows once, then on with gates, and choose; validation and test rows have no part in it.
 
     Raises:
         InputError: half the bytes have no room for any field.
     """
     recipe = recipe_of(arm, settings, seed, len(data.train))
-    learner, split = Learners.fresh(recipe).model, Split((inputs_of(arm, data.train),), inputs_of(arm, data.valid))
+    learner, split = (
+        Learners.fresh(recipe).model,
+        Split((inputs_of(arm, data.train),), inputs_of(arm, data.valid)),
+    )
     learn(learner, split, recipe.training, passes=1)
     ranking = rank(learner, split, recipe, selection, footprint_of(arm, learner))
     sizes = footprint_of(arm, learner)  # by now values that had to wait for their row have it
-    return Chosen(ranking, *(halved(arm, sizes, order) for order in (ranking.order(), cheapest_first(ranking))))
+    return Chosen(
+        ranking,
+        *(halved(arm, sizes, order) for order in (ranking.order(), cheapest_first(ranking))),
+    )
 
 
 def cheapest_first(ranking: Ranking) -> tuple[str, ...]:

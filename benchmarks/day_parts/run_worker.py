@@ -14,8 +14,8 @@ from pathlib import Path
 import psutil
 
 from day_parts.processes import cpu_seconds, tree
-from pipelines import cli
-from pipelines.chain import STAGES, run_stage, sync
+from pipelines.cli import main as cli
+from pipelines.stages.chain import STAGES, run_stage, sync
 
 
 def main(config: str, workspace: str, *days: str) -> None:
@@ -27,8 +27,13 @@ def main(config: str, workspace: str, *days: str) -> None:
         for name in STAGES:
             started, used = time.monotonic(), cpu_seconds(tree(own))
             outcome = run_stage(name, context)
-            figures = {"seconds": time.monotonic() - started, "cpu_s": cpu_seconds(tree(own)) - used}
-            print(json.dumps({"day": day.isoformat(), "stage": outcome.stage, **figures}), flush=True)
+            figures = {
+                "seconds": time.monotonic() - started,
+                "cpu_s": cpu_seconds(tree(own)) - used,
+            }
+            print(
+                json.dumps({"day": day.isoformat(), "stage": outcome.stage, **figures}), flush=True
+            )
     sync(context)
 
 

@@ -90,9 +90,13 @@ def measure_steps(plan: Plan, against: str | None = None, report: Any = progress
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="steps-")))
         report(f"simulating {plan.days * plan.rows:,} impressions")
         write_inputs(folder, plan.days, plan.rows)
-        trees = {THIS: _ROOT} | ({OTHER: stack.enter_context(_checked_out(against, folder / "tree"))} if against else {})
+        trees = {THIS: _ROOT} | (
+            {OTHER: stack.enter_context(_checked_out(against, folder / "tree"))} if against else {}
+        )
         workers = {
-            (tree, batch): stack.enter_context(_Worker(path, folder, batch, folder / f"{tree}-{batch}.log"))
+            (tree, batch): stack.enter_context(
+                _Worker(path, folder, batch, folder / f"{tree}-{batch}.log")
+            )
             for batch in plan.batches
             for tree, path in trees.items()
         }
@@ -100,7 +104,9 @@ def measure_steps(plan: Plan, against: str | None = None, report: Any = progress
         quiet = _rounds(plan, workers, report)
         report(f"beside {plan.busy} busy processes")
         stack.enter_context(_busy(plan.busy))
-        busy = _rounds(plan, {key: worker for key, worker in workers.items() if key[1] == BUSY_BATCH}, report)
+        busy = _rounds(
+            plan, {key: worker for key, worker in workers.items() if key[1] == BUSY_BATCH}, report
+        )
     found = {tree: _figures(tree, plan, starts, quiet, busy) for tree in trees}
     return found[THIS] | (_compared(found[THIS], found[OTHER]) if against else {})
 
@@ -116,22 +122,35 @@ def write_inputs(folder: Path, days: int, rows: int) -> None:
     from pipelines.config import load_config
     from simulator.impressions import chunks, impressions
     from simulator.world import World
-    from training.examples import examples_of
-    from training.inputs import Featurizer
-    from training.layout import Layout
-    from training.scalers import scalers_from_numbers
+    from training.data.examples import examples_of
+    from training.data.inputs import Featurizer
+    from training.data.layout import Layout
+    from training.data.scalers import scalers_from_numbers
 
     config = load_config(_ROOT / "conf" / "simulated.yaml")
-    schema, settings = config.features, config.simulator.model_copy(update={"impressions_per_day": rows})
+    schema, settings = (
+        config.features,
+        config.simulator.model_copy(update={"impressions_per_day": rows}),
+    )
     world = World(settings)
     log = pa.concat_tables(
-        [impressions(world, settings.first_day + timedelta(days=day), c) for day in range(days) for c in chunks(settings)]
+        [
+            impressions(world, settings.first_day + timedelta(days=day), c)
+            for day in range(days)
+            for c in chunks(settings)
+        ]
     )
-    columns = {"record_id": log["impression_id"], "label": log["click"].cast(pa.int8()), "timestamp_ms": log["timestamp_ms"]}
+    columns = {
+        "record_id": log["impression_id"],
+        "label": log["click"].cast(pa.int8()),
+        "timestamp_ms": log["timestamp_ms"],
+    }
     columns["user"] = log["user_id"].cast(pa.string())
     for field in schema.column_fields():
         texts = log[schema.source_column(field)].cast(pa.string())
-        columns[field.name] = pc.split_pattern(texts, field.separator) if field.kind == "multi_valued" else texts
+        columns[field.name] = (
+            pc.split_pattern(texts, field.separator) if field.kind == "multi_valued" else texts
+        )
     examples = examples_of(pa.table(columns), folder, schema)
     scalers = scalers_from_numbers(Layout.of(schema).dense, examples.numbers, examples.present)
     inputs = Featurizer(schema, (), scalers, {}).inputs(examples)
@@ -174,7 +193,9 @@ class _Worker:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise WorkerFailed(f"exit code {self._process.wait()}: …{self._log.read_text(errors='replace')[-_TAIL:]}")
+            raise WorkerFailed(
+                f"exit code {self._process.wait()}: …{self._log.read_text(errors='replace')[-_TAIL:]}"
+            )
         answer: dict[str, float] = json.loads(line)
         return answer
 
@@ -185,7 +206,9 @@ class _Worker:
         _end(self._process)
 
 
-def _rounds(plan: Plan, workers: dict[tuple[str, int], _Worker], report: Any) -> dict[tuple[str, int], list[dict[str, float]]]:
+def _rounds(
+    plan: Plan, workers: dict[tuple[str, int], _Worker], report: Any
+) -> dict[tuple[str, int], list[dict[str, float]]]:
     """Let the workers take turns; return each one's answers. The first round is not counted."""
     answers: dict[tuple[str, int], list[dict[str, float]]] = {key: [] for key in workers}
     for number in range(plan.rounds + 1):
@@ -201,7 +224,9 @@ def _figures(tree: str, plan: Plan, starts: dict, quiet: dict, busy: dict) -> di
 
     by_batch = {str(batch): quiet[tree, batch] for batch in plan.batches}
     figures: dict[str, Any] = {
-        "cpu_ms_per_step": {b: 1e3 * int(b) * median_of(a, "cpu_s", "examples") for b, a in by_batch.items()},
+        "cpu_ms_per_step": {
+            b: 1e3 * int(b) * median_of(a, "cpu_s", "examples") for b, a in by_batch.items()
+        },
         "examples_per_cpu_s": {b: median_of(a, "examples", "cpu_s") for b, a in by_batch.items()},
         "examples_per_s": {b: median_of(a, "examples", "wall_s") for b, a in by_batch.items()},
     }
@@ -226,9 +251,16 @@ def _compared(this: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def _checked_out(revision: str, folder: Path) -> Iterator[Path]:
     """A revision's files in a folder of their own, removed afterwards."""
     git = ["git", "-C", str(_ROOT), "worktree"]
-    made = subprocess.run([*git, "add", "--detach", str(folder), revision], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        [*git, "add", "--detach", str(folder), revision],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if made.returncode:
-        raise InputError(f"--against {revision}: {made.stderr.strip()}; name a commit, a branch or a tag of this repository")
+        raise InputError(
+            f"--against {revision}: {made.stderr.strip()}; name a commit, a branch or a tag of this repository"
+        )
     try:
         yield folder
     finally:
@@ -241,7 +273,10 @@ def _busy(count: int) -> Iterator[None]:
 
     Each is a session of its own, as other people's programs are: Linux shares the CPUs among sessions (autogroups) first.
     """
-    processes = [subprocess.Popen([sys.executable, "-c", _BUSY], start_new_session=True) for _ in range(count)]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", _BUSY], start_new_session=True)
+        for _ in range(count)
+    ]
     try:
         yield
     finally:
@@ -265,7 +300,9 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 def main(
     against: Annotated[str, typer.Option(help="A git revision to compare with, in turns.")] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="Blocks of steps each figure is the median of.")] = Plan.rounds,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Blocks of steps each figure is the median of.")
+    ] = Plan.rounds,
     block: Annotated[int, typer.Option(min=4096, help="Impressions in a block.")] = Plan.block,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -278,9 +315,13 @@ def main(
     for batch, milliseconds in found["cpu_ms_per_step"].items():
         per_cpu, rate = found["examples_per_cpu_s"][batch], found["examples_per_s"][batch]
         other = f", {found['cpu_ratio'][batch]:.2f} times less than {against}" if against else ""
-        typer.echo(f"batch {batch}: {milliseconds:.2f} ms of CPU a step{other}; {per_cpu:,.0f} examples/CPU-s, {rate:,.0f}/s")
+        typer.echo(
+            f"batch {batch}: {milliseconds:.2f} ms of CPU a step{other}; {per_cpu:,.0f} examples/CPU-s, {rate:,.0f}/s"
+        )
     other = f", {found['busy_ratio']:.2f} times {against}'s" if against else ""
-    typer.echo(f"beside {Plan.busy} busy processes: {found['busy_examples_per_s']:,.0f} examples/s{other}")
+    typer.echo(
+        f"beside {Plan.busy} busy processes: {found['busy_examples_per_s']:,.0f} examples/s{other}"
+    )
 
 
 if __name__ == "__main__":

@@ -25,11 +25,11 @@ def main(folder: Path, batch: int) -> None:
     CPU seconds are user and system time of all threads of this process. The first answer comes before any request:
     `{"import_cpu_s", "first_cpu_s"}`, of the imports, and of building the learners and taking the first two steps.
     """
+    from elastic_embeddings.core.ragged import Ragged
     from features.schema import Schema
-    from training.inputs import Inputs
-    from training.learners import Learners, Recipe
-    from training.online.stream import learn
-    from training.ragged import Ragged
+    from training.data.inputs import Inputs
+    from training.fit.learners import Learners, Recipe
+    from training.fit.stream import learn
     from training.settings import ModelSettings, TrainingSettings
 
     imported_s = time.process_time()

@@ -12,14 +12,16 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from elastic_embeddings import ElasticTable
+from elastic_embeddings.core.native import set_threads
 from elastic_peers.dense_tf import BETA_1, BETA_2, EPSILON, LEARNING_RATE, DenseTf
 from elastic_peers.systems.ours import L21, new_table
 from elastic_peers.workload import Traffic, Workload, initial_layers, traffic
-from training.elastic import ElasticTable
-from training.elastic.core.native import set_threads
 
 _WORK = Workload(rows=3000, fields=6, dim=8, batch=256, smallest=100, batches=20, hidden=("16x8",))
-_LARGE = Workload(rows=100_000, dim=8, batch=1024, smallest=500, batches=20, hidden=("16x8",))  # or nothing would be split
+_LARGE = Workload(
+    rows=100_000, dim=8, batch=1024, smallest=500, batches=20, hidden=("16x8",)
+)  # or nothing would be split
 _LARGE_STEPS = 40
 _THREADS = (1, 2, 4)
 Float64 = NDArray[np.float64]
@@ -29,7 +31,11 @@ def measure(steps: int) -> dict[str, Any]:
     """Return the largest difference of a vector from the reference, and whether 1, 2 and 4 threads give the same bytes."""
     drawn = traffic(_LARGE)
     trained = {_trained_bytes(drawn, threads, min(steps, _LARGE_STEPS)) for threads in _THREADS}
-    return {"steps": steps, "max_difference": largest_difference(steps), "same_for_1_2_4_threads": len(trained) == 1}
+    return {
+        "steps": steps,
+        "max_difference": largest_difference(steps),
+        "same_for_1_2_4_threads": len(trained) == 1,
+    }
 
 
 def largest_difference(steps: int) -> float:
@@ -38,7 +44,9 @@ def largest_difference(steps: int) -> float:
     keys, places = np.unique(drawn.keys, return_inverse=True)
     fresh = new_table(_WORK.dim, l21=0)
     fresh.prepare(keys)
-    expected = _reference(fresh.lookup(keys).astype(np.float64), places.reshape(drawn.keys.shape), drawn.labels, steps)
+    expected = _reference(
+        fresh.lookup(keys).astype(np.float64), places.reshape(drawn.keys.shape), drawn.labels, steps
+    )
     table = new_table(_WORK.dim, l21=0)
     train(table, _WORK, drawn, steps)
     seen = np.isin(keys, table.keys())
@@ -64,29 +72,43 @@ def _trained_bytes(drawn: Traffic, threads: int, steps: int) -> bytes:
     return table.lookup(np.unique(drawn.keys)).tobytes()
 
 
-def _reference(vectors: Float64, places: NDArray[np.int64], labels: NDArray[np.float32], steps: int) -> Float64:
-    weights = [array.astype(np.float64) for layer in initial_layers(_WORK, _WORK.hidden[0]) for array in layer]
+def _reference(
+    vectors: Float64, places: NDArray[np.int64], labels: NDArray[np.float32], steps: int
+) -> Float64:
+    weights = [
+        array.astype(np.float64)
+        for layer in initial_layers(_WORK, _WORK.hidden[0])
+        for array in layer
+    ]
     moments = [np.zeros((2, *array.shape)) for array in (vectors, *weights)]
     for step in range(1, steps + 1):
         rows = places[(step - 1) % _WORK.batches]
-        gradients = _gradients(vectors[rows].reshape(_WORK.batch, -1), weights, labels[(step - 1) % _WORK.batches])
+        gradients = _gradients(
+            vectors[rows].reshape(_WORK.batch, -1), weights, labels[(step - 1) % _WORK.batches]
+        )
         touched, inverse = np.unique(rows, return_inverse=True)
         summed = np.zeros((len(touched), _WORK.dim))
         np.add.at(summed, inverse, gradients[0].reshape(-1, _WORK.dim))
-        moments[0][:, touched], vectors[touched] = _adam(moments[0][:, touched], vectors[touched], summed, step)
+        moments[0][:, touched], vectors[touched] = _adam(
+            moments[0][:, touched], vectors[touched], summed, step
+        )
         for i, gradient in enumerate(gradients[1:]):
             moments[i + 1], weights[i] = _adam(moments[i + 1], weights[i], gradient, step)
     return vectors
 
 
-def _adam(moments: Float64, weights: Float64, gradients: Float64, step: int) -> tuple[Float64, Float64]:
+def _adam(
+    moments: Float64, weights: Float64, gradients: Float64, step: int
+) -> tuple[Float64, Float64]:
     m = BETA_1 * moments[0] + (1 - BETA_1) * gradients
     v = BETA_2 * moments[1] + (1 - BETA_2) * gradients**2
     rate = LEARNING_RATE * np.sqrt(1 - BETA_2**step) / (1 - BETA_1**step)
     return np.stack([m, v]), weights - rate * m / (np.sqrt(v) + EPSILON)
 
 
-def _gradients(inputs: Float64, weights: list[Float64], labels: NDArray[np.float32]) -> list[Float64]:
+def _gradients(
+    inputs: Float64, weights: list[Float64], labels: NDArray[np.float32]
+) -> list[Float64]:
     """Return the gradients of the mean sigmoid cross-entropy by the inputs and by each weight and bias."""
     activations = [inputs]
     for weight, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):

@@ -35,14 +35,18 @@ def interpreter(name: str, root: Path, pins_folder: Path = _PINS) -> Path:
         _run([sys.executable, "-m", "venv", str(folder)])
         for path in pins:
             alone = ["--no-deps"] if "without" in path.name else []
-            _run([str(python), "-m", "pip", "install", "--quiet", *alone, "--requirement", str(path)])
+            _run(
+                [str(python), "-m", "pip", "install", "--quiet", *alone, "--requirement", str(path)]
+            )
         complete.touch()
     return python
 
 
 def _run(command: list[str]) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_LONGEST_S, check=False
+        )
     except subprocess.TimeoutExpired as error:
         raise NoEnvironment(f"{' '.join(command)}: not done after {_LONGEST_S} s") from error
     if done.returncode:

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from elastic_embeddings import ElasticTable
+from elastic_embeddings.index.key_index import KeyIndex
 from elastic_peers.systems.ours import fill, new_table
 from elastic_peers.workload import Workload, keys_of, traffic
-from training.elastic import ElasticTable
-from training.elastic.index.key_index import KeyIndex
 
 _PART = 1_000_000
 _ROUNDS = 4
@@ -43,7 +43,9 @@ def assign_keys_per_s(rows: int) -> float:
         started = time.thread_time_ns()
         index.assign(batches[number % len(batches)], number + 2)
         times.append(time.thread_time_ns() - started)
-    return 1e9 * batches.shape[1] / float(np.median(times[len(batches) :]))  # the first time round warms the caches up
+    return (
+        1e9 * batches.shape[1] / float(np.median(times[len(batches) :]))
+    )  # the first time round warms the caches up
 
 
 def prepare_ns_per_key(sizes: Sequence[int]) -> list[float]:
@@ -54,7 +56,10 @@ def prepare_ns_per_key(sizes: Sequence[int]) -> list[float]:
     for _ in range(_ROUNDS):
         for table, batches, taken in zip(tables, traffics, times, strict=True):
             taken.extend(_prepare_ns(table, keys) for keys in batches)
-    return [float(np.median(taken[len(batches) :])) / batches.shape[1] for taken, batches in zip(times, traffics, strict=True)]
+    return [
+        float(np.median(taken[len(batches) :])) / batches.shape[1]
+        for taken, batches in zip(times, traffics, strict=True)
+    ]
 
 
 def _filled(rows: int) -> ElasticTable:

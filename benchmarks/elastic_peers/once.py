@@ -21,11 +21,15 @@ def in_a_process(module: str, **arguments: Any) -> dict[str, Any]:
         SystemFailed: it raised.
     """
     command = [sys.executable, "-m", "elastic_peers.once", module, json.dumps(arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **QUIET}, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, **QUIET}, check=False
+    )
     if done.returncode:
         raise SystemFailed(f"{module}: …{done.stderr[-_TAIL:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":
-    print(json.dumps(import_module(f"elastic_peers.{sys.argv[1]}").measure(**json.loads(sys.argv[2]))))
+    print(
+        json.dumps(import_module(f"elastic_peers.{sys.argv[1]}").measure(**json.loads(sys.argv[2])))
+    )

@@ -36,11 +36,18 @@ def plot(medians: Mapping[str, Mapping[str, float]], rows: int, target: Path) ->
 
     mlps = list(next(iter(medians.values())))
     figure, panels = pyplot.subplots(
-        1, len(mlps), figsize=(6.2 * len(mlps), 3.8), sharey=True, squeeze=False, layout="constrained"
+        1,
+        len(mlps),
+        figsize=(6.2 * len(mlps), 3.8),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
     for panel, mlp in zip(panels[0], mlps, strict=True):
         _panel(panel, {name: times[mlp] for name, times in medians.items()}, mlp)
-    figure.suptitle(f"Training step on CPU, its dense part in grey: {rows / 1e6:g} M rows of width 16")
+    figure.suptitle(
+        f"Training step on CPU, its dense part in grey: {rows / 1e6:g} M rows of width 16"
+    )
     figure.savefig(target, dpi=130)
     pyplot.close(figure)
 
@@ -51,7 +58,13 @@ def _panel(panel: Axes, times: Mapping[str, float], mlp: str) -> None:
         dense = min(times.get(f"{name}.dense", times.get("dense", 0.0)), times[name])
         panel.barh(place, dense, color=_DENSE)
         panel.barh(place, times[name] - dense, left=dense, color=_OURS if name == "ours" else _REST)
-        panel.annotate(f"{times[name]:.0f}", (times[name], place), (4, 0), textcoords="offset points", va="center")
+        panel.annotate(
+            f"{times[name]:.0f}",
+            (times[name], place),
+            (4, 0),
+            textcoords="offset points",
+            va="center",
+        )
     panel.set_yticks(range(len(names)), [_LABELS[name] for name in names])
     panel.margins(x=0.08)
     panel.set_xlabel("median step, ms")

@@ -12,7 +12,12 @@ from types import TracebackType
 from typing import Any
 
 _HERE = Path(__file__).resolve().parents[1]
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(_HERE), "PYTHONWARNINGS": "ignore"}
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "PYTHONPATH": str(_HERE),
+    "PYTHONWARNINGS": "ignore",
+}
 _TAIL = 1500
 _STOP_S = 30
 
@@ -43,7 +48,14 @@ class Process:
 
     def __init__(self, command: Command, folder: Path, log: Path) -> None:
         self._log = log
-        words = [str(command.python), "-m", "elastic_peers.worker", command.module, str(folder), *command.arguments]
+        words = [
+            str(command.python),
+            "-m",
+            "elastic_peers.worker",
+            command.module,
+            str(folder),
+            *command.arguments,
+        ]
         with log.open("w") as errors:
             self._process = subprocess.Popen(
                 words,
@@ -63,7 +75,9 @@ class Process:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemFailed(f"exit code {self._process.wait()}: …{self._log.read_text(errors='replace')[-_TAIL:]}")
+            raise SystemFailed(
+                f"exit code {self._process.wait()}: …{self._log.read_text(errors='replace')[-_TAIL:]}"
+            )
         return json.loads(line)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -93,5 +107,10 @@ class Process:
     def __enter__(self) -> Process:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.close()

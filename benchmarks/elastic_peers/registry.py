@@ -34,7 +34,11 @@ class Entry:
         Raises:
             NoEnvironment: that failed.
         """
-        python = interpreter(self.environment, environments) if self.environment else Path(sys.executable)
+        python = (
+            interpreter(self.environment, environments)
+            if self.environment
+            else Path(sys.executable)
+        )
         return Command(python, self.module, self.arguments, self.variables)
 
 
@@ -42,7 +46,9 @@ SYSTEMS = {
     "dense": Entry("dense", ("dense",)),
     "ours": Entry("ours"),
     "torch_sparse": Entry("torch_sparse", ("step", "dense"), environment="torch"),
-    "tfra": Entry("tfra", ("step", "dense"), environment="tfra", variables=(("TF_USE_LEGACY_KERAS", "1"),)),
+    "tfra": Entry(
+        "tfra", ("step", "dense"), environment="tfra", variables=(("TF_USE_LEGACY_KERAS", "1"),)
+    ),
     "mutable_hash_table": Entry("mutable_hash_table"),
     "keras_1m": Entry("keras_embedding", arguments=("0.25",)),
     "keras_4m": Entry("keras_embedding", arguments=("1",)),

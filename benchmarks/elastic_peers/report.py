@@ -57,9 +57,13 @@ def step_figures(measured: Measured, batch: int) -> dict[str, Any]:
     part = _minus(ours, dense)
     return {
         "step_ratio": {name: _over(time, ours) for name, time in theirs.items()},
-        "embedding_part_ratio": {name: _over(_minus(theirs[name], own), part) for name, own in own_dense.items()},
+        "embedding_part_ratio": {
+            name: _over(_minus(theirs[name], own), part) for name, own in own_dense.items()
+        },
         "over_dense": {
-            "mlp_400": _over(measured.median("ours", "step", LARGE), measured.median("dense", "dense", LARGE)),
+            "mlp_400": _over(
+                measured.median("ours", "step", LARGE), measured.median("dense", "dense", LARGE)
+            ),
             "mlp_128": _over(ours, dense),
         },
         "examples_per_s": _over(1e3 * batch, ours),
@@ -68,28 +72,49 @@ def step_figures(measured: Measured, batch: int) -> dict[str, Any]:
 
 def raw_figures(measured: Measured) -> dict[str, Any]:
     """Return the median milliseconds and the last losses by `system` or `system.dense` and MLP."""
-    timed = [(system, part, mlp) for system, part, mlp in measured.times if system not in measured.missing]
+    timed = [
+        (system, part, mlp)
+        for system, part, mlp in measured.times
+        if system not in measured.missing
+    ]
     medians: dict[str, dict[str, float | None]] = {}
     losses: dict[str, dict[str, float]] = {}
     for system, part, mlp in timed:
         name = system if part == "step" or system == "dense" else f"{system}.{part}"
         medians.setdefault(name, {})[mlp] = measured.median(system, part, mlp)
         losses.setdefault(name, {})[mlp] = measured.losses[system, part, mlp]
-    return {"median_ms": medians, "losses": losses, "ready_s": measured.ready_s, "missing": measured.missing}
+    return {
+        "median_ms": medians,
+        "losses": losses,
+        "ready_s": measured.ready_s,
+        "missing": measured.missing,
+    }
 
 
 def with_targets(figures: Mapping[str, Any]) -> dict[str, Any]:
     """Return the figures with `targets` and the names of those `missed`; a figure that is None misses nothing."""
     flat = flattened(figures)
-    missed = [name for name, target in TARGETS.items() if flat.get(name) is not None and target.missed(flat[name])]
-    return {**figures, "targets": {name: str(target) for name, target in TARGETS.items()}, "missed": missed}
+    missed = [
+        name
+        for name, target in TARGETS.items()
+        if flat.get(name) is not None and target.missed(flat[name])
+    ]
+    return {
+        **figures,
+        "targets": {name: str(target) for name, target in TARGETS.items()},
+        "missed": missed,
+    }
 
 
 def flattened(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return `a.b` → value for nested figures."""
     flat: dict[str, Any] = {}
     for name, value in figures.items():
-        flat |= flattened(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+        flat |= (
+            flattened(value, f"{prefix}{name}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{name}": value}
+        )
     return flat
 
 

@@ -49,7 +49,12 @@ class Measured:
 
 
 def measure(
-    systems: Sequence[str], mlps: Sequence[str], plan: Plan, folder: Path, environments: Path, say: Callable[[str], None]
+    systems: Sequence[str],
+    mlps: Sequence[str],
+    plan: Plan,
+    folder: Path,
+    environments: Path,
+    say: Callable[[str], None],
 ) -> Measured:
     """Start the systems for the work in the folder one after the other, time them in rounds, and end them.
 
@@ -73,7 +78,12 @@ def measure(
 
 
 def _started(
-    stack: ExitStack, systems: Sequence[str], folder: Path, environments: Path, measured: Measured, say: Callable[[str], None]
+    stack: ExitStack,
+    systems: Sequence[str],
+    folder: Path,
+    environments: Path,
+    measured: Measured,
+    say: Callable[[str], None],
 ) -> dict[str, Process]:
     """Start all at once and wait until every one has filled its table or failed."""
     starting: dict[str, Process] = {}
@@ -101,7 +111,9 @@ def _block(name: str, process: Process, mlp: str, plan: Plan, measured: Measured
         if name in measured.missing:
             return
         try:
-            answer = process.ask({"part": part, "mlp": mlp, "steps": plan.steps, "warm_up": plan.warm_up})
+            answer = process.ask(
+                {"part": part, "mlp": mlp, "steps": plan.steps, "warm_up": plan.warm_up}
+            )
         except SystemFailed as error:
             measured.missing[name] = str(error)
             return

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from elastic_embeddings import ElasticTable
 from elastic_peers.systems.ours import new_table
 from elastic_peers.workload import Workload, keys_of
-from training.elastic import ElasticTable
 
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"

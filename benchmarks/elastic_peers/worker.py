@@ -42,7 +42,9 @@ def main(name: str, folder: str, *arguments: str) -> None:
     started = time.perf_counter()
     system: System = module.create(work, drawn, *arguments)
     _answer(answers, {"ready_s": time.perf_counter() - started})
-    numbers = cycle(range(work.batches))  # goes on from block to block, so that every system meets all batches
+    numbers = cycle(
+        range(work.batches)
+    )  # goes on from block to block, so that every system meets all batches
     steps: dict[tuple[str, str], Step] = {}
     for line in sys.stdin:
         request = json.loads(line)

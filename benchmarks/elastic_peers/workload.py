@@ -52,7 +52,9 @@ class Workload:
 
     def __post_init__(self) -> None:
         if self.rows < self.fields * self.smallest:
-            raise ValueError(f"{self.rows} rows for {self.fields} fields: give at least {self.fields * self.smallest}")
+            raise ValueError(
+                f"{self.rows} rows for {self.fields} fields: give at least {self.fields * self.smallest}"
+            )
 
     @property
     def keys_per_batch(self) -> int:
@@ -95,7 +97,10 @@ def traffic(work: Workload) -> Traffic:
     sizes = cardinalities(work)
     first = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     shape = (work.batches, work.batch)
-    ranks = np.stack([_zipf(generator, int(size), work.exponent, shape) for size in sizes], axis=-1) + first
+    ranks = (
+        np.stack([_zipf(generator, int(size), work.exponent, shape) for size in sizes], axis=-1)
+        + first
+    )
     ids = ranks * _SCATTER % work.rows
     effects = (keys_of(ids).view(np.uint64) >> np.uint64(40)).astype(np.float64) / 2**23 - 1
     logit = _CLICK_LOGIT + _EFFECT * effects.sum(axis=-1)
@@ -116,7 +121,10 @@ def initial_layers(work: Workload, hidden: str) -> Layers:
     generator = np.random.default_rng([work.seed, *(ord(letter) for letter in hidden)])
     widths = [work.fields * work.dim, *(int(width) for width in hidden.split("x")), 1]
     return [
-        ((generator.standard_normal((i, o)) * np.sqrt(2 / i)).astype(np.float32), np.zeros(o, np.float32))
+        (
+            (generator.standard_normal((i, o)) * np.sqrt(2 / i)).astype(np.float32),
+            np.zeros(o, np.float32),
+        )
         for i, o in pairwise(widths)
     ]
 
@@ -140,9 +148,15 @@ def read(folder: Path) -> tuple[Workload, Traffic]:
     """Return what `write` wrote."""
     described = json.loads((folder / "workload.json").read_text(encoding="utf-8"))
     with np.load(folder / "traffic.npz", allow_pickle=False) as arrays:
-        return Workload(**{**described, "hidden": tuple(described["hidden"])}), Traffic(arrays["ids"], arrays["labels"])
+        return Workload(**{**described, "hidden": tuple(described["hidden"])}), Traffic(
+            arrays["ids"], arrays["labels"]
+        )
 
 
-def _zipf(generator: np.random.Generator, size: int, exponent: float, shape: tuple[int, ...]) -> NDArray[np.int64]:
+def _zipf(
+    generator: np.random.Generator, size: int, exponent: float, shape: tuple[int, ...]
+) -> NDArray[np.int64]:
     cumulative = np.cumsum(np.arange(1, size + 1, dtype=np.float64) ** -exponent)
-    return np.searchsorted(cumulative, generator.random(shape) * cumulative[-1], side="right").astype(np.int64)
+    return np.searchsorted(
+        cumulative, generator.random(shape) * cumulative[-1], side="right"
+    ).astype(np.int64)

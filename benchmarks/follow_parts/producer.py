@@ -27,20 +27,31 @@ def write(folder: Path, name: str, events: pa.Table, moments_ms: np.ndarray) -> 
     """Write events with these moments, int64 [n]; the file appears by a rename."""
     place = events.schema.get_field_index("timestamp_ms")
     partial = folder / f".{name}"
-    pq.write_table(events.set_column(place, "timestamp_ms", pa.array(moments_ms, pa.int64())), partial)
+    pq.write_table(
+        events.set_column(place, "timestamp_ms", pa.array(moments_ms, pa.int64())), partial
+    )
     partial.rename(folder / name)
 
 
 def main(config: str, folder: str, rate: str, seconds: str, file_s: str, warm: str) -> None:
     """Write all files."""
-    landing, rows, files = Path(folder), round(float(rate) * float(file_s)), round(float(seconds) / float(file_s))
+    landing, rows, files = (
+        Path(folder),
+        round(float(rate) * float(file_s)),
+        round(float(seconds) / float(file_s)),
+    )
     settings = load_config(Path(config)).simulator
     assert settings
     world = World(settings.model_copy(update={"impressions_per_day": int(warm) + rows * files}))
     day = settings.first_day
     if int(warm):
         now_ms = int(time.time() * 1000)
-        write(landing, f"{WARM}.parquet", impressions(world, day, Chunk(0, 0, int(warm))), np.full(int(warm), now_ms, np.int64))
+        write(
+            landing,
+            f"{WARM}.parquet",
+            impressions(world, day, Chunk(0, 0, int(warm))),
+            np.full(int(warm), now_ms, np.int64),
+        )
     print(datetime.now(UTC).isoformat(), flush=True)
     sys.stdin.readline()
     started = time.time()
@@ -48,7 +59,12 @@ def main(config: str, folder: str, rate: str, seconds: str, file_s: str, warm: s
         events = impressions(world, day, Chunk(number + 1, int(warm) + number * rows, rows))
         offsets_s = (number + (np.arange(rows) + 0.5) / rows) * float(file_s)
         time.sleep(max(0.0, started + (number + 1) * float(file_s) - time.time()))
-        write(landing, f"{LIVE}-{number:06d}.parquet", events, ((started + offsets_s) * 1000).astype(np.int64))
+        write(
+            landing,
+            f"{LIVE}-{number:06d}.parquet",
+            events,
+            ((started + offsets_s) * 1000).astype(np.int64),
+        )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,11 @@ Lines = Sequence[Mapping[str, Any]]
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Read a file of JSON lines; a missing one has none."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
 
 
 def served_at(applied: Lines, content: int) -> float:
@@ -31,7 +35,9 @@ def latencies(landing: Path, batches: Lines, applied: Lines) -> np.ndarray:
     for batch in batches:
         served_s = served_at(applied, batch["content"])
         for name in (name for name in batch["files"] if name.startswith(LIVE)):
-            moments_ms = pq.read_table(landing / name, columns=["timestamp_ms"])["timestamp_ms"].to_numpy()
+            moments_ms = pq.read_table(landing / name, columns=["timestamp_ms"])[
+                "timestamp_ms"
+            ].to_numpy()
             parts.append(served_s - moments_ms / 1000)
     return np.concatenate(parts)
 
@@ -48,7 +54,8 @@ def report(landing: Path, batches: Lines, applied: Lines) -> dict[str, float]:
         "event_to_served_p50_s": float(p50),
         "event_to_served_p95_s": float(p95),
         "event_to_served_max_s": float(seconds.max()),
-        "events_per_s": rows / (served_at(applied, live[-1]["content"]) - _first_event_s(landing, live)),
+        "events_per_s": rows
+        / (served_at(applied, live[-1]["content"]) - _first_event_s(landing, live)),
         "micro_batches": len(live),
         "deltas": len(deltas),
         "delta_rows_median": float(np.median([batch["delta_rows"] for batch in deltas])),
@@ -56,7 +63,9 @@ def report(landing: Path, batches: Lines, applied: Lines) -> dict[str, float]:
         "delta_bytes_sum": float(sum(batch["delta_bytes"] for batch in deltas)),
         "learn_s_median": float(np.median([batch["seconds"] for batch in live])),
         "between_publications_s_median": _median_gap([batch["published_s"] for batch in live]),
-        "apply_s_median": float(np.median([line["seconds"] for line in applied if line["kind"] == "delta"])),
+        "apply_s_median": float(
+            np.median([line["seconds"] for line in applied if line["kind"] == "delta"])
+        ),
         "rows_served": applied[-1]["rows"],
         "auc_last_quarter": float(np.mean([batch["auc"] for batch in live[3 * len(live) // 4 :]])),
     }
@@ -64,7 +73,10 @@ def report(landing: Path, batches: Lines, applied: Lines) -> dict[str, float]:
 
 def _first_event_s(landing: Path, live: Lines) -> float:
     first = next(name for name in live[0]["files"] if name.startswith(LIVE))
-    return float(pq.read_table(landing / first, columns=["timestamp_ms"])["timestamp_ms"][0].as_py()) / 1000
+    return (
+        float(pq.read_table(landing / first, columns=["timestamp_ms"])["timestamp_ms"][0].as_py())
+        / 1000
+    )
 
 
 def _median_gap(moments_s: Sequence[float]) -> float:

@@ -37,14 +37,18 @@ class Cache:
     def path(self, model: str, seed: int, **made_of: Any) -> Path:
         """Return where the run of this description lies, whether it is there or not."""
         description = json.dumps(made_of, sort_keys=True).encode()
-        return self.folder / f"{model}-{seed}-{hashlib.sha256(description).hexdigest()[:_SHORT]}.json"
+        return (
+            self.folder / f"{model}-{seed}-{hashlib.sha256(description).hexdigest()[:_SHORT]}.json"
+        )
 
     def get(self, path: Path) -> Result | None:
         """Return a finished run, or None."""
         if not path.is_file():
             return None
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
-            return Result(json.loads(path.read_text(encoding="utf-8")), arrays["valid"], arrays["test"])
+            return Result(
+                json.loads(path.read_text(encoding="utf-8")), arrays["valid"], arrays["test"]
+            )
 
     def get_or_run(self, path: Path, run: Callable[[Path], Mapping[str, Any]]) -> Result:
         """Return a finished run; else let `run` write the probabilities into the file it is given and return the figures."""

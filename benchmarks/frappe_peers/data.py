@@ -19,10 +19,26 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-FIELDS = ("user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city")
+FIELDS = (
+    "user",
+    "item",
+    "daytime",
+    "weekday",
+    "isweekend",
+    "homework",
+    "cost",
+    "weather",
+    "country",
+    "city",
+)
 SPLITS = ("train", "valid", "test")
 UNKNOWN = 0
-FOLDER = Path(os.environ.get("ELASTIC_CTR_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")) / "frappe_x1"
+FOLDER = (
+    Path(
+        os.environ.get("ELASTIC_CTR_DATA", Path(__file__).resolve().parents[3] / "shared" / "data")
+    )
+    / "frappe_x1"
+)
 
 
 @dataclass(frozen=True)
@@ -55,12 +71,19 @@ class Frappe:
         """
         raw = {name: _read(folder / f"{name}.csv.gz") for name in SPLITS}
         known = [np.unique(column) for column in raw["train"][:, 1:].T]
-        splits = {name: Split(_recoded(rows[:, 1:], known), rows[:, 0].astype(np.float32)) for name, rows in raw.items()}
+        splits = {
+            name: Split(_recoded(rows[:, 1:], known), rows[:, 0].astype(np.float32))
+            for name, rows in raw.items()
+        }
         return cls(**splits, sizes=tuple(len(codes) for codes in known))
 
     def write(self, path: Path) -> None:
         """Write an `.npz` for the other libraries' processes."""
-        arrays = {f"{name}_{part}": getattr(getattr(self, name), part) for name in SPLITS for part in ("codes", "label")}
+        arrays = {
+            f"{name}_{part}": getattr(getattr(self, name), part)
+            for name in SPLITS
+            for part in ("codes", "label")
+        }
         np.savez(path, sizes=np.array(self.sizes), **arrays)
 
     def digest(self) -> str:
@@ -75,7 +98,9 @@ class Frappe:
     def load(cls, path: Path) -> Self:
         """Read what `write` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            splits = {name: Split(arrays[f"{name}_codes"], arrays[f"{name}_label"]) for name in SPLITS}
+            splits = {
+                name: Split(arrays[f"{name}_codes"], arrays[f"{name}_label"]) for name in SPLITS
+            }
             return cls(**splits, sizes=tuple(arrays["sizes"].tolist()))
 
 
@@ -83,7 +108,9 @@ def _read(path: Path) -> NDArray[np.int32]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         header = tuple(lines.readline().strip().split(","))
         if header != ("label", *FIELDS):
-            raise ValueError(f"{path}: the columns are {header}, not label and {FIELDS}; give a folder of frappe_x1")
+            raise ValueError(
+                f"{path}: the columns are {header}, not label and {FIELDS}; give a folder of frappe_x1"
+            )
         return np.loadtxt(lines, np.int32, delimiter=",", ndmin=2)
 
 

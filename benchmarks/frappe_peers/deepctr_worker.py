@@ -20,11 +20,15 @@ class _Trainer:
 
     def learn_epoch(self, number: int) -> None:
         """Learn all training rows once, in an order of Keras' own."""
-        self._model.fit(self._columns, self._label, batch_size=self._batch, epochs=1, shuffle=True, verbose=0)
+        self._model.fit(
+            self._columns, self._label, batch_size=self._batch, epochs=1, shuffle=True, verbose=0
+        )
 
     def probabilities(self, split: Split) -> NDArray[np.floating]:
         """Return the probability of each row, float [n]."""
-        probabilities: NDArray[np.floating] = self._model.predict(_columns(split), batch_size=self._batch, verbose=0)
+        probabilities: NDArray[np.floating] = self._model.predict(
+            _columns(split), batch_size=self._batch, verbose=0
+        )
         return probabilities.reshape(-1)
 
     def stalled(self) -> None:
@@ -35,7 +39,10 @@ def create(data: Frappe, settings: dict[str, Any], seed: int) -> _Trainer:
     """Return the trainer of `settings["kind"]`: wdl or deepfm."""
     tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
     tf.keras.utils.set_random_seed(seed)
-    features = [SparseFeat(name, size + 1, settings["dim"]) for name, size in zip(FIELDS, data.sizes, strict=True)]
+    features = [
+        SparseFeat(name, size + 1, settings["dim"])
+        for name, size in zip(FIELDS, data.sizes, strict=True)
+    ]
     options = {
         "dnn_hidden_units": settings["hidden"],
         "l2_reg_linear": settings["linear_l2"],

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 
-from training.elastic.optimizers.elementwise import Value
-from training.elastic.optimizers.learning_rates import LearningRate, base_rate, rate_at
-from training.elastic.optimizers.optimizer import Optimizer
+from elastic_embeddings.optimizers.elementwise import Value
+from elastic_embeddings.optimizers.learning_rates import LearningRate, base_rate, rate_at
+from elastic_embeddings.optimizers.optimizer import Optimizer
 
 _FALL = 10.0
 
@@ -31,7 +31,7 @@ class Falling:
         self.factor.assign(self.factor / _FALL)
 
     def around(self, optimizer: Optimizer) -> Optimizer:
-        """Return the optimizer with its rate times the factor (`training.learners.Recipe.rewarmed`)."""
+        """Return the optimizer with its rate times the factor (`training.fit.learners.Recipe.rewarmed`)."""
         return replace(optimizer, learning_rate=_Scaled(optimizer.learning_rate, self.factor))
 
 

@@ -15,7 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding, LogisticRegression, MLP_Block
+from fuxictr.pytorch.layers import (
+    FactorizationMachine,
+    FeatureEmbedding,
+    LogisticRegression,
+    MLP_Block,
+)
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import seed_everything
 from model_zoo.LongCTR.DCNv2 import DCNv2
@@ -31,10 +36,18 @@ Batch = dict[str, torch.Tensor]
 class _Summed(BaseModel):
     """The sigmoid of a sum of logits: linear or factorisation machine, and an MLP."""
 
-    def __init__(self, fields: FeatureMap, settings: dict[str, Any], shallow: str, **common: Any) -> None:
+    def __init__(
+        self, fields: FeatureMap, settings: dict[str, Any], shallow: str, **common: Any
+    ) -> None:
         super().__init__(fields, model_id="summed", **common)
-        self.embedding_layer = FeatureEmbedding(fields, settings["dim"]) if shallow != "linear" else None
-        self.shallow = {"linear": LogisticRegression, "fm": FactorizationMachine, "none": lambda _: None}[shallow](fields)
+        self.embedding_layer = (
+            FeatureEmbedding(fields, settings["dim"]) if shallow != "linear" else None
+        )
+        self.shallow = {
+            "linear": LogisticRegression,
+            "fm": FactorizationMachine,
+            "none": lambda _: None,
+        }[shallow](fields)
         self.mlp = _mlp(len(FIELDS) * settings["dim"], settings) if settings["hidden"] else None
         self.compile("adam", "binary_crossentropy", settings["learning_rate"])
         self.reset_parameters()
@@ -54,7 +67,11 @@ class _Summed(BaseModel):
 class _PlainDCNv2(DCNv2):
     """Its DCNv2, parallel, without the sequence."""
 
-    get_inputs, get_labels, train_step = BaseModel.get_inputs, BaseModel.get_labels, BaseModel.train_step
+    get_inputs, get_labels, train_step = (
+        BaseModel.get_inputs,
+        BaseModel.get_labels,
+        BaseModel.train_step,
+    )
 
     def forward(self, inputs: Batch) -> dict[str, torch.Tensor]:
         """Return `y_pred`, the probabilities."""
@@ -75,13 +92,17 @@ class _Trainer:
         total = 0.0
         for rows in shuffled(len(self._train[_LABEL]), self._batch, (self._seed, number)):
             chosen = torch.from_numpy(rows)
-            total += self._model.train_step({name: column[chosen] for name, column in self._train.items()}).item()
+            total += self._model.train_step(
+                {name: column[chosen] for name, column in self._train.items()}
+            ).item()
 
     def probabilities(self, split: Split) -> NDArray[np.floating]:
         """Return the probability of each row, float [n]."""
         columns = _tensors(split)
         cuts = [slice(start, start + self._batch) for start in range(0, len(split), self._batch)]
-        probabilities: NDArray[np.floating] = self._model.predict([{n: c[cut] for n, c in columns.items()} for cut in cuts])
+        probabilities: NDArray[np.floating] = self._model.predict(
+            [{n: c[cut] for n, c in columns.items()} for cut in cuts]
+        )
         return probabilities
 
     def stalled(self) -> None:
@@ -93,7 +114,9 @@ def create(data: Frappe, settings: dict[str, Any], seed: int) -> _Trainer:
     """Return the trainer of `settings["kind"]`: lr, fm, dnn, deepfm or dcnv2."""
     torch.set_num_threads(settings["threads"])
     seed_everything(seed)
-    return _Trainer(_model(_feature_map(data, settings["dim"]), settings), data, settings["batch"], seed)
+    return _Trainer(
+        _model(_feature_map(data, settings["dim"]), settings), data, settings["batch"], seed
+    )
 
 
 def _model(fields: FeatureMap, settings: dict[str, Any]) -> BaseModel:
@@ -116,7 +139,12 @@ def _model(fields: FeatureMap, settings: dict[str, Any]) -> BaseModel:
             loss="binary_crossentropy",
             **common,
         )
-    return _Summed(fields, settings, {"lr": "linear", "fm": "fm", "dnn": "none", "deepfm": "fm"}[settings["kind"]], **common)
+    return _Summed(
+        fields,
+        settings,
+        {"lr": "linear", "fm": "fm", "dnn": "none", "deepfm": "fm"}[settings["kind"]],
+        **common,
+    )
 
 
 def _mlp(inputs: int, settings: dict[str, Any]) -> MLP_Block:
@@ -140,5 +168,7 @@ def _feature_map(data: Frappe, dim: int) -> FeatureMap:
 
 
 def _tensors(split: Split) -> Batch:
-    columns = {name: torch.from_numpy(split.codes[:, i].astype(np.int64)) for i, name in enumerate(FIELDS)}
+    columns = {
+        name: torch.from_numpy(split.codes[:, i].astype(np.int64)) for i, name in enumerate(FIELDS)
+    }
     return columns | {_LABEL: torch.from_numpy(split.label)}

@@ -9,15 +9,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from elastic_embeddings.core.native import set_threads
 from features import keys
 from features.schema import Categorical, Schema, Timestamp
 from frappe_peers.data import FIELDS, UNKNOWN, Frappe, Split
 from frappe_peers.falling_rate import Falling
 from frappe_peers.loop import shuffled
-from training.elastic.core.native import set_threads
-from training.inputs import Inputs
-from training.learner import ahead
-from training.learners import Learners, Recipe
+from training.data.inputs import Inputs
+from training.fit.learner import ahead
+from training.fit.learners import Learners, Recipe
 from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
 
 _SCHEMA = Schema(
@@ -54,7 +54,13 @@ class _Trainer:
     def _inputs(self, split: Split) -> Inputs:
         columns = [known[split.codes[:, field]] for field, known in enumerate(self._keys)]
         nothing = np.zeros((len(split), 0), np.float32)
-        return Inputs(keys=np.stack(columns, axis=1), lists=(), dense=nothing, cross=nothing, label=split.label)
+        return Inputs(
+            keys=np.stack(columns, axis=1),
+            lists=(),
+            dense=nothing,
+            cross=nothing,
+            label=split.label,
+        )
 
 
 def create(data: Frappe, settings: dict[str, Any], seed: int) -> _Trainer:
@@ -62,7 +68,9 @@ def create(data: Frappe, settings: dict[str, Any], seed: int) -> _Trainer:
     tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
     set_threads(settings["threads"])
     training = TrainingSettings(batch_size=settings["batch"], seed=seed)
-    return _Trainer(Recipe(_SCHEMA, model_settings(settings), training, ()), data, settings["batch"])
+    return _Trainer(
+        Recipe(_SCHEMA, model_settings(settings), training, ()), data, settings["batch"]
+    )
 
 
 def model_settings(settings: dict[str, Any]) -> ModelSettings:

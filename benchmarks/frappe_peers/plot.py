@@ -25,7 +25,9 @@ def plot(models: Mapping[str, Mapping[str, float | None]], target: Path) -> None
     from matplotlib import pyplot
 
     names = sorted(models, key=lambda name: models[name]["auc_mean"] or 0.0)
-    figure, (quality, speed) = pyplot.subplots(1, 2, figsize=(11, 0.4 * len(names) + 1.6), sharey=True, layout="constrained")
+    figure, (quality, speed) = pyplot.subplots(
+        1, 2, figsize=(11, 0.4 * len(names) + 1.6), sharey=True, layout="constrained"
+    )
     _panel(quality, names, models, "auc_mean", "auc_std")
     _panel(speed, names, models, "examples_per_s", None)
     quality.set_yticks(range(len(names)), names)
@@ -38,11 +40,21 @@ def plot(models: Mapping[str, Mapping[str, float | None]], target: Path) -> None
 
 
 def _panel(
-    panel: Axes, names: list[str], models: Mapping[str, Mapping[str, float | None]], value: str, deviation: str | None
+    panel: Axes,
+    names: list[str],
+    models: Mapping[str, Mapping[str, float | None]],
+    value: str,
+    deviation: str | None,
 ) -> None:
     for place, name in enumerate(names):
         figures = models[name]
         error = figures[deviation] if deviation else None
-        panel.errorbar(figures[value] or 0.0, place, xerr=error, fmt="o", color=_OURS if name.startswith("ours") else _THEIRS)
+        panel.errorbar(
+            figures[value] or 0.0,
+            place,
+            xerr=error,
+            fmt="o",
+            color=_OURS if name.startswith("ours") else _THEIRS,
+        )
     panel.grid(axis="x", alpha=0.3)
     panel.spines[["top", "right"]].set_visible(False)

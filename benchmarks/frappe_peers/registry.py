@@ -64,13 +64,21 @@ class Entry:
         Raises:
             NoEnvironment: that failed.
         """
-        return interpreter(self.environment, environments, _PINS) if self.environment else Path(sys.executable)
+        return (
+            interpreter(self.environment, environments, _PINS)
+            if self.environment
+            else Path(sys.executable)
+        )
 
     def settings_for(self, quick: bool) -> dict[str, Any]:
         """Return the settings of a whole or of a tiny run."""
         if not quick:
             return dict(self.settings)
-        return {**self.settings, **_QUICK, "hidden": [_QUICK_HIDDEN for _ in self.settings["hidden"][:1]]}
+        return {
+            **self.settings,
+            **_QUICK,
+            "hidden": [_QUICK_HIDDEN for _ in self.settings["hidden"][:1]],
+        }
 
 
 def _ours(kind: str, **settings: Any) -> Entry:
@@ -82,12 +90,19 @@ def _fuxictr(kind: str, **settings: Any) -> Entry:
 
 
 def _deepctr(kind: str, **settings: Any) -> Entry:
-    return Entry("deepctr_worker", {**_DEEPCTR, "kind": kind, **settings}, "deepctr", {"TF_USE_LEGACY_KERAS": "1"})
+    return Entry(
+        "deepctr_worker",
+        {**_DEEPCTR, "kind": kind, **settings},
+        "deepctr",
+        {"TF_USE_LEGACY_KERAS": "1"},
+    )
 
 
 MODELS = {
     "ours_lr": _ours("logistic_regression", **_NO_MLP, wide_rows={"learning_rate": 5e-3}),
-    "ours_fm": _ours("fm", **_NO_MLP, rows={"learning_rate": 3e-3}, wide_rows={"learning_rate": 3e-3}),
+    "ours_fm": _ours(
+        "fm", **_NO_MLP, rows={"learning_rate": 3e-3}, wide_rows={"learning_rate": 3e-3}
+    ),
     "ours_wide_deep": _ours("wide_deep"),
     "ours_deepfm": _ours("deepfm"),
     "ours_dcnv2": _ours("dcnv2"),

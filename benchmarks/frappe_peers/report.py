@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frappe_peers.cache import Result
-from training.metrics import auc, log_loss
+from training.evaluation.metrics import auc, log_loss
 
 Floats = NDArray[np.float32]
 Figures = Mapping[str, float | None]
@@ -43,9 +43,13 @@ def figures_of(runs: Sequence[Result], label: Floats) -> dict[str, float | None]
 
 def fused(members: Sequence[Result], valid_label: Floats) -> Result:
     """Return the mean of logits of runs, as a run; learning it takes what learning all of them takes, one after the other."""
-    valid, test = (mean_of_logits([getattr(run, part) for run in members]) for part in ("valid", "test"))
+    valid, test = (
+        mean_of_logits([getattr(run, part) for run in members]) for part in ("valid", "test")
+    )
     seconds = sum(1 / run.figures["examples_per_s"] for run in members)
-    return Result({"examples_per_s": 1 / seconds, "valid_auc": [auc(valid_label, valid)]}, valid, test)
+    return Result(
+        {"examples_per_s": 1 / seconds, "valid_auc": [auc(valid_label, valid)]}, valid, test
+    )
 
 
 def mean_of_logits(probabilities: Sequence[Floats]) -> Floats:
@@ -60,25 +64,44 @@ def verdicts(models: Mapping[str, Figures]) -> dict[str, Any]:
 
     A figure whose model or peers are missing is None, and misses nothing.
     """
-    compared = {ours: _compared(models, ours, peers) for ours, peers in LIKE.items() if ours in models}
+    compared = {
+        ours: _compared(models, ours, peers) for ours, peers in LIKE.items() if ours in models
+    }
     best = _get(models, BEST, "auc_mean")
-    other = max((figures["auc_mean"] or 0.0 for name, figures in models.items() if name != BEST), default=0.0)
-    missed = [f"{name}.auc_shortfall" for name, c in compared.items() if _above(c["auc_shortfall"], MAY_FALL_SHORT)]
-    missed += [f"{name}.speed_ratio" for name, c in compared.items() if _above(SPEED, c["speed_ratio"])]
+    other = max(
+        (figures["auc_mean"] or 0.0 for name, figures in models.items() if name != BEST),
+        default=0.0,
+    )
+    missed = [
+        f"{name}.auc_shortfall"
+        for name, c in compared.items()
+        if _above(c["auc_shortfall"], MAY_FALL_SHORT)
+    ]
+    missed += [
+        f"{name}.speed_ratio" for name, c in compared.items() if _above(SPEED, c["speed_ratio"])
+    ]
     if best is not None and (best <= BEST_AUC or best <= other):
         missed.append(f"{BEST}.auc_mean")
     return {"compared": compared, "best_over_all_others": _minus(best, other), "missed": missed}
 
 
-def _compared(models: Mapping[str, Figures], ours: str, peers: Sequence[str]) -> dict[str, float | None]:
+def _compared(
+    models: Mapping[str, Figures], ours: str, peers: Sequence[str]
+) -> dict[str, float | None]:
     return {
-        "auc_shortfall": _minus(_highest(models, peers, "auc_mean"), _get(models, ours, "auc_mean")),
-        "speed_ratio": _over(_get(models, ours, "examples_per_s"), _highest(models, peers, "examples_per_s")),
+        "auc_shortfall": _minus(
+            _highest(models, peers, "auc_mean"), _get(models, ours, "auc_mean")
+        ),
+        "speed_ratio": _over(
+            _get(models, ours, "examples_per_s"), _highest(models, peers, "examples_per_s")
+        ),
     }
 
 
 def _highest(models: Mapping[str, Figures], names: Sequence[str], part: str) -> float | None:
-    return max((value for name in names if (value := _get(models, name, part)) is not None), default=None)
+    return max(
+        (value for name in names if (value := _get(models, name, part)) is not None), default=None
+    )
 
 
 def _get(models: Mapping[str, Figures], name: str, part: str) -> float | None:

@@ -17,11 +17,11 @@ from elastic_peers.process import QUIET, SystemFailed
 from frappe_peers.cache import Cache, Result, digest
 from frappe_peers.data import Frappe
 from frappe_peers.registry import MODELS, Entry
-from pipelines.source_digest import source_digest
+from pipelines.store.source_digest import source_digest
 
 _HERE = Path(__file__).resolve().parent
 _SHARED = tuple(_HERE / f"{name}.py" for name in ("data", "loop", "worker"))
-_OURS = "training.learners"
+_OURS = "training.fit.learners"
 _TAIL = 1500
 
 
@@ -43,7 +43,9 @@ class Bench:
         """
         entry = MODELS[model]
         settings = entry.settings_for(self.quick)
-        path = self.cache.path(model, seed, settings=settings, source=_source(entry), data=self._data_digest)
+        path = self.cache.path(
+            model, seed, settings=settings, source=_source(entry), data=self._data_digest
+        )
 
         def run(answer: Path) -> dict[str, Any]:
             """Learn with one seed, keep the answer, and return its figures."""
@@ -55,7 +57,12 @@ class Bench:
     def figures(self, model: str, seed: int, **changes: Any) -> dict[str, Any]:
         """Return the figures of a run with some settings changed, of which nothing is kept."""
         with tempfile.TemporaryDirectory() as folder:
-            return self._run(model, seed, Path(folder) / "answer.npz", MODELS[model].settings_for(self.quick) | changes)
+            return self._run(
+                model,
+                seed,
+                Path(folder) / "answer.npz",
+                MODELS[model].settings_for(self.quick) | changes,
+            )
 
     def _run(self, model: str, seed: int, answer: Path, settings: dict[str, Any]) -> dict[str, Any]:
         entry = MODELS[model]
@@ -63,8 +70,12 @@ class Bench:
             data, job = Path(folder) / "data.npz", Path(folder) / "job.json"
             self.data.write(data)
             described = {"module": entry.module, "settings": settings, "seed": seed}
-            job.write_text(json.dumps(described | {"data": str(data), "answer": str(answer)}), encoding="utf-8")
-            return _answer(entry, [str(entry.python(self.environments)), "-m", "frappe_peers.worker", str(job)])
+            job.write_text(
+                json.dumps(described | {"data": str(data), "answer": str(answer)}), encoding="utf-8"
+            )
+            return _answer(
+                entry, [str(entry.python(self.environments)), "-m", "frappe_peers.worker", str(job)]
+            )
 
     @cached_property
     def _data_digest(self) -> str:
@@ -73,13 +84,17 @@ class Bench:
 
 def _source(entry: Entry) -> str:
     """Return a digest of all code of this repository that a run depends on."""
-    library = "" if entry.environment else source_digest(_OURS) + digest([_HERE / "falling_rate.py"])
+    library = (
+        "" if entry.environment else source_digest(_OURS) + digest([_HERE / "falling_rate.py"])
+    )
     return library + digest([*_SHARED, _HERE / f"{entry.module}.py"])
 
 
 def _answer(entry: Entry, command: list[str]) -> dict[str, Any]:
     threads = {"OMP_NUM_THREADS": str(entry.settings["threads"])}
-    paths = os.pathsep.join([QUIET["PYTHONPATH"], *([] if entry.environment else [str(_HERE.parents[1])])])
+    paths = os.pathsep.join(
+        [QUIET["PYTHONPATH"], *([] if entry.environment else [str(_HERE.parents[1])])]
+    )
     environment = {**os.environ, **QUIET, **threads, **entry.variables, "PYTHONPATH": paths}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from features.schema import Cross, Schema
-from training.learners import Recipe
+from training.fit.learners import Recipe
 from training.settings import (
     AdmissionSettings,
     EvictionSettings,
@@ -16,16 +16,20 @@ from training.settings import (
     TrainingSettings,
 )
 
-RELATED = ("user_id", "click_article_id", "click_region", "click_referrer_type", "click_deviceGroup", "hour")
+RELATED = (
+    "user_id",
+    "click_article_id",
+    "click_region",
+    "click_referrer_type",
+    "click_deviceGroup",
+    "hour",
+)
 """The fields of the relation network, those of the declared crosses among them."""
 
 _FOLLOWING = {"beta_1": 0.0, "beta_2": 0.99}
 """Adam's rates for rows: with the usual .9 and .999 a row that is in few batches moves too little in one pass."""
 
-_SMALL = {
-    "admission": AdmissionSettings(min_count=2),
-    "eviction": EvictionSettings(idle_days=2),
-}
+_SMALL = {"admission": AdmissionSettings(min_count=2), "eviction": EvictionSettings(idle_days=2)}
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,9 @@ def recipe(arm: Arm, schema: Schema, seed: int, batch: int) -> Recipe:
         seed: of everything drawn.
         batch: impressions a step.
     """
-    training = TrainingSettings(batch_size=batch, seed=seed, learn_by=arm.learn_by, **(_SMALL if arm.small else {}))
+    training = TrainingSettings(
+        batch_size=batch, seed=seed, learn_by=arm.learn_by, **(_SMALL if arm.small else {})
+    )
     return Recipe(schema_of(arm, schema), _model(arm), training, ())
 
 

@@ -13,9 +13,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.elastic.core.hashing import mix64
-from training.elastic.table import ElasticTable
-from training.inputs import Inputs
+from elastic_embeddings.core.hashing import mix64
+from elastic_embeddings.table import ElasticTable
+from training.data.inputs import Inputs
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from features.schema import Schema
 from globo_parts.arms import Arm, recipe, schema_of
 from globo_parts.fixed import Size, hashed, row_bytes, rows_within
 from globo_parts.stream import Day, columns
-from training.examples import batches
-from training.inputs import Inputs
-from training.learner import Learner, ahead
-from training.learners import Learners, Recipe
-from training.online.hours import runs
+from training.data.examples import batches
+from training.data.inputs import Inputs
+from training.fit.hours import runs
+from training.fit.learner import Learner, ahead
+from training.fit.learners import Learners, Recipe
 
 Report = Callable[[str], None]
 
@@ -43,7 +43,15 @@ class Run:
     rows: int = 0
 
 
-def run(arm: Arm, like: Size | None, days: Sequence[Day], schema: Schema, seed: int, batch: int, report: Report) -> Run:
+def run(
+    arm: Arm,
+    like: Size | None,
+    days: Sequence[Day],
+    schema: Schema,
+    seed: int,
+    batch: int,
+    report: Report,
+) -> Run:
     """Take an arm through the days.
 
     Args:
@@ -62,7 +70,9 @@ def run(arm: Arm, like: Size | None, days: Sequence[Day], schema: Schema, seed: 
     for day in days:
         started = time.monotonic()
         inputs = columns(day.inputs, schema, schema_of(arm, schema))
-        _take_day(learners, made, replace(day, inputs=hashed(inputs, rows) if rows else inputs), done)
+        _take_day(
+            learners, made, replace(day, inputs=hashed(inputs, rows) if rows else inputs), done
+        )
         done.seconds += time.monotonic() - started
         report(f"{day.date}: {len(day):,} impressions in {time.monotonic() - started:.0f} s")
     if rows:
@@ -95,7 +105,12 @@ def _take_day(learners: Learners, made: Recipe, day: Day, done: Run) -> None:
 
 def _learn(learner: Learner, inputs: Inputs, made: Recipe) -> None:
     settings = made.training
-    order = batches(len(inputs), settings.batch_size, settings.shuffle_block, (settings.seed, learner.table.step))
+    order = batches(
+        len(inputs),
+        settings.batch_size,
+        settings.shuffle_block,
+        (settings.seed, learner.table.step),
+    )
     for prepared in ahead(lambda rows: learner.prepare(inputs.take(rows)), order):
         learner.learn(prepared)
 
@@ -106,4 +121,6 @@ def _fixed_rows(arm: Arm, like: Size, learner: Learner) -> int:
 
 def _dense_bytes(learner: Learner) -> int:
     weights = sum(array.nbytes for array in learner.model.weights().values())
-    return weights + sum(state.numpy().nbytes for slots in learner.slots.values() for state in slots.values())
+    return weights + sum(
+        state.numpy().nbytes for slots in learner.slots.values() for state in slots.values()
+    )

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from globo_parts.report import JUDGED_FROM
 from globo_parts.stream import Day
-from training.metrics import auc
-from training.online.hours import runs
+from training.evaluation.metrics import auc
+from training.fit.hours import runs
 
 _INK, _GRID, _PALE = "#1c2733", "#e3e8ee", "#c9d6e2"
 _COLOURS = ("#1f6fb2", "#d17a00")
@@ -25,7 +25,9 @@ _LEAST_ROWS = 500
 """Impressions that an hour needs for a point."""
 
 
-def plot_hours(days: Sequence[Day], probability: Mapping[str, Sequence[NDArray[np.float32]]], path: Path) -> Path:
+def plot_hours(
+    days: Sequence[Day], probability: Mapping[str, Sequence[NDArray[np.float32]]], path: Path
+) -> Path:
     """Draw the AUC of each hour and of each day into a PNG and return its path.
 
     Args:
@@ -40,7 +42,9 @@ def plot_hours(days: Sequence[Day], probability: Mapping[str, Sequence[NDArray[n
         _draw_auc(upper, days, values, name, colour)
     _draw_rows(lower, days)
     upper.set_ylabel("AUC before it was learned")
-    upper.legend(frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, fontsize="small")
+    upper.legend(
+        frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, fontsize="small"
+    )
     figure.suptitle(_message(days, probability), x=0.01, ha="left", fontweight="bold", color=_INK)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90, metadata={"Software": None})
@@ -62,14 +66,26 @@ def with_gaps(points: Sequence[tuple[datetime, float]]) -> Iterator[tuple[dateti
         yield moment, value
 
 
-def _draw_auc(axes: Axes, days: Sequence[Day], probability: Sequence[NDArray[np.float32]], name: str, colour: str) -> None:
+def _draw_auc(
+    axes: Axes,
+    days: Sequence[Day],
+    probability: Sequence[NDArray[np.float32]],
+    name: str,
+    colour: str,
+) -> None:
     judged = list(zip(days, probability, strict=True))[JUDGED_FROM:]
-    points = [(_moment(day, hour + 0.5), value) for day, p in judged for hour, value in hourly_auc(day, p)]
-    axes.plot(*zip(*with_gaps(points), strict=True), color=colour, linewidth=1.6, label=f"{name}: an hour")
+    points = [
+        (_moment(day, hour + 0.5), value) for day, p in judged for hour, value in hourly_auc(day, p)
+    ]
+    axes.plot(
+        *zip(*with_gaps(points), strict=True), color=colour, linewidth=1.6, label=f"{name}: an hour"
+    )
     for number, (day, p) in enumerate(judged):
         label = f"{name}: the day" if number == 0 else None
         span = _moment(day, 0), _moment(day, 24)
-        axes.hlines(auc(day.inputs.label, p), *span, color=colour, linewidth=4, alpha=0.35, label=label)
+        axes.hlines(
+            auc(day.inputs.label, p), *span, color=colour, linewidth=4, alpha=0.35, label=label
+        )
     axes.grid(axis="y", color=_GRID)
     axes.spines[["top", "right"]].set_visible(False)
 
@@ -77,7 +93,12 @@ def _draw_auc(axes: Axes, days: Sequence[Day], probability: Sequence[NDArray[np.
 def _draw_rows(axes: Axes, days: Sequence[Day]) -> None:
     spans = [(day, start, stop) for day in days[JUDGED_FROM:] for start, stop in runs(day.hour)]
     moments = [_moment(day, int(day.hour[start]) + 0.5) for day, start, _ in spans]
-    axes.bar(moments, [stop - start for _, start, stop in spans], width=timedelta(minutes=50), color=_PALE)
+    axes.bar(
+        moments,
+        [stop - start for _, start, stop in spans],
+        width=timedelta(minutes=50),
+        color=_PALE,
+    )
     axes.set(ylabel="impressions\nan hour", xlabel="time, UTC")
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(DayLocator())

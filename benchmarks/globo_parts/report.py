@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from globo_parts.learning import Run
 from globo_parts.stream import Day
-from training.metrics import auc, auc_within, log_loss
+from training.evaluation.metrics import auc, auc_within, log_loss
 
 Mask = Callable[[Day], NDArray[np.bool_]]
 
@@ -54,7 +54,10 @@ def figures(run: Run, days: Sequence[Day]) -> dict[str, Any]:
 
 def stream_figures(days: Sequence[Day]) -> dict[str, Any]:
     """Return what the days are: impressions and clicks of each, and the share of the judged that is of new and rare articles."""
-    new, rare = (np.concatenate([mask(day) for day in days[JUDGED_FROM:]]) for mask in (lambda d: d.new, lambda d: d.rare))
+    new, rare = (
+        np.concatenate([mask(day) for day in days[JUDGED_FROM:]])
+        for mask in (lambda d: d.new, lambda d: d.rare)
+    )
     return {
         "impressions": {str(day.date): len(day) for day in days},
         "clicks": {str(day.date): int(day.inputs.label.sum()) for day in days},
@@ -66,7 +69,9 @@ def stream_figures(days: Sequence[Day]) -> dict[str, Any]:
 
 def lines(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Return a line an arm, as `COLUMNS` says."""
-    return [(name, *(_shown(values[column]) for column in COLUMNS)) for name, values in arms.items()]
+    return [
+        (name, *(_shown(values[column]) for column in COLUMNS)) for name, values in arms.items()
+    ]
 
 
 COLUMNS = ("auc", "auc_new", "auc_rare", "log_loss", "rows", "bytes", "examples_per_s")
@@ -78,7 +83,9 @@ def _within(judged: Sequence[tuple[Day, NDArray[np.float32]]], mask: Mask) -> li
 
 
 def _by_day(days: Sequence[Day], values: Sequence[float]) -> dict[str, float | None]:
-    return {str(day.date): _mean([value]) for day, value in zip(days[JUDGED_FROM:], values, strict=True)}
+    return {
+        str(day.date): _mean([value]) for day, value in zip(days[JUDGED_FROM:], values, strict=True)
+    }
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from elastic_embeddings.core.hashing import mix64
 from features.schema import Categorical, Cross, Schema, Time, TimePart, Timestamp
-from training.elastic.core.hashing import mix64
-from training.examples import read_examples
-from training.inputs import Featurizer, Inputs
-from training.layout import Layout
-from training.online.hours import local_hours
-from training.quality.heldout import FREQUENT
+from training.data.examples import read_examples
+from training.data.inputs import Featurizer, Inputs
+from training.data.layout import Layout
+from training.evaluation.slices import FREQUENT
+from training.fit.hours import local_hours
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,10 @@ class Known:
         """Count the items of impressions, int64 [n]."""
         new, inverse = np.unique(np.concatenate([self._items, items]), return_inverse=True)
         counts = np.concatenate([self._times, np.ones(len(items), np.int64)])
-        self._items, self._times = new, np.bincount(inverse, weights=counts, minlength=len(new)).astype(np.int64)
+        self._items, self._times = (
+            new,
+            np.bincount(inverse, weights=counts, minlength=len(new)).astype(np.int64),
+        )
 
 
 def read_day(folder: Path, schema: Schema, day: date, known: Known, share: float = 1.0) -> Day:
@@ -108,16 +111,33 @@ def drawn(count: int, schema: Schema, rows: int = 2400, seed: int = 0) -> Iterat
         keys = mix64((codes + 1000 * np.arange(len(names))).astype(np.uint64)).view(np.int64)
         nothing = np.zeros((rows, 0), np.float32)
         inputs = Inputs(keys=keys, lists=(), dense=nothing, cross=nothing, label=label)
-        yield _day(date(2017, 10, 2) + timedelta(days=number), inputs, schema, np.arange(rows) * 24 // rows, known)
+        yield _day(
+            date(2017, 10, 2) + timedelta(days=number),
+            inputs,
+            schema,
+            np.arange(rows) * 24 // rows,
+            known,
+        )
 
 
 def drawn_schema() -> Schema:
     """Return the schema of `drawn` days: some of Globo's fields and one of its crosses."""
-    names = ("user_id", "click_article_id", "click_region", "click_referrer_type", "click_deviceGroup")
-    fields = (*(Categorical(name=name) for name in names), Time(name="hour", part=TimePart.HOUR_OF_DAY))
+    names = (
+        "user_id",
+        "click_article_id",
+        "click_region",
+        "click_referrer_type",
+        "click_deviceGroup",
+    )
+    fields = (
+        *(Categorical(name=name) for name in names),
+        Time(name="hour", part=TimePart.HOUR_OF_DAY),
+    )
     cross = Cross(name="article_region", of=("click_article_id", "click_region"))
     stamp = Timestamp(column="click_timestamp")
-    return Schema(label="clicked", user=names[0], item=names[1], timestamp=stamp, fields=(*fields, cross))
+    return Schema(
+        label="clicked", user=names[0], item=names[1], timestamp=stamp, fields=(*fields, cross)
+    )
 
 
 def columns(inputs: Inputs, whole: Schema, part: Schema) -> Inputs:
@@ -135,5 +155,7 @@ def _day(day: date, inputs: Inputs, schema: Schema, hour: NDArray[np.int64], kno
 
 def _of_field(inputs: Inputs, schema: Schema, column: str) -> NDArray[np.int64]:
     """The keys int64 [n] of the field that reads a column of the log."""
-    name = next(field.name for field in schema.column_fields() if schema.source_column(field) == column)
+    name = next(
+        field.name for field in schema.column_fields() if schema.source_column(field) == column
+    )
     return np.ascontiguousarray(inputs.keys[:, Layout.of(schema).singles.index(name)])

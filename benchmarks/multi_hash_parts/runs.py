@@ -21,25 +21,44 @@ CHOOSING_SEED = 0
 
 def chosen_passes(system: System, split: Split, folder: Path) -> int:
     """Return after how many passes the AUC on the validation split is best, from a run that has not seen it."""
-    return int(np.argmax(_aucs(system, split, split.train, split.valid, CHOOSING_SEED, folder / "choosing"))) + 1
+    return (
+        int(
+            np.argmax(
+                _aucs(system, split, split.train, split.valid, CHOOSING_SEED, folder / "choosing")
+            )
+        )
+        + 1
+    )
 
 
 def aucs_by_pass(system: System, split: Split, seed: int, folder: Path) -> list[float]:
     """Return the test AUC after every pass over all but each user's last two ratings."""
     learned = Rows(
-        *(np.concatenate([getattr(split.train, name), getattr(split.valid, name)]) for name in ("user", "item", "label"))
+        *(
+            np.concatenate([getattr(split.train, name), getattr(split.valid, name)])
+            for name in ("user", "item", "label")
+        )
     )
     return _aucs(system, split, learned, split.test, seed, folder / "testing")
 
 
-def _aucs(system: System, split: Split, learned: Rows, measured: Rows, seed: int, folder: Path) -> list[float]:
-    told = _told(system) | {"seed": seed, "rows": len(learned.label), "positive": float(learned.label.mean())}
+def _aucs(
+    system: System, split: Split, learned: Rows, measured: Rows, seed: int, folder: Path
+) -> list[float]:
+    told = _told(system) | {
+        "seed": seed,
+        "rows": len(learned.label),
+        "positive": float(learned.label.mean()),
+    }
     path = folder / f"{_digest(told)}.json"
     if path.exists():
         done: list[float] = json.loads(path.read_text())["auc"]
         return done
     rng = np.random.default_rng(seed)
-    user, item = (_made(plan, name, seed, rng) for plan, name in ((system.user, "user"), (system.item, "item")))
+    user, item = (
+        _made(plan, name, seed, rng)
+        for plan, name in ((system.user, "user"), (system.item, "item"))
+    )
     aucs = learn(user, item, learned, measured, system.recipe, rng)
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"told": told, "auc": aucs}, indent=1))
@@ -60,7 +79,11 @@ def _told(system: System) -> dict[str, Any]:
 
 
 def _plan(plan: Plan) -> dict[str, Any]:
-    return {"ids": plan.ids, "own": plan.own, "settings": plan.settings.model_dump() if plan.settings else None}
+    return {
+        "ids": plan.ids,
+        "own": plan.own,
+        "settings": plan.settings.model_dump() if plan.settings else None,
+    }
 
 
 def _digest(told: dict[str, Any]) -> str:

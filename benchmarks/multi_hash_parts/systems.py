@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from multi_hash_parts.learning import Recipe
 from multi_hash_parts.tables import DIM
+from training.models.multi_hash.settings import MultiHashSettings
 from training.models.multi_hash.size import Size, size
-from training.models.multi_hash_settings import MultiHashSettings
 
 CHUNKS = 4
 """Chunks of the published QR-like system."""
@@ -52,7 +52,9 @@ def system(name: str, rows: int, users: int, items: int) -> System:
     """Return a system by its name (see `SYSTEMS`) and budget."""
     plan, recipe = _MADE[name]
     made = System(plan(users, rows), plan(items, rows), recipe)
-    weighted = any(p.settings is not None and p.settings.combine == "weighted" for p in (made.user, made.item))
+    weighted = any(
+        p.settings is not None and p.settings.combine == "weighted" for p in (made.user, made.item)
+    )
     return replace(made, recipe=replace(recipe, learning_rate=_WEIGHTED_RATE)) if weighted else made
 
 
@@ -71,7 +73,12 @@ def _chunks(ids: int, rows: int) -> Plan:
 
 def _remainders(ids: int, rows: int) -> Plan:
     """Concatenated chunks by the remainders of the dense index: as few ids meet in a row as can be, and none in all chunks."""
-    return Plan(ids, MultiHashSettings(kind="remainders", ids=ids, hashes=CHUNKS, rows=CHUNKS * rows, combine="concat"))
+    return Plan(
+        ids,
+        MultiHashSettings(
+            kind="remainders", ids=ids, hashes=CHUNKS, rows=CHUNKS * rows, combine="concat"
+        ),
+    )
 
 
 def _hash_embeddings(ids: int, rows: int) -> Plan:
@@ -81,7 +88,9 @@ def _hash_embeddings(ids: int, rows: int) -> Plan:
     weights = ids if own_weights else budget // 2 // _HASHES
     left = (budget - _HASHES * weights) // DIM
     told = {"ids": ids} if own_weights else {"weight_rows": weights}
-    return Plan(ids, MultiHashSettings(hashes=_HASHES, rows=left, shared=True, combine="weighted", **told))
+    return Plan(
+        ids, MultiHashSettings(hashes=_HASHES, rows=left, shared=True, combine="weighted", **told)
+    )
 
 
 def _ours(ids: int, rows: int) -> Plan:

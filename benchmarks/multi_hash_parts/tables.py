@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from training.models.multi_hash.combine import combine
 from training.models.multi_hash.keys import derived_keys, weight_keys
+from training.models.multi_hash.settings import MultiHashSettings
 from training.models.multi_hash.tables import row_width
-from training.models.multi_hash_settings import MultiHashSettings
 
 DIM = 32
 """Width of an id's vector."""
@@ -48,7 +48,9 @@ class Tables:
         """Write the vector of every id, float32 [n, DIM]."""
         _compose(out, *self._arguments(), self.vectors, self.weights)
 
-    def take_back(self, slope: NDArray[np.float32], slopes: tuple[NDArray[np.float32], NDArray[np.float32]]) -> None:
+    def take_back(
+        self, slope: NDArray[np.float32], slopes: tuple[NDArray[np.float32], NDArray[np.float32]]
+    ) -> None:
         """Add the gradient by every id's vector, float32 [n, DIM], to that by the parameters."""
         _take_back(slope, *self._arguments(), self.vectors, self.weights, *slopes)
 
@@ -56,7 +58,9 @@ class Tables:
         """Return the vector of every id as the exported graph composes it, float32 [n, DIM]."""
         if self.settings is None:
             return self.vectors
-        weights = tf.gather(self.weights, self.shares) if self.settings.combine == "weighted" else None
+        weights = (
+            tf.gather(self.weights, self.shares) if self.settings.combine == "weighted" else None
+        )
         made: NDArray[np.float32] = combine(
             tf.gather(self.vectors, self.rows), self.settings, weights, tf.constant(self.own)
         ).numpy()
@@ -67,7 +71,9 @@ class Tables:
         return self.rows, self.shares, self.own & (not chunked), chunked
 
 
-def tables(settings: MultiHashSettings | None, name: str, ids: int, own: int, rng: np.random.Generator) -> Tables:
+def tables(
+    settings: MultiHashSettings | None, name: str, ids: int, own: int, rng: np.random.Generator
+) -> Tables:
     """Make the tables of a field, vectors uniform within ±DIM^-½ and weights within ±1, as the published runs start.
 
     Args:
@@ -79,15 +85,26 @@ def tables(settings: MultiHashSettings | None, name: str, ids: int, own: int, rn
     """
     keys, alone = np.arange(ids, dtype=np.int64), np.arange(ids) < own
     if settings is None:
-        rows, width, shares, weights = np.arange(ids, dtype=np.int32)[:, None], DIM, np.zeros(ids, np.int32), (0, 1)
+        rows, width, shares, weights = (
+            np.arange(ids, dtype=np.int32)[:, None],
+            DIM,
+            np.zeros(ids, np.int32),
+            (0, 1),
+        )
     else:
         rows, width = _places(derived_keys(keys, settings, name, alone)), row_width(settings, DIM)
         weighted = settings.combine == "weighted"
-        shares = _shares(weight_keys(keys, settings, name), alone) if weighted else np.zeros(ids, np.int32)
+        shares = (
+            _shares(weight_keys(keys, settings, name), alone)
+            if weighted
+            else np.zeros(ids, np.int32)
+        )
         weights = (int(shares.max()) + 1 if weighted else 0, settings.hashes)
     limit = DIM**-0.5
     vectors = rng.uniform(-limit, limit, (int(rows.max()) + 1, width)).astype(np.float32)
-    return Tables(settings, alone, rows, vectors, shares, rng.uniform(-1, 1, weights).astype(np.float32))
+    return Tables(
+        settings, alone, rows, vectors, shares, rng.uniform(-1, 1, weights).astype(np.float32)
+    )
 
 
 def _places(keys: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -103,7 +120,9 @@ def _shares(keys: NDArray[np.int64], alone: NDArray[np.bool_]) -> NDArray[np.int
 
 
 @njit(nogil=True, cache=True, fastmath=True)
-def _compose(out: Any, rows: Any, shares: Any, single: Any, chunked: bool, vectors: Any, weights: Any) -> None:
+def _compose(
+    out: Any, rows: Any, shares: Any, single: Any, chunked: bool, vectors: Any, weights: Any
+) -> None:
     width, weighted = vectors.shape[1], len(weights) > 0
     out[:] = 0
     for x in range(len(rows)):
@@ -116,7 +135,15 @@ def _compose(out: Any, rows: Any, shares: Any, single: Any, chunked: bool, vecto
 
 @njit(nogil=True, cache=True, fastmath=True)
 def _take_back(
-    slope: Any, rows: Any, shares: Any, single: Any, chunked: bool, vectors: Any, weights: Any, by_vectors: Any, by_weights: Any
+    slope: Any,
+    rows: Any,
+    shares: Any,
+    single: Any,
+    chunked: bool,
+    vectors: Any,
+    weights: Any,
+    by_vectors: Any,
+    by_weights: Any,
 ) -> None:
     width, weighted = vectors.shape[1], len(weights) > 0
     for x in range(len(rows)):

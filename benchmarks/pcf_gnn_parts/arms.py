@@ -53,6 +53,11 @@ def made(settings: PretrainSettings | None, graph: Graph) -> Made:
     measured = FITS[settings.kind](task)
     final = final_fit(task, measured)
     judged = judge(task, predictions(task, measured), final)
-    used = {name: encoding for name, encoding in final.encodings.items() if not judged[name].refused}
-    figures = {n: {"r2": j.r2, "r2_node_bias": j.r2_node_bias, "refused": j.refused} for n, j in judged.items()}
+    used = {
+        name: encoding for name, encoding in final.encodings.items() if not judged[name].refused
+    }
+    figures = {
+        n: {"r2": j.r2, "r2_node_bias": j.r2_node_bias, "refused": j.refused}
+        for n, j in judged.items()
+    }
     return Made(used, figures, sum(encoding.nbytes for encoding in used.values()))

@@ -40,18 +40,33 @@ class Sage(torch.nn.Module):
         return (h[left] * h[right]).sum(1) + bias[left] + bias[right]
 
 
-def main(path: str, dim: int, layers: int, fanout: int, batch: int, epochs: int, workers: int) -> None:
+def main(
+    path: str, dim: int, layers: int, fanout: int, batch: int, epochs: int, workers: int
+) -> None:
     """Train and print."""
     torch.manual_seed(0)
     torch.set_num_threads(2)
     told = np.load(path)
     left, right = (torch.from_numpy(told[side].astype(np.int64)) for side in ("left", "right"))
     users, count = int(told["lefts"]), len(told["left"])
-    graph = dgl.graph((torch.cat([left, right + users]), torch.cat([right + users, left])), num_nodes=users + int(told["rights"]))
-    value, weight = (torch.from_numpy(told[name].astype(np.float32)) for name in ("value", "weight"))
-    sampler = dgl.dataloading.as_edge_prediction_sampler(dgl.dataloading.NeighborSampler([fanout] * layers))
+    graph = dgl.graph(
+        (torch.cat([left, right + users]), torch.cat([right + users, left])),
+        num_nodes=users + int(told["rights"]),
+    )
+    value, weight = (
+        torch.from_numpy(told[name].astype(np.float32)) for name in ("value", "weight")
+    )
+    sampler = dgl.dataloading.as_edge_prediction_sampler(
+        dgl.dataloading.NeighborSampler([fanout] * layers)
+    )
     loader = dgl.dataloading.DataLoader(
-        graph, torch.arange(count), sampler, batch_size=batch, shuffle=True, drop_last=False, num_workers=workers
+        graph,
+        torch.arange(count),
+        sampler,
+        batch_size=batch,
+        shuffle=True,
+        drop_last=False,
+        num_workers=workers,
     )
     model = Sage(graph.num_nodes(), dim, layers)
     steps = [
@@ -62,10 +77,19 @@ def main(path: str, dim: int, layers: int, fanout: int, batch: int, epochs: int,
     for _ in range(epochs):
         losses.append(float(np.mean([_step(model, steps, each, value, weight) for each in loader])))
         times.append(time.perf_counter())
-    print(json.dumps({"edges_per_s": [count / (after - before) for before, after in pairwise(times)], "loss": losses}))
+    print(
+        json.dumps(
+            {
+                "edges_per_s": [count / (after - before) for before, after in pairwise(times)],
+                "loss": losses,
+            }
+        )
+    )
 
 
-def _step(model: Sage, steps: list[Any], batch: Any, value: torch.Tensor, weight: torch.Tensor) -> float:
+def _step(
+    model: Sage, steps: list[Any], batch: Any, value: torch.Tensor, weight: torch.Tensor
+) -> float:
     nodes, pairs, blocks = batch
     edges = pairs.edata[dgl.EID]
     w = weight[edges]

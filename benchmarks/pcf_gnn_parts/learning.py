@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from pcf_gnn_parts.arms import MODEL, TRAINING, Made, made
 from pcf_gnn_parts.graphs import graph_of
 from pcf_gnn_parts.worlds import Report, World
-from training.examples import Examples, batches
-from training.inputs import Featurizer, Inputs
-from training.layout import Layout
-from training.learner import ahead
-from training.learners import Learners, Recipe
-from training.metrics import auc, auc_within
+from training.data.examples import Examples, batches
+from training.data.inputs import Featurizer, Inputs
+from training.data.layout import Layout
+from training.data.scalers import scalers_from_numbers
+from training.evaluation.metrics import auc, auc_within
+from training.fit.learner import ahead
+from training.fit.learners import Learners, Recipe
 from training.models.cross_input import key_positions, pair_keys
 from training.pretraining.graph import Graph
 from training.pretraining.settings import PretrainSettings
-from training.scalers import scalers_from_numbers
 
 
 @dataclass
@@ -36,7 +36,10 @@ class Scores:
 
     def figures(self) -> dict[str, Any]:
         """Return means over the slices, and what the last cross features were."""
-        means = {n: round(float(np.mean(getattr(self, n))), 5) for n in ("auc", "auc_seen", "auc_unseen", "share_seen")}
+        means = {
+            n: round(float(np.mean(getattr(self, n))), 5)
+            for n in ("auc", "auc_seen", "auc_unseen", "share_seen")
+        }
         return {**means, "bytes": self.last.bytes, "relations": self.last.figures}
 
 
@@ -45,23 +48,33 @@ def take(world: World, settings: PretrainSettings | None, window: int, report: R
 
     A pair is seen when it is an edge of that graph; an impression is seen when its pairs of all relations are.
     """
-    learners, scores, scalers = Learners.fresh(Recipe(world.schema, MODEL, TRAINING, world.relations)), Scores(), _scalers(world)
+    learners, scores, scalers = (
+        Learners.fresh(Recipe(world.schema, MODEL, TRAINING, world.relations)),
+        Scores(),
+        _scalers(world),
+    )
     for number, examples in enumerate(world.slices):
         before = world.slices[max(0, number - window) : number]
         graph = graph_of(before, world.relations) if before else None
         cross = made(settings, graph) if graph else Made({})
-        inputs = Featurizer(world.schema, world.relations, scalers, cross.encodings).inputs(examples)
+        inputs = Featurizer(world.schema, world.relations, scalers, cross.encodings).inputs(
+            examples
+        )
         if number >= world.judged_from and graph:
             scores.last = cross
             _judge(scores, learners.model.predict(inputs), examples, _seen(examples, graph, world))
         if not number:
             learners.start_at_click_rate(examples.label)
         _learn(learners, inputs)
-        report(f"slice {number}: {cross.bytes:,} bytes of cross features, AUC {scores.auc[-1:] or 'not judged'}")
+        report(
+            f"slice {number}: {cross.bytes:,} bytes of cross features, AUC {scores.auc[-1:] or 'not judged'}"
+        )
     return scores
 
 
-def _judge(scores: Scores, probability: NDArray[np.float32], examples: Examples, seen: NDArray[np.bool_]) -> None:
+def _judge(
+    scores: Scores, probability: NDArray[np.float32], examples: Examples, seen: NDArray[np.bool_]
+) -> None:
     scores.auc.append(auc(examples.label, probability))
     scores.auc_seen.append(auc_within(examples.label, probability, seen))
     scores.auc_unseen.append(auc_within(examples.label, probability, ~seen))
@@ -74,7 +87,9 @@ def _seen(examples: Examples, graph: Graph, world: World) -> NDArray[np.bool_]:
         left, right = graph.sides(relation.name)
         edges = graph.edges[relation.name]
         known = np.sort(pair_keys(left[edges.left], right[edges.right]))
-        seen &= key_positions(known, pair_keys(examples.pairs[:, i, 0], examples.pairs[:, i, 1])) > 0
+        seen &= (
+            key_positions(known, pair_keys(examples.pairs[:, i, 0], examples.pairs[:, i, 1])) > 0
+        )
     return seen
 
 
@@ -86,6 +101,11 @@ def _scalers(world: World) -> Mapping[str, Any]:
 def _learn(learners: Learners, inputs: Inputs) -> None:
     learner = learners.model
     learner.table.start_day()
-    order = batches(len(inputs), TRAINING.batch_size, TRAINING.shuffle_block, (TRAINING.seed, learner.table.step))
+    order = batches(
+        len(inputs),
+        TRAINING.batch_size,
+        TRAINING.shuffle_block,
+        (TRAINING.seed, learner.table.step),
+    )
     for prepared in ahead(lambda rows: learner.prepare(inputs.take(rows)), order):
         learner.learn(prepared)

@@ -52,15 +52,26 @@ def throughput(load: Load, root: Path) -> dict[str, Any]:
         NoEnvironment: DGL could not be installed.
     """
     python, graph = interpreter("dgl", root / "environments", _PINS), drawn_graph(load)
-    told = {"ours": ours(load, graph), **{f"dgl_{n}_workers": dgl(load, graph, python, root, n) for n in (0, 1)}}
+    told = {
+        "ours": ours(load, graph),
+        **{f"dgl_{n}_workers": dgl(load, graph, python, root, n) for n in (0, 1)},
+    }
     best = {name: median(each) for name, each in told.items()}
     peer = max(rate for name, rate in best.items() if name != "ours")
-    return {"load": asdict(load), "edges_per_s": {"ours": best["ours"], "dgl": peer}, "epochs": told}
+    return {
+        "load": asdict(load),
+        "edges_per_s": {"ours": best["ours"], "dgl": peer},
+        "epochs": told,
+    }
 
 
 def ours(load: Load, graph: Graph) -> dict[str, list[float]]:
     """Return edges a second and mean loss of each epoch, after a batch to compile by."""
-    encoder = {"layers": load.layers, "fanouts": (load.fanout,) * max(1, load.layers), "own_dropout": 0.0}
+    encoder = {
+        "layers": load.layers,
+        "fanouts": (load.fanout,) * max(1, load.layers),
+        "own_dropout": 0.0,
+    }
     told = {"dim": load.dim, "batch_size": load.batch, "l2": 0.0, "encoder": encoder}
     settings, adjacency = PretrainSettings.model_validate(told), Adjacency.of(graph)
     edges = {name: targets(each, settings) for name, each in graph.edges.items()}
@@ -78,7 +89,9 @@ def ours(load: Load, graph: Graph) -> dict[str, list[float]]:
     return {"edges_per_s": rates, "loss": losses}
 
 
-def dgl(load: Load, graph: Graph, python: Path, folder: Path, workers: int) -> dict[str, list[float]]:
+def dgl(
+    load: Load, graph: Graph, python: Path, folder: Path, workers: int
+) -> dict[str, list[float]]:
     """Return the same of DGL, with so many processes that sample (0: it samples between steps)."""
     edges = graph.edges[_RELATION.name]
     each = targets(edges, PretrainSettings())
@@ -87,7 +100,12 @@ def dgl(load: Load, graph: Graph, python: Path, folder: Path, workers: int) -> d
     path = folder / "edges.npz"
     np.savez(path, left=edges.left, right=edges.right, value=value, weight=each.weight, **sides)
     shape = (load.dim, load.layers, load.fanout, load.batch, load.epochs, workers)
-    done = subprocess.run([str(python), str(_WORKER), str(path), *map(str, shape)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [str(python), str(_WORKER), str(path), *map(str, shape)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise RuntimeError(f"DGL: …{done.stderr[-800:]}")
     told: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
@@ -97,13 +115,30 @@ def dgl(load: Load, graph: Graph, python: Path, folder: Path, workers: int) -> d
 def drawn_graph(load: Load) -> Graph:
     """Return a graph of `load.edges` draws (repeats count once) whose logits have biases and a rank-2 pattern."""
     draw = np.random.default_rng(0)
-    pairs = np.stack([_power_law(draw, count, load.edges) for count in (load.users, load.items)], axis=1)
+    pairs = np.stack(
+        [_power_law(draw, count, load.edges) for count in (load.users, load.items)], axis=1
+    )
     left, right = np.unique(pairs, axis=0).T.astype(np.int32)
-    u, v, b, c = (draw.normal(size=shape) for shape in ((load.users, 2), (load.items, 2), load.users, load.items))
-    logit = b[left] + c[right] + np.sum(u[left] * v[right], axis=1) + 0.3 * draw.normal(size=len(left))
+    u, v, b, c = (
+        draw.normal(size=shape)
+        for shape in ((load.users, 2), (load.items, 2), load.users, load.items)
+    )
+    logit = (
+        b[left] + c[right] + np.sum(u[left] * v[right], axis=1) + 0.3 * draw.normal(size=len(left))
+    )
     impressions = draw.integers(3, 50, len(left))
-    keys = {"user": np.arange(load.users, dtype=np.int64), "item": np.arange(load.items, dtype=np.int64)}
-    return Graph(keys, {_RELATION.name: Edges(_RELATION, left, right, impressions, {"logit": logit})}, None, None, 1, 24)
+    keys = {
+        "user": np.arange(load.users, dtype=np.int64),
+        "item": np.arange(load.items, dtype=np.int64),
+    }
+    return Graph(
+        keys,
+        {_RELATION.name: Edges(_RELATION, left, right, impressions, {"logit": logit})},
+        None,
+        None,
+        1,
+        24,
+    )
 
 
 def load_edges(graph: Graph) -> int:

@@ -17,11 +17,11 @@ from globo_parts.stream import within_share
 
 from features.partition import days_between
 from features.schema import Categorical, Cross, Relation, Schema, Time, Timestamp
-from pipelines.artifacts import Store
-from pipelines.chain import run_stage
 from pipelines.config import Config, load_config
+from pipelines.stages.chain import run_stage
 from pipelines.stages.stage import Context
-from training.examples import Examples, read_examples
+from pipelines.store.artifacts import Store
+from training.data.examples import Examples, read_examples
 
 _PARTS = 12
 _CONF = Path(__file__).parents[2] / "conf"
@@ -74,7 +74,9 @@ def globo(workspace: Path, count: int, share: float, report: Report) -> World:
     found = []
     for day in days:
         files = files_of(times, config.source, config.features, day)
-        examples = _of_share(_day(narrowed(config, files), workspace, day, schema, relations), share)
+        examples = _of_share(
+            _day(narrowed(config, files), workspace, day, schema, relations), share
+        )
         bounds = [len(examples) * part // _PARTS for part in range(_PARTS + 1)]
         found += [examples.slice(start, stop) for start, stop in pairwise(bounds)]
         report(f"globo {day}: {len(examples):,} impressions")
@@ -101,7 +103,10 @@ def movielens(folder: Path, workspace: Path, count: int, report: Report) -> Worl
         report: told of what was read.
     """
     schema = _movielens_schema()
-    relations = (*_relations("item_id", "age", "occupation"), Relation(left="user_id", right="release_year"))
+    relations = (
+        *_relations("item_id", "age", "occupation"),
+        Relation(left="user_id", right="release_year"),
+    )
     ratings, found = _ratings(folder), []
     for number, part in enumerate(np.array_split(ratings, count)):
         path = workspace / "movielens" / f"{number}-of-{count}"
@@ -116,33 +121,59 @@ def drawn(count: int) -> World:
     """Return a small world whose clicks depend on pairs, to try the benchmark without the data."""
     draw, relations = np.random.default_rng(0), _relations("ad", "region")
     fields = tuple(Categorical(name=name) for name in ("viewer", "ad", "region"))
-    schema = Schema(label="click", user="viewer", item="ad", timestamp=Timestamp(column="time"), fields=fields)
+    schema = Schema(
+        label="click", user="viewer", item="ad", timestamp=Timestamp(column="time"), fields=fields
+    )
     taste = draw.normal(size=(80, 2)) @ draw.normal(size=(2, 12)) * 1.5
-    return World("drawn", schema, relations, list(_drawn(count, taste, draw, schema, relations)), max(1, count - 2))
+    return World(
+        "drawn",
+        schema,
+        relations,
+        list(_drawn(count, taste, draw, schema, relations)),
+        max(1, count - 2),
+    )
 
 
 def _drawn(
-    count: int, taste: np.ndarray, draw: np.random.Generator, schema: Schema, relations: tuple[Relation, ...]
+    count: int,
+    taste: np.ndarray,
+    draw: np.random.Generator,
+    schema: Schema,
+    relations: tuple[Relation, ...],
 ) -> Iterator[Examples]:
     for number in range(count):
         item, region = draw.integers(80, size=3000), draw.integers(12, size=3000)
         label = draw.random(3000) < 1 / (1 + np.exp(1 - taste[item, region]))
-        columns: dict[str, Any] = {"viewer": draw.integers(500, size=3000), "ad": item, "region": region}
-        frame = pd.DataFrame({name: [f"{name}{x}" for x in values] for name, values in columns.items()})
+        columns: dict[str, Any] = {
+            "viewer": draw.integers(500, size=3000),
+            "ad": item,
+            "region": region,
+        }
+        frame = pd.DataFrame(
+            {name: [f"{name}{x}" for x in values] for name, values in columns.items()}
+        )
         stamps = (np.arange(3000) + 3000 * number) * 1000
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "impressions").mkdir()
             told = frame.assign(
-                user=frame["viewer"], label=label.astype(np.int8), timestamp_ms=stamps, record_id=[str(i) for i in range(3000)]
+                user=frame["viewer"],
+                label=label.astype(np.int8),
+                timestamp_ms=stamps,
+                record_id=[str(i) for i in range(3000)],
             )
             told.to_parquet(Path(folder) / "impressions" / "part-0.parquet", index=False)
             yield read_examples(Path(folder), schema, relations)
 
 
-def _day(config: Config, workspace: Path, day: date, schema: Schema, relations: tuple[Relation, ...]) -> Examples:
+def _day(
+    config: Config, workspace: Path, day: date, schema: Schema, relations: tuple[Relation, ...]
+) -> Examples:
     """The day's impressions, ingested by the real stage where they are not there yet."""
     store = Store(workspace)
-    version = store.current("impressions", day) or run_stage("ingest", Context(config, day, store)).version
+    version = (
+        store.current("impressions", day)
+        or run_stage("ingest", Context(config, day, store)).version
+    )
     return read_examples(version.path, schema, relations)
 
 
@@ -160,24 +191,45 @@ def _take(examples: Examples, rows: np.ndarray) -> Examples:
 
 def without_crosses(schema: Schema) -> Schema:
     """Return the schema without declared crosses of ids."""
-    return schema.model_copy(update={"fields": tuple(field for field in schema.fields if not isinstance(field, Cross))})
+    return schema.model_copy(
+        update={"fields": tuple(field for field in schema.fields if not isinstance(field, Cross))}
+    )
 
 
 def _movielens_schema() -> Schema:
     names = ("user_id", "item_id", "age", "gender", "occupation", "release_year")
     fields = (*(Categorical(name=name) for name in names), Time(name="hour"))
-    return Schema(label="label", user="user_id", item="item_id", timestamp=Timestamp(column="timestamp"), fields=fields)
+    return Schema(
+        label="label",
+        user="user_id",
+        item="item_id",
+        timestamp=Timestamp(column="timestamp"),
+        fields=fields,
+    )
 
 
 def _ratings(folder: Path) -> pd.DataFrame:
     told = pd.read_csv(folder / "ml-1m.inter", sep="\t", dtype=str)
-    users, items = (pd.read_csv(folder / f"ml-1m.{name}", sep="\t", dtype=str) for name in ("user", "item"))
+    users, items = (
+        pd.read_csv(folder / f"ml-1m.{name}", sep="\t", dtype=str) for name in ("user", "item")
+    )
     whole = told.merge(users, on="user_id:token").merge(items, on="item_id:token")
     seconds = whole["timestamp:float"].astype(float).astype(np.int64)
-    names = {"user_id": "user_id:token", "item_id": "item_id:token", "age": "age:float", "gender": "gender:token"}
-    names |= {"occupation": "occupation:float", "release_year": "release_year:float", "user": "user_id:token"}
+    names = {
+        "user_id": "user_id:token",
+        "item_id": "item_id:token",
+        "age": "age:float",
+        "gender": "gender:token",
+    }
+    names |= {
+        "occupation": "occupation:float",
+        "release_year": "release_year:float",
+        "user": "user_id:token",
+    }
     frame = pd.DataFrame({name: whole[column].fillna("") for name, column in names.items()})
     label = (whole["rating:float"].astype(float) >= 4).astype(np.int8)
     records = [str(i) for i in range(len(frame))]
-    frame = frame.assign(label=label, timestamp_ms=seconds * 1000, hour=seconds.astype(str), record_id=records)
+    frame = frame.assign(
+        label=label, timestamp_ms=seconds * 1000, hour=seconds.astype(str), record_id=records
+    )
     return frame.sort_values("timestamp_ms", kind="stable", ignore_index=True)

@@ -9,17 +9,17 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from compression.compact import CompactModel
+from compression.model import CompactModel
 from features import keys as feature_keys
 from features.schema import Schema
-from training.checkpoints import Description
+from training.fit.checkpoints import Description
 from training.models.build import build_model
 from training.packed.dense import pack_dense
 from training.packed.matrix import Form
 from training.packed.rows import PackedRows
 from training.packed.slab import PackedSlab
 from training.settings import ModelSettings, TrainingSettings
-from validation.requests import RawRequests
+from validation.model.requests import RawRequests
 
 FIELDS = 26
 ZIPF = 1.1
@@ -86,19 +86,29 @@ def model_of(shape: Shape, rows: int, seed: int = 17) -> CompactModel:
     """Return a model of a shape whose whole has so many rows, evenly among the fields."""
     schema, settings = schema_of(shape.fields), ModelSettings(dim=shape.dim, hidden=shape.hidden)
     draw = np.random.default_rng(seed)
-    keys = np.concatenate([_keys(f"f{n}", int(rows // FIELDS * shape.kept)) for n in range(shape.fields)])
+    keys = np.concatenate(
+        [_keys(f"f{n}", int(rows // FIELDS * shape.kept)) for n in range(shape.fields)]
+    )
     slabs = {
         "deep": _drawn(draw, len(keys), shape.dim, shape.deep),
         "wide": _drawn(draw, len(keys), 1, shape.wide),
     }
     dense = pack_dense(build_model(schema, settings).weights(), shape.dense)
-    return CompactModel(Description(schema, settings, TrainingSettings(), {}, (), 1), dense, {"": PackedRows(keys, slabs)}, {})
+    return CompactModel(
+        Description(schema, settings, TrainingSettings(), {}, (), 1),
+        dense,
+        {"": PackedRows(keys, slabs)},
+        {},
+    )
 
 
 def requests_of(fields: int, rows: int, count: int, seed: int = 5) -> RawRequests:
     """Return requests whose ids are drawn by a bounded Zipf law from the whole model's, the first ids the most frequent."""
     draw = np.random.default_rng(seed)
-    ids = {f"f{number}": _zipf(draw, rows // FIELDS, count).astype(str).tolist() for number in range(fields)}
+    ids = {
+        f"f{number}": _zipf(draw, rows // FIELDS, count).astype(str).tolist()
+        for number in range(fields)
+    }
     return RawRequests.of(schema_of(fields), ids)
 
 
@@ -114,7 +124,9 @@ def stored_bytes_per_row(shape: Shape) -> float:
 
 
 def _keys(field: str, count: int) -> NDArray[np.int64]:
-    keys: NDArray[np.int64] = feature_keys.keys(field, tf.strings.as_string(tf.range(count))).numpy()
+    keys: NDArray[np.int64] = feature_keys.keys(
+        field, tf.strings.as_string(tf.range(count))
+    ).numpy()
     return keys
 
 
@@ -125,4 +137,6 @@ def _drawn(draw: np.random.Generator, rows: int, width: int, form: Form) -> Pack
 def _zipf(draw: np.random.Generator, ids: int, count: int) -> NDArray[np.int64]:
     """Ids 0 … ids - 1 with probability ∝ (id + 1)^-a, by the inverse of the continuous law."""
     power = 1 - ZIPF
-    return np.minimum(((1 + draw.random(count) * (ids**power - 1)) ** (1 / power)).astype(np.int64) - 1, ids - 1).clip(0)
+    return np.minimum(
+        ((1 + draw.random(count) * (ids**power - 1)) ** (1 / power)).astype(np.int64) - 1, ids - 1
+    ).clip(0)

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from elastic_peers.environments import NoEnvironment, interpreter
 
-from pipelines import console
+from pipelines.cli import console
 from pipelines.services.control import START_TIMEOUT_S, start_spark
 from pipelines.services.processes import Process, free_ports, stop_all, wait_until
 from spark_jobs.server import SparkServer

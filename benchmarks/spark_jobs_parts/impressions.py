@@ -11,7 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Time, Timestamp
+from features.schema import (
+    Categorical,
+    Cross,
+    MultiValued,
+    Numeric,
+    Relation,
+    Schema,
+    Time,
+    Timestamp,
+)
 
 SCHEMA = Schema(
     label="click",

@@ -12,14 +12,14 @@ from compression_parts.learned import Learned, learn
 from compression_parts.spent import Spent, timed
 from numpy.typing import NDArray
 
-from compression.compact import CompactModel
+from compression.model import CompactModel
 from compression.pruning import without_zero_rows
 from compression.search.heldout import HeldOut
 from compression.steps.sequence import run_steps
 from compression.steps.settings import Dense, Quantize, StepSettings, Widths
 from compression.steps.work import work_on
-from training.checkpoints import read_checkpoint
-from training.scoring import Scorer
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import read_checkpoint
 from whole_path_parts.pretrained import pretrained
 from whole_path_parts.selecting import choose
 from whole_path_parts.stages import Stage, dropping, hashed, start, with_gnn, with_network
@@ -107,20 +107,30 @@ class WholePath:
         yield from self._compressed(last)
 
     def _learned(self, name: str, stage: Stage) -> Step:
-        self._report(f"{name}: {len(stage.schema.names())} fields, {len(stage.relations)} statistics")
+        self._report(
+            f"{name}: {len(stage.schema.names())} fields, {len(stage.relations)} statistics"
+        )
         crossed, statistics = pretrained(self._walk, stage, self._folder / "encodings")
         days = self._walk.world.days
-        learned = learn(stage.schema, stage.model, stage.training, days, self._folder / "models", crossed)
+        learned = learn(
+            stage.schema, stage.model, stage.training, days, self._folder / "models", crossed
+        )
         model = without_zero_rows(CompactModel.of(read_checkpoint(learned.checkpoint)))
         if self._heldout is None:
             self._heldout = HeldOut.of(learned.partition, model.description)
         return Step(name, learned, model, self._scores(model), {"statistics": statistics})
 
     def _selected(self, stage: Stage, before: Step) -> Step:
-        chosen, choosing = timed(lambda: choose(self._walk, stage, before.learned, self._options.kept_bytes))
+        chosen, choosing = timed(
+            lambda: choose(self._walk, stage, before.learned, self._options.kept_bytes)
+        )
         self._report(f"dropped {sorted(chosen.dropped)} of {chosen.importance}")
         step = self._learned("FSCD", dropping(stage, before.model.description, chosen.dropped))
-        return replace(step, beside={**step.beside, "choosing": choosing}, dropped=tuple(sorted(chosen.dropped)))
+        return replace(
+            step,
+            beside={**step.beside, "choosing": choosing},
+            dropped=tuple(sorted(chosen.dropped)),
+        )
 
     def _compressed(self, last: Step) -> Iterator[Step]:
         widths = Widths(quantiles=(0.5, 0.9), energy=self._options.energy)
@@ -129,9 +139,15 @@ class WholePath:
 
     def _left(self, last: Step, name: str, plan: tuple[StepSettings, ...]) -> Step:
         self._report(name)
-        work, spent = timed(lambda: run_steps(work_on(last.model, last.learned.checkpoint), plan)[0])
+        work, spent = timed(
+            lambda: run_steps(work_on(last.model, last.learned.checkpoint), plan)[0]
+        )
         return replace(
-            last, name=name, model=work.model, scores=self._scores(work.model), beside={**last.beside, "compressing": spent}
+            last,
+            name=name,
+            model=work.model,
+            scores=self._scores(work.model),
+            beside={**last.beside, "compressing": spent},
         )
 
     def _scores(self, model: CompactModel) -> NDArray[np.float32]:

@@ -21,11 +21,29 @@ def plot_path(rows: Sequence[Mapping[str, Any]], what: str, path: Path) -> None:
     axes = figure.add_subplot()
     size, gain = [row["bytes"] for row in rows], [row["gain"] for row in rows]
     ends = [[row["gain"] - row["low"] for row in rows], [row["high"] - row["gain"] for row in rows]]
-    axes.errorbar(size, gain, yerr=ends, color=_COLOUR, ecolor=MUTED, elinewidth=1, capsize=3, marker="o", markersize=5)
+    axes.errorbar(
+        size,
+        gain,
+        yerr=ends,
+        color=_COLOUR,
+        ecolor=MUTED,
+        elinewidth=1,
+        capsize=3,
+        marker="o",
+        markersize=5,
+    )
     for number, row in enumerate(rows):
         place, side = ((6, 8), "left") if number % 2 == 0 else ((-6, -16), "right")
         at = (row["bytes"], row["gain"])
-        axes.annotate(f"{number} {row['step']}", at, place, textcoords="offset points", ha=side, color=INK, fontsize=9)
+        axes.annotate(
+            f"{number} {row['step']}",
+            at,
+            place,
+            textcoords="offset points",
+            ha=side,
+            color=INK,
+            fontsize=9,
+        )
     axes.set_xscale("log")
     axes.set_xlim(max(size) * 1.4, min(size) / 2.2)
     axes.axhline(0, color=MUTED, linewidth=0.8)

@@ -13,8 +13,8 @@ from compression_parts.spent import Spent, timed
 from pcf_gnn_parts.arms import made
 from pcf_gnn_parts.graphs import graph_of
 
-from training.checkpoints import ENCODINGS
-from training.examples import read_examples
+from training.data.examples import read_examples
+from training.fit.checkpoints import ENCODINGS
 from training.models.cross_files import write_encodings
 from whole_path_parts.stages import Stage
 from whole_path_parts.walk import Walk
@@ -24,7 +24,11 @@ _WINDOW = 7
 
 def pretrained(walk: Walk, stage: Stage, folder: Path) -> tuple[Crossed, Spent]:
     """Make the encodings that each slice is learned with, or find those made before, and say what making them took."""
-    told = [str(walk.world.days[0]), [r.name for r in stage.relations], stage.statistics.model_dump(mode="json")]
+    told = [
+        str(walk.world.days[0]),
+        [r.name for r in stage.relations],
+        stage.statistics.model_dump(mode="json"),
+    ]
     home = folder / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
     slices = range(1, len(walk.world.days))
     spent = sum((_fitted(walk, stage, number, home / str(number)) for number in slices), Spent())
@@ -46,6 +50,8 @@ def _fit(walk: Walk, stage: Stage, number: int, out: Path) -> None:
     fields = tuple(field for field in walk.world.schema.fields if field.name in sides)
     schema = walk.world.schema.model_copy(update={"fields": fields})
     before = walk.world.days[max(0, number - _WINDOW) : number]
-    graph = graph_of([read_examples(day, schema, stage.relations) for day in before], stage.relations)
+    graph = graph_of(
+        [read_examples(day, schema, stage.relations) for day in before], stage.relations
+    )
     out.mkdir(parents=True, exist_ok=True)
     write_encodings(out / ENCODINGS, made(stage.statistics, graph).encodings)

@@ -12,19 +12,21 @@ from typing import Any
 import pyarrow.parquet as pq
 from compression_parts.spent import Spent
 
-from compression.export import SAVED_MODEL, export_model
+from compression.export.write import SAVED_MODEL, export_model
 from compression.search.heldout import HeldOut
-from training.metrics import auc
-from training.metrics.bootstrap import interval, resample_users
-from training.outcome import HELDOUT, METRICS
-from validation.requests import RawRequests, read_requests
-from validation.serve_check import ServingCosts, serving_costs
+from training.evaluation.day_report import HELDOUT, METRICS
+from training.evaluation.metrics import auc
+from training.evaluation.metrics.bootstrap import interval, resample_users
+from validation.model.requests import RawRequests, read_requests
+from validation.serving.compare import ServingCosts, serving_costs
 from whole_path_parts.path import Step
 
 _BATCHES = (32, 512)
 
 
-def rows_of(steps: Sequence[Step], heldout: HeldOut, requests: int, rounds: int) -> list[dict[str, Any]]:
+def rows_of(
+    steps: Sequence[Step], heldout: HeldOut, requests: int, rounds: int
+) -> list[dict[str, Any]]:
     """Return a row for each step: quality against the start's, bytes, seconds, and requests a second of its export.
 
     Args:
@@ -39,8 +41,21 @@ def rows_of(steps: Sequence[Step], heldout: HeldOut, requests: int, rounds: int)
     for step in steps:
         gain = interval(drawn[step.name].auc - drawn[first.name].auc)
         value = auc(heldout.label, step.scores)
-        quality = {"auc": value, "gain": value - auc(heldout.label, first.scores), "low": gain.low, "high": gain.high}
-        rows.append({"step": step.name, **quality, **_size(step, first), **_seconds(step, first), **_speed(costs[step.name])})
+        quality = {
+            "auc": value,
+            "gain": value - auc(heldout.label, first.scores),
+            "low": gain.low,
+            "high": gain.high,
+        }
+        rows.append(
+            {
+                "step": step.name,
+                **quality,
+                **_size(step, first),
+                **_seconds(step, first),
+                **_speed(costs[step.name]),
+            }
+        )
     return rows
 
 
@@ -73,7 +88,10 @@ def _size(step: Step, first: Step) -> dict[str, Any]:
 
 def _seconds(step: Step, first: Step) -> dict[str, Any]:
     """Of learning, and of everything beside it; shares are of processor seconds. `steps_clock`: of reading and steps alone."""
-    spent, slices = {"training": step.learned.spent, **step.beside}, range(int(step.learned.checkpoint.name) + 1)
+    spent, slices = (
+        {"training": step.learned.spent, **step.beside},
+        range(int(step.learned.checkpoint.name) + 1),
+    )
     beside = sum(step.beside.values(), Spent())
     before = first.learned.spent.cpu + sum(first.beside.values(), Spent()).cpu
     return {
@@ -103,9 +121,13 @@ def _served(steps: Sequence[Step], requests: int, rounds: int) -> dict[str, Serv
             folder.mkdir()
             export_model(step.model, folder)
             exports[step.name] = folder / SAVED_MODEL
-        return serving_costs(exports, {step.name: _asked(step, requests) for step in steps}, _BATCHES, rounds)
+        return serving_costs(
+            exports, {step.name: _asked(step, requests) for step in steps}, _BATCHES, rounds
+        )
 
 
 def _asked(step: Step, requests: int) -> RawRequests:
-    records = pq.read_table(step.learned.checkpoint / HELDOUT, columns=["record_id"])["record_id"].to_numpy()
+    records = pq.read_table(step.learned.checkpoint / HELDOUT, columns=["record_id"])[
+        "record_id"
+    ].to_numpy()
     return read_requests(step.learned.partition, step.model.description.schema, records[:requests])

@@ -11,7 +11,7 @@ from compression.selection.learning import Source
 from compression.selection.ranking import rank_fields
 from compression.selection.report import Selection
 from compression.settings import SelectionSettings
-from training.learners import Recipe
+from training.fit.learners import Recipe
 from whole_path_parts.stages import Stage
 from whole_path_parts.walk import Walk
 

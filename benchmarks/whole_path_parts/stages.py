@@ -10,7 +10,7 @@ from pcf_gnn_parts.worlds import without_crosses
 
 from compression.steps.drop_fields import without_fields
 from features.schema import Categorical, MultiHash, Relation, Schema
-from training.checkpoints import Description
+from training.fit.checkpoints import Description
 from training.pretraining.settings import PretrainSettings
 from training.settings import ModelSettings, RelationNetworkSettings, TrainingSettings
 from whole_path_parts.walk import Walk
@@ -44,16 +44,24 @@ def start(walk: Walk, dim: int, lasso: bool) -> Stage:
         name: one if lasso else one.model_copy(update={"l21": 0.0})
         for name, one in (("deep", settings.deep), ("wide", settings.wide))
     }
-    schema = walk.world.schema.model_copy(update={"fields": (*walk.world.schema.fields, *walk.crosses)})
+    schema = walk.world.schema.model_copy(
+        update={"fields": (*walk.world.schema.fields, *walk.crosses)}
+    )
     return Stage(
-        schema, settings.model_copy(update={"dim": dim, **rows}), walk.relations, _made_by("lookup"), walk.world.training
+        schema,
+        settings.model_copy(update={"dim": dim, **rows}),
+        walk.relations,
+        _made_by("lookup"),
+        walk.world.training,
     )
 
 
 def with_network(stage: Stage, walk: Walk) -> Stage:
     """Put a relation network of the crossed fields in the place of the crosses."""
     parts = {name for cross in walk.crosses for name in cross.of}
-    network = RelationNetworkSettings(fields=tuple(name for name in stage.schema.names() if name in parts))
+    network = RelationNetworkSettings(
+        fields=tuple(name for name in stage.schema.names() if name in parts)
+    )
     model = stage.model.model_copy(update={"relations": network})
     return replace(stage, schema=without_crosses(stage.schema), model=model)
 
@@ -71,7 +79,9 @@ def hashed(stage: Stage, values: Mapping[str, int], a_row: int, frequent: int) -
     rows = {name: max(_LEAST_ROWS, count // a_row) for name, count in values.items()}
     own, training = frequent > 0, stage.training
     if own:
-        admission = training.admission.model_copy(update={"min_counts": dict.fromkeys(rows, frequent)})
+        admission = training.admission.model_copy(
+            update={"min_counts": dict.fromkeys(rows, frequent)}
+        )
         training = training.model_copy(update={"admission": admission})
     fields = tuple(
         field.model_copy(update={"multi_hash": MultiHash(rows=rows[field.name], own_rows=own)})
@@ -79,15 +89,21 @@ def hashed(stage: Stage, values: Mapping[str, int], a_row: int, frequent: int) -
         else field
         for field in stage.schema.fields
     )
-    return replace(stage, schema=stage.schema.model_copy(update={"fields": fields}), training=training)
+    return replace(
+        stage, schema=stage.schema.model_copy(update={"fields": fields}), training=training
+    )
 
 
 def dropping(stage: Stage, told: Description, dropped: Set[str]) -> Stage:
     """Leave out what the selection dropped; `told` is of the stage's model."""
     left, admission = without_fields(told, frozenset(dropped)), stage.training.admission
     counts = {name: count for name, count in admission.min_counts.items() if name not in dropped}
-    training = stage.training.model_copy(update={"admission": admission.model_copy(update={"min_counts": counts})})
-    return replace(stage, schema=left.schema, model=left.model, relations=left.relations, training=training)
+    training = stage.training.model_copy(
+        update={"admission": admission.model_copy(update={"min_counts": counts})}
+    )
+    return replace(
+        stage, schema=left.schema, model=left.model, relations=left.relations, training=training
+    )
 
 
 def _made_by(arm: str) -> PretrainSettings:

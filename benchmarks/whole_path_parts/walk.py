@@ -81,7 +81,10 @@ def _merged(world: World, folder: Path) -> list[Path]:
     if not count:
         return days
     bounds = [(len(days) - 1) * number // count for number in range(count + 1)]
-    slices = [flatten(days[start:stop], world.schema, folder / f"{start}-to-{stop}", None) for start, stop in pairwise(bounds)]
+    slices = [
+        flatten(days[start:stop], world.schema, folder / f"{start}-to-{stop}", None)
+        for start, stop in pairwise(bounds)
+    ]
     return [*slices, days[-1]]
 
 
@@ -91,7 +94,9 @@ def _cut(day: Path, pieces: int, folder: Path) -> list[Path]:
         return [day]
     outs = [folder / f"{day.name}-{number}-of-{pieces}" for number in range(pieces)]
     if not all((out / "impressions").is_dir() for out in outs):
-        table = pq.read_table(day / "impressions").sort_by([("timestamp_ms", "ascending"), ("record_id", "ascending")])
+        table = pq.read_table(day / "impressions").sort_by(
+            [("timestamp_ms", "ascending"), ("record_id", "ascending")]
+        )
         bounds = [len(table) * number // pieces for number in range(pieces + 1)]
         for out, (start, stop) in zip(outs, pairwise(bounds), strict=True):
             _write(table.slice(start, stop - start), out / "impressions")

@@ -10,18 +10,18 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from compression.compact import CompactModel
+from compression.model import CompactModel
 from compression.pruning import without_zero_rows
 from compression.search.certainty import drop_error
 from compression.search.heldout import HeldOut
 from compression.steps.sequence import run_step
 from compression.steps.settings import StepSettings
 from compression.steps.work import Work, work_on
-from training.checkpoints import Description, read_checkpoint
-from training.examples import Examples
-from training.metrics import auc, log_loss
-from training.metrics.bootstrap import Interval, interval, resample_users
-from training.scoring import Scorer
+from training.data.examples import Examples
+from training.evaluation.metrics import auc, log_loss
+from training.evaluation.metrics.bootstrap import Interval, interval, resample_users
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import Description, read_checkpoint
 
 Scores = NDArray[np.float32]
 
@@ -99,10 +99,14 @@ class Bench:
         model = self.after(tuple(steps)).model
         return self.compare(name, tuple(steps), model.nbytes, model.rows, self._scores(model))
 
-    def compare(self, name: str, steps: tuple[StepSettings, ...], size: int, rows: int, scores: Scores) -> Measured:
+    def compare(
+        self, name: str, steps: tuple[StepSettings, ...], size: int, rows: int, scores: Scores
+    ) -> Measured:
         """Compare the scores that a model gave the held-out slice, float32 [n], with the trained model's, on both halves."""
         trained = self._trained
-        label, user, reported, choosing = (getattr(self._heldout, n) for n in ("label", "user", "reported", "choosing"))
+        label, user, reported, choosing = (
+            getattr(self._heldout, n) for n in ("label", "user", "reported", "choosing")
+        )
         return Measured(
             name=name,
             steps=steps,
@@ -110,7 +114,8 @@ class Bench:
             rows=rows,
             drop=auc(label[choosing], trained[choosing]) - auc(label[choosing], scores[choosing]),
             error=drop_error(label[choosing], trained[choosing], scores[choosing], user[choosing]),
-            drop_reported=auc(label[reported], trained[reported]) - auc(label[reported], scores[reported]),
+            drop_reported=auc(label[reported], trained[reported])
+            - auc(label[reported], scores[reported]),
             auc_reported=auc(label[reported], scores[reported]),
             log_loss_reported=log_loss(label[reported], scores[reported]),
             scores=scores[reported],
@@ -129,7 +134,10 @@ class Bench:
             return self.work
         done = self._works.pop(steps, None) or run_step(self.after(steps[:-1]), steps[-1])[0]
         self._works[steps] = done
-        while len(self._works) > 1 and sum(work.model.nbytes for work in self._works.values()) > _REMEMBERED * self.bytes:
+        while (
+            len(self._works) > 1
+            and sum(work.model.nbytes for work in self._works.values()) > _REMEMBERED * self.bytes
+        ):
             del self._works[next(iter(self._works))]
         return done
 

@@ -37,6 +37,9 @@ def _contributions(label: Floats, scores: Floats) -> NDArray[np.float64]:
 def _share_below(others: Floats, scores: Floats) -> NDArray[np.float64]:
     """Share of others that is below each score; ties count half."""
     ordered = np.sort(others)
-    low, high = np.searchsorted(ordered, scores, side="left"), np.searchsorted(ordered, scores, side="right")
+    low, high = (
+        np.searchsorted(ordered, scores, side="left"),
+        np.searchsorted(ordered, scores, side="right"),
+    )
     shares: NDArray[np.float64] = (low + high) / (2 * len(ordered))
     return shares

@@ -60,7 +60,10 @@ class Goal:
         """
         allowed = [one for one in found if self.allows(one)]
         if not allowed:
-            least, nearest = min(one.bytes for one in found), min(found, key=lambda one: one.cautious_drop)
+            least, nearest = (
+                min(one.bytes for one in found),
+                min(found, key=lambda one: one.cautious_drop),
+            )
             raise InputError(
                 f"none of {len(found)} plans is within the limits: the smallest takes {least:,} bytes, the best loses "
                 f"{nearest.cautious_drop:.5f} of AUC (standard error included); allow more, or measure more plans (--plans)"
@@ -111,7 +114,9 @@ def _greedy(trail: Trail, goal: Goal) -> Point:
     """Take level after level until the budget is met or every next one costs too much; return the last point."""
     point = trail.space.start
     trail.at(point)
-    costs = dict.fromkeys(range(len(trail.space.axes)), 0.0)  # of the next level of each axis, as last measured
+    costs = dict.fromkeys(
+        range(len(trail.space.axes)), 0.0
+    )  # of the next level of each axis, as last measured
     fresh: set[int] = set()
     while costs and not (goal.max_drop is None and goal.allows(trail.found[point])):
         axis = min(costs, key=lambda a: (costs[a], a))
@@ -141,7 +146,9 @@ def _next_lighter(trail: Trail, point: Point, axis: int) -> Point | None:
 
 def _cost(before: Measured, after: Measured) -> float:
     """AUC lost for each factor e of bytes saved."""
-    return (max(0.0, after.cautious_drop - before.cautious_drop) + _TINY) / math.log(before.bytes / after.bytes)
+    return (max(0.0, after.cautious_drop - before.cautious_drop) + _TINY) / math.log(
+        before.bytes / after.bytes
+    )
 
 
 def _exchanges(trail: Trail, goal: Goal, start: Point) -> Iterator[Point]:
@@ -161,7 +168,11 @@ def _better_neighbour(trail: Trail, goal: Goal, point: Point) -> Point | None:
         if not _may_help(trail, goal, near, now):
             continue
         found = trail.at(near)
-        if found and goal.allows(found) and (not goal.allows(now) or goal.rank(found) < goal.rank(now)):
+        if (
+            found
+            and goal.allows(found)
+            and (not goal.allows(now) or goal.rank(found) < goal.rank(now))
+        ):
             return near
     return None
 
@@ -181,4 +192,6 @@ def _neighbours(space: Space, point: Point) -> Iterator[Point]:
         if coarser:
             yield coarser
         if coarser:
-            yield from (both for other in axes if other != axis and (both := space.finer(coarser, other)))
+            yield from (
+                both for other in axes if other != axis and (both := space.finer(coarser, other))
+            )

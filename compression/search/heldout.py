@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.checkpoints import Description
-from training.examples import Examples, heldout_start, read_examples
+from training.data.examples import Examples, heldout_start, read_examples
+from training.fit.checkpoints import Description
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,9 @@ class HeldOut:
         Raises:
             InputError: a half has no click or no impression without one, so that nothing can be measured on it.
         """
-        examples = last(read_examples(partition, told.schema, told.relations), told.training.holdout_fraction)
+        examples = last(
+            read_examples(partition, told.schema, told.relations), told.training.holdout_fraction
+        )
         reported = of_reported_half(examples.users)[examples.user]
         for half, name in ((reported, "reported"), (~reported, "choosing")):
             if len(np.unique(examples.label[half])) < 2:

@@ -12,7 +12,7 @@ from compression.search.descent import Goal, Trail, descend
 from compression.search.space import PROBED, SCORES, Point, Score, Space, baselines
 from compression.settings import CompressionSettings
 from compression.steps.settings import Dense, DropFields, FineTune, PruneRows, StepSettings
-from training.metrics.bootstrap import Interval
+from training.evaluation.metrics.bootstrap import Interval
 
 SEARCHED = "searched"
 """Name of the plans that are no baseline's."""
@@ -129,13 +129,17 @@ def search(
             tell(len(found) + 1, one)
         return one
 
-    chosen = descend(Trail(space, lambda point: bench.weigh(space.steps(point)), measure, most, found), goal)
+    chosen = descend(
+        Trail(space, lambda point: bench.weigh(space.steps(point)), measure, most, found), goal
+    )
     tuned = (bench.measure(TUNED, with_tuning(chosen.steps)),) if tune else ()
     chosen = goal.best([chosen, *tuned])
     plans, beside = (*found.values(), *tuned), tuple(_baselines(bench, space))
     front = pareto(plans)
     intervals = {one.steps: bench.interval(one) for one in (*front, *beside, chosen)}
-    return Found(goal, settings.zero_tolerance, bench.bytes, chosen, plans, front, beside, intervals)
+    return Found(
+        goal, settings.zero_tolerance, bench.bytes, chosen, plans, front, beside, intervals
+    )
 
 
 def pareto(plans: Sequence[Measured]) -> tuple[Measured, ...]:
@@ -160,7 +164,10 @@ def plain(step: StepSettings) -> dict[str, Any]:
 
 def _best_score(bench: Bench, space: Space) -> Score:
     """What rows are best pruned by here: the one that loses least at one share."""
-    drops = {by: bench.measure(by, (*space.fixed, PruneRows(by=by, keep=PROBED))).cautious_drop for by in SCORES}
+    drops = {
+        by: bench.measure(by, (*space.fixed, PruneRows(by=by, keep=PROBED))).cautious_drop
+        for by in SCORES
+    }
     return min(SCORES, key=lambda by: drops[by])
 
 

@@ -12,7 +12,15 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from compression.steps.settings import Dense, FloatEncodings, ProductCodes, PruneRows, Quantize, StepSettings, Widths
+from compression.steps.settings import (
+    Dense,
+    FloatEncodings,
+    ProductCodes,
+    PruneRows,
+    Quantize,
+    StepSettings,
+    Widths,
+)
 from compression.steps.work import Work
 from training.models.cross_input import Encoding
 from training.settings import ModelSettings
@@ -20,7 +28,25 @@ from training.settings import ModelSettings
 Point = tuple[int, ...]
 Score = Literal["norm", "weight", "count"]
 
-KEPT = (1.0, 0.9, 0.8, 0.7, 0.5, 0.35, 0.25, 0.18, 0.125, 0.09, 0.06, 0.04, 0.03, 0.02, 0.01, 0.005, 0.0)
+KEPT = (
+    1.0,
+    0.9,
+    0.8,
+    0.7,
+    0.5,
+    0.35,
+    0.25,
+    0.18,
+    0.125,
+    0.09,
+    0.06,
+    0.04,
+    0.03,
+    0.02,
+    0.01,
+    0.005,
+    0.0,
+)
 """Shares of the rows that stay."""
 
 LARGE = 0.1
@@ -67,14 +93,23 @@ class Space:
         """Return what can be done to a model that the fixed steps left."""
         model = work.model
         width = max((slab.width for slab in model.slabs().values()), default=1)
-        kernels = any(isinstance(weight, np.ndarray) and weight.ndim == 2 for weight in model.dense.values())
+        kernels = any(
+            isinstance(weight, np.ndarray) and weight.ndim == 2 for weight in model.dense.values()
+        )
         axes = [
             *_row_axes(work),
             Axis("columns", (None, *_ranks(width))),
             Axis("form", (None, *_forms(width))),
             Axis("dense", (None, "float16", "int8") if kernels else (None,)),
-            Axis("units", (0.0, 0.25, 0.5, 0.75) if _has_units(model.description.model) else (0.0,)),
-            Axis("encodings", (None, "float16") if any(isinstance(e, Encoding) for e in model.encodings.values()) else (None,)),
+            Axis(
+                "units", (0.0, 0.25, 0.5, 0.75) if _has_units(model.description.model) else (0.0,)
+            ),
+            Axis(
+                "encodings",
+                (None, "float16")
+                if any(isinstance(e, Encoding) for e in model.encodings.values())
+                else (None,),
+            ),
         ]
         return cls(tuple(axis for axis in axes if len(axis.levels) > 1), tuple(fixed))
 
@@ -103,15 +138,25 @@ class Space:
 
     def _of_rows(self, at: dict[str, Any]) -> list[StepSettings]:
         shares = [(axis.fields, at[axis.name]) for axis in self.axes if axis.name.startswith(_ROWS)]
-        pruned: list[StepSettings] = [PruneRows(by=self.by, keep=share, fields=fields) for fields, share in shares if share < 1]
-        stored: list[StepSettings] = [Widths(quantiles=(RARE,), ranks=at["columns"])] if at.get("columns") else []
+        pruned: list[StepSettings] = [
+            PruneRows(by=self.by, keep=share, fields=fields)
+            for fields, share in shares
+            if share < 1
+        ]
+        stored: list[StepSettings] = (
+            [Widths(quantiles=(RARE,), ranks=at["columns"])] if at.get("columns") else []
+        )
         stored += [at["form"]] if at.get("form") else []
         # Codebooks take long to make: made of all rows, they serve every plan with the same columns.
         return stored + pruned if isinstance(at.get("form"), ProductCodes) else pruned + stored
 
     def _moved(self, point: Point, axis: int, by: int) -> Point | None:
         level = point[axis] + by
-        return (*point[:axis], level, *point[axis + 1 :]) if 0 <= level < len(self.axes[axis].levels) else None
+        return (
+            (*point[:axis], level, *point[axis + 1 :])
+            if 0 <= level < len(self.axes[axis].levels)
+            else None
+        )
 
 
 def baselines(space: Space) -> dict[str, list[tuple[StepSettings, ...]]]:
@@ -121,10 +166,16 @@ def baselines(space: Space) -> dict[str, list[tuple[StepSettings, ...]]]:
         "magnitude pruning": [PruneRows(by="norm", keep=share) for share in KEPT[1:-1]],
         "pruning by count": [PruneRows(by="count", keep=share) for share in KEPT[1:-1]],
         "quantization": [form for form in named.get("form", ())[1:] if isinstance(form, Quantize)],
-        "product quantization": [form for form in named.get("form", ())[1:] if isinstance(form, ProductCodes)],
-        "narrower rows": [Widths(ranks=(low,)) for low, high in named.get("columns", ())[1:] if low == high],
+        "product quantization": [
+            form for form in named.get("form", ())[1:] if isinstance(form, ProductCodes)
+        ],
+        "narrower rows": [
+            Widths(ranks=(low,)) for low, high in named.get("columns", ())[1:] if low == high
+        ],
     }
-    return {name: [(*space.fixed, step) for step in steps] for name, steps in alone.items() if steps}
+    return {
+        name: [(*space.fixed, step) for step in steps] for name, steps in alone.items() if steps
+    }
 
 
 def _row_axes(work: Work) -> list[Axis]:
@@ -138,7 +189,10 @@ def _row_axes(work: Work) -> list[Axis]:
     rest = tuple(name for name in with_rows if name not in large)
     if len(with_rows) < 2 or not large:
         return [Axis(_ROWS, KEPT)]
-    return [*(Axis(f"{_ROWS} of {name}", KEPT, (name,)) for name in large), *([Axis(_ROWS, KEPT, rest)] if rest else [])]
+    return [
+        *(Axis(f"{_ROWS} of {name}", KEPT, (name,)) for name in large),
+        *([Axis(_ROWS, KEPT, rest)] if rest else []),
+    ]
 
 
 def _ranks(width: int) -> list[tuple[int, int]]:

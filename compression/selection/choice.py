@@ -31,13 +31,18 @@ class Budget:
         return all(limit is None or value <= limit for limit, value in limits)
 
 
-def needs(schema: Schema, relations: Sequence[Relation], groups: Sequence[GroupSettings] = ()) -> dict[str, frozenset[str]]:
+def needs(
+    schema: Schema, relations: Sequence[Relation], groups: Sequence[GroupSettings] = ()
+) -> dict[str, frozenset[str]]:
     """Return by use the fields it cannot be without: a cross's parts; a relation's two sides; its group; and what these need."""
     crosses = {f.name: frozenset(f.of) for f in schema.fields if isinstance(f, Cross)}
     sides = {r.name: frozenset((r.left, r.right)) for r in relations}
     parts = crosses | sides
     for group in groups:
-        parts |= {name: parts.get(name, frozenset()) | (set(group.fields) - {name}) for name in group.fields}
+        parts |= {
+            name: parts.get(name, frozenset()) | (set(group.fields) - {name})
+            for name in group.fields
+        }
     return {name: _closure(name, parts) for name in parts}
 
 
@@ -52,7 +57,10 @@ def _closure(name: str, parts: Mapping[str, frozenset[str]]) -> frozenset[str]:
 
 
 def choose(
-    ranking: Sequence[str], parts: Mapping[str, frozenset[str]], size_of: Callable[[frozenset[str]], Size], budget: Budget
+    ranking: Sequence[str],
+    parts: Mapping[str, frozenset[str]],
+    size_of: Callable[[frozenset[str]], Size],
+    budget: Budget,
 ) -> frozenset[str]:
     """Take the uses in order of importance, each with its parts, as long as they fit; one that does not is passed over.
 
@@ -71,6 +79,10 @@ def choose(
         if budget.allows(size_of(wanted)):
             kept = wanted
     if not kept:
-        least = min(size_of(frozenset({name}) | parts.get(name, frozenset())).bytes for name in ranking)
-        raise InputError(f"{budget}: not even one field fits; the smallest model takes {least:,} bytes, so give more")
+        least = min(
+            size_of(frozenset({name}) | parts.get(name, frozenset())).bytes for name in ranking
+        )
+        raise InputError(
+            f"{budget}: not even one field fits; the smallest model takes {least:,} bytes, so give more"
+        )
     return kept

@@ -9,11 +9,11 @@ import numpy as np
 
 from compression.settings import SelectionSettings
 from features.schema import Cross, Schema, vocabulary_of
-from training.arrays import Arrays
-from training.groups import DEFAULT, own_slab
-from training.inputs import Inputs
-from training.layout import Layout
-from training.learner import Learner
+from training.data.arrays import Arrays
+from training.data.field_groups import DEFAULT, own_slab
+from training.data.inputs import Inputs
+from training.data.layout import Layout
+from training.fit.learner import Learner
 from training.models.blocks import Blocks
 from training.models.cross_input import Encodings
 from training.models.gates import uses
@@ -38,7 +38,11 @@ class Complexity:
 
 def score(complexity: Complexity, settings: SelectionSettings) -> float:
     """Return `G(c) = γ₁·o + γ₂·e + γ₃·n`, which is the penalty weight α itself (see `prior_keep`)."""
-    return settings.online * complexity.online + settings.width * complexity.width + settings.rows * complexity.rows
+    return (
+        settings.online * complexity.online
+        + settings.width * complexity.width
+        + settings.rows * complexity.rows
+    )
 
 
 def prior_keep(score: float) -> float:
@@ -85,17 +89,31 @@ class Footprint:
 
     def of(self, kept: frozenset[str]) -> Size:
         """Return the size of the model with these uses alone."""
-        return Size(len(kept), self._rows(kept) + self._nodes(kept) + self._weights(kept), self._online(kept))
+        return Size(
+            len(kept),
+            self._rows(kept) + self._nodes(kept) + self._weights(kept),
+            self._online(kept),
+        )
 
     def _rows(self, kept: frozenset[str]) -> int:
-        rows = {vocabulary: self.complexities[name].rows for name, vocabulary in self.vocabularies.items() if name in kept}
-        return sum(count * self.group_row_bytes.get(vocabulary, self.row_bytes) for vocabulary, count in rows.items())
+        rows = {
+            vocabulary: self.complexities[name].rows
+            for name, vocabulary in self.vocabularies.items()
+            if name in kept
+        }
+        return sum(
+            count * self.group_row_bytes.get(vocabulary, self.row_bytes)
+            for vocabulary, count in rows.items()
+        )
 
     def _nodes(self, kept: frozenset[str]) -> int:
         return sum(size for name, size in self.node_bytes.items() if name in kept)
 
     def _weights(self, kept: frozenset[str]) -> int:
-        return sum(round(w.nbytes * self._share(self.blocks.get(name), kept)) for name, w in self.dense.items())
+        return sum(
+            round(w.nbytes * self._share(self.blocks.get(name), kept))
+            for name, w in self.dense.items()
+        )
 
     def _share(self, blocks: Blocks | None, kept: frozenset[str]) -> float:
         """The share of a weight that stays when only the blocks of `kept` do."""
@@ -117,7 +135,9 @@ def measure(schema: Schema, learner: Learner, inputs: Inputs, encodings: Encodin
     layout = learner.model.layout
     groups, widths, given = learner.model.groups, _widths(learner), _given(learner)
     group_of = {name: group for group in groups for name in group.layout.keyed}
-    vocabularies = {name: group_of[name].slab(vocabulary_of(schema.field(name))) for name in layout.keyed}
+    vocabularies = {
+        name: group_of[name].slab(vocabulary_of(schema.field(name))) for name in layout.keyed
+    }
     rows, nodes = (
         _rows_by_vocabulary(learner, vocabularies),
         {name: encodings[name] for name in layout.relations if name in encodings},
@@ -127,7 +147,10 @@ def measure(schema: Schema, learner: Learner, inputs: Inputs, encodings: Encodin
         for name, online in zip(layout.keyed, _lookups(schema, layout, inputs), strict=True)
     }
     others = {name: Complexity(1.0, 2, 0) for name in layout.dense}
-    others |= {name: Complexity(2.0, 1, nodes[name].rows if name in nodes else 0) for name in layout.relations}
+    others |= {
+        name: Complexity(2.0, 1, nodes[name].rows if name in nodes else 0)
+        for name in layout.relations
+    }
     return Footprint(
         complexities={name: (keyed | others)[name] for name in uses(layout)},
         vocabularies=vocabularies,
@@ -135,8 +158,14 @@ def measure(schema: Schema, learner: Learner, inputs: Inputs, encodings: Encodin
         node_bytes={name: encoding.nbytes for name, encoding in nodes.items()},
         dense=learner.model.weights(),
         blocks=learner.model.blocks(),
-        group_row_bytes={vocabularies[n]: _row_bytes(widths[g.name]) for n, g in group_of.items() if g.name},
-        pooled={f"group:{group.name}": frozenset(group.layout.keyed) for group in groups if group.pooling != "concat"},
+        group_row_bytes={
+            vocabularies[n]: _row_bytes(widths[g.name]) for n, g in group_of.items() if g.name
+        },
+        pooled={
+            f"group:{group.name}": frozenset(group.layout.keyed)
+            for group in groups
+            if group.pooling != "concat"
+        },
     )
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.schema import Relation, Schema
-from training.checkpoints import ENCODINGS, Description, read_description
-from training.examples import heldout_start, read_examples
-from training.inputs import Featurizer, Inputs
-from training.layout import Layout
-from training.learner import Learner
-from training.learners import Learners, Recipe
-from training.metrics import auc, log_loss
+from training.data.examples import heldout_start, read_examples
+from training.data.inputs import Featurizer, Inputs
+from training.data.layout import Layout
+from training.evaluation.metrics import auc, log_loss
+from training.fit.checkpoints import ENCODINGS, Description, read_description
+from training.fit.learner import Learner
+from training.fit.learners import Learners, Recipe
+from training.fit.passes import learn_passes
 from training.models.cross_files import read_encodings
 from training.models.cross_input import Encodings
-from training.passes import learn_passes
 from training.settings import TrainingSettings
 
 
@@ -88,7 +88,11 @@ def read_split(source: Source, recipe: Recipe) -> Split:
 
 
 def learn(
-    learner: Learner, split: Split, training: TrainingSettings, passes: int, tell: Callable[[float], None] | None = None
+    learner: Learner,
+    split: Split,
+    training: TrainingSettings,
+    passes: int,
+    tell: Callable[[float], None] | None = None,
 ) -> None:
     """Learn the split's partitions in order, `passes` times over.
 
@@ -102,7 +106,9 @@ def learn(
     Raises:
         UnsoundError: the loss is not finite.
     """
-    learn_passes(learner, split.learned, training, passes, "selection.learning_rate or the model's", tell)
+    learn_passes(
+        learner, split.learned, training, passes, "selection.learning_rate or the model's", tell
+    )
 
 
 def _featurizer(source: Source, schema: Schema, relations: Sequence[Relation]) -> Featurizer:

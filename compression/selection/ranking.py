@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from compression.selection.complexity import Footprint, measure, score
 from compression.selection.learning import Source, Split, learn, read_split
 from compression.settings import SelectionSettings
-from training.learner import Learner
-from training.learners import Recipe
+from training.fit.learner import Learner
+from training.fit.learners import Recipe
 from training.models.gates import LOGITS, Draw, GatedModel, GateRule
 
 
@@ -33,11 +33,18 @@ class Ranking:
 
     def order(self) -> tuple[str, ...]:
         """Return the uses, the most important first; of equals the cheaper one, then by name."""
-        return tuple(sorted(self.importance, key=lambda name: (-self.importance[name], self.scores[name], name)))
+        return tuple(
+            sorted(
+                self.importance, key=lambda name: (-self.importance[name], self.scores[name], name)
+            )
+        )
 
 
 def rank_fields(
-    source: Source, recipe: Recipe, settings: SelectionSettings, tell: Callable[[float], None] | None = None
+    source: Source,
+    recipe: Recipe,
+    settings: SelectionSettings,
+    tell: Callable[[float], None] | None = None,
 ) -> Ranking:
     """Let gates and weights learn on from a checkpoint, and rank the uses of its fields by the gates.
 
@@ -65,9 +72,17 @@ def rank(
     tell: Callable[[float], None] | None = None,
 ) -> Ranking:
     """Put gates before the learner's model, learn the split, and return what they say. The learner learns along."""
-    scores = {name: score(complexity, settings) for name, complexity in footprint.complexities.items()}
+    scores = {
+        name: score(complexity, settings) for name, complexity in footprint.complexities.items()
+    }
     gated = GatedModel(learner.model, gate_rule(recipe, settings), costs(scores, recipe, settings))
-    learn(_with_gates(learner, gated, recipe), split, recipe.training, settings.passes, _both(gated.progress, tell))
+    learn(
+        _with_gates(learner, gated, recipe),
+        split,
+        recipe.training,
+        settings.passes,
+        _both(gated.progress, tell),
+    )
     return Ranking(gated.keep(), footprint, scores)
 
 
@@ -84,7 +99,9 @@ def gate_rule(recipe: Recipe, settings: SelectionSettings) -> GateRule:
     )
 
 
-def costs(scores: Mapping[str, float], recipe: Recipe, settings: SelectionSettings) -> NDArray[np.float64]:
+def costs(
+    scores: Mapping[str, float], recipe: Recipe, settings: SelectionSettings
+) -> NDArray[np.float64]:
     """Return the price of keeping each use, float64 [uses] in nats: `α_j / N` of FSCD (N: the batch), or λ of DropRank."""
     if settings.method == "droprank":
         return np.full(len(scores), settings.drop_weight)

@@ -12,7 +12,7 @@ from compression.selection.complexity import Size, prior_keep
 from compression.selection.learning import Quality
 from compression.selection.ranking import Ranking
 from compression.selection.trial import Trial
-from training.learners import Recipe
+from training.fit.learners import Recipe
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,9 @@ class Selection:
 
     def sizes(self) -> tuple[Size, Size]:
         """Return the sizes of the full and of the pruned model."""
-        return self.ranking.footprint.of(frozenset(self.ranking.importance)), self.ranking.footprint.of(self.kept)
+        return self.ranking.footprint.of(
+            frozenset(self.ranking.importance)
+        ), self.ranking.footprint.of(self.kept)
 
     def trials(self) -> Iterator[tuple[str, Quality, Size]]:
         """Yield what was measured: all fields, then the kept ones, before and after learning on."""
@@ -116,7 +118,10 @@ class Selection:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for JSON; an undefined figure is null."""
-        trials = [{"model": name, **_finite(asdict(quality)), **asdict(size)} for name, quality, size in self.trials()]
+        trials = [
+            {"model": name, **_finite(asdict(quality)), **asdict(size)}
+            for name, quality, size in self.trials()
+        ]
         return {
             "method": self.method,
             "kept": sorted(self.kept),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from compression.selection.learning import Quality, Source, learn, read_split
-from training.learners import Recipe
+from training.fit.learners import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ from compression.steps.work import Facts
 Basis = NDArray[np.float64]
 
 
-def spectrum(rows: NDArray[np.float32], counts: NDArray[np.int64]) -> tuple[NDArray[np.float64], Basis]:
+def spectrum(
+    rows: NDArray[np.float32], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], Basis]:
     """Return the eigenvalues [d] of Xᵀ diag(c) X, the greatest first, and its eigenvectors as columns [d, d].
 
     The entry of a column that is largest in absolute value is positive, so that one matrix gives one basis.

@@ -11,7 +11,7 @@ import yaml
 
 from features.errors import InputError
 from features.schema import Relation
-from training.checkpoints import Description
+from training.fit.checkpoints import Description
 
 
 def chosen_fields(path: Path, told: Description) -> frozenset[str]:
@@ -23,11 +23,17 @@ def chosen_fields(path: Path, told: Description) -> frozenset[str]:
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".json":
-            return frozenset(line["name"] for line in json.loads(text)["fields"] if not line["kept"])
+            return frozenset(
+                line["name"] for line in json.loads(text)["fields"] if not line["kept"]
+            )
         document = yaml.safe_load(text)
-        kept = {field["name"] for field in document["features"]["fields"]} | set(_relations(document))
+        kept = {field["name"] for field in document["features"]["fields"]} | set(
+            _relations(document)
+        )
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: no selection.json and no YAML with features.fields ({error}); run select-features") from error
+        raise InputError(
+            f"{path}: no selection.json and no YAML with features.fields ({error}); run select-features"
+        ) from error
     return frozenset({*told.schema.names(), *(relation.name for relation in told.relations)} - kept)
 
 

@@ -33,9 +33,13 @@ def coded(rows: Floats, counts: NDArray[np.int64], settings: ProductCodes) -> Pr
         ValueError: a value is not finite or too large for half precision.
     """
     if not np.all(np.abs(rows) <= np.finfo(np.float16).max):
-        raise ValueError("rows hold values that are not finite or beyond ±65504, which half precision cannot hold")
+        raise ValueError(
+            "rows hold values that are not finite or beyond ±65504, which half precision cannot hold"
+        )
     pieces, columns = shape_of(rows.shape[1], settings)
-    laid = np.pad(rows, ((0, 0), (0, pieces * columns - rows.shape[1]))).reshape(len(rows), pieces, columns)
+    laid = np.pad(rows, ((0, 0), (0, pieces * columns - rows.shape[1]))).reshape(
+        len(rows), pieces, columns
+    )
     weights = np.maximum(counts, 1).astype(np.float64)
     with threadpool_limits(1):  # sums by several threads come in no fixed order
         fitted = [_piece(laid[:, number], weights, settings) for number in range(pieces)]
@@ -50,11 +54,19 @@ def shape_of(width: int, settings: ProductCodes) -> tuple[int, int]:
     return -(-width // columns), columns
 
 
-def _piece(points: Floats, weights: Weights, settings: ProductCodes) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+def _piece(
+    points: Floats, weights: Weights, settings: ProductCodes
+) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
     """Codes [n] and entries [k, c] of one piece, float32 [n, c]."""
     distinct, where = np.unique(points, axis=0, return_inverse=True)
-    entries = _entries(distinct, np.bincount(where, weights, len(distinct)).astype(np.float64), settings)
-    codes = pairwise_distances_argmin(distinct.astype(np.float64), entries.astype(np.float64)) if len(distinct) else where
+    entries = _entries(
+        distinct, np.bincount(where, weights, len(distinct)).astype(np.float64), settings
+    )
+    codes = (
+        pairwise_distances_argmin(distinct.astype(np.float64), entries.astype(np.float64))
+        if len(distinct)
+        else where
+    )
     codes[~distinct.any(axis=1)] = 0
     return codes[where].astype(np.uint8), entries
 
@@ -72,11 +84,15 @@ def _centres(points: Floats, weights: Weights, settings: ProductCodes) -> Floats
     """Centres of `codes - 1` clusters; of many points a sample is clustered, drawn by weight, so that it counts as they do."""
     most = _PER_ENTRY * settings.codes
     if len(points) > most:
-        drawn = np.random.default_rng(settings.seed).choice(len(points), most, p=weights / weights.sum())
+        drawn = np.random.default_rng(settings.seed).choice(
+            len(points), most, p=weights / weights.sum()
+        )
         chosen, times = np.unique(drawn, return_counts=True)
         points, weights = points[chosen], times.astype(np.float64)
     if len(points) < settings.codes:
         return points
-    means = KMeans(settings.codes - 1, n_init=1, max_iter=settings.iterations, random_state=settings.seed)
+    means = KMeans(
+        settings.codes - 1, n_init=1, max_iter=settings.iterations, random_state=settings.seed
+    )
     centres: Floats = means.fit(points.astype(np.float64), sample_weight=weights).cluster_centers_
     return centres

@@ -13,7 +13,7 @@ from compression.steps.settings import Dense
 from compression.steps.step import Plan, Step
 from compression.steps.work import Work
 from features.errors import InputError, UnsoundError
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.packed.dense import pack_dense, unpacked
 from training.packed.matrix import Form
 from training.settings import ModelSettings
@@ -43,8 +43,13 @@ class DenseReduction(Step[Dense, DensePlan]):
             return DensePlan(form=self.settings.form, units={})
         _refuse_unfit(told)
         weights = unpacked(work.model.dense)
-        layers = [(prefix, number) for prefix in _prefixes(told) for number in range(len(told.hidden))]
-        return DensePlan(form=self.settings.form, units={f"{p}deep/{n}": self._strongest(weights, p, n) for p, n in layers})
+        layers = [
+            (prefix, number) for prefix in _prefixes(told) for number in range(len(told.hidden))
+        ]
+        return DensePlan(
+            form=self.settings.form,
+            units={f"{p}deep/{n}": self._strongest(weights, p, n) for p, n in layers},
+        )
 
     def apply(self, work: Work, plan: DensePlan) -> Work:
         """Take the units out, then store the kernels; raises UnsoundError where a form cannot hold them."""
@@ -53,13 +58,19 @@ class DenseReduction(Step[Dense, DensePlan]):
             prefixes, layers = _prefixes(description.model), range(len(description.model.hidden))
             for prefix in prefixes:
                 for number in layers:
-                    weights = _without_units(weights, prefix, number, np.array(plan.units[f"{prefix}deep/{number}"]))
+                    weights = _without_units(
+                        weights, prefix, number, np.array(plan.units[f"{prefix}deep/{number}"])
+                    )
             hidden = tuple(len(plan.units[f"{prefixes[0]}deep/{number}"]) for number in layers)
-            description = replace(description, model=description.model.model_copy(update={"hidden": hidden}))
+            description = replace(
+                description, model=description.model.model_copy(update={"hidden": hidden})
+            )
         try:
             dense = pack_dense(weights, Form(plan.form))
         except (ValueError, FloatingPointError) as error:
-            raise UnsoundError(f"dense weights: {error}; no form of fewer bits can hold them") from error
+            raise UnsoundError(
+                f"dense weights: {error}; no form of fewer bits can hold them"
+            ) from error
         return replace(work, model=replace(work.model, description=description, dense=dense))
 
     def _strongest(self, weights: Arrays, prefix: str, number: int) -> tuple[int, ...]:
@@ -79,7 +90,9 @@ def unit_scores(weights: Mapping[str, NDArray[Any]], part: str, number: int) -> 
     layer = f"{part}/{number}"
     kernel, bias = (weights[f"{layer}/{name}"].astype(np.float64) for name in ("kernel", "bias"))
     if f"{layer}/variance" in weights:
-        factor = weights[f"{layer}/scale"] / np.sqrt(weights[f"{layer}/variance"].astype(np.float64) + _EPSILON)
+        factor = weights[f"{layer}/scale"] / np.sqrt(
+            weights[f"{layer}/variance"].astype(np.float64) + _EPSILON
+        )
         kernel, bias = kernel * factor, bias - weights[f"{layer}/mean"] * factor
     out = weights[_reader(weights, part, number)].astype(np.float64)
     read = np.sqrt(np.sum(np.square(kernel), axis=0) + np.square(bias))

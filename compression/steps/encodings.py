@@ -24,7 +24,11 @@ class EncodingPrecision(Step[FloatEncodings, EncodingsPlan]):
     def fit(self, work: Work) -> EncodingsPlan:
         """Return the relations with node vectors."""
         encodings = work.model.encodings.items()
-        return EncodingsPlan(relations=tuple(sorted(name for name, found in encodings if isinstance(found, Encoding))))
+        return EncodingsPlan(
+            relations=tuple(
+                sorted(name for name, found in encodings if isinstance(found, Encoding))
+            )
+        )
 
     def apply(self, work: Work, plan: EncodingsPlan) -> Work:
         """Round their nodes' vectors and biases, and corrections."""
@@ -33,7 +37,9 @@ class EncodingPrecision(Step[FloatEncodings, EncodingsPlan]):
             found = encodings[name]
             if isinstance(found, Encoding):
                 fixed = found.corrections and _half_pairs(found.corrections)
-                encodings[name] = replace(found, left=_half(found.left), right=_half(found.right), corrections=fixed)
+                encodings[name] = replace(
+                    found, left=_half(found.left), right=_half(found.right), corrections=fixed
+                )
         return replace(work, model=replace(work.model, encodings=encodings))
 
 

@@ -11,8 +11,8 @@ from compression.steps.learning import day_of, learner_over, lesson
 from compression.steps.settings import FineTune
 from compression.steps.step import Plan, Step
 from compression.steps.work import Work
-from training.frozen_rows import FrozenRows
-from training.passes import learn_passes
+from training.fit.frozen_rows import FrozenRows
+from training.fit.passes import learn_passes
 
 
 class FineTunePlan(Plan):
@@ -33,7 +33,9 @@ class FineTuning(Step[FineTune, FineTunePlan]):
     def apply(self, work: Work, plan: FineTunePlan) -> Work:
         """Learn; raises UnsoundError where the loss is not finite, and what reading the impressions raises."""
         trained, inputs = work.model.trained(), lesson(work, day_of(work, "fine_tune"))
-        learner = learner_over(work.model, lambda routing: FrozenRows(trained, routing), plan.learning_rate)
+        learner = learner_over(
+            work.model, lambda routing: FrozenRows(trained, routing), plan.learning_rate
+        )
         cure = "learning_rate of compression.steps fine_tune"
         learn_passes(learner, [inputs], work.model.description.training, plan.epochs, cure)
         return replace(work, model=replace(work.model, dense=learner.model.weights()))

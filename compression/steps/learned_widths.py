@@ -13,11 +13,11 @@ from compression.steps.learning import day_of, learner_over, lesson
 from compression.steps.masks import SlabMasks, full_masks
 from compression.steps.settings import Widths
 from compression.steps.work import Work
-from training.frozen_rows import Places, with_zero_row
-from training.groups import own_slab, slab_of
+from training.data.field_groups import own_slab, slab_of
+from training.fit.frozen_rows import Places, with_zero_row
+from training.fit.passes import learn_passes
+from training.fit.routing import Routing
 from training.packed.rows import PackedRows
-from training.passes import learn_passes
-from training.routing import Routing
 
 Ranks = dict[str, dict[str, tuple[int, ...]]]
 
@@ -33,7 +33,9 @@ class MaskedRows:
         routing: which field belongs to which group.
     """
 
-    def __init__(self, tables: Mapping[str, PackedRows], masks: Mapping[str, SlabMasks], routing: Routing) -> None:
+    def __init__(
+        self, tables: Mapping[str, PackedRows], masks: Mapping[str, SlabMasks], routing: Routing
+    ) -> None:
         self.step = 0
         self._masks = masks
         self._places = Places({name: np.sort(rows.keys) for name, rows in tables.items()}, routing)
@@ -45,7 +47,11 @@ class MaskedRows:
         }
 
     def prepare(
-        self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None, *, ahead: bool = False
+        self,
+        keys: NDArray[np.int64],
+        fields: NDArray[np.int16] | None = None,
+        *,
+        ahead: bool = False,
     ) -> dict[str, NDArray[np.int32]]:
         """Return rows int32 of a batch's keys int64 [n] of fields int16 [n], by group; 0 for an unknown key."""
         return self._places.of(keys, fields)
@@ -57,9 +63,13 @@ class MaskedRows:
     def gather_all(self, batch: dict[str, NDArray[np.int32]]) -> dict[str, NDArray[np.float32]]:
         """Return the vectors of a batch, by slab."""
         narrow = {name: rows[batch[own_slab(name)[0]]] for name, rows in self._narrow.items()}
-        return narrow | {name: masks.vectors(batch[own_slab(name)[0]]) for name, masks in self._masks.items()}
+        return narrow | {
+            name: masks.vectors(batch[own_slab(name)[0]]) for name, masks in self._masks.items()
+        }
 
-    def lookup_all(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None) -> dict[str, NDArray[np.float32]]:
+    def lookup_all(
+        self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None
+    ) -> dict[str, NDArray[np.float32]]:
         """Return the vectors of keys, by slab."""
         return self.gather_all(self.prepare(keys, fields))
 
@@ -81,14 +91,24 @@ def learned_ranks(work: Work, cuts: Mapping[str, tuple[int, ...]], settings: Wid
         UnsoundError: the loss is not finite.
     """
     masks = {
-        slab_of(name, slab): full_masks(stored.rows(), rows.keys, work.facts[name], cuts[name], settings.price or 0.0)
+        slab_of(name, slab): full_masks(
+            stored.rows(), rows.keys, work.facts[name], cuts[name], settings.price or 0.0
+        )
         for name, rows in work.model.tables.items()
         for slab, stored in rows.slabs.items()
         if stored.width > 1 and len(rows.keys)
     }
     inputs = lesson(work, day_of(work, "widths with `price`"))
-    learner = learner_over(work.model, lambda routing: MaskedRows(work.model.tables, masks, routing), _DENSE_RATE)
-    learn_passes(learner, [inputs], work.model.description.training, settings.epochs, "price of compression.steps widths")
+    learner = learner_over(
+        work.model, lambda routing: MaskedRows(work.model.tables, masks, routing), _DENSE_RATE
+    )
+    learn_passes(
+        learner,
+        [inputs],
+        work.model.description.training,
+        settings.epochs,
+        "price of compression.steps widths",
+    )
     ranks: Ranks = {name: {} for name in work.model.tables}
     for name, one in masks.items():
         group, slab = own_slab(name)

@@ -6,18 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from compression.compact import CompactModel
+from compression.model import CompactModel
 from compression.steps.work import Work
 from features.errors import InputError
-from training import policies
-from training.examples import heldout_start, read_examples
-from training.grouped_table import StepRows
-from training.inputs import Featurizer, Inputs
-from training.learner import Learner
+from training.data.examples import heldout_start, read_examples
+from training.data.inputs import Featurizer, Inputs
+from training.fit import policies
+from training.fit.grouped_table import StepRows
+from training.fit.learner import Learner
+from training.fit.routing import Routing
+from training.fit.sampling import sampled
 from training.models.build import build_model
-from training.online.sampling import sampled
 from training.packed.dense import unpacked
-from training.routing import Routing
 
 Table = TypeVar("Table", bound=StepRows)
 
@@ -25,7 +25,9 @@ Table = TypeVar("Table", bound=StepRows)
 def day_of(work: Work, kind: str) -> Path:
     """Return the impressions that a step of a kind learns; raises InputError where there are none."""
     if work.impressions is None:
-        raise InputError(f"compression.steps: {kind} learns the day's impressions, and none are given: run stage `compress`")
+        raise InputError(
+            f"compression.steps: {kind} learns the day's impressions, and none are given: run stage `compress`"
+        )
     return work.impressions
 
 
@@ -34,11 +36,15 @@ def lesson(work: Work, partition: Path) -> Inputs:
     told, training = work.model.description, work.model.description.training
     examples = read_examples(partition, told.schema, told.relations, weight=training.weight)
     learned = examples.slice(0, heldout_start(len(examples), training.holdout_fraction))
-    inputs = Featurizer(told.schema, told.relations, told.scalers, work.model.encodings).inputs(learned)
+    inputs = Featurizer(told.schema, told.relations, told.scalers, work.model.encodings).inputs(
+        learned
+    )
     return sampled(inputs, learned, training)
 
 
-def learner_over(model: CompactModel, table: Callable[[Routing], Table], learning_rate: float) -> Learner[Table]:
+def learner_over(
+    model: CompactModel, table: Callable[[Routing], Table], learning_rate: float
+) -> Learner[Table]:
     """Return a learner that begins with a model's dense weights, and learns them at a rate over a table's rows.
 
     The rule is `model.dense`'s from its first step on: no state of an optimizer is taken over.
@@ -46,5 +52,7 @@ def learner_over(model: CompactModel, table: Callable[[Routing], Table], learnin
     told = model.description
     built = build_model(told.schema, told.model, told.relations, told.training.seed)
     built.load(unpacked(model.dense))
-    rule = policies.dense_optimizer(told.model.dense.model_copy(update={"learning_rate": learning_rate}))
+    rule = policies.dense_optimizer(
+        told.model.dense.model_copy(update={"learning_rate": learning_rate})
+    )
     return Learner(built, table(Routing.of(built.layout, built.groups)), rule, told.training.seed)

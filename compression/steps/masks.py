@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from compression.steps.bands import band_of, spectrum
 from compression.steps.work import Facts
-from training import policies
-from training.frozen_rows import with_zero_row
+from training.fit import policies
+from training.fit.frozen_rows import with_zero_row
 from training.settings import OptimizerSettings
 
 Floats = NDArray[np.float64]
@@ -77,12 +77,17 @@ class SlabMasks:
     def step(self, gradient: Floats, number: int) -> None:
         """Move the logits against a gradient, by Adam."""
         logits, self._slots = _RULE.update(
-            tf.constant(self.logits), self._slots, tf.constant(gradient), tf.constant(number, tf.int64)
+            tf.constant(self.logits),
+            self._slots,
+            tf.constant(gradient),
+            tf.constant(number, tf.int64),
         )
         self.logits = logits.numpy()
 
     @staticmethod
-    def _turn(vectors: NDArray[np.float32], band: NDArray[np.int64], bases: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _turn(
+        vectors: NDArray[np.float32], band: NDArray[np.int64], bases: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         turned = np.empty_like(vectors)
         for number, basis in enumerate(bases):
             turned[band == number] = vectors[band == number] @ basis
@@ -90,7 +95,11 @@ class SlabMasks:
 
 
 def full_masks(
-    rows: NDArray[np.float32], keys: NDArray[np.int64], facts: Facts, cuts: tuple[int, ...], price: float
+    rows: NDArray[np.float32],
+    keys: NDArray[np.int64],
+    facts: Facts,
+    cuts: tuple[int, ...],
+    price: float,
 ) -> SlabMasks:
     """Return masks of full width.
 
@@ -103,7 +112,10 @@ def full_masks(
     """
     order, width = np.argsort(keys), rows.shape[1]
     band, counts = band_of(facts, cuts), facts.counts
-    bases = [spectrum(rows[band == b], counts[band == b])[1].astype(np.float32) for b in range(len(cuts) + 1)]
+    bases = [
+        spectrum(rows[band == b], counts[band == b])[1].astype(np.float32)
+        for b in range(len(cuts) + 1)
+    ]
     turned = np.empty_like(rows)
     for number, basis in enumerate(bases):
         turned[band == number] = rows[band == number] @ basis

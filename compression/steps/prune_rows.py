@@ -9,13 +9,13 @@ from compression.steps.settings import PruneRows
 from compression.steps.step import Plan, Step
 from compression.steps.work import Facts, Work
 from features.errors import InputError
-from features.schema import Frozen
+from features.schema import Settings
 from training.packed.rows import PackedRows
 
 Scores = NDArray[np.float64]
 
 
-class Cut(Frozen):
+class Cut(Settings):
     """Which rows of a table stay: those of a higher score than `score`, and of that score those of keys up to `key`.
 
     `idle` counts as a negative score. `rows` is how many of those that may go stay; None of both: all stay.
@@ -43,11 +43,21 @@ class RowPruning(Step[PruneRows, PrunePlan]):
             raise InputError(
                 f"compression.steps: prune_rows names {unknown}, which have no rows; fields with rows: {sorted(known)}"
             )
-        return PrunePlan(cuts={name: self._cut(work.model.tables[name], work.facts[name]) for name in work.model.tables})
+        return PrunePlan(
+            cuts={
+                name: self._cut(work.model.tables[name], work.facts[name])
+                for name in work.model.tables
+            }
+        )
 
     def apply(self, work: Work, plan: PrunePlan) -> Work:
         """Drop the rows below the cuts."""
-        return work.take({name: self._kept(work.model.tables[name], work.facts[name], cut) for name, cut in plan.cuts.items()})
+        return work.take(
+            {
+                name: self._kept(work.model.tables[name], work.facts[name], cut)
+                for name, cut in plan.cuts.items()
+            }
+        )
 
     def _cut(self, table: PackedRows, facts: Facts) -> Cut:
         eligible = self._eligible(facts)
@@ -67,7 +77,9 @@ class RowPruning(Step[PruneRows, PrunePlan]):
         if told.max_rows is not None:
             return min(told.max_rows, rows)
         assert told.threshold is not None
-        return int(np.count_nonzero(scores >= (-told.threshold if told.by == "idle" else told.threshold)))
+        return int(
+            np.count_nonzero(scores >= (-told.threshold if told.by == "idle" else told.threshold))
+        )
 
     def _kept(self, table: PackedRows, facts: Facts, cut: Cut) -> NDArray[np.bool_]:
         eligible = self._eligible(facts)
@@ -77,7 +89,11 @@ class RowPruning(Step[PruneRows, PrunePlan]):
         return ~eligible | (scores > cut.score) | ((scores == cut.score) & (table.keys <= cut.key))
 
     def _eligible(self, facts: Facts) -> NDArray[np.bool_]:
-        return facts.of_fields(self.settings.fields) if self.settings.fields else np.ones(len(facts.counts), bool)
+        return (
+            facts.of_fields(self.settings.fields)
+            if self.settings.fields
+            else np.ones(len(facts.counts), bool)
+        )
 
     def _scores(self, table: PackedRows, facts: Facts) -> Scores:
         """The score of each row, float64 [N]."""

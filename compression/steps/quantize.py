@@ -22,14 +22,18 @@ class Quantization(Step[Quantize, QuantizePlan]):
     def fit(self, work: Work) -> QuantizePlan:
         """Return the smaller of the wanted form and float16 for each band: scale and offset cost 4 bytes a row."""
         slabs = work.model.slabs()
-        return QuantizePlan(forms={name: tuple(map(self._form, slab.bands)) for name, slab in slabs.items()})
+        return QuantizePlan(
+            forms={name: tuple(map(self._form, slab.bands)) for name, slab in slabs.items()}
+        )
 
     def apply(self, work: Work, plan: QuantizePlan) -> Work:
         """Store the rows in their forms; raises UnsoundError where one holds what half precision cannot hold."""
         slabs: dict[str, dict[str, PackedSlab]] = {}
         for table, rows in work.model.tables.items():
             named = {own: f"{table}/{own}" if table else own for own in rows.slabs}
-            slabs[table] = {own: _stored(rows.slabs[own], plan.forms[name], name) for own, name in named.items()}
+            slabs[table] = {
+                own: _stored(rows.slabs[own], plan.forms[name], name) for own, name in named.items()
+            }
         return work.with_slabs(slabs)
 
     def _form(self, band: Band) -> SlabForm:
@@ -40,7 +44,12 @@ class Quantization(Step[Quantize, QuantizePlan]):
 
 def _stored(slab: PackedSlab, forms: tuple[SlabForm, ...], name: str) -> PackedSlab:
     try:
-        bands = [Band(Matrix.of(b.matrix.rows(), Form(f)), b.projection) for b, f in zip(slab.bands, forms, strict=True)]
+        bands = [
+            Band(Matrix.of(b.matrix.rows(), Form(f)), b.projection)
+            for b, f in zip(slab.bands, forms, strict=True)
+        ]
     except (ValueError, FloatingPointError) as error:
-        raise UnsoundError(f"rows of {name}: {error}; no form of fewer bits can hold them") from error
+        raise UnsoundError(
+            f"rows of {name}: {error}; no form of fewer bits can hold them"
+        ) from error
     return PackedSlab(tuple(bands))

@@ -10,14 +10,14 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from features.errors import InputError
-from features.schema import Frozen, Relation, Schema
+from features.schema import Relation, Schema, Settings
 
 Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 SlabForm = Literal["float16", "int8", "int4"]
 
 
-class DropFields(Frozen):
+class DropFields(Settings):
     """Fields (or relations, `left__right`) leave the model: by name, or those that a file of `select-features` dropped.
 
     `chosen` is the path of a `selection.json`, or of a YAML whose `features` have fewer fields than the model.
@@ -30,11 +30,13 @@ class DropFields(Frozen):
     @model_validator(mode="after")
     def _one_of_both(self) -> Self:
         if bool(self.fields) == bool(self.chosen):
-            raise ValueError("drop_fields takes `fields`, or `chosen`, the file that names them: give one of the two")
+            raise ValueError(
+                "drop_fields takes `fields`, or `chosen`, the file that names them: give one of the two"
+            )
         return self
 
 
-class PruneRows(Frozen):
+class PruneRows(Settings):
     """Rows leave each table, those of the lowest score first; a pruned key reads as the zero vector.
 
     `norm` is the length of the row over all slabs, `count` how often the key was seen, `weight` norm · √count, `idle` the steps
@@ -56,7 +58,7 @@ class PruneRows(Frozen):
         return self
 
 
-class Widths(Frozen):
+class Widths(Settings):
     """Rows wider than 1 keep fewer columns and share a projection back, one for each slab and band of frequency.
 
     `quantiles` of the rows' counts cut a table into bands. `ranks` are the columns kept in each, from the rarest band on (one
@@ -77,20 +79,22 @@ class Widths(Frozen):
         if [bool(self.ranks), self.energy is not None, self.price is not None].count(True) != 1:
             raise ValueError("widths needs `ranks`, `energy` or `price`: give one of the three")
         if self.ranks and len(self.ranks) != len(self.quantiles) + 1:
-            raise ValueError(f"{len(self.quantiles)} quantiles make {len(self.quantiles) + 1} bands: give as many ranks")
+            raise ValueError(
+                f"{len(self.quantiles)} quantiles make {len(self.quantiles) + 1} bands: give as many ranks"
+            )
         if any(low >= high for low, high in pairwise(self.quantiles)):
             raise ValueError(f"quantiles {self.quantiles} must ascend")
         return self
 
 
-class Quantize(Frozen):
+class Quantize(Settings):
     """Values of rows in fewer bits: `int8` and `int4` with scale and offset by row; narrow rows float16 where that is smaller."""
 
     kind: Literal["quantize"] = "quantize"
     form: SlabForm = "int8"
 
 
-class ProductCodes(Frozen):
+class ProductCodes(Settings):
     """Rows as codes: every `columns` values of a row become one byte, the number of an entry of their codebook.
 
     A codebook has `codes` entries, one of them zero; k-means finds the others in at most `iterations`, starting as `seed` says.
@@ -104,7 +108,7 @@ class ProductCodes(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
-class Dense(Frozen):
+class Dense(Settings):
     """Kernels in fewer bits, and hidden units away: `relu` is the share of each hidden layer's units, the weakest, that goes."""
 
     kind: Literal["dense"] = "dense"
@@ -112,7 +116,7 @@ class Dense(Frozen):
     relu: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
 
-class FineTune(Frozen):
+class FineTune(Settings):
     """Dense weights learn the day's learned impressions `epochs` times more, over rows that stay as they are stored.
 
     The rows have learned these impressions already and know them too well: a rate like that of training, 1e-3, makes the weights
@@ -124,7 +128,7 @@ class FineTune(Frozen):
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-4
 
 
-class FloatEncodings(Frozen):
+class FloatEncodings(Settings):
     """Frozen encodings of the cross graph in half precision."""
 
     kind: Literal["encodings"] = "encodings"
@@ -132,19 +136,27 @@ class FloatEncodings(Frozen):
 
 
 StepSettings = Annotated[
-    DropFields | PruneRows | Widths | Quantize | ProductCodes | Dense | FloatEncodings | FineTune, Field(discriminator="kind")
+    DropFields | PruneRows | Widths | Quantize | ProductCodes | Dense | FloatEncodings | FineTune,
+    Field(discriminator="kind"),
 ]
 
 
-def refuse_unknown_fields(steps: Sequence[StepSettings], schema: Schema, relations: Sequence[Relation]) -> None:
+def refuse_unknown_fields(
+    steps: Sequence[StepSettings], schema: Schema, relations: Sequence[Relation]
+) -> None:
     """Check the names that steps give.
 
     Raises:
         InputError: a step drops what is neither field nor relation, or prunes rows of what has none.
     """
     keyed = [field.name for field in schema.key_fields()]
-    known = {"drop_fields": [*schema.names(), *(relation.name for relation in relations)], "prune_rows": keyed}
+    known = {
+        "drop_fields": [*schema.names(), *(relation.name for relation in relations)],
+        "prune_rows": keyed,
+    }
     for step in steps:
         unknown = sorted(set(getattr(step, "fields", ())) - set(known.get(step.kind, ())))
         if unknown:
-            raise InputError(f"compression.steps: {step.kind} names {unknown}; it can name {known[step.kind]}")
+            raise InputError(
+                f"compression.steps: {step.kind} names {unknown}; it can name {known[step.kind]}"
+            )

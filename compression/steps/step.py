@@ -7,25 +7,25 @@ from typing import Generic, TypeVar
 
 from compression.steps.settings import StepSettings
 from compression.steps.work import Work
-from features.schema import Frozen
+from features.schema import Settings
 
 
-class Plan(Frozen):
+class Plan(Settings):
     """What a fitted step does: plain values, so that it can be written, read and compared."""
 
 
-Settings = TypeVar("Settings", bound=StepSettings)
+SettingsT = TypeVar("SettingsT", bound=StepSettings)
 Planned = TypeVar("Planned", bound=Plan)
 
 
-class Step(ABC, Generic[Settings, Planned]):
+class Step(ABC, Generic[SettingsT, Planned]):
     """One step. The same settings and the same model give the same plan and the same result, to the bit.
 
     Args:
         settings: what the YAML says of it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: SettingsT) -> None:
         self.settings = settings
 
     @abstractmethod

@@ -18,13 +18,13 @@ from compression.steps.learned_widths import learned_ranks
 from compression.steps.settings import Widths
 from compression.steps.step import Plan, Step
 from compression.steps.work import Facts, Work
-from features.schema import Frozen
+from features.schema import Settings
 from training.packed.matrix import Form, Matrix
 from training.packed.rows import PackedRows
 from training.packed.slab import Band, PackedSlab
 
 
-class Bands(Frozen):
+class Bands(Settings):
     """The bands of a table, from the rarest keys on.
 
     Attributes:
@@ -54,25 +54,49 @@ class WidthReduction(Step[Widths, WidthsPlan]):
         cuts = {name: self._cuts(facts) for name, facts in work.facts.items()}
         found = learned_ranks(work, cuts, self.settings) if self.settings.price else {}
         return WidthsPlan(
-            tables={n: self._bands(t, work.facts[n], cuts[n], found.get(n, {})) for n, t in work.model.tables.items()}
+            tables={
+                n: self._bands(t, work.facts[n], cuts[n], found.get(n, {}))
+                for n, t in work.model.tables.items()
+            }
         )
 
     def apply(self, work: Work, plan: WidthsPlan) -> Work:
         """Put the rows in the order of their bands, and give each band its columns."""
-        orders = {name: np.argsort(band_of(work.facts[name], told.cuts), kind="stable") for name, told in plan.tables.items()}
+        orders = {
+            name: np.argsort(band_of(work.facts[name], told.cuts), kind="stable")
+            for name, told in plan.tables.items()
+        }
         ordered = work.take(orders)
-        slabs = {name: _reduced(ordered.model.tables[name], ordered.facts[name], told) for name, told in plan.tables.items()}
+        slabs = {
+            name: _reduced(ordered.model.tables[name], ordered.facts[name], told)
+            for name, told in plan.tables.items()
+        }
         return ordered.with_slabs(slabs)
 
     def _cuts(self, facts: Facts) -> tuple[int, ...]:
-        return tuple(int(np.ceil(q)) for q in np.quantile(facts.counts, self.settings.quantiles)) if len(facts.counts) else ()
+        return (
+            tuple(int(np.ceil(q)) for q in np.quantile(facts.counts, self.settings.quantiles))
+            if len(facts.counts)
+            else ()
+        )
 
-    def _bands(self, table: PackedRows, facts: Facts, cuts: tuple[int, ...], learned: Mapping[str, tuple[int, ...]]) -> Bands:
+    def _bands(
+        self,
+        table: PackedRows,
+        facts: Facts,
+        cuts: tuple[int, ...],
+        learned: Mapping[str, tuple[int, ...]],
+    ) -> Bands:
         band = band_of(facts, cuts)
         bands = [band == number for number in range(len(self.settings.quantiles) + 1)]
         fitted = {
             name: [
-                self._rank(slab.rows()[rows], facts.counts[rows], (learned.get(name) or self.settings.ranks or None), number)
+                self._rank(
+                    slab.rows()[rows],
+                    facts.counts[rows],
+                    (learned.get(name) or self.settings.ranks or None),
+                    number,
+                )
                 for number, rows in enumerate(bands)
             ]
             for name, slab in table.slabs.items()
@@ -86,12 +110,22 @@ class WidthReduction(Step[Widths, WidthsPlan]):
         )
 
     def _rank(
-        self, rows: NDArray[np.float32], counts: NDArray[np.int64], ranks: tuple[int, ...] | None, number: int
+        self,
+        rows: NDArray[np.float32],
+        counts: NDArray[np.int64],
+        ranks: tuple[int, ...] | None,
+        number: int,
     ) -> tuple[int, float]:
         """Columns of one band, of the ranks given or enough for `energy`, and the energy in them."""
         energies = spectrum(rows, counts)[0]
-        held = np.cumsum(energies) / energies.sum() if energies.sum() > 0 else np.ones(rows.shape[1])
-        rank = ranks[number] if ranks else int(np.searchsorted(held, (self.settings.energy or 1.0) - 1e-12)) + 1
+        held = (
+            np.cumsum(energies) / energies.sum() if energies.sum() > 0 else np.ones(rows.shape[1])
+        )
+        rank = (
+            ranks[number]
+            if ranks
+            else int(np.searchsorted(held, (self.settings.energy or 1.0) - 1e-12)) + 1
+        )
         rank = min(rank, rows.shape[1])
         return rank, float(held[rank - 1])
 
@@ -99,11 +133,15 @@ class WidthReduction(Step[Widths, WidthsPlan]):
 def _reduced(table: PackedRows, facts: Facts, told: Bands) -> dict[str, PackedSlab]:
     """The slabs wider than 1 of rows that lie in the order of their bands; bands without rows are left out."""
     ends = np.cumsum([0, *told.rows]).tolist()
-    parts = [(number, slice(*span)) for number, span in enumerate(pairwise(ends)) if span[0] < span[1]]
+    parts = [
+        (number, slice(*span)) for number, span in enumerate(pairwise(ends)) if span[0] < span[1]
+    ]
     slabs = {}
     for name, ranks in told.ranks.items():
         rows = table.slabs[name].rows()
-        bands = [_projected(rows[part], facts.counts[part], ranks[number]) for number, part in parts]
+        bands = [
+            _projected(rows[part], facts.counts[part], ranks[number]) for number, part in parts
+        ]
         slabs[name] = PackedSlab(tuple(bands)) if bands else table.slabs[name]
     return slabs
 

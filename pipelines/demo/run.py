@@ -12,15 +12,15 @@ from typing import Any
 from rich.console import Console
 
 from features.errors import InputError
-from pipelines.artifacts import Store
 from pipelines.demo.tables import day_table, stage_table
 from pipelines.demo.watch import DAG_ID, DayRun, Watcher, Window, progress
-from pipelines.report import day_report
 from pipelines.services.airflow_api import AirflowApi, TaskInstance
 from pipelines.services.control import Services, default_folder, running
 from pipelines.services.environment import REPOSITORY, data_folder
 from pipelines.services.processes import wait_until
 from pipelines.services.schedule import PARTITION_VARIABLE, runs_by_hour, schedule_zone
+from pipelines.stages.report import day_report
+from pipelines.store.artifacts import Store
 
 DAG_TIMEOUT_S = 180.0
 BACKFILL_TIMEOUT_S = 6 * 3600.0
@@ -45,7 +45,15 @@ def default_subject() -> Subject:
     return KUAIRAND if (data_folder() / "kuairand_pure").is_dir() else SIMULATED
 
 
-def run_demo(config: Path, workspace: Path, first: date, last: date, *, keep: bool, folder: Path | None = None) -> int:
+def run_demo(
+    config: Path,
+    workspace: Path,
+    first: date,
+    last: date,
+    *,
+    keep: bool,
+    folder: Path | None = None,
+) -> int:
     """Train each day from `first` to `last` through Airflow and print what came out.
 
     Args:
@@ -63,15 +71,21 @@ def run_demo(config: Path, workspace: Path, first: date, last: date, *, keep: bo
     if runs_by_hour():
         raise InputError(f"the demo goes by the day: unset {PARTITION_VARIABLE} first")
     console, began = Console(), time.monotonic()
-    console.print(f"Starting Airflow, MLflow and Spark for [bold]{config.stem}[/bold], {first} to {last}", highlight=False)
+    console.print(
+        f"Starting Airflow, MLflow and Spark for [bold]{config.stem}[/bold], {first} to {last}",
+        highlight=False,
+    )
     with running(folder or default_folder(), keep=keep) as services:
         _show_addresses(console, services, time.monotonic() - began)
-        days = _work(console, services, Window(first, last, schedule_zone()), _conf(config, workspace))
+        days = _work(
+            console, services, Window(first, last, schedule_zone()), _conf(config, workspace)
+        )
         _show_results(console, services.api(), days, workspace)
         if keep:
             _show_addresses(console, services, time.monotonic() - began)
     console.print(
-        f"{time.monotonic() - began:.0f} s in all{'' if keep else '; the services this started are stopped'}", highlight=False
+        f"{time.monotonic() - began:.0f} s in all{'' if keep else '; the services this started are stopped'}",
+        highlight=False,
     )
     return int(any(day.run.state != "success" for day in days))
 
@@ -85,7 +99,9 @@ def _conf(config: Path, workspace: Path) -> dict[str, str]:
     return {"config": str(config.resolve()), "workspace": str(workspace.resolve())}
 
 
-def _work(console: Console, services: Services, window: Window, conf: Mapping[str, Any]) -> list[DayRun]:
+def _work(
+    console: Console, services: Services, window: Window, conf: Mapping[str, Any]
+) -> list[DayRun]:
     api = services.api()
     wait_until(lambda: api.has_dag(DAG_ID), services.processes, DAG_TIMEOUT_S, f"the DAG {DAG_ID}")
     api.backfill(DAG_ID, window.first, window.last, conf, window.zone)
@@ -93,7 +109,9 @@ def _work(console: Console, services: Services, window: Window, conf: Mapping[st
         return Watcher(api, window, say, advance).follow(BACKFILL_TIMEOUT_S)
 
 
-def _show_results(console: Console, api: AirflowApi, days: Sequence[DayRun], workspace: Path) -> None:
+def _show_results(
+    console: Console, api: AirflowApi, days: Sequence[DayRun], workspace: Path
+) -> None:
     store = Store(workspace.resolve())
     reports = {day.run.day: day_report(store, date.fromisoformat(day.run.day)) for day in days}
     console.print(day_table(days, reports))
@@ -105,12 +123,16 @@ def _show_results(console: Console, api: AirflowApi, days: Sequence[DayRun], wor
 
 
 def _show_failure(console: Console, api: AirflowApi, day: DayRun, task: TaskInstance) -> None:
-    console.print(f"[bold red]{day.run.day}: {task.task_id} failed.[/bold red] Its log ends with:", highlight=False)
+    console.print(
+        f"[bold red]{day.run.day}: {task.task_id} failed.[/bold red] Its log ends with:",
+        highlight=False,
+    )
     lines = api.log(DAG_ID, day.run.run_id, task.task_id, task.tries).splitlines()
     console.print("\n".join(lines[-LOG_LINES:]), markup=False, highlight=False, soft_wrap=True)
 
 
 def _show_addresses(console: Console, services: Services, seconds: float) -> None:
     console.print(
-        f"Airflow  {services.airflow_url}/dags/{DAG_ID}\nMLflow   {services.mlflow_url}\n(after {seconds:.0f} s)", highlight=False
+        f"Airflow  {services.airflow_url}/dags/{DAG_ID}\nMLflow   {services.mlflow_url}\n(after {seconds:.0f} s)",
+        highlight=False,
     )

@@ -51,7 +51,11 @@ def stage_table(days: Sequence[DayRun]) -> Table:
     table.add_column("share", justify="right")
     total = sum(day.seconds for day in days) or 1.0
     for task_id, seconds in _by_task(days).items():
-        table.add_row(task_id, *(_number(each, ".1f") for each in seconds), f"{sum(s or 0 for s in seconds) / total:.0%}")
+        table.add_row(
+            task_id,
+            *(_number(each, ".1f") for each in seconds),
+            f"{sum(s or 0 for s in seconds) / total:.0%}",
+        )
     table.add_row("all", *(f"{day.seconds:.1f}" for day in days), "100%", style="bold")
     return table
 

@@ -10,7 +10,14 @@ from datetime import date
 from zoneinfo import ZoneInfo
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from features.errors import RetryableError
 from pipelines.services.airflow_api import AirflowApi, DagRun, TaskInstance
@@ -66,7 +73,9 @@ class Watcher:
             if days and all(day.run.state in _DONE for day in days):
                 return days
             if time.monotonic() > deadline:
-                raise RetryableError(f"the backfill is not done after {timeout_s:.0f} s; look at the grid, then run again")
+                raise RetryableError(
+                    f"the backfill is not done after {timeout_s:.0f} s; look at the grid, then run again"
+                )
             time.sleep(POLL_S)
 
     def _runs(self) -> list[DagRun]:
@@ -85,18 +94,30 @@ class Watcher:
 
     def _mention(self, day: str, task: TaskInstance) -> None:
         if task.state in _SPOKEN and self.seen.get((day, task.task_id)) != task.state:
-            took = f" {task.seconds:6.1f} s" if task.state in _DONE and task.seconds is not None else ""
+            took = (
+                f" {task.seconds:6.1f} s"
+                if task.state in _DONE and task.seconds is not None
+                else ""
+            )
             self.say(f"{day}  {task.task_id:<20} {task.state}{took}")
         self.seen[(day, task.task_id)] = task.state
 
 
 @contextmanager
-def progress(console: Console) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
+def progress(
+    console: Console,
+) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
     """Give a function that prints a line and one that moves the bar: a live bar on a terminal, plain lines otherwise."""
     if not console.is_terminal:
         yield (lambda line: console.print(line, highlight=False)), (lambda _done, _total: None)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("tasks", total=None)
         yield (

@@ -21,9 +21,14 @@ class ClickModel:
     def __init__(self, saved_model: str) -> None:
         self._loaded = tf.saved_model.load(saved_model)
         self._serve = self._loaded.signatures[_SIGNATURE]
-        self._ranks = {name: spec.shape.rank for name, spec in self._serve.structured_input_signature[1].items()}
+        self._ranks = {
+            name: spec.shape.rank
+            for name, spec in self._serve.structured_input_signature[1].items()
+        }
 
-    def predict(self, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+    def predict(
+        self, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
         """Return a frame with the column `probability`, float32 in [0, 1], of rows in their order.
 
         Raises:
@@ -31,9 +36,16 @@ class ClickModel:
         """
         missing = sorted(set(self._ranks) - set(model_input.columns))
         if missing:
-            raise ValueError(f"the columns {missing} are missing; the model reads {sorted(self._ranks)}")
-        inputs = {name: tf.constant(_strings(model_input[name], rank), tf.string) for name, rank in self._ranks.items()}
-        return pd.DataFrame({"probability": self._serve(**inputs)["probability"].numpy()}, index=model_input.index)
+            raise ValueError(
+                f"the columns {missing} are missing; the model reads {sorted(self._ranks)}"
+            )
+        inputs = {
+            name: tf.constant(_strings(model_input[name], rank), tf.string)
+            for name, rank in self._ranks.items()
+        }
+        return pd.DataFrame(
+            {"probability": self._serve(**inputs)["probability"].numpy()}, index=model_input.index
+        )
 
 
 def _load_pyfunc(data_path: str) -> ClickModel:
@@ -47,7 +59,9 @@ def _strings(column: pd.Series, rank: int) -> Any:
         return np.array([_text(column.name, value) for value in column], dtype=object)
     lists = [[_text(column.name, v) for v in _listed(value)] for value in column]
     width = max([1, *map(len, lists)])
-    return np.array([values + [""] * (width - len(values)) for values in lists], dtype=object).reshape(len(lists), width)
+    return np.array(
+        [values + [""] * (width - len(values)) for values in lists], dtype=object
+    ).reshape(len(lists), width)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -58,13 +72,22 @@ def _listed(value: Any) -> list[Any]:
 
 def _text(name: Any, value: Any) -> str:
     if isinstance(value, list | tuple | np.ndarray | dict):
-        raise ValueError(f"the field {name!r} has one value a row, not {type(value).__name__}: {value!r}")
+        raise ValueError(
+            f"the field {name!r} has one value a row, not {type(value).__name__}: {value!r}"
+        )
     if _is_null(value):
         return ""
-    return str(int(value)) if isinstance(value, float | np.floating) and float(value).is_integer() else str(value)
+    return (
+        str(int(value))
+        if isinstance(value, float | np.floating) and float(value).is_integer()
+        else str(value)
+    )
 
 
 def _is_null(value: Any) -> bool:
     return (
-        value is None or value is pd.NA or value is pd.NaT or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
+        value is None
+        or value is pd.NA
+        or value is pd.NaT
+        or (isinstance(value, float | np.floating) and bool(np.isnan(value)))
     )

@@ -11,9 +11,15 @@ import typer
 from features.errors import ElasticCtrError
 from pipelines.services import control
 
-Folder = Annotated[Path | None, typer.Option("--run-dir", help="Where databases and logs live (default .run).")]
+Folder = Annotated[
+    Path | None, typer.Option("--run-dir", help="Where databases and logs live (default .run).")
+]
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="The embedded Airflow, MLflow and Spark server.")
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    help="The embedded Airflow, MLflow and Spark server.",
+)
 
 
 @app.command()

@@ -53,14 +53,18 @@ class AirflowApi:
         """Whether the API answers and says that these components (`scheduler`, …) are healthy."""
         try:
             health = self._client.get("/api/v2/monitor/health", timeout=5.0)
-            return health.is_success and all(health.json()[name]["status"] == "healthy" for name in components)
+            return health.is_success and all(
+                health.json()[name]["status"] == "healthy" for name in components
+            )
         except (httpx.HTTPError, ValueError):
             return False
 
     def set_pool(self, name: str, slots: int, description: str) -> None:
         """Make a pool, or give an existing one this number of slots."""
         body = {"slots": slots, "description": description, "include_deferred": False}
-        made = self._send("POST", "/api/v2/pools", json={"name": name, **body}, accept=(httpx.codes.CONFLICT,))
+        made = self._send(
+            "POST", "/api/v2/pools", json={"name": name, **body}, accept=(httpx.codes.CONFLICT,)
+        )
         if made.status_code == httpx.codes.CONFLICT:
             self._send("PATCH", f"/api/v2/pools/{name}", json={"pool": name, **body})
 
@@ -68,10 +72,16 @@ class AirflowApi:
         """Whether Airflow has read this DAG; raises InputError with the traceback when a DAG file cannot be imported."""
         errors = self._send("GET", "/api/v2/importErrors").json()["import_errors"]
         if errors:
-            raise InputError(f"Airflow cannot import {errors[0]['filename']}:\n{errors[0]['stack_trace']}")
-        return self._send("GET", f"/api/v2/dags/{dag_id}", accept=(httpx.codes.NOT_FOUND,)).is_success
+            raise InputError(
+                f"Airflow cannot import {errors[0]['filename']}:\n{errors[0]['stack_trace']}"
+            )
+        return self._send(
+            "GET", f"/api/v2/dags/{dag_id}", accept=(httpx.codes.NOT_FOUND,)
+        ).is_success
 
-    def backfill(self, dag_id: str, first: date, last: date, conf: Mapping[str, Any], zone: ZoneInfo) -> int:
+    def backfill(
+        self, dag_id: str, first: date, last: date, conf: Mapping[str, Any], zone: ZoneInfo
+    ) -> int:
         """Request a run for each day, one at a time and in order, days that ran before again; return the backfill's id.
 
         Airflow allows one backfill of a DAG at a time, and notices only after a while that one has ended: wait for it.
@@ -79,12 +89,18 @@ class AirflowApi:
         body = {
             "dag_id": dag_id,
             "from_date": datetime.combine(first, time.min, zone).isoformat(),
-            "to_date": (datetime.combine(last, time.min, zone) + timedelta(days=1, seconds=-1)).isoformat(),
+            "to_date": (
+                datetime.combine(last, time.min, zone) + timedelta(days=1, seconds=-1)
+            ).isoformat(),
             "max_active_runs": 1,
             "reprocess_behavior": "completed",
             "dag_run_conf": dict(conf),
         }
-        return int(self._send("POST", "/api/v2/backfills", busy=(*BUSY, httpx.codes.CONFLICT), json=body).json()["id"])
+        return int(
+            self._send(
+                "POST", "/api/v2/backfills", busy=(*BUSY, httpx.codes.CONFLICT), json=body
+            ).json()["id"]
+        )
 
     def runs(self, dag_id: str, first: date, last: date, zone: ZoneInfo) -> list[DagRun]:
         """Return the backfill's runs of these days (at most a hundred), in order."""
@@ -92,22 +108,40 @@ class AirflowApi:
         end = datetime.combine(last, time.min, zone) + timedelta(days=1)
         dates = {"logical_date_gte": begin.isoformat(), "logical_date_lt": end.isoformat()}
         query = {**dates, "run_type": "backfill", "order_by": "logical_date", "limit": _PAGE}
-        answer = self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=query).json()["dag_runs"]
-        return [DagRun(run["dag_run_id"], _day_of(run, zone), run["state"], run.get("duration")) for run in answer]
+        answer = self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=query).json()[
+            "dag_runs"
+        ]
+        return [
+            DagRun(run["dag_run_id"], _day_of(run, zone), run["state"], run.get("duration"))
+            for run in answer
+        ]
 
     def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """Return the tasks of a run."""
-        answer = self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances").json()["task_instances"]
-        return [TaskInstance(each["task_id"], each["state"] or "", each["duration"], each["try_number"]) for each in answer]
+        answer = self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances").json()[
+            "task_instances"
+        ]
+        return [
+            TaskInstance(each["task_id"], each["state"] or "", each["duration"], each["try_number"])
+            for each in answer
+        ]
 
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
         """Return a task's log as text."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/logs/{try_number}"
         content = self._send("GET", path, headers={"accept": "application/json"}).json()["content"]
-        return "\n".join(str(line.get("event", line)) if isinstance(line, dict) else str(line) for line in content)
+        return "\n".join(
+            str(line.get("event", line)) if isinstance(line, dict) else str(line)
+            for line in content
+        )
 
     def _send(
-        self, method: str, path: str, accept: Collection[int] = (), busy: Collection[int] = BUSY, **options: Any
+        self,
+        method: str,
+        path: str,
+        accept: Collection[int] = (),
+        busy: Collection[int] = BUSY,
+        **options: Any,
     ) -> httpx.Response:
         """Return a good answer, or one whose status is in `accept`; ask again while the status is in `busy`."""
         try:
@@ -116,12 +150,18 @@ class AirflowApi:
                 self._log_in()
                 response = self._patiently(method, path, busy, options)
         except httpx.HTTPError as error:
-            raise RetryableError(f"Airflow at {self._client.base_url} does not answer ({error}); see its logs") from error
+            raise RetryableError(
+                f"Airflow at {self._client.base_url} does not answer ({error}); see its logs"
+            ) from error
         if response.is_success or response.status_code in accept:
             return response
-        raise InputError(f"Airflow refused {method} {path} ({response.status_code}): {response.text[:2000]}")
+        raise InputError(
+            f"Airflow refused {method} {path} ({response.status_code}): {response.text[:2000]}"
+        )
 
-    def _patiently(self, method: str, path: str, busy: Collection[int], options: Mapping[str, Any]) -> httpx.Response:
+    def _patiently(
+        self, method: str, path: str, busy: Collection[int], options: Mapping[str, Any]
+    ) -> httpx.Response:
         attempts = Retrying(
             retry=retry_if_result(lambda response: response.status_code in busy),
             wait=wait_fixed(BUSY_WAIT_S),

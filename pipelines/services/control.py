@@ -118,7 +118,9 @@ def status(folder: Path) -> Services | None:
     if not state.is_file():
         return None
     record = json.loads(state.read_text(encoding="utf-8"))
-    services = Services(**{**record, "processes": tuple(Process(**each) for each in record["processes"])})
+    services = Services(
+        **{**record, "processes": tuple(Process(**each) for each in record["processes"])}
+    )
     return services if services.alive() else None
 
 
@@ -138,8 +140,24 @@ def start_mlflow(layout: Layout) -> Process:
     """Start the MLflow server, its database and artifacts below the run folder; it is not waited for."""
     home = layout.folder / "mlflow"
     home.mkdir(parents=True, exist_ok=True)
-    argv = [sys.executable, "-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(layout.mlflow_port), "--workers", "1"]
-    argv += ["--backend-store-uri", f"sqlite:///{home / 'mlflow.db'}", "--artifacts-destination", str(home / "artifacts")]
+    argv = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        LOOPBACK,
+        "--port",
+        str(layout.mlflow_port),
+        "--workers",
+        "1",
+    ]
+    argv += [
+        "--backend-store-uri",
+        f"sqlite:///{home / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(home / "artifacts"),
+    ]
     return start("mlflow", argv, mlflow_environment(), layout.folder, REPOSITORY)
 
 
@@ -204,15 +222,27 @@ def _start_all(layout: Layout) -> Services:
 def _migrate(layout: Layout) -> None:
     layout.airflow_home.mkdir(parents=True, exist_ok=True)
     argv = [sys.executable, "-m", "airflow", "db", "migrate"]
-    done = subprocess.run(argv, env=airflow_environment(layout), cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        argv,
+        env=airflow_environment(layout),
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
-        raise RetryableError(f"airflow db migrate failed in {layout.airflow_home}:\n{(done.stdout + done.stderr)[-4000:]}")
+        raise RetryableError(
+            f"airflow db migrate failed in {layout.airflow_home}:\n{(done.stdout + done.stderr)[-4000:]}"
+        )
 
 
 def _start_airflow(layout: Layout) -> list[Process]:
     environment = airflow_environment(layout)
     airflow = (sys.executable, "-m", "airflow")
-    return [start(name, (*airflow, *argv), environment, layout.folder, REPOSITORY) for name, argv in _COMPONENTS.items()]
+    return [
+        start(name, (*airflow, *argv), environment, layout.folder, REPOSITORY)
+        for name, argv in _COMPONENTS.items()
+    ]
 
 
 def _mlflow_answers(url: str) -> bool:

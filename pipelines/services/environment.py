@@ -93,12 +93,23 @@ def data_folder() -> Path:
 
 def _inherited() -> dict[str, str]:
     """What the caller has, but for other installations' settings; loopback never goes through a proxy."""
-    own = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "_AIRFLOW", "MLFLOW_"))}
-    return {**own, **QUIET, "NO_PROXY": f"{LOOPBACK},localhost", "no_proxy": f"{LOOPBACK},localhost"}
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("AIRFLOW", "_AIRFLOW", "MLFLOW_"))
+    }
+    return {
+        **own,
+        **QUIET,
+        "NO_PROXY": f"{LOOPBACK},localhost",
+        "no_proxy": f"{LOOPBACK},localhost",
+    }
 
 
 def _passed_to_stages(layout: Layout) -> dict[str, str]:
-    path = os.pathsep.join(part for part in (str(REPOSITORY), os.environ.get("PYTHONPATH", "")) if part)
+    path = os.pathsep.join(
+        part for part in (str(REPOSITORY), os.environ.get("PYTHONPATH", "")) if part
+    )
     spark = layout.spark.client_environment() if layout.spark else {}
     return {
         "MLFLOW_TRACKING_URI": layout.mlflow_url,

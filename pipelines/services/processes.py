@@ -39,18 +39,26 @@ class Process:
         """Whether it still runs (a zombie does not)."""
         try:
             process = psutil.Process(self.pid)
-            return process.create_time() == self.started_s and process.status() != psutil.STATUS_ZOMBIE
+            return (
+                process.create_time() == self.started_s and process.status() != psutil.STATUS_ZOMBIE
+            )
         except psutil.NoSuchProcess:
             return False
 
     def log_tail(self) -> str:
         """Return the last lines of its log."""
         path = Path(self.log)
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+        lines = (
+            path.read_text(encoding="utf-8", errors="replace").splitlines()
+            if path.is_file()
+            else []
+        )
         return "\n".join(lines[-LOG_TAIL_LINES:])
 
 
-def start(name: str, argv: Sequence[str], environment: Mapping[str, str], folder: Path, cwd: Path) -> Process:
+def start(
+    name: str, argv: Sequence[str], environment: Mapping[str, str], folder: Path, cwd: Path
+) -> Process:
     """Start `argv` in a session of its own, output in `<folder>/logs/<name>.log`; raises OSError when it cannot start."""
     log = folder / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +75,9 @@ def start(name: str, argv: Sequence[str], environment: Mapping[str, str], folder
     return Process(name, started.pid, psutil.Process(started.pid).create_time(), str(log))
 
 
-def wait_until(ready: Callable[[], bool], processes: Iterable[Process], timeout_s: float, what: str) -> None:
+def wait_until(
+    ready: Callable[[], bool], processes: Iterable[Process], timeout_s: float, what: str
+) -> None:
     """Wait until `ready`.
 
     Raises:
@@ -79,16 +89,24 @@ def wait_until(ready: Callable[[], bool], processes: Iterable[Process], timeout_
         dead = [process for process in watched if not process.alive()]
         if dead:
             first = dead[0]
-            raise RetryableError(f"{what}: {first.name} ended at start. Its log ({first.log}) ends with:\n{first.log_tail()}")
+            raise RetryableError(
+                f"{what}: {first.name} ended at start. Its log ({first.log}) ends with:\n{first.log_tail()}"
+            )
         if time.monotonic() > deadline:
             tails = "\n".join(f"--- {process.log}\n{process.log_tail()}" for process in watched)
-            raise RetryableError(f"{what}: not ready after {timeout_s:.0f} s; is the machine busy? The logs end with:\n{tails}")
+            raise RetryableError(
+                f"{what}: not ready after {timeout_s:.0f} s; is the machine busy? The logs end with:\n{tails}"
+            )
         time.sleep(_POLL_S)
 
 
 def tagged(folder: Path) -> list[psutil.Process]:
     """Return every running process that was started for this run folder, children in other sessions included."""
-    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _tag_of(process) == str(folder)]
+    return [
+        process
+        for process in psutil.process_iter()
+        if process.pid != os.getpid() and _tag_of(process) == str(folder)
+    ]
 
 
 def stop_all(folder: Path, grace_s: float) -> int:

@@ -47,4 +47,6 @@ def schedule_zone() -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
-        raise InputError(f"{TIMEZONE_VARIABLE}={name!r} is no time zone; use a name such as Asia/Shanghai") from error
+        raise InputError(
+            f"{TIMEZONE_VARIABLE}={name!r} is no time zone; use a name such as Asia/Shanghai"
+        ) from error

@@ -96,7 +96,9 @@ class ModuleRun:
 class WarmProcess:
     """A stage that a server runs for this process; used like a `subprocess.Popen`."""
 
-    def __init__(self, connection: socket.socket, answers: BinaryIO, pid: int, output: BinaryIO) -> None:
+    def __init__(
+        self, connection: socket.socket, answers: BinaryIO, pid: int, output: BinaryIO
+    ) -> None:
         self.pid = pid
         self.stdout = output
         self.returncode: int | None = None
@@ -189,7 +191,9 @@ class _Handler(socketserver.BaseRequestHandler):
             process = context.Process(target=_run_stage, args=(request, output, connection))
             with _STARTS_AND_ENDS:
                 process.start()
-        print(f"process {process.pid}: {request.module} {' '.join(request.arguments[:1])}", flush=True)
+        print(
+            f"process {process.pid}: {request.module} {' '.join(request.arguments[:1])}", flush=True
+        )
         if process.sentinel not in wait([process.sentinel, connection]):
             # The client closed its end: what it asked for must not go on without it. Before the fork has
             # its own session there is no such group yet, hence the second signal.

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from features.partition import Partition
-from pipelines.artifacts import Version
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, execute, require
+from pipelines.store.artifacts import Version
 
 
 class CrossCounts(Stage):
@@ -52,10 +52,16 @@ def counts_of(context: Context, day: Partition) -> Version | None:
         context.report(f"the graph leaves out {day}: its data failed its gate")
         return None
     found = store.current("cross_counts", day)
-    if found and not _lacks(found, context) and (impressions is None or _made_of(found, impressions)):
+    if (
+        found
+        and not _lacks(found, context)
+        and (impressions is None or _made_of(found, impressions))
+    ):
         return found
     if impressions is None:
-        context.report(f"the graph leaves out {day}: its counts lack a relation that is declared, and its impressions are gone")
+        context.report(
+            f"the graph leaves out {day}: its counts lack a relation that is declared, and its impressions are gone"
+        )
         return None
     return execute(CrossCounts(), replace(context, day=day)).version
 

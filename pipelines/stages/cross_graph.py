@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from features.partition import HOURS_PER_DAY, disjoint, in_order
-from pipelines.artifacts import Version
-from pipelines.encodings import young_encodings
-from pipelines.lineage import read_by
 from pipelines.stages.cross_counts import counts_of
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
+from pipelines.store.artifacts import Version
+from pipelines.store.encodings import young_encodings
+from pipelines.store.lineage import read_by
 
 
 class CrossGraph(Stage):
@@ -27,7 +27,10 @@ class CrossGraph(Stage):
     def inputs(self, context: Context) -> Inputs:
         """The counts of the window's days and hours before this one; one that lacks a declared relation is counted first."""
         hours = context.config.graph.window_days * HOURS_PER_DAY
-        known = (context.store.window(artifact, context.day, hours) for artifact in ("impressions", "cross_counts"))
+        known = (
+            context.store.window(artifact, context.day, hours)
+            for artifact in ("impressions", "cross_counts")
+        )
         window = in_order(disjoint({version.day for versions in known for version in versions}))
         counts = (counts_of(context, day) for day in window)
         return {f"counts-{version.day}": version for version in counts if version is not None}

@@ -19,7 +19,7 @@ class Export(Stage):
         return {"compressed": require(context, "compressed", "compress")}
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
-        """See `compression.export.export`."""
-        from compression.export import export
+        """See `compression.export.write.export`."""
+        from compression.export.write import export
 
         return asdict(export(inputs["compressed"].path, out))

@@ -19,7 +19,10 @@ class FeatureStatistics(Stage):
         """The impressions, and the statistics of the window's earlier days and hours."""
         hours = context.config.statistics.window_days * HOURS_PER_DAY - length_h(context.day)
         earlier = context.store.window("feature_statistics", context.day, hours)
-        return {"impressions": require(context, "impressions", "ingest"), **{f"statistics-{v.day}": v for v in earlier}}
+        return {
+            "impressions": require(context, "impressions", "ingest"),
+            **{f"statistics-{v.day}": v for v in earlier},
+        }
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """See `spark_jobs.feature_statistics.feature_statistics`."""
@@ -30,4 +33,6 @@ class FeatureStatistics(Stage):
         today = {context.day: inputs["impressions"].path}
         earlier = {v.day: v.path for name, v in inputs.items() if name.startswith("statistics-")}
         with spark_session(config.spark) as spark:
-            return feature_statistics(spark, config.features, today, earlier, context.day, config.statistics, out)
+            return feature_statistics(
+                spark, config.features, today, earlier, context.day, config.statistics, out
+            )

@@ -6,8 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from features.partition import day_of
-from pipelines.source_files import source_files
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
+from pipelines.store.source_files import source_files
 
 
 class Ingest(Stage):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.artifacts import Version
-from pipelines.encodings import young_encodings
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.store.artifacts import Version
+from pipelines.store.encodings import young_encodings
 
 
 class Pretrain(Stage):
@@ -33,4 +33,6 @@ class Pretrain(Stage):
 
         require_before(inputs["graph"].path, context.day)
         previous = inputs["previous"].path if "previous" in inputs else None
-        return pretrain(inputs["graph"].path, context.config.pretraining, out, previous, context.report)
+        return pretrain(
+            inputs["graph"].path, context.config.pretraining, out, previous, context.report
+        )

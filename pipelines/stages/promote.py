@@ -11,10 +11,10 @@ from pathlib import Path
 
 from features.errors import UnsoundError
 from features.partition import Partition, end_h, parse_partition
-from pipelines.mlflow_model import SAVED_MODEL, write_model
-from pipelines.registry import CHAMPION, Registry
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
-from pipelines.tracking import Tracker, reachable
+from pipelines.tracking.mlflow_model import SAVED_MODEL, write_model
+from pipelines.tracking.registry import CHAMPION, Registry
+from pipelines.tracking.sync import Tracker, reachable
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,14 @@ class Promote(Stage):
         """Decide, register, move the alias; write `decision.json`."""
         verdict = inputs["validation_report"].metrics["verdict"]
         if verdict == "unsound":
-            raise UnsoundError(f"the model of {context.day} is unsound: it is not promoted, and the last champion stays")
-        decision = _promote(context, inputs) if verdict == "blessed" else Decision(False, "refused by the model gate")
+            raise UnsoundError(
+                f"the model of {context.day} is unsound: it is not promoted, and the last champion stays"
+            )
+        decision = (
+            _promote(context, inputs)
+            if verdict == "blessed"
+            else Decision(False, "refused by the model gate")
+        )
         facts = {
             "promoted": decision.promoted,
             "reason": decision.reason,
@@ -72,13 +78,18 @@ def _promote(context: Context, inputs: Inputs) -> Decision:
         serving = registry.alias(CHAMPION)
         run_id = tracker.day_run(client, f"{context.config.name}/{day}", int(time.time() * 1000))
         write = _writer(context, inputs, run_id)
-        version = registry.register(write, run_id, day, export.hash, {"elastic_ctr.pipeline": context.config.name})
+        version = registry.register(
+            write, run_id, day, export.hash, {"elastic_ctr.pipeline": context.config.name}
+        )
         replaced = registry.decided(version)
         # A decision once taken stands, also when a later day serves by now; one whose move was cut off is finished.
         if replaced is None or replaced == (serving or ""):
             if serving is not None and _is_older(context.day, registry.day_of(serving)):
                 return Decision(
-                    False, f"version {serving} of {registry.day_of(serving)}, which is not earlier, serves", version, None
+                    False,
+                    f"version {serving} of {registry.day_of(serving)}, which is not earlier, serves",
+                    version,
+                    None,
                 )
             registry.move(version, serving)
             replaced = serving or ""

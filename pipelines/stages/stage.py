@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 from features.errors import InputError
 from features.partition import Partition, kind_of
-from pipelines.artifacts import Store, Version
 from pipelines.config import Config
-from pipelines.source_digest import source_digest
+from pipelines.store.artifacts import Store, Version
+from pipelines.store.source_digest import source_digest
 
 Metrics = Mapping[str, Any]
 Inputs = Mapping[str, Version]
@@ -114,7 +114,10 @@ def _publish(stage: Stage, context: Context, inputs: Inputs, version_hash: str) 
         metrics = stage.run(context, inputs, out)
         facts = {
             "stage": stage.name,
-            "inputs": {k: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash} for k, v in sorted(inputs.items())},
+            "inputs": {
+                k: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
+                for k, v in sorted(inputs.items())
+            },
             "config": {name: config_section(context.config, name) for name in stage.sections},
             "metrics": dict(metrics),
             "seconds": round(time.monotonic() - started, 3),

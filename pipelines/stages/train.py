@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from features.errors import InputError
 from features.partition import HOURS_PER_DAY, day_of, end_h
-from pipelines.artifacts import Version
-from pipelines.encodings import encodings_for
-from pipelines.lineage import sound_checkpoint
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.store.artifacts import Version
+from pipelines.store.encodings import encodings_for
+from pipelines.store.lineage import sound_checkpoint
 
 if TYPE_CHECKING:
-    from training.online.meter import Progress
+    from training.fit.meter import Progress
 
 
 class Train(Stage):
@@ -38,8 +38,8 @@ class Train(Stage):
         return {name: version for name, version in found.items() if version is not None}
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
-        """See `training.trainer.train_day`."""
-        from training.trainer import TrainRequest, train_day
+        """See `training.fit.trainer.train_day`."""
+        from training.fit.trainer import TrainRequest, train_day
 
         config = context.config
         paths = {name: version.path for name, version in inputs.items()}
@@ -79,7 +79,9 @@ def _words(progress: Progress) -> str:
 def _sound_data(context: Context) -> Version:
     verdict = require(context, "data_verdict", "validate-data")
     if not verdict.metrics["passed"]:
-        raise InputError(f"data of {context.day} failed its gate; see {verdict.path / 'verdict.json'}")
+        raise InputError(
+            f"data of {context.day} failed its gate; see {verdict.path / 'verdict.json'}"
+        )
     return verdict
 
 

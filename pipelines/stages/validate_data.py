@@ -8,8 +8,8 @@ from pathlib import Path
 
 from features.errors import UnsoundError
 from features.partition import Hour, Partition, same_kind
-from pipelines.artifacts import Version
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.store.artifacts import Version
 
 HISTORY_DAYS = 7
 
@@ -23,18 +23,35 @@ class ValidateData(Stage):
 
     def inputs(self, context: Context) -> Inputs:
         """The impressions, and those of up to seven earlier days to compare with, of an hour in the same hour."""
-        alike = (v for v in context.store.before("impressions", context.day) if _comparable(v.day, context.day))
+        alike = (
+            v
+            for v in context.store.before("impressions", context.day)
+            if _comparable(v.day, context.day)
+        )
         earlier = islice(alike, HISTORY_DAYS)
-        return {"impressions": require(context, "impressions", "ingest"), **{f"history-{v.day}": v for v in earlier}}
+        return {
+            "impressions": require(context, "impressions", "ingest"),
+            **{f"history-{v.day}": v for v in earlier},
+        }
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
-        """See `validation.expectations.check_data`."""
-        from validation.expectations import check_data
+        """See `validation.data.expectations.check_data`."""
+        from validation.data.expectations import check_data
 
         aggregates = inputs["impressions"].path / "aggregates.parquet"
-        history = [v.path / "aggregates.parquet" for name, v in inputs.items() if name.startswith("history-")]
-        verdict = check_data(aggregates, history, context.config.features, context.config.data_gate, out)
-        return {"passed": verdict.passed, "expectations": verdict.evaluated, "failed": len(verdict.failed)}
+        history = [
+            v.path / "aggregates.parquet"
+            for name, v in inputs.items()
+            if name.startswith("history-")
+        ]
+        verdict = check_data(
+            aggregates, history, context.config.features, context.config.data_gate, out
+        )
+        return {
+            "passed": verdict.passed,
+            "expectations": verdict.evaluated,
+            "failed": len(verdict.failed),
+        }
 
     def judge(self, version: Version) -> None:
         """Stop the day when an expectation failed."""

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from features.errors import UnsoundError
-from pipelines.artifacts import Version
-from pipelines.lineage import champion_before, promoted
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.store.artifacts import Version
+from pipelines.store.lineage import champion_before, promoted
 
 
 class ValidateModel(Stage):
@@ -31,17 +31,25 @@ class ValidateModel(Stage):
         }
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
-        """See `validation.model_check.check_model`."""
-        from validation.model_check import Candidate, check_model
+        """See `validation.model.check.check_model`."""
+        from validation.model.check import Candidate, check_model
 
         paths = {name: version.path for name, version in inputs.items()}
         candidate = Candidate(
-            paths["impressions"], paths["checkpoint"], paths["export"], paths.get("champion"), paths["compressed"]
+            paths["impressions"],
+            paths["checkpoint"],
+            paths["export"],
+            paths.get("champion"),
+            paths["compressed"],
         )
         return check_model(candidate, context.config.features, context.config.model_gate, out)
 
     def judge(self, version: Version) -> None:
         """Stop the day when the model is unsound."""
         if version.metrics["verdict"] == "unsound":
-            reasons = json.loads((version.path / "verdict.json").read_text(encoding="utf-8"))["reasons"]
-            raise UnsoundError(f"the model of {version.day} is unsound: {'; '.join(reasons)}. The last champion stays.")
+            reasons = json.loads((version.path / "verdict.json").read_text(encoding="utf-8"))[
+                "reasons"
+            ]
+            raise UnsoundError(
+                f"the model of {version.day} is unsound: {'; '.join(reasons)}. The last champion stays."
+            )

@@ -59,9 +59,22 @@ def test_the_curves_are_drawn(tmp_path):
 
 @pytest.mark.benchmark
 def test_a_quick_run_prints_every_curve(tmp_path):
-    options = ["--json", "--quick", "--plans", "6", "--workspace", str(tmp_path / "work"), "--plots", str(tmp_path)]
+    options = [
+        "--json",
+        "--quick",
+        "--plans",
+        "6",
+        "--workspace",
+        str(tmp_path / "work"),
+        "--plots",
+        str(tmp_path),
+    ]
     done = subprocess.run(
-        [sys.executable, "benchmarks/compress.py", *options], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        [sys.executable, "benchmarks/compress.py", *options],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)["drawn"]

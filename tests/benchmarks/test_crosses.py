@@ -50,10 +50,16 @@ def key(text: str) -> int:
 def test_the_arms_are_what_they_say():
     known = arms(min_count=7, rank=3)
     assert known["neither"] == Arm()
-    assert known["crosses"].crosses == (*(("user", f) for f in CONTEXT), *(("item", f) for f in CONTEXT))
+    assert known["crosses"].crosses == (
+        *(("user", f) for f in CONTEXT),
+        *(("item", f) for f in CONTEXT),
+    )
     assert (len(known["crosses"].crosses), len(known["crosses_all"].crosses)) == (16, 45)
     assert known["crosses_admitted"].training(8, 1, 100).admission.min_counts["item_x_city"] == 7
-    assert (known["relations_vector"].relations.form, known["relations_vector"].relations.rank) == ("vector", 3)
+    assert (known["relations_vector"].relations.form, known["relations_vector"].relations.rank) == (
+        "vector",
+        3,
+    )
     assert known["relations"].relations.fields == "all"
 
 
@@ -65,7 +71,9 @@ def test_a_schema_has_the_fields_and_then_the_crosses():
 
 
 def test_an_arm_keeps_what_is_named_in_its_order():
-    kept = Arm(crosses=PAIRS, min_count=3).keeping({own_name("cost"), own_name("user"), cross_name(("user", "cost"))})
+    kept = Arm(crosses=PAIRS, min_count=3).keeping(
+        {own_name("cost"), own_name("user"), cross_name(("user", "cost"))}
+    )
     assert kept == Arm(fields=("user", "cost"), crosses=(("user", "cost"),), min_count=3)
 
 
@@ -76,9 +84,13 @@ def test_arms_that_differ_are_described_differently():
 
 def test_keys_are_those_of_the_formula():
     row = (5, 31, 1, 6, 2, 1, 2, 3, 4, 0)
-    keys = inputs_of(Arm(fields=("user", "item", "weekday", "cost"), crosses=PAIRS), split(row)).keys
+    keys = inputs_of(
+        Arm(fields=("user", "item", "weekday", "cost"), crosses=PAIRS), split(row)
+    ).keys
     told = ["frappe_user\x1f5", "frappe_item\x1f31", "frappe_weekday\x1f6", "frappe_cost\x1f2"]
-    assert keys.tolist() == [[key(text) for text in [*told, "item_x_weekday\x1f31\x1f6", "user_x_cost\x1f5\x1f2"]]]
+    assert keys.tolist() == [
+        [key(text) for text in [*told, "item_x_weekday\x1f31\x1f6", "user_x_cost\x1f5\x1f2"]]
+    ]
 
 
 @pytest.mark.slow
@@ -93,7 +105,9 @@ def test_two_rows_share_a_cross_key_if_and_only_if_they_share_both_values(pairs)
 
 def test_an_empty_split_has_no_keys():
     assert inputs_of(Arm(crosses=PAIRS), split(*[(1,) * 10])).keys.shape == (1, 12)
-    assert inputs_of(Arm(crosses=PAIRS), Split(np.zeros((0, 10), np.int32), np.zeros(0, np.float32))).keys.shape == (0, 12)
+    assert inputs_of(
+        Arm(crosses=PAIRS), Split(np.zeros((0, 10), np.int32), np.zeros(0, np.float32))
+    ).keys.shape == (0, 12)
 
 
 @pytest.mark.slow
@@ -102,8 +116,13 @@ def test_a_model_takes_a_row_for_every_value_and_pair_of_the_training_rows(data)
     trainer = Trainer(arm, data, QUICK, seed=1)
     trainer.learn_epoch(0)
     codes = data.train.codes
-    pairs = [len(np.unique(codes[:, [FIELDS.index(name) for name in pair]], axis=0)) for pair in PAIRS]
-    taken, dense = Taken.by(arm, trainer.learner), sum(w.nbytes for w in trainer.learner.model.weights().values())
+    pairs = [
+        len(np.unique(codes[:, [FIELDS.index(name) for name in pair]], axis=0)) for pair in PAIRS
+    ]
+    taken, dense = (
+        Taken.by(arm, trainer.learner),
+        sum(w.nbytes for w in trainer.learner.model.weights().values()),
+    )
     assert taken.rows == sum(data.sizes) + sum(pairs)
     assert taken.bytes_of_rows == taken.rows * (8 + 4 * (QUICK["dim"] + 1))
     assert taken.bytes == taken.bytes_of_rows + dense
@@ -160,7 +179,14 @@ def footprint() -> Footprint:
 
 
 def test_half_the_bytes_take_the_first_that_fit_and_what_they_are_made_of():
-    dearest_first = ("item_x_weekday", "user_x_cost", "frappe_item", "frappe_weekday", "frappe_user", "frappe_cost")
+    dearest_first = (
+        "item_x_weekday",
+        "user_x_cost",
+        "frappe_item",
+        "frappe_weekday",
+        "frappe_user",
+        "frappe_cost",
+    )
     kept = halved(ARM, footprint(), dearest_first)
     assert kept == {"user_x_cost", "frappe_user", "frappe_cost", "frappe_item", "frappe_weekday"}
     assert footprint().of(kept).bytes == 79 * 52 <= 179 * 52 / 2
@@ -174,7 +200,9 @@ def test_half_the_bytes_with_no_room_for_a_field_are_refused():
 
 def test_the_cheapest_come_first_and_equals_by_name():
     sizes = {"b": 3, "a": 3, "c": 1}
-    made = Footprint({name: Complexity(1.0, 1, rows) for name, rows in sizes.items()}, {}, 1, {}, {}, {})
+    made = Footprint(
+        {name: Complexity(1.0, 1, rows) for name, rows in sizes.items()}, {}, 1, {}, {}, {}
+    )
     assert cheapest_first(Ranking({"a": 0.1, "b": 0.9, "c": 0.5}, made, {})) == ("c", "a", "b")
 
 
@@ -184,17 +212,29 @@ def test_a_choice_tells_importance_beside_rows():
     ranking = Ranking(importance, made, dict.fromkeys(USE_ROWS, 0.0))
     told = Chosen(ranking, frozenset({"user_x_cost"}), frozenset({"frappe_cost"})).as_dict()
     assert list(told) == list(reversed(USE_ROWS))
-    assert told["user_x_cost"] == {"importance": 0.5, "rows": 20, "kept": True, "kept_by_cheapest": False}
+    assert told["user_x_cost"] == {
+        "importance": 0.5,
+        "rows": 20,
+        "kept": True,
+        "kept_by_cheapest": False,
+    }
     assert told["frappe_cost"]["kept_by_cheapest"]
 
 
 def test_gates_keep_what_a_click_depends_on(data):
     """Clicks follow the item, the dearest of the ten fields; half the bytes have room for it, or for useless crosses."""
-    clicked = {name: (part.codes[:, 1] % 2).astype(np.float32) for name, part in (("train", data.train), ("valid", data.valid))}
-    planted = replace(data, **{name: replace(getattr(data, name), label=label) for name, label in clicked.items()})
+    clicked = {
+        name: (part.codes[:, 1] % 2).astype(np.float32)
+        for name, part in (("train", data.train), ("valid", data.valid))
+    }
+    planted = replace(
+        data, **{name: replace(getattr(data, name), label=label) for name, label in clicked.items()}
+    )
     made = QUICK | {"rows": {"learning_rate": 0.02}, "learning_rate": 0.01, "dropout": 0.0}
     gates = SelectionSettings(learning_rate=0.05, passes=6, online=2.0)
-    chosen = choose_half(Arm(crosses=(("daytime", "city"), ("weekday", "city"))), planted, made, gates, seed=1)
+    chosen = choose_half(
+        Arm(crosses=(("daytime", "city"), ("weekday", "city"))), planted, made, gates, seed=1
+    )
     assert chosen.ranking.order()[0] == "frappe_item"
     assert "frappe_item" in chosen.fscd
     size = chosen.ranking.footprint.of
@@ -203,7 +243,13 @@ def test_gates_keep_what_a_click_depends_on(data):
 
 
 def result(valid, test, **figures) -> Result:
-    taken = {"rows": 10, "bytes": 520, "bytes_of_rows": 500, "bytes_with_state": 2000, "examples_per_s": 7.0}
+    taken = {
+        "rows": 10,
+        "bytes": 520,
+        "bytes_of_rows": 500,
+        "bytes_with_state": 2000,
+        "examples_per_s": 7.0,
+    }
     arrays = (np.array(answers, np.float32) for answers in (valid, test))
     return Result(taken | {"valid_auc": [0.5, 0.8, 0.7]} | figures, *arrays)
 
@@ -211,11 +257,19 @@ def result(valid, test, **figures) -> Result:
 def test_figures_are_means_over_the_seeds():
     label = np.array([0, 1, 0, 1], np.float32)
     right, half = [0.2, 0.8, 0.2, 0.8], [0.2, 0.8, 0.8, 0.2]
-    told = figures_of([result(right, half), result(half, half, rows=20, examples_per_s=9.0)], label, label)
+    told = figures_of(
+        [result(right, half), result(half, half, rows=20, examples_per_s=9.0)], label, label
+    )
     assert (told["valid_auc"], told["test_auc"], told["test_auc_std"]) == (0.75, 0.5, 0.0)
     assert told["valid_auc_std"] == pytest.approx(0.5 / 2**0.5)
     assert told["test_log_loss"] == pytest.approx(-(np.log(0.8) + np.log(0.2)) / 2, rel=1e-6)
-    assert (told["rows"], told["bytes"], told["examples_per_s"], told["best_epoch"], told["seeds"]) == (15, 520, 8, 2.0, 2)
+    assert (
+        told["rows"],
+        told["bytes"],
+        told["examples_per_s"],
+        told["best_epoch"],
+        told["seeds"],
+    ) == (15, 520, 8, 2.0, 2)
 
 
 def test_a_blind_figure_is_of_validation_alone_and_one_seed_has_no_deviation():
@@ -235,11 +289,16 @@ def test_a_blind_figure_is_of_validation_alone_and_one_seed_has_no_deviation():
     ],
 )
 def test_half_the_bytes_and_hardly_less_auc_are_both_asked_for(size, score, reached):
-    full, pruned = {"bytes": 100, "test_auc": 0.9, "valid_auc": 0.1}, {"bytes": size, "test_auc": score, "valid_auc": 0.1}
+    full, pruned = (
+        {"bytes": 100, "test_auc": 0.9, "valid_auc": 0.1},
+        {"bytes": size, "test_auc": score, "valid_auc": 0.1},
+    )
     told = against(full, pruned)
     assert told["reached"] is reached
     assert (told["bytes_share"], told["test_auc_gain"]) == (size / 100, pytest.approx(score - 0.9))
-    assert against({"bytes": 2, "valid_auc": 0.5}, {"bytes": 1, "valid_auc": 0.6})["valid_auc_gain"] == pytest.approx(0.1)
+    assert against({"bytes": 2, "valid_auc": 0.5}, {"bytes": 1, "valid_auc": 0.6})[
+        "valid_auc_gain"
+    ] == pytest.approx(0.1)
 
 
 def bench(*options: str) -> subprocess.CompletedProcess[str]:
@@ -250,14 +309,30 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.benchmark
 def test_a_quick_run_prints_every_arm_and_learns_nothing_twice(tmp_path: Path):
     write_frappe(tmp_path)
-    options = ["--quick", "--json", "--seeds", "2", "--arms", "neither,relations", "--data", str(tmp_path)]
+    options = [
+        "--quick",
+        "--json",
+        "--seeds",
+        "2",
+        "--arms",
+        "neither,relations",
+        "--data",
+        str(tmp_path),
+    ]
     options += ["--results", str(tmp_path / "results")]
     first = bench(*options)
     assert first.returncode == 0, first.stderr
     told = json.loads(first.stdout)
     assert set(told["arms"]) == {"neither", "relations", "crosses"}
-    assert told["arms"]["neither"]["rows"] == told["arms"]["relations"]["rows"] < told["arms"]["crosses"]["rows"]
-    assert all(0 < told["arms"][name]["test_auc"] < 1 and told["arms"][name]["seeds"] == 2 for name in told["arms"])
+    assert (
+        told["arms"]["neither"]["rows"]
+        == told["arms"]["relations"]["rows"]
+        < told["arms"]["crosses"]["rows"]
+    )
+    assert all(
+        0 < told["arms"][name]["test_auc"] < 1 and told["arms"][name]["seeds"] == 2
+        for name in told["arms"]
+    )
     assert all(told["halved"]["crosses"][by]["bytes_share"] <= 0.5 for by in ("fscd", "cheapest"))
     assert len(told["halved"]["crosses"]["uses"]) == 26
     assert "crosses_fscd, seed 2" in first.stderr
@@ -269,7 +344,18 @@ def test_a_quick_run_prints_every_arm_and_learns_nothing_twice(tmp_path: Path):
 @pytest.mark.benchmark
 def test_a_quick_run_without_test_figures_prints_tables(tmp_path: Path):
     write_frappe(tmp_path)
-    options = ["--quick", "--blind", "--seeds", "1", "--arms", "", "--halve", "crosses", "--data", str(tmp_path)]
+    options = [
+        "--quick",
+        "--blind",
+        "--seeds",
+        "1",
+        "--arms",
+        "",
+        "--halve",
+        "crosses",
+        "--data",
+        str(tmp_path),
+    ]
     done = bench(*options, "--results", str(tmp_path / "results"))
     assert done.returncode == 0, done.stderr
     assert "what half the bytes keep" in done.stdout

@@ -16,7 +16,13 @@ def day(seconds: float, cpu_s: float, train: dict) -> dict:
 
 
 def test_the_first_day_of_each_way_is_cold_and_left_out():
-    airflow = {"days": [day(100, 90, {"seconds": 30}), day(40, 50, {"seconds": 5}), day(60, 70, {"seconds": 7})]}
+    airflow = {
+        "days": [
+            day(100, 90, {"seconds": 30}),
+            day(40, 50, {"seconds": 5}),
+            day(60, 70, {"seconds": 7}),
+        ]
+    }
     train = {"seconds": 4.0, "cpu_s": 3.0}
     run = {"days": [day(50, 60, {"seconds": 9.0, "cpu_s": 9.0}), day(20, 25, train)]}
     assert summary({"airflow": airflow, "run": run}) == {
@@ -32,7 +38,9 @@ def test_the_first_day_of_each_way_is_cold_and_left_out():
 def test_what_a_child_used_counts_while_it_runs_and_after_it_ended():
     own = psutil.Process()
     before = cpu_seconds(tree(own))
-    with subprocess.Popen([sys.executable, "-c", BURN + "\nprint(flush=True); input()"], stdin=-1, stdout=-1) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", BURN + "\nprint(flush=True); input()"], stdin=-1, stdout=-1
+    ) as child:
         child.stdout.readline()
         running = cpu_seconds(tree(own)) - before
         child.communicate(b"\n")

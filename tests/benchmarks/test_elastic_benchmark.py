@@ -13,7 +13,14 @@ KEYS = {
     "embedding_part_ratio": {"tfra", "torch_sparse"},
     "over_dense": {"mlp_400", "mlp_128"},
 }
-NUMBERS = ("index_keys_per_s_core", "bytes_per_row_ratio", "key_cost_50m_over_10m", "examples_per_s", "growth_stall_s", "save_s")
+NUMBERS = (
+    "index_keys_per_s_core",
+    "bytes_per_row_ratio",
+    "key_cost_50m_over_10m",
+    "examples_per_s",
+    "growth_stall_s",
+    "save_s",
+)
 
 
 @pytest.mark.benchmark

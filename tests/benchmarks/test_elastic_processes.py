@@ -16,7 +16,9 @@ TINY = Workload(rows=3000, batch=8, smallest=20, batches=2, hidden=("4",))
 @pytest.mark.process
 def test_a_process_that_dies_says_why(tmp_path: Path):
     write(TINY, tmp_path)
-    with Process(Command(Path(sys.executable), "no_such_system"), tmp_path, tmp_path / "log") as process:
+    with Process(
+        Command(Path(sys.executable), "no_such_system"), tmp_path, tmp_path / "log"
+    ) as process:
         with pytest.raises(SystemFailed, match="no_such_system"):
             process.answer()
         with pytest.raises(SystemFailed, match="exit code 1"):
@@ -24,13 +26,17 @@ def test_a_process_that_dies_says_why(tmp_path: Path):
 
 
 @pytest.mark.process
-def test_without_a_network_a_peer_is_missing_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_a_network_a_peer_is_missing_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     write(TINY, tmp_path)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     said: list[str] = []
-    measured = measure(["torch_sparse"], ["4"], Plan(1, 1, 0), tmp_path, tmp_path / "environments", said.append)
+    measured = measure(
+        ["torch_sparse"], ["4"], Plan(1, 1, 0), tmp_path, tmp_path / "environments", said.append
+    )
     assert "No matching distribution" in measured.missing["torch_sparse"]
     assert measured.median("torch_sparse", "step", "4") is None
     assert said == ["starting torch_sparse", "round 1 of 1"]

@@ -4,7 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from elastic_peers.workload import Workload, cardinalities, initial_layers, keys_of, read, traffic, write
+from elastic_peers.workload import (
+    Workload,
+    cardinalities,
+    initial_layers,
+    keys_of,
+    read,
+    traffic,
+    write,
+)
 
 SMALL = Workload(rows=20_000, batch=512, smallest=50, batches=3)
 
@@ -49,7 +57,9 @@ def test_keys_are_as_different_as_the_ids():
     assert len(np.unique(keys_of(ids))) == len(ids)
 
 
-@pytest.mark.parametrize(("hidden", "shapes"), [("128x64", [(416, 128), (128, 64), (64, 1)]), ("8", [(416, 8), (8, 1)])])
+@pytest.mark.parametrize(
+    ("hidden", "shapes"), [("128x64", [(416, 128), (128, 64), (64, 1)]), ("8", [(416, 8), (8, 1)])]
+)
 def test_every_system_starts_from_the_same_layers(hidden: str, shapes: list[tuple[int, int]]):
     layers = initial_layers(SMALL, hidden)
     assert [weights.shape for weights, _ in layers] == shapes

@@ -20,15 +20,31 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.benchmark
 def test_a_quick_run_prints_every_figure_and_is_not_run_twice(tmp_path: Path):
     write_frappe(tmp_path)
-    picture, folders = tmp_path / "frappe.png", ["--data", str(tmp_path), "--results", str(tmp_path / "results")]
-    options = ["--quick", "--json", "--seeds", "1", "--models", "ours_lr,ours_dcnv2", *folders, "--plot", str(picture)]
+    picture, folders = (
+        tmp_path / "frappe.png",
+        ["--data", str(tmp_path), "--results", str(tmp_path / "results")],
+    )
+    options = [
+        "--quick",
+        "--json",
+        "--seeds",
+        "1",
+        "--models",
+        "ours_lr,ours_dcnv2",
+        *folders,
+        "--plot",
+        str(picture),
+    ]
     first = bench(*options)
     assert first.returncode == 0, first.stderr
     figures = json.loads(first.stdout)
     assert figures["missing"] == {}
     assert set(figures["models"]) == {"ours_lr", "ours_dcnv2"}
     assert all(set(model) >= FIGURES for model in figures["models"].values())
-    assert all(0 < model["auc_mean"] < 1 and model["examples_per_s"] > 0 for model in figures["models"].values())
+    assert all(
+        0 < model["auc_mean"] < 1 and model["examples_per_s"] > 0
+        for model in figures["models"].values()
+    )
     assert (figures["rows"], figures["test_rows"]) == (ROWS["train"], ROWS["test"])
     assert picture.stat().st_size > 5_000
     assert "ours_lr, seed 1" in first.stderr
@@ -37,11 +53,18 @@ def test_a_quick_run_prints_every_figure_and_is_not_run_twice(tmp_path: Path):
     assert "seed 1" not in again.stderr
     timed = bench(*options, "--speed-rounds", "2")
     assert [line for line in timed.stderr.splitlines() if line.startswith("speed of")] == [
-        f"speed of {model}, round {number} of 2" for number in (1, 2) for model in ("ours_lr", "ours_dcnv2")
+        f"speed of {model}, round {number} of 2"
+        for number in (1, 2)
+        for model in ("ours_lr", "ours_dcnv2")
     ]
     by_model = json.loads(timed.stdout)["models"]
-    assert all(by_model[name]["auc_mean"] == figures["models"][name]["auc_mean"] for name in by_model)
-    assert all(by_model[name]["examples_per_s"] != figures["models"][name]["examples_per_s"] for name in by_model)
+    assert all(
+        by_model[name]["auc_mean"] == figures["models"][name]["auc_mean"] for name in by_model
+    )
+    assert all(
+        by_model[name]["examples_per_s"] != figures["models"][name]["examples_per_s"]
+        for name in by_model
+    )
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones(refused):

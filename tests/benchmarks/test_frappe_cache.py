@@ -30,8 +30,17 @@ def test_the_second_time_it_is_read(tmp_path: Path):
 
 def test_another_seed_setting_or_source_is_another_run(tmp_path: Path):
     cache = Cache(tmp_path)
-    described = [("m", 1, 10, "s"), ("m", 2, 10, "s"), ("n", 1, 10, "s"), ("m", 1, 16, "s"), ("m", 1, 10, "t")]
-    paths = {cache.path(model, seed, settings={"dim": dim}, source=source) for model, seed, dim, source in described}
+    described = [
+        ("m", 1, 10, "s"),
+        ("m", 2, 10, "s"),
+        ("n", 1, 10, "s"),
+        ("m", 1, 16, "s"),
+        ("m", 1, 10, "t"),
+    ]
+    paths = {
+        cache.path(model, seed, settings={"dim": dim}, source=source)
+        for model, seed, dim, source in described
+    }
     assert len(paths) == len(described)
     assert cache.path("m", 1, a=1, b=2) == cache.path("m", 1, b=2, a=1)
 

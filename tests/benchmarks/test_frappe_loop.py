@@ -8,7 +8,12 @@ from frappe_peers.data import Frappe, Split
 from frappe_peers.loop import Fitted, fit, shuffled
 
 LABEL = np.array([0, 0, 1, 1], np.float32)
-RANKINGS = {0.5: [0.1, 0.9, 0.2, 0.8], 0.75: [0.1, 0.5, 0.3, 0.9], 1.0: [0.1, 0.2, 0.8, 0.9], 0.25: [0.3, 0.9, 0.1, 0.5]}
+RANKINGS = {
+    0.5: [0.1, 0.9, 0.2, 0.8],
+    0.75: [0.1, 0.5, 0.3, 0.9],
+    1.0: [0.1, 0.2, 0.8, 0.9],
+    0.25: [0.3, 0.9, 0.1, 0.5],
+}
 
 
 class Scripted:
@@ -32,7 +37,10 @@ class Scripted:
 
 
 def data() -> Frappe:
-    four, one = Split(np.zeros((4, 10), np.int32), LABEL), Split(np.zeros((1, 10), np.int32), LABEL[:1])
+    four, one = (
+        Split(np.zeros((4, 10), np.int32), LABEL),
+        Split(np.zeros((1, 10), np.int32), LABEL[:1]),
+    )
     return Frappe(four, four, one, (1,) * 10)
 
 
@@ -60,7 +68,10 @@ def test_an_equal_auc_is_no_improvement():
 
 def test_the_most_epochs_end_it():
     assert Scripted([0.5, 0.75, 1.0]).epochs == 0
-    assert fit(Scripted([0.5, 0.75, 1.0]), data(), max_epochs=2, patience=2).valid_auc == [0.5, 0.75]
+    assert fit(Scripted([0.5, 0.75, 1.0]), data(), max_epochs=2, patience=2).valid_auc == [
+        0.5,
+        0.75,
+    ]
 
 
 def test_speed_is_of_the_median_epoch_after_the_first_and_evaluation_is_left_out():
@@ -75,4 +86,6 @@ def test_an_epoch_has_every_row_once_in_an_order_of_its_seed():
     assert [len(rows) for rows in first] == [4, 4, 2]
     assert sorted(np.concatenate(first)) == list(range(10))
     assert not np.array_equal(np.concatenate(first), np.concatenate(second))
-    np.testing.assert_array_equal(np.concatenate(first), np.concatenate(list(shuffled(10, 4, (3, 0)))))
+    np.testing.assert_array_equal(
+        np.concatenate(first), np.concatenate(list(shuffled(10, 4, (3, 0))))
+    )

@@ -12,12 +12,16 @@ PERFECT = np.array([0.1, 0.9, 0.2, 0.8], np.float32)
 HALF_RIGHT = np.array([0.2, 0.9, 0.5, 0.1], np.float32)  # two of the four pairs are in order
 
 
-def result(test: np.ndarray, speed: float = 100.0, valid_auc: tuple[float, ...] = (0.7, 0.9, 0.8)) -> Result:
+def result(
+    test: np.ndarray, speed: float = 100.0, valid_auc: tuple[float, ...] = (0.7, 0.9, 0.8)
+) -> Result:
     return Result({"examples_per_s": speed, "valid_auc": list(valid_auc)}, test, test)
 
 
 def test_figures_are_means_over_the_seeds():
-    figures = figures_of([result(PERFECT, 100), result(HALF_RIGHT, 300), result(PERFECT, 200)], LABEL)
+    figures = figures_of(
+        [result(PERFECT, 100), result(HALF_RIGHT, 300), result(PERFECT, 200)], LABEL
+    )
     assert figures["auc_mean"] == pytest.approx((1 + 0.5 + 1) / 3)
     assert figures["auc_std"] == pytest.approx(np.sqrt(1 / 12))
     perfect = -np.mean(np.log([0.9, 0.9, 0.8, 0.8]))
@@ -35,7 +39,9 @@ def test_one_seed_has_no_deviation():
 def test_the_mean_of_logits_of_opposites_is_one_half_and_of_equals_is_themselves():
     np.testing.assert_allclose(mean_of_logits([PERFECT, 1 - PERFECT]), 0.5, rtol=1e-6)
     np.testing.assert_allclose(mean_of_logits([PERFECT, PERFECT]), PERFECT, rtol=1e-6)
-    assert np.isfinite(mean_of_logits([np.array([0.0, 1.0], np.float32), np.array([0.5, 0.5], np.float32)])).all()
+    assert np.isfinite(
+        mean_of_logits([np.array([0.0, 1.0], np.float32), np.array([0.5, 0.5], np.float32)])
+    ).all()
 
 
 def test_a_fusion_takes_the_time_of_its_members_and_its_own_validation_auc():
@@ -49,7 +55,13 @@ def model(auc: float, speed: float = 100.0) -> dict[str, float | None]:
 
 
 def test_shortfall_is_to_the_better_peer_and_speed_to_the_faster_one():
-    figures = verdicts({"ours_deepfm": model(0.983, 100), "fuxictr_deepfm": model(0.984, 40), "deepctr_deepfm": model(0.97, 60)})
+    figures = verdicts(
+        {
+            "ours_deepfm": model(0.983, 100),
+            "fuxictr_deepfm": model(0.984, 40),
+            "deepctr_deepfm": model(0.97, 60),
+        }
+    )
     assert figures["compared"]["ours_deepfm"]["auc_shortfall"] == pytest.approx(0.001)
     assert figures["compared"]["ours_deepfm"]["speed_ratio"] == pytest.approx(100 / 60)
     assert figures["missed"] == ["ours_deepfm.auc_shortfall", "ours_deepfm.speed_ratio"]
@@ -62,7 +74,9 @@ def test_a_model_without_peers_misses_nothing():
     assert figures["best_over_all_others"] is None
 
 
-@pytest.mark.parametrize(("best", "missed"), [(0.99, []), (0.9856, [f"{BEST}.auc_mean"]), (0.9854, [f"{BEST}.auc_mean"])])
+@pytest.mark.parametrize(
+    ("best", "missed"), [(0.99, []), (0.9856, [f"{BEST}.auc_mean"]), (0.9854, [f"{BEST}.auc_mean"])]
+)
 def test_the_best_must_beat_every_other_and_the_published_bar(best: float, missed: list[str]):
     figures = verdicts({BEST: model(best), "fuxictr_dcnv2": model(0.986)})
     assert figures["missed"] == missed

@@ -19,14 +19,14 @@ from globo_parts.stream import Day, Known, columns, drawn, drawn_schema, within_
 from hypothesis import given
 from hypothesis import strategies as st
 
+from elastic_embeddings.optimizers.rules import GroupAdam
+from elastic_embeddings.slabs.slab import SlabSpec
+from elastic_embeddings.table import ElasticTable
 from features.errors import InputError
 from features.schema import Cross
 from pipelines.config import load_config
-from training.elastic.optimizers.rules import GroupAdam
-from training.elastic.slabs.slab import SlabSpec
-from training.elastic.table import ElasticTable
-from training.inputs import Inputs
-from training.layout import Layout
+from training.data.inputs import Inputs
+from training.data.layout import Layout
 
 CONFIG = Path(__file__).resolve().parents[2] / "conf" / "globo.yaml"
 DAY = date(2017, 10, 3)
@@ -39,14 +39,22 @@ def at(text):
 
 def chosen(times):
     config = load_config(CONFIG)
-    return [path.name for path in files_of({Path(n): np.array(t) for n, t in times.items()}, config.source, config.features, DAY)]
+    return [
+        path.name
+        for path in files_of(
+            {Path(n): np.array(t) for n, t in times.items()}, config.source, config.features, DAY
+        )
+    ]
 
 
 @pytest.mark.parametrize(
     ("moment", "holds"),
     [
         ("2017-10-02T22:54:59.999", False),
-        ("2017-10-02T22:55:00", True),  # the window before midnight, and the part of a slot that it begins in
+        (
+            "2017-10-02T22:55:00",
+            True,
+        ),  # the window before midnight, and the part of a slot that it begins in
         ("2017-10-03T00:00:00", True),
         ("2017-10-03T23:59:59.999", True),
         ("2017-10-04T00:00:00", False),
@@ -57,9 +65,13 @@ def test_a_file_is_read_if_it_holds_a_click_of_the_day_or_of_the_window_before(m
 
 
 def test_a_session_that_lasts_for_days_makes_its_file_one_of_the_later_day():
-    assert chosen({"long": [at("2017-10-01T05:00:00"), at("2017-10-03T05:00:00")], "empty": [], "other": [at("2017-10-09")]}) == [
-        "long"
-    ]
+    assert chosen(
+        {
+            "long": [at("2017-10-01T05:00:00"), at("2017-10-03T05:00:00")],
+            "empty": [],
+            "other": [at("2017-10-09")],
+        }
+    ) == ["long"]
 
 
 def test_moments_are_read_from_the_files_that_the_source_names(tmp_path, monkeypatch):
@@ -118,9 +130,14 @@ def test_hashing_changes_keys_alone():
 
 
 def table_of(ids):
-    table = ElasticTable({"wide": SlabSpec(1, GroupAdam()), "deep": SlabSpec(16, GroupAdam())}, device="host")
+    table = ElasticTable(
+        {"wide": SlabSpec(1, GroupAdam()), "deep": SlabSpec(16, GroupAdam())}, device="host"
+    )
     batch = table.prepare(np.arange(ids, dtype=np.int64))
-    table.apply_gradients(batch, {name: np.ones((ids, slab.spec.dim), np.float32) for name, slab in table.slabs.items()})
+    table.apply_gradients(
+        batch,
+        {name: np.ones((ids, slab.spec.dim), np.float32) for name, slab in table.slabs.items()},
+    )
     return table
 
 
@@ -134,7 +151,9 @@ def test_a_fixed_table_holds_more_rows_in_the_same_bytes_as_it_needs_no_index():
     table = table_of(5000)
     size = fixed.Size.of(table)
     statistics = table.statistics()
-    assert size == fixed.Size(5000, statistics.index_bytes + statistics.weight_bytes + statistics.slot_bytes)
+    assert size == fixed.Size(
+        5000, statistics.index_bytes + statistics.weight_bytes + statistics.slot_bytes
+    )
     rows = fixed.rows_within(size.bytes, table)
     assert rows > 5000
     assert size.bytes - fixed.row_bytes(table) < rows * fixed.row_bytes(table) <= size.bytes
@@ -149,7 +168,9 @@ def test_a_size_grows_in_rows_and_bytes_apart():
 def test_an_item_is_known_as_often_as_it_was_there_before(days):
     known, before = Known(), []
     for items in days:
-        assert known.times(np.array(items, np.int64)).tolist() == [before.count(item) for item in items]
+        assert known.times(np.array(items, np.int64)).tolist() == [
+            before.count(item) for item in items
+        ]
         known.add(np.array(items, np.int64))
         before += items
 
@@ -157,7 +178,13 @@ def test_an_item_is_known_as_often_as_it_was_there_before(days):
 def made_day(items, label, times_before, hour=None):
     count, nothing = len(items), np.zeros((len(items), 0), np.float32)
     inputs = Inputs(np.array(items)[:, None], (), nothing, nothing, np.array(label, np.float32))
-    return Day(DAY, inputs, np.array(items), np.array(hour if hour is not None else [0] * count), np.array(times_before))
+    return Day(
+        DAY,
+        inputs,
+        np.array(items),
+        np.array(hour if hour is not None else [0] * count),
+        np.array(times_before),
+    )
 
 
 def test_new_is_what_was_never_there_and_rare_what_was_there_fewer_than_ten_times():
@@ -200,9 +227,19 @@ def test_arms_differ_in_what_they_say_and_nothing_else():
     made = {name: recipe(arm, schema, 17, 512) for name, arm in ARMS.items()}
     base = made["elastic"]
     assert (base.model.deep.beta_1, base.model.wide.beta_2, base.model.hidden) == (0.0, 0.99, (64,))
-    assert {name for name, other in made.items() if other.training != base.training} == {"small", "daily", "daily_hashed"}
-    assert {name for name, other in made.items() if other.model != base.model} == {"relations", "usual_betas"}
-    assert {name for name, other in made.items() if other.schema != base.schema} == {"relations", "no_crosses"}
+    assert {name for name, other in made.items() if other.training != base.training} == {
+        "small",
+        "daily",
+        "daily_hashed",
+    }
+    assert {name for name, other in made.items() if other.model != base.model} == {
+        "relations",
+        "usual_betas",
+    }
+    assert {name for name, other in made.items() if other.schema != base.schema} == {
+        "relations",
+        "no_crosses",
+    }
     assert made["relations"].model.relations.fields == RELATED
 
 
@@ -210,7 +247,11 @@ def test_crosses_of_the_real_configuration_are_of_related_fields():
     schema = load_config(CONFIG).features
     declared = [field for field in schema.fields if isinstance(field, Cross)]
     assert len(declared) == 2
-    assert {part for cross in declared for part in cross.of} < set(RELATED) <= set(Layout.of(schema).singles)
+    assert (
+        {part for cross in declared for part in cross.of}
+        < set(RELATED)
+        <= set(Layout.of(schema).singles)
+    )
 
 
 def test_the_day_is_sliced_by_its_hours_or_not_at_all():
@@ -241,7 +282,10 @@ def test_nothing_is_scored_before_something_is_learned(days, hourly):
 
 
 def test_an_hour_is_scored_by_what_came_before_it(days, hourly):
-    flipped = replace(days[1].inputs, label=np.where(days[1].hour >= 12, 1 - days[1].inputs.label, days[1].inputs.label))
+    flipped = replace(
+        days[1].inputs,
+        label=np.where(days[1].hour >= 12, 1 - days[1].inputs.label, days[1].inputs.label),
+    )
     other = learned("elastic", [days[0], replace(days[1], inputs=flipped)])
     same = hourly.probability[1] == other.probability[1]
     assert same[days[1].hour <= 12].all()
@@ -250,14 +294,20 @@ def test_an_hour_is_scored_by_what_came_before_it(days, hourly):
 
 def test_the_same_seed_gives_the_same_probabilities(days, hourly):
     again = learned("elastic", days)
-    np.testing.assert_array_equal(np.concatenate(again.probability), np.concatenate(hourly.probability))
+    np.testing.assert_array_equal(
+        np.concatenate(again.probability), np.concatenate(hourly.probability)
+    )
 
 
 def test_a_fixed_table_has_the_size_that_it_goes_by(days, hourly):
     fixed_run = learned("hashed", days, hourly.size)
     assert hourly.size.bytes * 0.99 < fixed_run.size.bytes <= hourly.size.bytes
     assert fixed_run.size.rows > hourly.size.rows > fixed_run.touched[-1]
-    assert learned("hashed_rows", days, hourly.size).size.rows == hourly.size.rows == hourly.touched[-1]
+    assert (
+        learned("hashed_rows", days, hourly.size).size.rows
+        == hourly.size.rows
+        == hourly.touched[-1]
+    )
 
 
 def test_a_kept_arm_is_read_and_not_made_again(tmp_path):
@@ -273,14 +323,21 @@ def test_a_kept_arm_is_read_and_not_made_again(tmp_path):
 def test_figures_by_hand():
     days = [made_day([1], [1], [0]), made_day([1, 2, 2, 1], [1, 0, 1, 0], [1, 0, 0, 1])]
     given_run = Run(
-        [np.array([np.nan], np.float32), np.array([0.9, 0.4, 0.3, 0.2], np.float32)], fixed.Size(8, 99), [1, 2], 5, 2.0, 5
+        [np.array([np.nan], np.float32), np.array([0.9, 0.4, 0.3, 0.2], np.float32)],
+        fixed.Size(8, 99),
+        [1, 2],
+        5,
+        2.0,
+        5,
     )
     got = figures(given_run, days)
     assert (got["auc"], got["auc_new"], got["auc_rare"]) == (0.75, 0.0, 1.0)
     assert got["auc_by_day"] == {"2017-10-03": 0.75}
     assert got["log_loss"] == pytest.approx(-np.log([0.9, 0.6, 0.3, 0.8]).mean(), abs=1e-5)
     assert (got["rows"], got["bytes"], got["dense_bytes"], got["examples_per_s"]) == (8, 99, 5, 2)
-    assert lines({"arm": got}) == [("arm", "0.75", "0.0", "1.0", str(got["log_loss"]), "8", "99", "2")]
+    assert lines({"arm": got}) == [
+        ("arm", "0.75", "0.0", "1.0", str(got["log_loss"]), "8", "99", "2")
+    ]
     assert len(COLUMNS) == len(lines({"arm": got})[0]) - 1
 
 
@@ -303,7 +360,11 @@ def test_an_hour_with_few_impressions_has_no_point(tmp_path):
     day = made_day([1] * 620, label + [0, 1] * 10, [1] * 620, hour=[4] * 600 + [5] * 20)
     right = day.inputs.label
     assert hourly_auc(day, right) == [(4, 1.0)]
-    path = plot_hours([day, day], {"one": [right, right], "other": [right, 1 - right]}, tmp_path / "new" / "hours.png")
+    path = plot_hours(
+        [day, day],
+        {"one": [right, right], "other": [right, 1 - right]},
+        tmp_path / "new" / "hours.png",
+    )
     assert path.read_bytes().startswith(b"\x89PNG")
 
 

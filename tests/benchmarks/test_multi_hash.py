@@ -17,7 +17,7 @@ from multi_hash_parts.systems import DIM, SYSTEMS, system
 from multi_hash_parts.tables import tables
 
 from training.models.multi_hash.combine import combine
-from training.models.multi_hash_settings import MultiHashSettings
+from training.models.multi_hash.settings import MultiHashSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 IDS = 30
@@ -50,8 +50,13 @@ def test_gradients_are_those_of_tensorflow(settings, own):
     vectors, weights = (tf.Variable(part) for part in field.parameters)
     with tf.GradientTape() as tape:
         shares = tf.gather(weights, field.shares) if settings.combine == "weighted" else None
-        loss = tf.reduce_sum(combine(tf.gather(vectors, field.rows), settings, shares, tf.constant(field.own)) * slope)
-    expected = tape.gradient(loss, [vectors, weights], unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        loss = tf.reduce_sum(
+            combine(tf.gather(vectors, field.rows), settings, shares, tf.constant(field.own))
+            * slope
+        )
+    expected = tape.gradient(
+        loss, [vectors, weights], unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
     for ours, theirs in zip(got, expected, strict=True):
         np.testing.assert_allclose(ours, tf.convert_to_tensor(theirs), rtol=1e-4, atol=1e-5)
 
@@ -80,10 +85,14 @@ def ratings(rows):
 
 
 def test_the_last_two_ratings_of_each_user_are_tested_and_the_two_before_validate():
-    told = movielens.split(ratings([("a", f"i{t}", 5, t) for t in (6, 1, 5, 2, 4, 3)] + [("b", "i1", 1, 9)]))
+    told = movielens.split(
+        ratings([("a", f"i{t}", 5, t) for t in (6, 1, 5, 2, 4, 3)] + [("b", "i1", 1, 9)])
+    )
     assert [len(part.label) for part in (told.train, told.valid, told.test)] == [2, 2, 3]
     assert (told.users, told.items) == (2, 6)
-    np.testing.assert_array_equal(told.train.item, [0, 1])  # i1, i2: the only ones learned, so the first by frequency
+    np.testing.assert_array_equal(
+        told.train.item, [0, 1]
+    )  # i1, i2: the only ones learned, so the first by frequency
     np.testing.assert_array_equal(told.test.label, [1, 1, 0])
 
 
@@ -117,13 +126,21 @@ def test_no_more_can_be_learned_than_is_told(name, rows):
     made = system(name, rows, users=3000, items=500)
     for plan in (made.user, made.item):
         field = tables(plan.settings, "v", plan.ids, plan.own, np.random.default_rng(0))
-        assert 0.5 * min(plan.numbers, plan.ids * DIM) < sum(part.size for part in field.parameters) <= plan.numbers
+        assert (
+            0.5 * min(plan.numbers, plan.ids * DIM)
+            < sum(part.size for part in field.parameters)
+            <= plan.numbers
+        )
 
 
 def test_ours_keeps_all_ids_if_they_fit_and_splits_the_rest_by_frequency():
     made = system("ours", 512, users=6038, items=500)
     assert (made.item.numbers, made.item.settings.hashes) == (500 * DIM, 1)
-    assert (made.user.own, made.user.settings.hashes, made.user.settings.combine) == (322, 1, "weighted")
+    assert (made.user.own, made.user.settings.hashes, made.user.settings.combine) == (
+        322,
+        1,
+        "weighted",
+    )
 
 
 def test_learning_finds_what_was_planted_and_repeats_itself():
@@ -132,8 +149,13 @@ def test_learning_finds_what_was_planted_and_repeats_itself():
 
     def learned():
         rng = np.random.default_rng(1)
-        fields = [tables(None, name, ids, 0, rng) for name, ids in (("u", split.users), ("i", split.items))]
-        return learn(*fields, split.train, split.test, Recipe(epochs=8, batch=256, learning_rate=0.01), rng)
+        fields = [
+            tables(None, name, ids, 0, rng)
+            for name, ids in (("u", split.users), ("i", split.items))
+        ]
+        return learn(
+            *fields, split.train, split.test, Recipe(epochs=8, batch=256, learning_rate=0.01), rng
+        )
 
     first = learned()
     assert max(first) > 0.75
@@ -155,14 +177,31 @@ def test_a_run_that_was_made_is_read_and_not_made_again(tmp_path):
 def test_figures_by_hand():
     made = system("concat_4", 4096, users=6040, items=3706)
     got = figures("concat_4", 4096, made, 2, [[0.7, 0.8, 0.9], [0.7, 0.82, 0.81]])
-    assert (got["auc_mean"], got["auc_best_pass_mean"], got["auc_best_pass_range"]) == (0.81, 0.86, [0.82, 0.9])
-    assert (got["published"], got["reached"], got["numbers_user"]) == ((0.857, 0.863), True, 4096 * 32)
+    assert (got["auc_mean"], got["auc_best_pass_mean"], got["auc_best_pass_range"]) == (
+        0.81,
+        0.86,
+        [0.82, 0.9],
+    )
+    assert (got["published"], got["reached"], got["numbers_user"]) == (
+        (0.857, 0.863),
+        True,
+        4096 * 32,
+    )
     assert figures("ours", 4096, made, 1, [[0.5]])["reached"] is None
 
 
 @pytest.mark.benchmark
 def test_a_quick_run_prints_every_system(tmp_path):
-    command = [sys.executable, "benchmarks/multi_hash.py", "--quick", "--json", "--seeds", "2", "--cache", str(tmp_path)]
+    command = [
+        sys.executable,
+        "benchmarks/multi_hash.py",
+        "--quick",
+        "--json",
+        "--seeds",
+        "2",
+        "--cache",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)

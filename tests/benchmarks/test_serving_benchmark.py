@@ -34,13 +34,18 @@ def test_requests_ask_for_rows_that_are_there_and_frequent_ones_most():
 def test_a_quick_run_prints_what_it_measured():
     arguments = ["--json", "--rows", "2600", "--requests", "64", "--rounds", "1"]
     done = subprocess.run(
-        [sys.executable, "benchmarks/serving.py", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        [sys.executable, "benchmarks/serving.py", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout)
     assert told["bytes_ratio"] < 1
     assert set(told["costs"]) == set(told["bytes_per_row"]) == set(SHAPES)
     assert told["qps_ratio_b32"] == pytest.approx(
-        told["costs"][COMPACT]["batches"]["32"]["per_second"] / told["costs"][WHOLE]["batches"]["32"]["per_second"]
+        told["costs"][COMPACT]["batches"]["32"]["per_second"]
+        / told["costs"][WHOLE]["batches"]["32"]["per_second"]
     )
     assert told["other_tensorflow"] == {}

@@ -24,7 +24,18 @@ def started(*arguments):
 
 @pytest.mark.benchmark
 def test_a_tiny_run_agrees_with_duckdb_and_prints_its_keys(tmp_path):
-    tiny = ("--sizes", "30k", "--window", "2", "--day-rows", "3000", "--repeats", "1", "--hub-rows", "3000")
+    tiny = (
+        "--sizes",
+        "30k",
+        "--window",
+        "2",
+        "--day-rows",
+        "3000",
+        "--repeats",
+        "1",
+        "--hub-rows",
+        "3000",
+    )
     plot = tmp_path / "sizes.png"
     done = started(*tiny, "--json", "--plot", str(plot), "--folder", str(tmp_path))
     if done.returncode == 75:
@@ -51,7 +62,9 @@ def test_a_size_that_cannot_be_read_is_refused(refused):
 def test_beside_the_benchmark_the_package_of_its_name_is_still_the_package():
     code = "import spark_jobs.settings, spark_jobs; print(spark_jobs.settings.__file__)"
     folder = REPOSITORY / "benchmarks"
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True
+    )
     assert Path(done.stdout.strip()) == REPOSITORY / "spark_jobs" / "settings.py"
 
 
@@ -59,7 +72,14 @@ def test_beside_the_benchmark_the_package_of_its_name_is_still_the_package():
 def test_simulated_impressions_are_the_same_every_time_and_fit_their_schema(tmp_path):
     tables = [pq.read_table(write_day(tmp_path / name, DAY, 3000) / "impressions") for name in "ab"]
     assert tables[0].equals(tables[1])
-    names = {"record_id", "label", "timestamp_ms", "user", "item", *(field.name for field in SCHEMA.column_fields())}
+    names = {
+        "record_id",
+        "label",
+        "timestamp_ms",
+        "user",
+        "item",
+        *(field.name for field in SCHEMA.column_fields()),
+    }
     assert set(tables[0].column_names) == names
     assert tables[0]["timestamp_ms"].to_pylist() == sorted(tables[0]["timestamp_ms"].to_pylist())
     assert {len(tags) for tags in tables[0]["user_tags"].to_pylist()} == {0, 1, 2, 3}
@@ -74,7 +94,10 @@ def made(folder, **changes):
     folder.mkdir()
     for name in ("values", "histogram", "nodes"):
         pq.write_table(pa.table(columns), folder / f"{name}.parquet")
-    pq.write_table(pa.table({**columns, "impressions_of_values": columns["impressions"]}), folder / "fields.parquet")
+    pq.write_table(
+        pa.table({**columns, "impressions_of_values": columns["impressions"]}),
+        folder / "fields.parquet",
+    )
     return folder
 
 
@@ -86,7 +109,12 @@ def test_equal_to_nine_digits_is_equal_and_counts_must_be_exact(tmp_path):
     with pytest.raises(Unequal, match=r"values\.impressions: not equal"):
         require_equal(ours, ours, made(tmp_path / "other", impressions=[4]), ())
     with pytest.raises(Unequal, match=r"1 records of ours, 2 of DuckDB's"):
-        require_equal(ours, ours, made(tmp_path / "more", field=["a", "b"], impressions=[3, 1], ctr=[0.5, 1]), ())
+        require_equal(
+            ours,
+            ours,
+            made(tmp_path / "more", field=["a", "b"], impressions=[3, 1], ctr=[0.5, 1]),
+            (),
+        )
 
 
 @pytest.mark.process

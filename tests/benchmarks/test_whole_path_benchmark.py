@@ -20,7 +20,7 @@ from whole_path_parts.stages import dropping, hashed, start, with_gnn, with_netw
 from whole_path_parts.walk import Walk
 
 from features.schema import Cross
-from training.checkpoints import Description
+from training.fit.checkpoints import Description
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STEPS = ["start", "relation network", "PCF-GNN", "multi-hash", "FSCD", "widths", "INT8"]
@@ -55,19 +55,37 @@ def test_small_days_are_laid_together_but_for_the_last(world, tmp_path):
 def test_each_stage_takes_one_thing_for_another(world, tmp_path):
     walk = Walk.of(world, tmp_path / "pieces")
     first = start(walk, 16, lasso=False)
-    assert first.schema.names() == ("user_id", "item_id", "place", "user_id_x_place", "item_id_x_place")
+    assert first.schema.names() == (
+        "user_id",
+        "item_id",
+        "place",
+        "user_id_x_place",
+        "item_id_x_place",
+    )
     assert (first.model.dim, first.model.deep.l21, first.model.wide.l21) == (16, 0.0, 0.0)
     assert (first.model.relations, first.statistics.kind) == (None, "lookup")
     network = with_network(first, walk)
     assert not any(isinstance(field, Cross) for field in network.schema.fields)
     assert network.model.relations.fields == ("user_id", "item_id", "place")
     gnn = with_gnn(network)
-    assert (gnn.statistics.kind, gnn.statistics.dim, gnn.statistics.storage) == ("pcf_gnn", 4, "float16")
-    assert (gnn.schema, gnn.model, gnn.relations) == (network.schema, network.model, first.relations)
+    assert (gnn.statistics.kind, gnn.statistics.dim, gnn.statistics.storage) == (
+        "pcf_gnn",
+        4,
+        "float16",
+    )
+    assert (gnn.schema, gnn.model, gnn.relations) == (
+        network.schema,
+        network.model,
+        first.relations,
+    )
     last = hashed(gnn, {"user_id": 101, "item_id": 9}, 2, 0)
     shared = {field.name: field.multi_hash for field in last.schema.fields}
     assert (shared["user_id"].rows, shared["item_id"].rows, shared["place"]) == (50, 16, None)
-    assert (last.model, last.statistics, last.training) == (gnn.model, gnn.statistics, walk.world.training)
+    assert (last.model, last.statistics, last.training) == (
+        gnn.model,
+        gnn.statistics,
+        walk.world.training,
+    )
 
 
 def test_frequent_ids_may_have_rows_of_their_own(world, tmp_path):
@@ -75,7 +93,10 @@ def test_frequent_ids_may_have_rows_of_their_own(world, tmp_path):
     stage = hashed(first, {"user_id": 800}, 8, 5)
     user, item, *_ = stage.schema.fields
     assert (user.multi_hash.rows, user.multi_hash.own_rows, item.multi_hash) == (100, True, None)
-    assert (stage.training.admission.threshold("user_id"), stage.training.admission.threshold("item_id")) == (5, 1)
+    assert (
+        stage.training.admission.threshold("user_id"),
+        stage.training.admission.threshold("item_id"),
+    ) == (5, 1)
     told = Description(stage.schema, stage.model, stage.training, {}, stage.relations, 1)
     left = dropping(stage, told, {"user_id", "user_id_x_place"})
     assert left.schema.names() == ("item_id", "place", "item_id_x_place")
@@ -84,7 +105,9 @@ def test_frequent_ids_may_have_rows_of_their_own(world, tmp_path):
 
 def test_a_start_may_keep_the_group_lasso_of_its_log(world, tmp_path):
     rows = world.model.deep.model_copy(update={"l21": 0.25})
-    walk = Walk.of(replace(world, model=world.model.model_copy(update={"deep": rows})), tmp_path / "pieces")
+    walk = Walk.of(
+        replace(world, model=world.model.model_copy(update={"deep": rows})), tmp_path / "pieces"
+    )
     assert [start(walk, 8, lasso).model.deep.l21 for lasso in (True, False)] == [0.25, 0.0]
 
 
@@ -106,19 +129,38 @@ def test_work_is_counted_by_the_clock_and_by_the_processor():
     ],
 )
 def test_a_loss_in_doubt_is_not_called_no_loss(gain, high, share, reached):
-    told = verdict([{"gain": 0, "high": 0, "training_share": 1}, {"gain": gain, "high": high, "training_share": share}])
+    told = verdict(
+        [
+            {"gain": 0, "high": 0, "training_share": 1},
+            {"gain": gain, "high": high, "training_share": share},
+        ]
+    )
     assert tuple(told.values()) == reached
 
 
 def test_the_path_is_drawn(tmp_path):
-    rows = [{"step": s, "bytes": 9**9 / 2**n, "gain": -n, "low": -n - 1, "high": 1 - n} for n, s in enumerate(STEPS)]
+    rows = [
+        {"step": s, "bytes": 9**9 / 2**n, "gain": -n, "low": -n - 1, "high": 1 - n}
+        for n, s in enumerate(STEPS)
+    ]
     plot_path(rows, "drawn", tmp_path / "plots" / "path.png")
     assert imread(tmp_path / "plots" / "path.png").shape[1] > 800
 
 
 @pytest.mark.benchmark
 def test_a_quick_run_walks_every_step_and_learns_nothing_twice(tmp_path):
-    options = ["--quick", "--json", "--rounds", "1", "--requests", "512", "--workspace", str(tmp_path), "--plots", str(tmp_path)]
+    options = [
+        "--quick",
+        "--json",
+        "--rounds",
+        "1",
+        "--requests",
+        "512",
+        "--workspace",
+        str(tmp_path),
+        "--plots",
+        str(tmp_path),
+    ]
     first, again = (_run(*options) for _ in range(2))
     rows = first["rows"]
     assert [row["step"] for row in rows] == STEPS
@@ -126,12 +168,18 @@ def test_a_quick_run_walks_every_step_and_learns_nothing_twice(tmp_path):
     assert [row["rows"] for row in rows[4:]] == [rows[4]["rows"]] * 3
     assert rows[0]["statistics"] == ["item_id__place"]
     assert rows[0]["bytes_of_statistics"] > 0
-    assert [row["gain"] for row in rows] == pytest.approx([row["auc"] - rows[0]["auc"] for row in rows])
-    assert all(row["low"] <= row["high"] and row["qps_b32"] > 0 and row["qps_b512"] > 0 for row in rows)
+    assert [row["gain"] for row in rows] == pytest.approx(
+        [row["auc"] - rows[0]["auc"] for row in rows]
+    )
+    assert all(
+        row["low"] <= row["high"] and row["qps_b32"] > 0 and row["qps_b512"] > 0 for row in rows
+    )
     assert len({row["seconds"]["training"]["cpu"] for row in rows[4:]}) == 1
     assert all(math.isfinite(one["cpu"]) for row in rows for one in row["seconds"].values())
     kept = ("auc", "bytes", "low", "high", "training_share")
-    assert [[row[name] for name in kept] for row in again["rows"]] == [[row[name] for name in kept] for row in rows]
+    assert [[row[name] for name in kept] for row in again["rows"]] == [
+        [row[name] for name in kept] for row in rows
+    ]
     assert again["rows"][0]["seconds"] == rows[0]["seconds"]
     assert (tmp_path / "whole-path-drawn.png").is_file()
 

@@ -20,7 +20,12 @@ SCHEMA = Schema.model_validate(
             {"kind": "categorical", "name": "first_tag", "vocabulary": "tag"},
             {"kind": "numeric", "name": "price"},
             {"kind": "numeric", "name": "age", "transform": "log"},
-            {"kind": "numeric", "name": "rank", "transform": "buckets", "boundaries": [1.0, 10.0, 100.0]},
+            {
+                "kind": "numeric",
+                "name": "rank",
+                "transform": "buckets",
+                "boundaries": [1.0, 10.0, 100.0],
+            },
             {"kind": "time", "name": "hour"},
             {"kind": "multi_valued", "name": "brands"},
             {"kind": "time", "name": "week_hour", "part": "hour_of_week"},
@@ -34,15 +39,52 @@ ROWS = 530
 HELDOUT = 200
 
 _TIMES = (
-    *("", "2022-03-27T00:59:59Z", "2022-03-27T01:00:00Z", "2022-10-30 00:30:00+00:00", "2022-10-30T01:30:00Z"),
+    *(
+        "",
+        "2022-03-27T00:59:59Z",
+        "2022-03-27T01:00:00Z",
+        "2022-10-30 00:30:00+00:00",
+        "2022-10-30T01:30:00Z",
+    ),
     *("2022-05-05T23:59:59.999+05:30", "yesterday", "1651734000000"),
 )
-_USERS = ("007", "7", "1", "", " 7", "Müller", "名前", "a\x1fb", "a\x00", "x" * 300, "🦊", "nan?", "true", "null")
+_USERS = (
+    "007",
+    "7",
+    "1",
+    "",
+    " 7",
+    "Müller",
+    "名前",
+    "a\x1fb",
+    "a\x00",
+    "x" * 300,
+    "🦊",
+    "nan?",
+    "true",
+    "null",
+)
 
 VALUES = {
     "user_id": [*_USERS, *(f"u{i}" for i in range(150))],
     "first_tag": ["", "red", "rot", "červená", "-0.5", "0", "a,b"],
-    "price": ["", "3.5", "-7", "1e3", "abc", "1,5", "٣", "1e999", "inf", "0x1F", ".5", "5.", "+4", "--4", "1e-320"],
+    "price": [
+        "",
+        "3.5",
+        "-7",
+        "1e3",
+        "abc",
+        "1,5",
+        "٣",
+        "1e999",
+        "inf",
+        "0x1F",
+        ".5",
+        "5.",
+        "+4",
+        "--4",
+        "1e-320",
+    ],
     "age": ["", "0", "-30", "41", "1e300", "forty"],
     "rank": ["", "0.999", "1", "10", "99.99", "100", "1e9", "-5", "first"],
     "hour": list(_TIMES),
@@ -57,7 +99,10 @@ LISTS = {
 def draw_columns(rows, seed):
     """Raw values by field, as ingest keeps them: canonical, lists of any length, the first one empty."""
     draw = np.random.default_rng(seed)
-    columns = {name: draw.choice(np.array(values, object), rows).tolist() for name, values in VALUES.items()}
+    columns = {
+        name: draw.choice(np.array(values, object), rows).tolist()
+        for name, values in VALUES.items()
+    }
     for name, values in LISTS.items():
         lengths = [0, 1, *draw.integers(0, 6, rows - 2)] if rows > 2 else [0] * rows
         columns[name] = [draw.choice(np.array(values, object), n).tolist() for n in lengths]
@@ -68,7 +113,9 @@ def write_partition(folder, columns):
     """An `impressions` artifact of these values."""
     rows = len(columns["user_id"])
     fields = {
-        f.name: pa.array(columns[f.name], pa.list_(pa.string()) if isinstance(f, MultiValued) else pa.string())
+        f.name: pa.array(
+            columns[f.name], pa.list_(pa.string()) if isinstance(f, MultiValued) else pa.string()
+        )
         for f in SCHEMA.column_fields()
     }
     table = {

@@ -20,7 +20,7 @@ def partition(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained_on(partition):
-    from training.examples import read_examples
+    from training.data.examples import read_examples
 
     return read_examples(partition, SCHEMA, RELATIONS)
 
@@ -28,49 +28,68 @@ def trained_on(partition):
 @pytest.fixture(scope="session")
 def checkpoint(trained_on, tmp_path_factory):
     """A checkpoint with learned rows, rows that the optimizer zeroed, and keys that were never admitted."""
-    from training.arrays import write_arrays
-    from training.checkpoints import Description, write_description
+    from training.data.arrays import write_arrays
+    from training.data.scalers import Scaler
+    from training.fit.checkpoints import Description, write_description
     from training.models.cross_files import write_encodings
     from training.models.ctr import CtrModel
-    from training.scalers import Scaler
 
     folder = tmp_path_factory.mktemp("checkpoint")
     draw = np.random.default_rng(2)
     model = CtrModel(SCHEMA, MODEL, RELATIONS, seed=3)
-    dense = {name: (w + draw.normal(0, 0.2, w.shape)).astype(np.float32) for name, w in model.weights().items()}
+    dense = {
+        name: (w + draw.normal(0, 0.2, w.shape)).astype(np.float32)
+        for name, w in model.weights().items()
+    }
     write_arrays(folder / "dense.npz", dense)
     write_arrays(folder / "optimizer.npz", {f"{name}/m": w for name, w in dense.items()})
     _table(trained_on, draw).save(folder / "table")
-    write_encodings(folder / "encodings.npz", {RELATIONS[0].name: _encoding(trained_on.pairs[:, 0], draw)})
+    write_encodings(
+        folder / "encodings.npz", {RELATIONS[0].name: _encoding(trained_on.pairs[:, 0], draw)}
+    )
     scalers = {"price": Scaler(2.5, 4.0), "age": Scaler(-0.5, 0.3)}
-    write_description(folder, Description(SCHEMA, MODEL, TrainingSettings(), scalers, RELATIONS, step=41))
+    write_description(
+        folder, Description(SCHEMA, MODEL, TrainingSettings(), scalers, RELATIONS, step=41)
+    )
     return folder
 
 
 def _table(examples, draw):
-    from training.elastic import CountAdmission, ElasticTable, GroupAdam, SlabSpec
+    from elastic_embeddings import CountAdmission, ElasticTable, GroupAdam, SlabSpec
 
-    specs = {"wide": SlabSpec(1, GroupAdam(0.05), 0.0), "deep": SlabSpec(MODEL.dim, GroupAdam(0.05), 0.3)}
+    specs = {
+        "wide": SlabSpec(1, GroupAdam(0.05), 0.0),
+        "deep": SlabSpec(MODEL.dim, GroupAdam(0.05), 0.3),
+    }
     table = ElasticTable(specs, CountAdmission(3), seed=4)
     keys = np.concatenate([examples.keys.ravel(), *(values.values for values in examples.lists)])
     batch = table.prepare(keys)
-    table.apply_gradients(batch, {name: draw.normal(0, 1, (len(keys), spec.dim)) for name, spec in specs.items()})
+    table.apply_gradients(
+        batch, {name: draw.normal(0, 1, (len(keys), spec.dim)) for name, spec in specs.items()}
+    )
     zeroed = np.arange(2, len(table), 5, dtype=np.int32)
     for slab in table.slabs.values():
         _zero(slab, zeroed)
-    _zero(table.slabs["wide"], np.array([4, 6], np.int32))  # zero in one slab is not zero in every slab
+    _zero(
+        table.slabs["wide"], np.array([4, 6], np.int32)
+    )  # zero in one slab is not zero in every slab
     return table
 
 
 def _zero(slab, rows):
-    slab.write(rows, np.zeros((len(rows), slab.spec.dim), np.float32), slab.read_state(rows, slice(None)))
+    slab.write(
+        rows, np.zeros((len(rows), slab.spec.dim), np.float32), slab.read_state(rows, slice(None))
+    )
 
 
 def _encoding(pairs, draw):
     from training.models.cross_input import Encoding, sorted_nodes
 
     sides = [np.unique(keys)[::2] for keys in pairs.T]
-    left, right = (sorted_nodes(k, draw.normal(0, 0.5, (len(k), 3)), draw.normal(0, 0.2, len(k))) for k in sides)
+    left, right = (
+        sorted_nodes(k, draw.normal(0, 0.5, (len(k), 3)), draw.normal(0, 0.2, len(k)))
+        for k in sides
+    )
     return Encoding(left, right, -1.25)
 
 
@@ -86,7 +105,7 @@ def compressed(checkpoint, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exported(compressed, tmp_path_factory):
-    from compression.export import export
+    from compression.export.write import export
 
     folder = tmp_path_factory.mktemp("export")
     return folder, export(compressed, folder)
@@ -95,7 +114,7 @@ def exported(compressed, tmp_path_factory):
 @pytest.fixture(scope="session")
 def judged_checkpoint(checkpoint, trained_on, tmp_path_factory):
     """The checkpoint with a held-out slice whose labels follow its own probabilities, so that it is a good model."""
-    from training.scoring import Scorer
+    from training.evaluation.scoring import Scorer
 
     folder = tmp_path_factory.mktemp("judged") / "checkpoint"
     shutil.copytree(checkpoint, folder)

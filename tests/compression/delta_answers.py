@@ -27,7 +27,12 @@ def main(saved_model, deltas, requests, out):
     for folder in sorted(Path(deltas).iterdir()):
         client.apply_delta(model, folder)
     batches = [asked.batch(start, start + 512) for start in range(0, asked.rows, 512)]
-    np.save(out, np.concatenate([model.signatures["serving_default"](**b)["probability"].numpy() for b in batches]))
+    np.save(
+        out,
+        np.concatenate(
+            [model.signatures["serving_default"](**b)["probability"].numpy() for b in batches]
+        ),
+    )
     assert not {"compression", "training", "features", "validation", "pydantic"} & set(sys.modules)
 
 

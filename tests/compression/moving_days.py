@@ -4,15 +4,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from compression.live import live_model
+from compression.delta.from_learner import live_model
 from features.schema import Categorical, MultiValued, Numeric, Schema, Timestamp, Transform
-from training.checkpoints import Description
-from training.examples import read_examples
-from training.inputs import Featurizer
-from training.learners import Learners, Recipe
-from training.online.stream import learn
-from training.scalers import scalers_from_numbers
-from training.settings import EvictionSettings, GroupSettings, ModelSettings, OptimizerSettings, TrainingSettings
+from training.data.examples import read_examples
+from training.data.inputs import Featurizer
+from training.data.scalers import scalers_from_numbers
+from training.fit.checkpoints import Description
+from training.fit.learners import Learners, Recipe
+from training.fit.stream import learn
+from training.settings import (
+    EvictionSettings,
+    GroupSettings,
+    ModelSettings,
+    OptimizerSettings,
+    TrainingSettings,
+)
 
 SCHEMA = Schema(
     label="click",
@@ -52,7 +58,9 @@ def columns_of(day):
 def examples_of(folder, day):
     """A day as the trainer reads it."""
     columns = columns_of(day)
-    clicks = np.random.default_rng((6, day)).random(ROWS) < [0.2 + 0.6 * (int(item[1:]) % 2) for item in columns["item_id"]]
+    clicks = np.random.default_rng((6, day)).random(ROWS) < [
+        0.2 + 0.6 * (int(item[1:]) % 2) for item in columns["item_id"]
+    ]
     stamps = day * 86_400_000 + np.arange(ROWS)
     (folder / "impressions").mkdir(parents=True)
     table = pa.table(
@@ -78,4 +86,8 @@ def learned_days(folder, days):
         learners.start_day()
         learn(learners, Featurizer(SCHEMA, (), scalers, {}).inputs(examples), TRAINING, "day", None)
         learners.evict()
-        yield live_model(learners.model, Description(SCHEMA, MODEL, TRAINING, scalers, (), learners.model.table.step), {})
+        yield live_model(
+            learners.model,
+            Description(SCHEMA, MODEL, TRAINING, scalers, (), learners.model.table.step),
+            {},
+        )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.checkpoints import read_checkpoint
+from training.fit.checkpoints import read_checkpoint
 from training.models.cross_input import PairTable
 
 
@@ -18,18 +18,30 @@ def probabilities_of(trained, examples):
 
 def _probability(trained, one):
     rows = {key: i for i, key in enumerate(trained.keys.tolist())}
-    wide, deep = ([_field(trained.vectors[slab], rows, keys) for keys in _keys(one)] for slab in ("wide", "deep"))
+    wide, deep = (
+        [_field(trained.vectors[slab], rows, keys) for keys in _keys(one)]
+        for slab in ("wide", "deep")
+    )
     dense, cross = _numbers(trained, one), _cross(trained, one)
     hidden = np.concatenate([*deep, dense, cross])
     weights = {name: w.astype(np.float64) for name, w in trained.dense.items()}
     for layer in range(len(trained.description.model.hidden)):
-        hidden = np.maximum(hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0)
-    logit = sum(w[0] for w in wide) + dense @ weights["wide/dense"] + hidden @ weights["deep/out"] + weights["bias"]
+        hidden = np.maximum(
+            hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0
+        )
+    logit = (
+        sum(w[0] for w in wide)
+        + dense @ weights["wide/dense"]
+        + hidden @ weights["deep/out"]
+        + weights["bias"]
+    )
     return 1 / (1 + np.exp(-logit))
 
 
 def _keys(one):
-    return [[key] for key in one.keys[0].tolist()] + [values.values.tolist() for values in one.lists]
+    return [[key] for key in one.keys[0].tolist()] + [
+        values.values.tolist() for values in one.lists
+    ]
 
 
 def _field(vectors, rows, keys):
@@ -50,12 +62,18 @@ def _numbers(trained, one):
 
 def _cross(trained, one):
     columns = []
-    for relation, (left, right) in zip(trained.description.relations, one.pairs[0].tolist(), strict=True):
+    for relation, (left, right) in zip(
+        trained.description.relations, one.pairs[0].tolist(), strict=True
+    ):
         encoding = trained.encodings.get(relation.name)
         if encoding is None:
             columns.append(0.0)
             continue
-        columns.append(_listed(encoding, left, right) if isinstance(encoding, PairTable) else _predicted(encoding, left, right))
+        columns.append(
+            _listed(encoding, left, right)
+            if isinstance(encoding, PairTable)
+            else _predicted(encoding, left, right)
+        )
     return np.array(columns)
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from elastic_embeddings.core.ragged import Ragged
 from features.schema import Categorical, MultiValued, Numeric, Relation, Schema, Timestamp
-from training.inputs import Inputs
-from training.learners import Recipe
-from training.ragged import Ragged
+from training.data.inputs import Inputs
+from training.fit.learners import Recipe
 from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
 
 SIGNAL = ("signal_0", "signal_1", "signal_2")
@@ -53,21 +53,34 @@ def planted_inputs(rows, seed):
     dense = np.stack([numbers, np.ones_like(numbers)], axis=2).reshape(rows, 4).astype(np.float32)
     offsets = np.concatenate([[0], np.cumsum([len(values) for values in lists])])
     listed = Ragged(np.concatenate(lists).astype(np.int64) + 100_000, offsets)
-    return Inputs(ids + 1000 * np.arange(ids.shape[1]), (listed,), dense, np.zeros((rows, 0), np.float32), label)
+    return Inputs(
+        ids + 1000 * np.arange(ids.shape[1]),
+        (listed,),
+        dense,
+        np.zeros((rows, 0), np.float32),
+        label,
+    )
 
 
 def write_planted_day(folder: Path, rows: int, seed: int) -> Path:
     """The log as an `impressions` artifact."""
     ids, lists, numbers, label = draw_log(rows, seed)
-    columns = {name: [f"v{value}" for value in ids[:, i]] for i, name in enumerate((*SIGNAL, *NOISE))}
-    columns |= {"signal_number": [f"{x:.4f}" for x in numbers[:, 0]], "noise_number": [f"{x:.4f}" for x in numbers[:, 1]]}
+    columns = {
+        name: [f"v{value}" for value in ids[:, i]] for i, name in enumerate((*SIGNAL, *NOISE))
+    }
+    columns |= {
+        "signal_number": [f"{x:.4f}" for x in numbers[:, 0]],
+        "noise_number": [f"{x:.4f}" for x in numbers[:, 1]],
+    }
     table = {
         "record_id": pa.array(range(rows), pa.int64()),
         "label": pa.array(label.astype(np.int8)),
         "timestamp_ms": pa.array(seed * 86_400_000 + np.arange(rows), pa.int64()),
         "user": pa.array(["u"] * rows),
         "item": pa.array(["i"] * rows),
-        "noise_list": pa.array([[f"t{value}" for value in values] for values in lists], pa.list_(pa.string())),
+        "noise_list": pa.array(
+            [[f"t{value}" for value in values] for values in lists], pa.list_(pa.string())
+        ),
         **{name: pa.array(values, pa.string()) for name, values in columns.items()},
     }
     (folder / "impressions").mkdir(parents=True)
@@ -77,20 +90,25 @@ def write_planted_day(folder: Path, rows: int, seed: int) -> Path:
 
 def write_planted_checkpoint(folder: Path, partition: Path, recipe: Recipe = RECIPE) -> Path:
     """A checkpoint of `recipe` that learned a partition twice over."""
-    from training.checkpoints import Description, write_description
-    from training.examples import batches, read_examples
-    from training.inputs import Featurizer
-    from training.learners import Learners
+    from training.data.examples import batches, read_examples
+    from training.data.inputs import Featurizer
+    from training.fit.checkpoints import Description, write_description
+    from training.fit.learners import Learners
     from training.models.cross_files import write_encodings
 
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = Featurizer(recipe.schema, recipe.relations, {}, {}).inputs(read_examples(partition, recipe.schema, recipe.relations))
+    inputs = Featurizer(recipe.schema, recipe.relations, {}, {}).inputs(
+        read_examples(partition, recipe.schema, recipe.relations)
+    )
     learners = Learners.fresh(recipe)
     for seed in (0, 1):
         for rows in batches(len(inputs), recipe.training.batch_size, 1024, (seed,)):
             learners.learn(learners.prepare(inputs.take(rows)))
     learners.save(folder)
     step = learners.model.table.step
-    write_description(folder, Description(recipe.schema, recipe.model, recipe.training, {}, recipe.relations, step))
+    write_description(
+        folder,
+        Description(recipe.schema, recipe.model, recipe.training, {}, recipe.relations, step),
+    )
     write_encodings(folder / "encodings.npz", {})
     return folder

@@ -3,15 +3,15 @@
 import numpy as np
 from awkward_day import MODEL, RELATIONS, SCHEMA
 
-from compression.compact import CompactModel
+from compression.model import CompactModel
 from compression.steps.work import Facts, Work, work_on
-from training.checkpoints import Description, read_checkpoint, write_description
-from training.inputs import Featurizer
-from training.learners import Learners, Recipe
+from training.data.inputs import Featurizer
+from training.data.scalers import Scaler
+from training.fit.checkpoints import Description, read_checkpoint, write_description
+from training.fit.learners import Learners, Recipe
 from training.models.cross_files import write_encodings
 from training.packed.rows import PackedRows
 from training.packed.slab import PackedSlab
-from training.scalers import Scaler
 from training.settings import GroupSettings, RelationNetworkSettings, TrainingSettings
 
 SCALERS = {"price": Scaler(2.5, 4.0), "age": Scaler(-0.5, 0.3)}
@@ -20,7 +20,9 @@ GROUPS = (
     GroupSettings(name="last", fields=("user_x_hour",), dim=5),
 )
 KINDS = {
-    "related": MODEL.model_copy(update={"relations": RelationNetworkSettings(heads=2), "norm": "batch"}),
+    "related": MODEL.model_copy(
+        update={"relations": RelationNetworkSettings(heads=2), "norm": "batch"}
+    ),
     "dcnv2": MODEL.model_copy(update={"kind": "dcnv2", "cross_layers": 2}),
     "deepfm": MODEL.model_copy(update={"kind": "deepfm", "norm": "layer"}),
     "fusion": MODEL.model_copy(update={"kind": "fusion", "members": ("wide_deep", "dcnv2", "fm")}),
@@ -31,7 +33,10 @@ KINDS = {
 def learn_checkpoint(examples, model, folder):
     """A checkpoint of a model that learned the examples fifteen times, without encodings."""
     training = TrainingSettings()
-    rates = {part: getattr(model, part).model_copy(update={"learning_rate": 0.05}) for part in ("deep", "wide", "dense")}
+    rates = {
+        part: getattr(model, part).model_copy(update={"learning_rate": 0.05})
+        for part in ("deep", "wide", "dense")
+    }
     learners = Learners.fresh(Recipe(SCHEMA, model.model_copy(update=rates), training, RELATIONS))
     inputs = Featurizer(SCHEMA, RELATIONS, SCALERS, {}).inputs(examples)
     for _ in range(15):
@@ -56,7 +61,10 @@ def made_work(rows=60, width=6, seed=1, names=("a", "b"), counts=None):
     deep[::10], wide[::10] = 0, 0
     seen = draw.zipf(1.6, rows).clip(max=500) if counts is None else counts
     facts = Facts(
-        np.asarray(seen, np.int64), draw.integers(0, 9, rows), draw.integers(0, len(names), rows).astype(np.int16), names
+        np.asarray(seen, np.int64),
+        draw.integers(0, 9, rows),
+        draw.integers(0, len(names), rows).astype(np.int16),
+        names,
     )
     description = Description(SCHEMA, MODEL, TrainingSettings(), SCALERS, RELATIONS, 1)
     table = PackedRows(keys, {"deep": PackedSlab.of(deep), "wide": PackedSlab.of(wide)})

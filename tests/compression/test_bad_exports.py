@@ -8,8 +8,8 @@ import tensorflow as tf
 from awkward_day import SCHEMA, draw_columns
 
 from features.errors import UnsoundError
-from validation.requests import RawRequests
-from validation.serving import serve
+from validation.model.requests import RawRequests
+from validation.serving.measure import serve
 
 
 @pytest.fixture
@@ -46,14 +46,20 @@ def without_graph(folder):
 @pytest.mark.parametrize("damage", [truncated, garbled, without_tables, without_graph])
 def test_a_damaged_export_is_unsound_and_named(copied, damage, warm_python):
     damage(copied)
-    with pytest.raises(UnsoundError, match=r"saved_model: the exported model cannot be served; export it again"):
+    with pytest.raises(
+        UnsoundError, match=r"saved_model: the exported model cannot be served; export it again"
+    ):
         serve(copied, asked(), (4,), python=warm_python)
 
 
 def strings(columns):
     def tensor(values):
         lists = isinstance(values[0], list)
-        return tf.ragged.constant(values, dtype=tf.string, ragged_rank=1).to_tensor("") if lists else tf.constant(values)
+        return (
+            tf.ragged.constant(values, dtype=tf.string, ragged_rank=1).to_tensor("")
+            if lists
+            else tf.constant(values)
+        )
 
     return {name: tensor(values) for name, values in columns.items()}
 
@@ -86,22 +92,48 @@ def test_a_list_of_more_or_fewer_requests_than_the_others_is_refused(loaded, row
 def test_one_value_where_a_list_goes_is_a_list_of_one(loaded):
     good = strings(draw_columns(3, seed=4))
     flat, listed = tf.constant(["red", "rot", "0"]), tf.constant([["red"], ["rot"], ["0"]])
-    answers = [loaded.signatures["serving_default"](**(good | {"tags": tags}))["probability"].numpy() for tags in (flat, listed)]
+    answers = [
+        loaded.signatures["serving_default"](**(good | {"tags": tags}))["probability"].numpy()
+        for tags in (flat, listed)
+    ]
     np.testing.assert_array_equal(*answers)
 
 
-STRANGE = ["", "never seen", "NaN", "nan", "inf", "-inf", "1e999", "\x00", "🦊", "None", " ", "0x10", "9" * 400]
+STRANGE = [
+    "",
+    "never seen",
+    "NaN",
+    "nan",
+    "inf",
+    "-inf",
+    "1e999",
+    "\x00",
+    "🦊",
+    "None",
+    " ",
+    "0x10",
+    "9" * 400,
+]
 
 
 def test_strange_values_get_a_probability(loaded):
     columns = draw_columns(len(STRANGE), seed=4)
-    columns = {name: [[s, s] for s in STRANGE] if isinstance(v[0], list) else STRANGE for name, v in columns.items()}
+    columns = {
+        name: [[s, s] for s in STRANGE] if isinstance(v[0], list) else STRANGE
+        for name, v in columns.items()
+    }
     answers = loaded.signatures["serving_default"](**strings(columns))["probability"].numpy()
     assert np.all((answers > 0) & (answers < 1))
 
 
 def test_unseen_ids_and_unreadable_numbers_read_as_absent(loaded):
-    columns = draw_columns(2, seed=4) | {"price": ["NaN", "not a number"], "user_id": ["unseen", "unseen too"]}
+    columns = draw_columns(2, seed=4) | {
+        "price": ["NaN", "not a number"],
+        "user_id": ["unseen", "unseen too"],
+    }
     other = columns | {"price": ["", ""], "user_id": ["nobody", "no one"]}
-    given = [loaded.signatures["serving_default"](**strings(c))["probability"].numpy() for c in (columns, other)]
+    given = [
+        loaded.signatures["serving_default"](**strings(c))["probability"].numpy()
+        for c in (columns, other)
+    ]
     np.testing.assert_array_equal(given[0], given[1])

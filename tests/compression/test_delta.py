@@ -13,17 +13,17 @@ import pytest
 import tensorflow as tf
 from moving_days import ROWS, SCHEMA, columns_of, learned_days
 
-from compression import delta_client
-from compression.changes import why_no_delta
-from compression.delta import applied, delta_between, read_delta, write_delta
-from compression.digest import content_digest
-from compression.export import Exporter, export_model
-from compression.live import stored_as
+from compression.delta import delta_client
+from compression.delta.changes import why_no_delta
+from compression.delta.digest import content_digest
+from compression.delta.from_learner import stored_as
+from compression.delta.write import applied, delta_between, read_delta, write_delta
+from compression.export.write import Exporter, export_model
 from features.errors import InputError
 from training.packed.matrix import Form, Matrix
 from training.packed.rows import PackedRows
 from training.packed.slab import Band, PackedSlab
-from validation.requests import RawRequests
+from validation.model.requests import RawRequests
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,9 @@ def requests(tmp_path_factory):
     """Raw requests of all days: ids that stayed, that went, that came back and that came."""
     days = [columns_of(day) for day in range(DAYS + 1)]
     path = tmp_path_factory.mktemp("requests") / "requests.npz"
-    RawRequests.of(SCHEMA, {name: [v for day in days for v in day[name]] for name in days[0]}).save(path)
+    RawRequests.of(SCHEMA, {name: [v for day in days for v in day[name]] for name in days[0]}).save(
+        path
+    )
     return path
 
 
@@ -53,14 +55,27 @@ def answers(python, exported, deltas, requests, out):
     (out / "none").mkdir()
     script = Path(__file__).with_name("delta_answers.py")
     quiet = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    command = [python, "-I", script, exported / "saved_model", deltas or out / "none", requests, out / "answers.npy"]
+    command = [
+        python,
+        "-I",
+        script,
+        exported / "saved_model",
+        deltas or out / "none",
+        requests,
+        out / "answers.npy",
+    ]
     subprocess.run(command, check=True, env=quiet, cwd=out)
     return np.load(out / "answers.npy")
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("form", [Form.FLOAT32, Form.INT8, Form.INT4, pytest.param(Form.FLOAT16, marks=pytest.mark.sweep)])
-def test_full_and_twenty_deltas_answer_as_a_fresh_full_export_to_the_bit(form, models, requests, warm_python, tmp_path):
+@pytest.mark.parametrize(
+    "form",
+    [Form.FLOAT32, Form.INT8, Form.INT4, pytest.param(Form.FLOAT16, marks=pytest.mark.sweep)],
+)
+def test_full_and_twenty_deltas_answer_as_a_fresh_full_export_to_the_bit(
+    form, models, requests, warm_python, tmp_path
+):
     days = [stored_as(model, form) for model in models]
     export_model(days[0], tmp_path / "first")
     export_model(days[-1], tmp_path / "last")
@@ -68,19 +83,33 @@ def test_full_and_twenty_deltas_answer_as_a_fresh_full_export_to_the_bit(form, m
     for number, delta in enumerate(deltas):
         write_delta(delta, tmp_path / "deltas" / f"{number:03d}")
     assert all(delta.figures["tombstones"] for delta in deltas[2:])  # who is idle for two days goes
-    followed = answers(warm_python, tmp_path / "first", tmp_path / "deltas", requests, tmp_path / "a")
+    followed = answers(
+        warm_python, tmp_path / "first", tmp_path / "deltas", requests, tmp_path / "a"
+    )
     fresh = answers(warm_python, tmp_path / "last", None, requests, tmp_path / "b")
     np.testing.assert_array_equal(followed, fresh)
     assert len(fresh) == (DAYS + 1) * ROWS
-    assert np.abs(fresh - answers(warm_python, tmp_path / "first", None, requests, tmp_path / "c")).max() > 0.05
+    assert (
+        np.abs(
+            fresh - answers(warm_python, tmp_path / "first", None, requests, tmp_path / "c")
+        ).max()
+        > 0.05
+    )
 
 
 def rows_by_key(model):
     """Stored bytes by (group, key)."""
     found = {}
     for group, rows in model.tables.items():
-        parts = [a for slab in rows.slabs.values() for a in (slab.bands[0].matrix.values, slab.bands[0].matrix.scales)]
-        found |= {(group, int(key)): b"".join(a[i].tobytes() for a in parts) for i, key in enumerate(rows.keys)}
+        parts = [
+            a
+            for slab in rows.slabs.values()
+            for a in (slab.bands[0].matrix.values, slab.bands[0].matrix.scales)
+        ]
+        found |= {
+            (group, int(key)): b"".join(a[i].tobytes() for a in parts)
+            for i, key in enumerate(rows.keys)
+        }
     return found
 
 
@@ -90,9 +119,16 @@ def test_a_delta_is_exactly_what_changed(form, models):
     before, after = (stored_as(model, form) for model in models[3:5])
     delta, old, new = delta_between(before, after), rows_by_key(before), rows_by_key(after)
     changed = {key for key, stored in new.items() if old.get(key) != stored}
-    names = {"": ("keys", "tombstones"), "items": ("group__items__keys", "group__items__tombstones")}
-    assert {(g, k) for g, (name, _) in names.items() for k in delta.arrays[name].tolist()} == changed
-    assert {(g, k) for g, (_, name) in names.items() for k in delta.arrays[name].tolist()} == set(old) - set(new)
+    names = {
+        "": ("keys", "tombstones"),
+        "items": ("group__items__keys", "group__items__tombstones"),
+    }
+    assert {
+        (g, k) for g, (name, _) in names.items() for k in delta.arrays[name].tolist()
+    } == changed
+    assert {(g, k) for g, (_, name) in names.items() for k in delta.arrays[name].tolist()} == set(
+        old
+    ) - set(new)
     assert delta.figures == {"rows": len(changed), "tombstones": len(set(old) - set(new))}
     assert 0 < len(changed) < len(new)
 
@@ -125,7 +161,9 @@ def test_the_export_does_not_grow_when_the_table_does_not(models, tmp_path):
     """Also when the model was followed: what is exported is the content, not the room that a server made."""
     reports = [export_model(models[-1], tmp_path / str(number)) for number in range(3)]
     assert len({report.bytes_variables for report in reports}) == 1
-    assert max(r.bytes_graph for r in reports) - min(r.bytes_graph for r in reports) < 200  # numbers in function names
+    assert (
+        max(r.bytes_graph for r in reports) - min(r.bytes_graph for r in reports) < 200
+    )  # numbers in function names
     assert reports[0].version == content_digest(models[-1])
 
 
@@ -137,10 +175,16 @@ def test_an_exporter_of_many_models_writes_what_a_fresh_one_would(form, models, 
     given |= {"tags": tf.constant([[*tags, "", ""][:2] for tags in columns_of(9)["tags"]])}
     for number in (2, 20, 9):
         model = stored_as(models[number], form)
-        ours, fresh = exporter.write(model, tmp_path / f"a{number}"), export_model(model, tmp_path / f"b{number}")
+        ours, fresh = (
+            exporter.write(model, tmp_path / f"a{number}"),
+            export_model(model, tmp_path / f"b{number}"),
+        )
         assert (ours.version, ours.rows) == (fresh.version, fresh.rows)
         assert abs(ours.bytes_exported - fresh.bytes_exported) < 300  # numbers in function names
-        answers_of = [loaded_from(tmp_path / f"{by}{number}").signatures["serving_default"](**given) for by in "ab"]
+        answers_of = [
+            loaded_from(tmp_path / f"{by}{number}").signatures["serving_default"](**given)
+            for by in "ab"
+        ]
         np.testing.assert_array_equal(*(answer["probability"] for answer in answers_of))
 
 
@@ -162,7 +206,10 @@ def test_more_new_keys_than_a_block_has_and_then_none_left(models, tmp_path):
     model, draw = models[0], np.random.default_rng(1)
     table = model.tables[""]
     keys = np.unique(draw.integers(-(2**62), 2**62, 5000))
-    slabs = {name: PackedSlab.of(draw.normal(size=(len(keys), s.width)).astype(np.float32)) for name, s in table.slabs.items()}
+    slabs = {
+        name: PackedSlab.of(draw.normal(size=(len(keys), s.width)).astype(np.float32))
+        for name, s in table.slabs.items()
+    }
     large = replace(model, tables={**model.tables, "": PackedRows(keys, slabs)})
     empty = replace(model, tables={**model.tables, "": table.take(np.zeros(len(table.keys), bool))})
     export_model(model, tmp_path / "model")
@@ -171,7 +218,9 @@ def test_more_new_keys_than_a_block_has_and_then_none_left(models, tmp_path):
         write_delta(delta_between(before, after), tmp_path / name)
         assert delta_client.apply_delta(loaded, tmp_path / name) == content_digest(after)
         handle = loaded.tables[""]._index._table.resource_handle
-        read, _ = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.int64, Tvalues=tf.int32)
+        read, _ = tf.raw_ops.LookupTableExportV2(
+            table_handle=handle, Tkeys=tf.int64, Tvalues=tf.int32
+        )
         assert sorted(read.numpy().tolist()) == sorted(after.tables[""].keys.tolist())
 
 
@@ -203,8 +252,17 @@ def test_rows_are_written_before_keys_lead_to_them_and_never_where_one_leads_now
     export_model(models[0], tmp_path / "model")
     loaded = loaded_from(tmp_path / "model")
     graph = loaded.signatures["apply_delta"].graph
-    inner = [n for f in graph.as_graph_def().library.function for n in f.node_def if n.op == "LookupTableInsertV2"]
-    name = next(f for f in graph.as_graph_def().library.function if any(n.op == "LookupTableInsertV2" for n in f.node_def))
+    inner = [
+        n
+        for f in graph.as_graph_def().library.function
+        for n in f.node_def
+        if n.op == "LookupTableInsertV2"
+    ]
+    name = next(
+        f
+        for f in graph.as_graph_def().library.function
+        if any(n.op == "LookupTableInsertV2" for n in f.node_def)
+    )
     nodes = {node.name: node for node in name.node_def}
     writes = {node.name for node in name.node_def if node.op == "ResourceScatterUpdate"}
     assert len(writes) == 4  # two groups of two float32 slabs
@@ -235,7 +293,9 @@ def _before(nodes, name):
 
 def _rows_of(loaded):
     handle = loaded.tables[""]._index._table.resource_handle
-    keys, rows = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.int64, Tvalues=tf.int32)
+    keys, rows = tf.raw_ops.LookupTableExportV2(
+        table_handle=handle, Tkeys=tf.int64, Tvalues=tf.int32
+    )
     return dict(zip(keys.numpy().tolist(), rows.numpy().tolist(), strict=True))
 
 
@@ -243,7 +303,10 @@ def _constant(model, value):
     tables = {
         group: PackedRows(
             rows.keys,
-            {n: PackedSlab.of(np.full((len(rows.keys), s.width), value, np.float32), Form.INT8) for n, s in rows.slabs.items()},
+            {
+                n: PackedSlab.of(np.full((len(rows.keys), s.width), value, np.float32), Form.INT8)
+                for n, s in rows.slabs.items()
+            },
         )
         for group, rows in model.tables.items()
     }
@@ -253,9 +316,14 @@ def _constant(model, value):
 def _row_values(table, keys):
     """Decoded by hand from the loaded variables: codes · scale + offset of the rows that the keys lead to."""
     handle = table._index._table.resource_handle
-    rows = tf.raw_ops.LookupTableFindV2(table_handle=handle, keys=keys, default_value=tf.constant(0))
+    rows = tf.raw_ops.LookupTableFindV2(
+        table_handle=handle, keys=keys, default_value=tf.constant(0)
+    )
     matrix = table._slabs["deep"]._bands[0].matrix
-    codes, scales = tf.gather(matrix._values, rows), tf.cast(tf.gather(matrix._scales, rows), tf.float32)
+    codes, scales = (
+        tf.gather(matrix._values, rows),
+        tf.cast(tf.gather(matrix._scales, rows), tf.float32),
+    )
     return (tf.cast(codes, tf.float32) * scales[:, :1] + scales[:, 1:]).numpy()
 
 
@@ -316,7 +384,9 @@ def _later_format(folder):
     (folder / "manifest.json").write_text(json.dumps(document | {"format": 2}))
 
 
-@pytest.mark.parametrize("damage", [_cut, _flip, _without_arrays, _without_manifest, _half_a_manifest, _later_format])
+@pytest.mark.parametrize(
+    "damage", [_cut, _flip, _without_arrays, _without_manifest, _half_a_manifest, _later_format]
+)
 def test_a_damaged_delta_is_refused_by_us_and_by_the_client(damage, written):
     damage(written[2])
     with pytest.raises(InputError, match="delta"):
@@ -342,14 +412,26 @@ def test_a_delta_is_never_replaced(written):
 def _projected(model):
     rows = model.tables[""]
     band = Band(Matrix.of(rows.slabs["deep"].rows()[:, :2], Form.INT8), np.ones((2, 4), np.float32))
-    return replace(model, tables={**model.tables, "": PackedRows(rows.keys, {**rows.slabs, "deep": PackedSlab((band,))})})
+    return replace(
+        model,
+        tables={
+            **model.tables,
+            "": PackedRows(rows.keys, {**rows.slabs, "deep": PackedSlab((band,))}),
+        },
+    )
 
 
 def _banded(model):
     rows = model.tables[""]
     deep, cut = rows.slabs["deep"].rows(), 3
     bands = Band(Matrix.of(deep[:cut], Form.FLOAT32)), Band(Matrix.of(deep[cut:], Form.INT8))
-    return replace(model, tables={**model.tables, "": PackedRows(rows.keys, {**rows.slabs, "deep": PackedSlab(bands)})})
+    return replace(
+        model,
+        tables={
+            **model.tables,
+            "": PackedRows(rows.keys, {**rows.slabs, "deep": PackedSlab(bands)}),
+        },
+    )
 
 
 @pytest.mark.parametrize(("changed", "why"), [(_projected, "projection"), (_banded, "bands")])
@@ -367,7 +449,10 @@ def test_bands_and_projections_have_no_delta_and_say_why(changed, why, models, t
 
 def test_another_graph_needs_a_full_export(models):
     told = models[0].description
-    other = replace(models[0], description=replace(told, schema=told.schema.model_copy(update={"timezone": "Asia/Tokyo"})))
+    other = replace(
+        models[0],
+        description=replace(told, schema=told.schema.model_copy(update={"timezone": "Asia/Tokyo"})),
+    )
     with pytest.raises(InputError, match="in full"):
         delta_between(models[0], other)
     with pytest.raises(InputError, match="in full"):

@@ -11,14 +11,14 @@ from awkward_day import RELATIONS, SCHEMA, draw_columns, write_partition
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
 
-from compression.export import export
+from compression.export.write import export
 from compression.pruning import compress
 from compression.settings import CompressionSettings
-from training.checkpoints import read_checkpoint
-from training.examples import read_examples
-from training.scoring import Scorer
-from validation.parity import check_parity
-from validation.requests import RawRequests, read_requests
+from training.data.examples import read_examples
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import read_checkpoint
+from validation.model.parity import check_parity
+from validation.model.requests import RawRequests, read_requests
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +43,10 @@ def tensors(columns):
         if isinstance(values[0], str):
             return tf.constant(values, tf.string)
         width = max(map(len, values))
-        return tf.reshape(tf.constant([v + [""] * (width - len(v)) for v in values], tf.string), [len(values), width])
+        return tf.reshape(
+            tf.constant([v + [""] * (width - len(v)) for v in values], tf.string),
+            [len(values), width],
+        )
 
     return {name: tensor(values) for name, values in columns.items()}
 
@@ -61,7 +64,9 @@ def expected(compressed, trained_on):
 @pytest.fixture(scope="session")
 def parity(exported, expected, partition, fresh_process):
     """The export in a fresh process, against the NumPy reference."""
-    return check_parity(exported[0] / "saved_model", read_requests(partition, SCHEMA), expected, (1, 7, 512))
+    return check_parity(
+        exported[0] / "saved_model", read_requests(partition, SCHEMA), expected, (1, 7, 512)
+    )
 
 
 def test_parity_in_a_fresh_process_at_every_batch_size(parity, expected):
@@ -80,9 +85,13 @@ def test_parity_with_the_trainers_own_scores(parity, compressed, trained_on):
 
 def test_another_day_with_users_never_seen_among_the_known_ones(serve, compressed, tmp_path):
     columns = draw_columns(60, seed=9)
-    columns["user_id"] = [f"never seen {i}" if i % 2 else user for i, user in enumerate(columns["user_id"])]
+    columns["user_id"] = [
+        f"never seen {i}" if i % 2 else user for i, user in enumerate(columns["user_id"])
+    ]
     examples = read_examples(write_partition(tmp_path / "new", columns), SCHEMA, RELATIONS)
-    np.testing.assert_allclose(serve(columns), numpy_reference.probabilities(compressed, examples), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        serve(columns), numpy_reference.probabilities(compressed, examples), rtol=0, atol=1e-6
+    )
 
 
 def test_the_graph_holds_one_lookup_of_rows_and_two_of_each_relation(parity, loaded):
@@ -90,7 +99,11 @@ def test_the_graph_holds_one_lookup_of_rows_and_two_of_each_relation(parity, loa
     assert "LookupTableFindV2" in ops
     assert not [op for op in ops if "PyFunc" in op or not hasattr(tf.raw_ops, op)]
     nodes = [n.op for n in loaded.signatures["serving_default"].graph.as_graph_def().node]
-    inner = [n.op for f in loaded.signatures["serving_default"].graph.as_graph_def().library.function for n in f.node_def]
+    inner = [
+        n.op
+        for f in loaded.signatures["serving_default"].graph.as_graph_def().library.function
+        for n in f.node_def
+    ]
     assert (nodes + inner).count("LookupTableFindV2") == 3
 
 
@@ -108,7 +121,9 @@ def stacked(columns):
     """The same requests with all single-valued fields in one tensor, its columns in the schema's order."""
     given = tensors(columns)
     singles = [f.name for f in SCHEMA.column_fields() if f.name not in ("tags", "brands")]
-    return {"values": tf.stack([given[name] for name in singles], axis=1)} | {name: given[name] for name in ("tags", "brands")}
+    return {"values": tf.stack([given[name] for name in singles], axis=1)} | {
+        name: given[name] for name in ("tags", "brands")
+    }
 
 
 @pytest.mark.parametrize("rows", [1, 32, 200])
@@ -136,7 +151,9 @@ def test_an_empty_batch_gets_an_empty_answer(serve):
 
 def test_padding_changes_nothing(serve):
     columns = draw_columns(20, seed=3)
-    padded = columns | {name: [[*v, "", "", ""] for v in columns[name]] for name in ("tags", "brands")}
+    padded = columns | {
+        name: [[*v, "", "", ""] for v in columns[name]] for name in ("tags", "brands")
+    }
     between = columns | {"tags": [[x for t in v for x in ("", t)] for v in columns["tags"]]}
     np.testing.assert_array_equal(serve(padded), serve(columns))
     np.testing.assert_array_equal(serve(between), serve(columns))
@@ -171,20 +188,28 @@ def test_exporting_again_and_again_gives_the_same_model(exported, compressed, tm
     again = export(compressed, tmp_path)
     assert (again.rows, again.bytes_variables) == (exported[1].rows, exported[1].bytes_variables)
     for path in (exported[0] / "saved_model" / "variables").iterdir():
-        assert (tmp_path / "saved_model" / "variables" / path.name).read_bytes() == path.read_bytes()
+        assert (
+            tmp_path / "saved_model" / "variables" / path.name
+        ).read_bytes() == path.read_bytes()
     assert _graph(tmp_path) == _graph(exported[0])
 
 
 def _graph(folder):
-    saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model" / "saved_model.pb").read_bytes())
+    saved = saved_model_pb2.SavedModel.FromString(
+        (folder / "saved_model" / "saved_model.pb").read_bytes()
+    )
     text = text_format.MessageToString(saved.meta_graphs[0].graph_def)
     return sorted(re.sub(r"_[0-9]+|\"[0-9]+\"", "", text).splitlines())
 
 
-def test_the_size_follows_the_rows_and_not_the_table_that_was_trained(exported, checkpoint, compressed, tmp_path):
+def test_the_size_follows_the_rows_and_not_the_table_that_was_trained(
+    exported, checkpoint, compressed, tmp_path
+):
     report, trained = exported[1], read_checkpoint(compressed)
     assert report.rows == len(trained.keys)
-    assert report.bytes_exported == sum(p.stat().st_size for p in (exported[0] / "saved_model").rglob("*") if p.is_file())
+    assert report.bytes_exported == sum(
+        p.stat().st_size for p in (exported[0] / "saved_model").rglob("*") if p.is_file()
+    )
     assert export(checkpoint, tmp_path).bytes_variables > report.bytes_variables
 
 
@@ -192,7 +217,9 @@ def test_the_zero_rows_are_not_in_the_exported_table(loaded, checkpoint, compres
     """Of the exported hash table itself: it holds the kept keys, and not one key of a zero row."""
     kept, before = read_checkpoint(compressed).keys, read_checkpoint(checkpoint).keys
     handle = loaded.tables[""]._index._table.resource_handle
-    keys, rows = tf.raw_ops.LookupTableExportV2(table_handle=handle, Tkeys=tf.int64, Tvalues=tf.int32)
+    keys, rows = tf.raw_ops.LookupTableExportV2(
+        table_handle=handle, Tkeys=tf.int64, Tvalues=tf.int32
+    )
     assert sorted(keys.numpy().tolist()) == kept.tolist()
     assert sorted(rows.numpy().tolist()) == list(range(1, len(kept) + 1))
     assert len(set(before.tolist()) - set(keys.numpy().tolist())) > 0.05 * len(before)
@@ -208,12 +235,16 @@ def test_a_model_without_rows_or_encodings_can_be_exported(compressed, tmp_path)
     np.savez(bare / "encodings.npz")
     assert export(bare, tmp_path).rows == 0
     requests = RawRequests.of(SCHEMA, draw_columns(3, seed=2))
-    answers = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"](**tensors(draw_columns(3, seed=2)))
+    answers = tf.saved_model.load(str(tmp_path / "saved_model")).signatures["serving_default"](
+        **tensors(draw_columns(3, seed=2))
+    )
     assert len(requests) == len(answers["probability"]) == 3
     assert np.isfinite(answers["probability"]).all()
 
 
-def test_parity_catches_one_changed_weight(compressed, partition, expected, compare_served, tmp_path):
+def test_parity_catches_one_changed_weight(
+    compressed, partition, expected, compare_served, tmp_path
+):
     """A model whose bias is off by 1e-4 is not the model that was trained."""
     tampered = tmp_path / "tampered"
     tampered.mkdir()
@@ -222,5 +253,7 @@ def test_parity_catches_one_changed_weight(compressed, partition, expected, comp
         dense = {name: stored[name] for name in stored.files}
     np.savez(tampered / "dense.npz", **(dense | {"bias": dense["bias"] + np.float32(1e-4)}))
     export(tampered, tmp_path)
-    report = compare_served(tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (512,))
+    report = compare_served(
+        tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (512,)
+    )
     assert report.max_abs_diff > 1e-5

@@ -4,26 +4,28 @@ import numpy as np
 import pytest
 from awkward_day import MODEL, RELATIONS, SCHEMA
 
-from compression.export import export
+from compression.export.write import export
 from compression.pruning import compress
 from compression.selection.choice import needs
 from compression.selection.complexity import measure
 from compression.settings import CompressionSettings
-from pipelines.pruned_config import prune_document
-from training.checkpoints import Description, read_checkpoint, write_description
-from training.inputs import Featurizer
-from training.learner import Learner
-from training.learners import Learners, Recipe
+from pipelines.cli.pruned_config import prune_document
+from training.data.inputs import Featurizer
+from training.data.scalers import Scaler
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import Description, read_checkpoint, write_description
+from training.fit.learner import Learner
+from training.fit.learners import Learners, Recipe
 from training.models.cross_files import write_encodings
 from training.models.gates import GatedModel, GateRule, uses
-from training.scalers import Scaler
-from training.scoring import Scorer
 from training.settings import GroupSettings, TrainingSettings
-from validation.requests import read_requests
+from validation.model.requests import read_requests
 
 KEYED = [f.name for f in SCHEMA.key_fields()]
 POOLED = GroupSettings(name="pooled", fields=tuple(KEYED[:2]), dim=2, pooling="sum")
-GROUPED = MODEL.model_copy(update={"groups": (POOLED, GroupSettings(name="last", fields=(KEYED[-1],), dim=5))})
+GROUPED = MODEL.model_copy(
+    update={"groups": (POOLED, GroupSettings(name="last", fields=(KEYED[-1],), dim=5))}
+)
 SCALERS = {"price": Scaler(2.5, 4.0), "age": Scaler(-0.5, 0.3)}
 
 
@@ -41,19 +43,28 @@ def grouped(trained_on, tmp_path_factory):
     return learners.model, inputs, folder
 
 
-def test_the_export_agrees_in_a_fresh_process(grouped, trained_on, partition, compare_served, tmp_path):
+def test_the_export_agrees_in_a_fresh_process(
+    grouped, trained_on, partition, compare_served, tmp_path
+):
     (tmp_path / "compressed").mkdir()
     report = compress(grouped[2], CompressionSettings(), tmp_path / "compressed")
-    assert export(tmp_path / "compressed", tmp_path).rows == report.rows_after <= len(grouped[0].table)
+    assert (
+        export(tmp_path / "compressed", tmp_path).rows == report.rows_after <= len(grouped[0].table)
+    )
     expected = Scorer.load(tmp_path / "compressed").score(trained_on)
     np.testing.assert_array_equal(expected, grouped[0].predict(grouped[1]))
-    parity = compare_served(tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (7, 512))
+    parity = compare_served(
+        tmp_path / "saved_model", read_requests(partition, SCHEMA), expected, (7, 512)
+    )
     assert parity.max_abs_diff <= 1e-6
     assert np.std(expected) > 0.01
 
 
 def test_bytes_before_are_those_of_the_tables(grouped, tmp_path):
-    report, tables = compress(grouped[2], CompressionSettings(), tmp_path), read_checkpoint(grouped[2]).tables()
+    report, tables = (
+        compress(grouped[2], CompressionSettings(), tmp_path),
+        read_checkpoint(grouped[2]).tables(),
+    )
     assert report.parts_before["groups"] > 0
     assert report.rows_before == sum(len(rows.keys) for rows in tables.values())
 
@@ -64,7 +75,9 @@ def test_a_field_costs_its_own_width_and_a_pooled_block_goes_last(grouped):
     assert footprint.complexities[KEYED[0]].width == 3
     assert footprint.complexities[KEYED[-1]].width == 6
     rows = sum(len(table) * (8 + 4 * (1 + dim)) for table, dim in _widths(grouped[0]))
-    assert footprint.of(whole).bytes == rows + sum(w.nbytes for w in grouped[0].model.weights().values())
+    assert footprint.of(whole).bytes == rows + sum(
+        w.nbytes for w in grouped[0].model.weights().values()
+    )
     columns = GROUPED.hidden[0] * 4
     saved = footprint.of(whole - {KEYED[0]}).bytes - footprint.of(whole - set(KEYED[:2])).bytes
     assert saved == footprint.complexities[KEYED[1]].rows * (8 + 4 * 3) + 2 * columns
@@ -86,7 +99,9 @@ def test_a_group_has_one_gate_and_is_kept_whole(grouped):
 
 def test_gates_of_groups_learn(grouped):
     learner, inputs, _ = grouped
-    gated = GatedModel(learner.model, GateRule(speed=50.0), np.linspace(0.0, 0.1, len(uses(learner.model.layout))))
+    gated = GatedModel(
+        learner.model, GateRule(speed=50.0), np.linspace(0.0, 0.1, len(uses(learner.model.layout)))
+    )
     before = gated.keep()
     through = Learner(gated, learner.table, learner.optimizer)
     assert np.isfinite(through.learn(through.prepare(inputs)))
@@ -96,6 +111,11 @@ def test_gates_of_groups_learn(grouped):
 
 def test_a_group_without_fields_goes_from_the_yaml():
     group = {"name": "g", "fields": ["a", "b"], "dim": 2}
-    document = {"features": {"fields": [{"name": n} for n in "abc"]}, "model": {"dim": 4, "groups": [group]}}
-    assert prune_document(document, frozenset("a"))["model"]["groups"] == [group | {"fields": ["b"]}]
+    document = {
+        "features": {"fields": [{"name": n} for n in "abc"]},
+        "model": {"dim": 4, "groups": [group]},
+    }
+    assert prune_document(document, frozenset("a"))["model"]["groups"] == [
+        group | {"fields": ["b"]}
+    ]
     assert prune_document(document, frozenset("ab"))["model"] == {"dim": 4}

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from awkward_day import HELDOUT, SCHEMA
 
-from compression.export import export
+from compression.export.write import export
 from compression.pruning import compress
 from compression.settings import CompressionSettings
-from training.metrics import auc
-from validation.model_check import Candidate, check_model, read_heldout, score_compressed
+from training.evaluation.metrics import auc
+from validation.model.check import Candidate, check_model, read_heldout, score_compressed
 from validation.settings import ModelGateSettings
 
 
@@ -32,7 +32,9 @@ def test_a_good_candidate_is_blessed(judged):
     assert figures["auc_exported"] > 0.6 > figures["auc_baseline"] == 0.5
 
 
-def test_the_champion_is_scored_on_the_same_impressions(judged, judged_checkpoint, compressed, partition):
+def test_the_champion_is_scored_on_the_same_impressions(
+    judged, judged_checkpoint, compressed, partition
+):
     heldout = read_heldout(judged_checkpoint / "heldout.parquet")
     champion = score_compressed(compressed, partition, heldout)
     np.testing.assert_array_equal(champion, heldout.model)
@@ -42,13 +44,25 @@ def test_the_champion_is_scored_on_the_same_impressions(judged, judged_checkpoin
 def test_the_report_holds_answers_costs_and_pictures(judged, judged_checkpoint):
     out, figures = judged
     heldout = read_heldout(judged_checkpoint / "heldout.parquet")
-    np.testing.assert_allclose(np.load(out / "predictions.npy", allow_pickle=False), heldout.model, atol=1e-6)
+    np.testing.assert_allclose(
+        np.load(out / "predictions.npy", allow_pickle=False), heldout.model, atol=1e-6
+    )
     assert json.loads((out / "serving.json").read_text())["rows"]["512"] == HELDOUT
-    assert {p.name for p in (out / "plots").iterdir()} >= {"calibration.png", "roc.png", "scores.png"}
-    assert figures["bytes_exported"] == sum(p.stat().st_size for p in out.parent.glob("export0/**/*") if p.is_file())
+    assert {p.name for p in (out / "plots").iterdir()} >= {
+        "calibration.png",
+        "roc.png",
+        "scores.png",
+    }
+    assert figures["bytes_exported"] == sum(
+        p.stat().st_size for p in out.parent.glob("export0/**/*") if p.is_file()
+    )
 
 
-STEPS = [{"kind": "drop_fields", "fields": ["price"]}, {"kind": "prune_rows", "keep": 0.8}, {"kind": "quantize", "form": "int4"}]
+STEPS = [
+    {"kind": "drop_fields", "fields": ["price"]},
+    {"kind": "prune_rows", "keep": 0.8},
+    {"kind": "quantize", "form": "int4"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +79,30 @@ def test_a_lossy_candidate_is_held_against_the_trained_one(
     allowed, verdict, lossy, judged_checkpoint, partition, warm_serving, tmp_path
 ):
     settings = ModelGateSettings(max_p99_ms=60_000, max_auc_drop_by_compression=allowed)
-    figures = check_model(Candidate(partition, judged_checkpoint, lossy[1], None, lossy[0]), SCHEMA, settings, tmp_path)
+    figures = check_model(
+        Candidate(partition, judged_checkpoint, lossy[1], None, lossy[0]),
+        SCHEMA,
+        settings,
+        tmp_path,
+    )
     heldout = read_heldout(judged_checkpoint / "heldout.parquet")
     compressed = score_compressed(lossy[0], partition, heldout)
     assert figures["parity_max_abs_diff"] <= 1e-6 < np.abs(compressed - heldout.model).max()
     assert figures["auc_compressed"] == pytest.approx(auc(heldout.label, compressed))
-    checks = {check["name"]: check for check in json.loads((tmp_path / "verdict.json").read_text())["checks"]}
-    assert checks["auc_minus_trained"]["value"] == pytest.approx(figures["auc_compressed"] - figures["auc"])
+    checks = {
+        check["name"]: check
+        for check in json.loads((tmp_path / "verdict.json").read_text())["checks"]
+    }
+    assert checks["auc_minus_trained"]["value"] == pytest.approx(
+        figures["auc_compressed"] - figures["auc"]
+    )
     assert -0.2 < checks["auc_minus_trained"]["value"] < -1e-6
     assert figures["verdict"] == verdict
 
 
-def test_an_export_of_something_else_is_unsound(lossy, judged_checkpoint, partition, exported, warm_serving, tmp_path):
+def test_an_export_of_something_else_is_unsound(
+    lossy, judged_checkpoint, partition, exported, warm_serving, tmp_path
+):
     (tmp_path / "small").mkdir()
     steps = CompressionSettings.model_validate({"steps": STEPS[1:]})
     compress(judged_checkpoint, steps, tmp_path / "small")
@@ -85,12 +111,16 @@ def test_an_export_of_something_else_is_unsound(lossy, judged_checkpoint, partit
     assert check_model(candidate, SCHEMA, settings, tmp_path)["verdict"] == "unsound"
 
 
-def test_a_tolerance_above_zero_is_a_lossy_step_too(judged_checkpoint, partition, warm_serving, tmp_path):
+def test_a_tolerance_above_zero_is_a_lossy_step_too(
+    judged_checkpoint, partition, warm_serving, tmp_path
+):
     for name in ("small", "export", "report"):
         (tmp_path / name).mkdir()
     compress(judged_checkpoint, CompressionSettings(zero_tolerance=0.15), tmp_path / "small")
     export(tmp_path / "small", tmp_path / "export")
-    candidate = Candidate(partition, judged_checkpoint, tmp_path / "export", None, tmp_path / "small")
+    candidate = Candidate(
+        partition, judged_checkpoint, tmp_path / "export", None, tmp_path / "small"
+    )
     settings = ModelGateSettings(max_p99_ms=60_000, max_auc_drop_by_compression=0.5)
     figures = check_model(candidate, SCHEMA, settings, tmp_path / "report")
     assert figures["verdict"] == "blessed"

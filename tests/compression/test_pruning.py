@@ -8,10 +8,10 @@ import pytest
 
 from compression.pruning import compress
 from compression.settings import CompressionSettings
+from elastic_embeddings.storage.checkpoint import read_header
 from features.errors import InputError
-from training.checkpoints import read_checkpoint
-from training.elastic.storage.checkpoint import read_header
-from training.scoring import Scorer
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import read_checkpoint
 
 
 def cut(checkpoint, folder, **settings):
@@ -26,7 +26,9 @@ def test_no_zero_row_survives_and_every_other_row_does(checkpoint, compressed):
     np.testing.assert_array_equal(after.keys, before.keys[~zero])
     for slab in ("wide", "deep"):
         np.testing.assert_array_equal(after.vectors[slab], before.vectors[slab][~zero])
-    assert not np.any(np.all(after.vectors["wide"] == 0, axis=1) & np.all(after.vectors["deep"] == 0, axis=1))
+    assert not np.any(
+        np.all(after.vectors["wide"] == 0, axis=1) & np.all(after.vectors["deep"] == 0, axis=1)
+    )
 
 
 def test_a_row_that_is_zero_in_one_slab_only_stays(compressed):
@@ -37,7 +39,9 @@ def test_a_row_that_is_zero_in_one_slab_only_stays(compressed):
 
 
 def test_the_files_are_those_of_the_contract(compressed):
-    files = sorted(str(path.relative_to(compressed)) for path in compressed.rglob("*") if path.is_file())
+    files = sorted(
+        str(path.relative_to(compressed)) for path in compressed.rglob("*") if path.is_file()
+    )
     assert files == [
         "dense.npz",
         "encodings.npz",
@@ -47,7 +51,10 @@ def test_the_files_are_those_of_the_contract(compressed):
         "table/keys.npy",
         "table/wide.npy",
     ]
-    keys, wide = (np.load(compressed / "table" / f"{name}.npy", allow_pickle=False) for name in ("keys", "wide"))
+    keys, wide = (
+        np.load(compressed / "table" / f"{name}.npy", allow_pickle=False)
+        for name in ("keys", "wide")
+    )
     assert keys.dtype == np.int64
     assert np.all(np.diff(keys) > 0)
     assert (wide.dtype, wide.shape) == (np.float32, (len(keys), 1))
@@ -56,7 +63,8 @@ def test_the_files_are_those_of_the_contract(compressed):
 def test_the_cut_changes_no_prediction(checkpoint, compressed, trained_on):
     some = trained_on.slice(0, 60)
     np.testing.assert_array_equal(
-        numpy_reference.probabilities(compressed, some), numpy_reference.probabilities(checkpoint, some)
+        numpy_reference.probabilities(compressed, some),
+        numpy_reference.probabilities(checkpoint, some),
     )
 
 
@@ -72,14 +80,24 @@ def test_the_report_counts_rows_and_bytes(checkpoint, compressed):
     assert report["rows_before"] == report["rows_after"] + report["zero_rows"]
     assert seen > report["rows_before"] == len(read_checkpoint(checkpoint).keys)
     assert report["bytes_before"] > report["bytes_before_weights"] > report["bytes_after"] > 0
-    on_disk = {p: (compressed / p).stat().st_size for p in ("dense.npz", "encodings.npz", "model.json")}
+    on_disk = {
+        p: (compressed / p).stat().st_size for p in ("dense.npz", "encodings.npz", "model.json")
+    }
     on_disk["table"] = sum(p.stat().st_size for p in (compressed / "table").iterdir())
     assert report["parts_after"] == on_disk
     assert sum(on_disk.values()) == report["bytes_after"]
-    assert set(report["parts_before"]) == {"table", "dense.npz", "optimizer.npz", "encodings.npz", "model.json"}
+    assert set(report["parts_before"]) == {
+        "table",
+        "dense.npz",
+        "optimizer.npz",
+        "encodings.npz",
+        "model.json",
+    }
 
 
-def test_compressing_leaves_the_checkpoint_alone_and_is_deterministic(checkpoint, compressed, tmp_path):
+def test_compressing_leaves_the_checkpoint_alone_and_is_deterministic(
+    checkpoint, compressed, tmp_path
+):
     before = {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()}
     cut(checkpoint, tmp_path / "again")
     assert {path: path.read_bytes() for path in checkpoint.rglob("*") if path.is_file()} == before
@@ -95,10 +113,14 @@ def test_compressing_what_is_compressed_changes_nothing(compressed, tmp_path):
 
 def test_a_tolerance_drops_rows_by_their_largest_value(checkpoint, tmp_path):
     before = read_checkpoint(checkpoint)
-    largest = np.maximum(np.abs(before.vectors["wide"]).max(axis=1), np.abs(before.vectors["deep"]).max(axis=1))
+    largest = np.maximum(
+        np.abs(before.vectors["wide"]).max(axis=1), np.abs(before.vectors["deep"]).max(axis=1)
+    )
     tolerance = float(np.median(largest))
     report = cut(checkpoint, tmp_path / "lossy", zero_tolerance=tolerance)
-    np.testing.assert_array_equal(read_checkpoint(tmp_path / "lossy").keys, before.keys[largest > tolerance])
+    np.testing.assert_array_equal(
+        read_checkpoint(tmp_path / "lossy").keys, before.keys[largest > tolerance]
+    )
     assert report.zero_rows == int((largest <= tolerance).sum())
 
 

@@ -9,7 +9,7 @@ import pytest
 from awkward_day import MODEL, RELATIONS, SCHEMA
 from step_models import SCALERS, work_of
 
-from compression.compact import read_compact
+from compression.model import read_compact
 from compression.pruning import compress
 from compression.search.bench import Bench
 from compression.search.certainty import drop_error
@@ -22,11 +22,11 @@ from compression.steps.codebooks import coded
 from compression.steps.sequence import run_steps
 from compression.steps.settings import ProductCodes, PruneRows
 from features.errors import InputError
-from training.checkpoints import Description
-from training.examples import heldout_start, read_examples
-from training.metrics import auc
-from training.metrics.bootstrap import resample_users
-from training.scoring import Scorer
+from training.data.examples import heldout_start, read_examples
+from training.evaluation.metrics import auc
+from training.evaluation.metrics.bootstrap import resample_users
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import Description
 from training.settings import TrainingSettings
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,10 @@ PLAN = [
 ]
 
 
-KNOWN = [bool(hashlib.blake2b(letter, digest_size=1).digest()[0] % 2) for letter in (b"a", b"b", b"c", b"d", b"e", b"f")]
+KNOWN = [
+    bool(hashlib.blake2b(letter, digest_size=1).digest()[0] % 2)
+    for letter in (b"a", b"b", b"c", b"d", b"e", b"f")
+]
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +58,18 @@ def test_a_plan_is_worth_what_its_folder_is_worth(bench, checkpoint, partition, 
     whole = read_examples(partition, scorer.description.schema, scorer.description.relations)
     start = heldout_start(len(whole), scorer.description.training.holdout_fraction)
     last = whole.slice(start, len(whole))
-    scores, trained = scorer.score(last), Scorer.load(checkpoint).score(read_examples(partition, SCHEMA, RELATIONS))[start:]
+    scores, trained = (
+        scorer.score(last),
+        Scorer.load(checkpoint).score(read_examples(partition, SCHEMA, RELATIONS))[start:],
+    )
     half = of_reported_half(last.users)[last.user]
     np.testing.assert_array_equal(found.scores, scores[half])
-    assert found.drop_reported == pytest.approx(auc(last.label[half], trained[half]) - auc(last.label[half], scores[half]))
-    assert found.drop == pytest.approx(auc(last.label[~half], trained[~half]) - auc(last.label[~half], scores[~half]))
+    assert found.drop_reported == pytest.approx(
+        auc(last.label[half], trained[half]) - auc(last.label[half], scores[half])
+    )
+    assert found.drop == pytest.approx(
+        auc(last.label[~half], trained[~half]) - auc(last.label[~half], scores[~half])
+    )
     assert found.bytes == bench.weigh(plan.steps) == read_compact(tmp_path).nbytes
     assert found.rows == read_compact(tmp_path).rows
     interval = bench.interval(found)
@@ -76,12 +86,17 @@ def test_a_remembered_beginning_changes_no_plan(bench):
     first = [bench.measure("x", steps[:n]).scores.tobytes() for n in range(5)]
     for _ in range(30):
         bench.weigh(steps[:1])
-    assert [bench.measure("x", steps[:n]).scores.tobytes() for n in reversed(range(5))] == first[::-1]
+    assert [bench.measure("x", steps[:n]).scores.tobytes() for n in reversed(range(5))] == first[
+        ::-1
+    ]
 
 
 def pairwise_error(label, first, second, user):
     """The standard error by its definition: every click against every other impression."""
-    won = [(s[label == 1][:, None] > s[label == 0]) + 0.5 * (s[label == 1][:, None] == s[label == 0]) for s in (first, second)]
+    won = [
+        (s[label == 1][:, None] > s[label == 0]) + 0.5 * (s[label == 1][:, None] == s[label == 0])
+        for s in (first, second)
+    ]
     moved = np.zeros(len(label))
     for sign, wins in zip((1, -1), won, strict=True):
         moved[label == 1] += sign * (wins.mean(axis=1) - wins.mean()) / (label == 1).sum()
@@ -102,7 +117,9 @@ def test_the_standard_error_is_that_of_the_definition_and_of_drawing():
     label, first, second, user = scored()
     found = drop_error(label, first, second, user)
     assert found == pytest.approx(pairwise_error(label, first, second, user), rel=1e-6)
-    as_probability = {name: 1 / (1 + np.exp(-s)) for name, s in (("first", first), ("second", second))}
+    as_probability = {
+        name: 1 / (1 + np.exp(-s)) for name, s in (("first", first), ("second", second))
+    }
     drawn = resample_users(label, as_probability, user, resamples=400)
     assert found == pytest.approx(np.std(drawn["first"].auc - drawn["second"].auc), rel=0.15)
     assert drop_error(label, first, first, user) == 0
@@ -111,7 +128,9 @@ def test_the_standard_error_is_that_of_the_definition_and_of_drawing():
 def test_a_user_is_in_one_half_in_every_process():
     users = np.array([f"user {n}" for n in range(2000)], object)
     half = of_reported_half(users)
-    np.testing.assert_array_equal(half, [of_reported_half(users[n : n + 1])[0] for n in range(2000)])
+    np.testing.assert_array_equal(
+        half, [of_reported_half(users[n : n + 1])[0] for n in range(2000)]
+    )
     assert 0.45 < half.mean() < 0.55
     assert of_reported_half(np.array(["a", "b", "c", "d", "e", "f"], object)).tolist() == KNOWN
 
@@ -131,7 +150,9 @@ def test_a_half_without_clicks_is_refused(partition, tmp_path):
 def test_every_level_of_every_axis_is_a_plan_that_can_be_carried_out(kind, learned):
     work = work_of(learned(kind))
     space = Space.of(work)
-    assert ("units" in [axis.name for axis in space.axes]) == (kind != "deepfm")  # whose hidden layers have layer norm
+    assert ("units" in [axis.name for axis in space.axes]) == (
+        kind != "deepfm"
+    )  # whose hidden layers have layer norm
     for number, axis in enumerate(space.axes):
         point, sizes = space.start, [work.model.nbytes]
         while (point := space.coarser(point, number)) is not None:
@@ -139,10 +160,19 @@ def test_every_level_of_every_axis_is_a_plan_that_can_be_carried_out(kind, learn
             assert CompressionSettings(steps=steps).steps == steps
             sizes.append(run_steps(work, steps)[0].model.nbytes)
         assert len(sizes) == len(axis.levels)
-        falling = [size for size, level in zip(sizes, axis.levels, strict=True) if not isinstance(level, ProductCodes)]
-        assert falling == sorted(falling, reverse=True)  # codes and their codebooks are small only beside many rows
+        falling = [
+            size
+            for size, level in zip(sizes, axis.levels, strict=True)
+            if not isinstance(level, ProductCodes)
+        ]
+        assert falling == sorted(
+            falling, reverse=True
+        )  # codes and their codebooks are small only beside many rows
     last = tuple(len(axis.levels) - 1 for axis in space.axes)
-    assert run_steps(work, CompressionSettings(steps=space.steps(last)).steps)[0].model.nbytes < 0.3 * work.model.nbytes
+    assert (
+        run_steps(work, CompressionSettings(steps=space.steps(last)).steps)[0].model.nbytes
+        < 0.3 * work.model.nbytes
+    )
 
 
 def test_fields_with_many_rows_have_an_axis_of_their_own(learned):
@@ -152,7 +182,9 @@ def test_fields_with_many_rows_have_an_axis_of_their_own(learned):
     large = {name for name, count in rows.items() if count >= 0.1 * work.model.rows}
     space = Space.of(work)
     axes = {axis.name: axis.fields for axis in space.axes if axis.name.startswith("rows")}
-    assert axes.pop("rows") == tuple(name for name, count in rows.items() if count and name not in large)
+    assert axes.pop("rows") == tuple(
+        name for name, count in rows.items() if count and name not in large
+    )
     assert axes == {f"rows of {name}": (name,) for name in large}
     assert len(large) > 1
     numbers = [n for n, axis in enumerate(space.axes) if axis.name.startswith("rows of")]
@@ -170,7 +202,11 @@ def test_the_chosen_plan_is_tuned_and_the_better_one_is_taken(bench):
     assert found.chosen is (tuned if goal.rank(tuned) < goal.rank(before) else before)
     assert tuned.bytes == before.bytes
     assert tuned.scores.tobytes() != before.scores.tobytes()
-    assert found.intervals[found.chosen.steps].low <= found.chosen.drop_reported <= found.intervals[found.chosen.steps].high
+    assert (
+        found.intervals[found.chosen.steps].low
+        <= found.chosen.drop_reported
+        <= found.intervals[found.chosen.steps].high
+    )
 
 
 def test_every_plan_can_be_tuned(bench):
@@ -178,12 +214,16 @@ def test_every_plan_can_be_tuned(bench):
     last = space.steps(tuple(len(axis.levels) - 1 for axis in space.axes))
     for steps in ((), last, last[:2]):
         tuned = CompressionSettings(steps=with_tuning(steps)).steps
-        assert [step for step in tuned if step.kind != "fine_tune"] == sorted(steps, key=lambda step: step.kind == "dense")
+        assert [step for step in tuned if step.kind != "fine_tune"] == sorted(
+            steps, key=lambda step: step.kind == "dense"
+        )
 
 
 def test_codebooks_are_made_once_for_all_plans_that_prune_their_rows(bench, monkeypatch):
     made = []
-    monkeypatch.setattr("compression.steps.product.coded", lambda *given: made.append(1) or coded(*given))
+    monkeypatch.setattr(
+        "compression.steps.product.coded", lambda *given: made.append(1) or coded(*given)
+    )
     codes = ProductCodes(columns=2, codes=16)
     bench.measure("x", (codes,))
     once = len(made)
@@ -205,20 +245,31 @@ def test_fields_that_are_dropped_are_dropped_in_every_plan_and_baseline(bench):
     assert "prune_rows" not in [step.kind for step in found.plans[0].steps]
     space = Space.of(bench.after(settings.steps[:1]), settings.steps[:1])
     assert space.steps(space.start) == settings.steps[:1]
-    assert all(plan[0] == settings.steps[0] for plans in baselines(space).values() for plan in plans)
+    assert all(
+        plan[0] == settings.steps[0] for plans in baselines(space).values() for plan in plans
+    )
     assert len(baselines(space)) == 5
 
 
 def test_a_search_from_end_to_end(bench):
     told = []
-    found = search(bench, CompressionSettings(), Goal(max_bytes=bench.bytes // 3), 40, lambda number, one: told.append(number))
+    found = search(
+        bench,
+        CompressionSettings(),
+        Goal(max_bytes=bench.bytes // 3),
+        40,
+        lambda number, one: told.append(number),
+    )
     assert found.chosen.bytes <= bench.bytes // 3
     assert told == list(range(1, len(found.plans) + 1))
     assert len(found.plans) <= 40
     assert found.chosen in found.plans
     document = found.as_dict()
     assert document["chosen"]["ratio"] == pytest.approx(bench.bytes / found.chosen.bytes)
-    assert CompressionSettings.model_validate(found.section()["compression"]).steps == found.chosen.steps
+    assert (
+        CompressionSettings.model_validate(found.section()["compression"]).steps
+        == found.chosen.steps
+    )
     assert {line["name"] for line in document["baselines"]} == set(baselines(Space.of(bench.work)))
     for line in document["pareto"]:
         assert line["auc_drop_low"] <= line["auc_drop_high"]

@@ -13,7 +13,9 @@ from compression.search.search import pareto
 from compression.search.space import Axis, Space
 from features.errors import InputError
 
-SPACE = Space(tuple(Axis(name, tuple(range(size))) for name, size in (("a", 5), ("b", 4), ("c", 3))))
+SPACE = Space(
+    tuple(Axis(name, tuple(range(size))) for name, size in (("a", 5), ("b", 4), ("c", 3)))
+)
 EVERY = list(product(range(5), range(4), range(3)))
 
 
@@ -29,14 +31,17 @@ class World:
         self.saves, self.costs, self.asked = [], [], []
         for axis in SPACE.axes:
             saves, costs = (
-                f(len(axis.levels) - 1) for f in (lambda n: draw.uniform(0.05, 1, n), lambda n: draw.exponential(1e-3, n))
+                f(len(axis.levels) - 1)
+                for f in (lambda n: draw.uniform(0.05, 1, n), lambda n: draw.exponential(1e-3, n))
             )
             order = np.argsort(costs / saves) if ordered else np.arange(len(saves))
             self.saves.append(np.cumsum([0, *saves[order]]))
             self.costs.append(np.cumsum([0, *costs[order]]))
 
     def weigh(self, point):
-        return int(1e6 * np.exp(-sum(saved[level] for saved, level in zip(self.saves, point, strict=True))))
+        return int(
+            1e6 * np.exp(-sum(saved[level] for saved, level in zip(self.saves, point, strict=True)))
+        )
 
     def drop(self, point):
         return float(sum(cost[level] for cost, level in zip(self.costs, point, strict=True)))
@@ -81,7 +86,11 @@ def test_in_any_world_the_limit_is_kept_and_no_neighbour_is_better(seed, allowed
     found = world.search(goal)
     assert goal.allows(found)
     (at,) = [p for p in EVERY if (world.weigh(p), world.drop(p)) == (found.bytes, found.drop)]
-    for near in (tuple(np.add(at, step)) for step in product((-1, 0, 1), repeat=3) if sorted(np.abs(step)) == [0, 0, 1]):
+    for near in (
+        tuple(np.add(at, step))
+        for step in product((-1, 0, 1), repeat=3)
+        if sorted(np.abs(step)) == [0, 0, 1]
+    ):
         if near in EVERY and goal.allows(other := measured(world.drop(near), world.weigh(near))):
             assert goal.rank(other) >= goal.rank(found) or other.bytes > 0.99 * found.bytes
 
@@ -91,7 +100,9 @@ def test_with_both_limits_both_hold_or_it_is_said():
     found = world.search(Goal(max_bytes=500_000, max_drop=0.005))
     assert found.bytes <= 500_000
     assert found.drop <= 0.005
-    with pytest.raises(InputError, match=r"none of \d+ plans is within the limits: the smallest takes [\d,]+ bytes"):
+    with pytest.raises(
+        InputError, match=r"none of \d+ plans is within the limits: the smallest takes [\d,]+ bytes"
+    ):
         World(3).search(Goal(max_bytes=1, max_drop=0.005))
 
 
@@ -119,7 +130,12 @@ def test_the_front_is_what_no_other_beats(pairs):
     plans = [measured(drop, size) for drop, size in pairs]
     front = pareto(plans)
     for one in front:
-        assert not any(o.bytes <= one.bytes and o.drop <= one.drop and (o.bytes, o.drop) != (one.bytes, one.drop) for o in plans)
+        assert not any(
+            o.bytes <= one.bytes
+            and o.drop <= one.drop
+            and (o.bytes, o.drop) != (one.bytes, one.drop)
+            for o in plans
+        )
     for one in plans:
         assert any(f.bytes <= one.bytes and f.drop <= one.drop for f in front)
     assert [f.bytes for f in front] == sorted({f.bytes for f in front}, reverse=True)

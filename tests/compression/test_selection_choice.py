@@ -5,7 +5,16 @@ import pytest
 from compression.selection.choice import Budget, choose, needs
 from compression.selection.complexity import Size
 from features.errors import InputError
-from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Time, Timestamp
+from features.schema import (
+    Categorical,
+    Cross,
+    MultiValued,
+    Numeric,
+    Relation,
+    Schema,
+    Time,
+    Timestamp,
+)
 
 SCHEMA = Schema(
     label="click",
@@ -25,7 +34,16 @@ SCHEMA = Schema(
     ),
 )
 RELATIONS = (Relation(left="ad", right="person"), Relation(left="ad_hour", right="person"))
-BYTES = {"ad": 100, "person": 60, "tags": 30, "price": 0, "hour": 5, "ad_hour": 80, "ad__person": 20, "ad_hour__person": 20}
+BYTES = {
+    "ad": 100,
+    "person": 60,
+    "tags": 30,
+    "price": 0,
+    "hour": 5,
+    "ad_hour": 80,
+    "ad__person": 20,
+    "ad_hour__person": 20,
+}
 COST = {name: 1.0 for name in BYTES} | {"tags": 4.0, "ad__person": 2.0}
 RANKING = ("ad_hour", "tags", "price", "ad__person", "person", "hour", "ad", "ad_hour__person")
 PARTS = needs(SCHEMA, RELATIONS)
@@ -50,7 +68,10 @@ CASES = {
     "one input": (Budget(keep=1), {"tags"}),
     "the exact number of bytes is allowed": (Budget(bytes=195), {"ad_hour", "ad", "hour", "price"}),
     "a byte less": (Budget(bytes=194), {"tags", "price", "person", "hour"}),
-    "what is large is passed over, what is small still fits": (Budget(bytes=45), {"tags", "price", "hour"}),
+    "what is large is passed over, what is small still fits": (
+        Budget(bytes=45),
+        {"tags", "price", "hour"},
+    ),
     "values per impression": (Budget(cost=4.0), {"ad_hour", "ad", "hour", "price"}),
     "every limit holds": (Budget(keep=5, bytes=230, cost=7.9), {"ad_hour", "ad", "hour", "tags"}),
 }

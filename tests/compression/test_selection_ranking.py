@@ -8,18 +8,20 @@ from compression.selection.complexity import measure
 from compression.selection.learning import Quality, Split, learn
 from compression.selection.ranking import Ranking, costs, gate_rule, rank
 from compression.settings import SelectionSettings
+from elastic_embeddings.core.ragged import Ragged
 from features.errors import UnsoundError
 from features.schema import Categorical, MultiValued, Schema, Timestamp
-from training.inputs import Inputs
-from training.learners import Learners, Recipe
-from training.metrics import auc
+from training.data.inputs import Inputs
+from training.evaluation.metrics import auc
+from training.fit.learners import Learners, Recipe
 from training.models.gates import Draw
-from training.ragged import Ragged
 
 pytestmark = pytest.mark.slow
 
 SELECTION = SelectionSettings(learning_rate=0.03)
-LEARNED = Split((planted_inputs(6000, seed=10), planted_inputs(2000, seed=11)), planted_inputs(2000, seed=12))
+LEARNED = Split(
+    (planted_inputs(6000, seed=10), planted_inputs(2000, seed=11)), planted_inputs(2000, seed=12)
+)
 
 
 BEFORE = (planted_inputs(8000, seed=9),)
@@ -34,13 +36,17 @@ def trained(recipe=RECIPE, days=BEFORE):
 
 def ranked(settings, learner=None, recipe=RECIPE, split=LEARNED):
     learner = learner or trained(recipe)
-    return rank(learner, split, recipe, settings, measure(recipe.schema, learner, split.heldout, {}))
+    return rank(
+        learner, split, recipe, settings, measure(recipe.schema, learner, split.heldout, {})
+    )
 
 
 def separation(importance):
     """AUC of the ranking: how often a field with a signal ranks above one of noise."""
     names = (*SIGNAL_USES, *NOISE_USES)
-    return auc(np.isin(names, SIGNAL_USES).astype(float), np.array([importance[name] for name in names]))
+    return auc(
+        np.isin(names, SIGNAL_USES).astype(float), np.array([importance[name] for name in names])
+    )
 
 
 def by(method):
@@ -76,7 +82,10 @@ def test_another_seed_ranks_noise_last_too():
 def test_without_a_signal_and_a_price_nothing_is_important_for_long():
     draw = np.random.default_rng(0)
     parts = [planted_inputs(4000, seed) for seed in (1, 2)]
-    noise = [Inputs(p.keys, p.lists, p.dense, p.cross, draw.integers(0, 2, len(p)).astype(np.float32)) for p in parts]
+    noise = [
+        Inputs(p.keys, p.lists, p.dense, p.cross, draw.integers(0, 2, len(p)).astype(np.float32))
+        for p in parts
+    ]
     settings = SELECTION.model_copy(update={"online": 0.5})
     found = ranked(settings, trained(days=(noise[0],)), split=Split((noise[1],), noise[1]))
     assert max(found.importance.values()) < SELECTION.initial_keep
@@ -101,7 +110,9 @@ def equal_signals(rows, seed):
     label = draw.random(rows) < 1 / (1 + np.exp(-effect[plain] - effect[dear]))
     listed = Ragged(np.repeat(dear + 1000, EIGHT), np.arange(rows + 1) * EIGHT)
     empty = np.zeros((rows, 0), np.float32)
-    return Inputs(plain[:, None].astype(np.int64), (listed,), empty, empty, label.astype(np.float32))
+    return Inputs(
+        plain[:, None].astype(np.int64), (listed,), empty, empty, label.astype(np.float32)
+    )
 
 
 def test_at_equal_signal_the_costlier_field_goes_first_as_gamma_grows():
@@ -119,23 +130,37 @@ def test_at_equal_signal_the_costlier_field_goes_first_as_gamma_grows():
 
 
 def test_embeddings_that_start_ten_times_as_large_leave_the_ranking(ranking, method):
-    larger = Recipe(RECIPE.schema, MODEL.model_copy(update={"init_scale": 10 * MODEL.init_scale}), TRAINING, ())
+    larger = Recipe(
+        RECIPE.schema, MODEL.model_copy(update={"init_scale": 10 * MODEL.init_scale}), TRAINING, ()
+    )
     found = ranked(by(method), recipe=larger).importance
     assert separation(found) == 1
     assert found == pytest.approx(ranking.importance, abs=0.1)
 
 
 def test_equals_go_by_price_then_by_name():
-    ranking = Ranking({"b": 0.5, "a": 0.5, "dear": 0.5, "best": 0.9}, None, {"b": 1.0, "a": 1.0, "dear": 2.0, "best": 9.0})
+    ranking = Ranking(
+        {"b": 0.5, "a": 0.5, "dear": 0.5, "best": 0.9},
+        None,
+        {"b": 1.0, "a": 1.0, "dear": 2.0, "best": 9.0},
+    )
     assert ranking.order() == ("best", "a", "b", "dear")
 
 
 def test_rules_and_prices_of_the_two_methods():
-    fscd, droprank = SelectionSettings(learning_rate=0.02), SelectionSettings(method="droprank", drop_weight=0.3)
+    fscd, droprank = (
+        SelectionSettings(learning_rate=0.02),
+        SelectionSettings(method="droprank", drop_weight=0.3),
+    )
     assert (gate_rule(RECIPE, fscd).draw, gate_rule(RECIPE, fscd).ramp) == (Draw.BATCH, 0.0)
-    assert (gate_rule(RECIPE, droprank).draw, gate_rule(RECIPE, droprank).ramp) == (Draw.EXAMPLE, 0.5)
+    assert (gate_rule(RECIPE, droprank).draw, gate_rule(RECIPE, droprank).ramp) == (
+        Draw.EXAMPLE,
+        0.5,
+    )
     assert gate_rule(RECIPE, fscd).speed == pytest.approx(0.02 / MODEL.dense.learning_rate)
-    np.testing.assert_allclose(costs({"a": 6.4, "b": 0.64}, RECIPE, fscd), [0.1, 0.01])  # batches of 64
+    np.testing.assert_allclose(
+        costs({"a": 6.4, "b": 0.64}, RECIPE, fscd), [0.1, 0.01]
+    )  # batches of 64
     np.testing.assert_array_equal(costs({"a": 6.4, "b": 0.64}, RECIPE, droprank), [0.3, 0.3])
 
 
@@ -162,6 +187,8 @@ def test_a_loss_that_is_not_finite_stops():
     learner = trained()
     slab = learner.table.slabs["wide"]
     rows = learner.table.find(learner.table.keys())
-    slab.write(rows, np.full((len(rows), 1), np.nan, np.float32), slab.read_state(rows, slice(None)))
+    slab.write(
+        rows, np.full((len(rows), 1), np.nan, np.float32), slab.read_state(rows, slice(None))
+    )
     with pytest.raises(UnsoundError, match="selection"):
         learn(learner, LEARNED, TRAINING, passes=1)

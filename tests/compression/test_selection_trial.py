@@ -24,7 +24,7 @@ from compression.selection.trial import try_recipe
 from compression.settings import SelectionSettings
 from features.errors import InputError
 from features.schema import Schema
-from training.learners import Recipe
+from training.fit.learners import Recipe
 
 pytestmark = pytest.mark.slow
 
@@ -41,7 +41,9 @@ def source(tmp_path_factory):
 
 def pruned(kept):
     fields = [f.model_dump() for f in SCHEMA.fields if f.name in kept]
-    return Recipe(Schema.model_validate(SCHEMA.model_dump() | {"fields": fields}), MODEL, TRAINING, ())
+    return Recipe(
+        Schema.model_validate(SCHEMA.model_dump() | {"fields": fields}), MODEL, TRAINING, ()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -82,21 +84,36 @@ def test_half_of_the_fields_are_noise_and_go(source, full):
     lines = list(found.lines())
     assert [line.name for line in lines] == list(ranking.order())
     assert [line.kept for line in lines] == [True] * 4 + [False] * 6
-    assert all(line.score == pytest.approx(0.05 * line.online + 0.005 * line.width + 1e-7 * line.rows) for line in lines)
+    assert all(
+        line.score == pytest.approx(0.05 * line.online + 0.005 * line.width + 1e-7 * line.rows)
+        for line in lines
+    )
     assert all(line.prior == pytest.approx(1 / (1 + np.exp(line.score))) for line in lines)
     whole, left = found.sizes()
     assert (whole.count, left.count) == (10, 4)
     assert left.bytes < 0.5 * whole.bytes
     document = json.loads(json.dumps(found.as_dict(), allow_nan=False))
     assert document["kept"] == sorted(SIGNAL_USES)
-    assert [t["bytes"] for t in document["trials"]] == [whole.bytes, whole.bytes, left.bytes, left.bytes]
+    assert [t["bytes"] for t in document["trials"]] == [
+        whole.bytes,
+        whole.bytes,
+        left.bytes,
+        left.bytes,
+    ]
     assert document["auc_difference"] == pytest.approx(found.pruned.tuned.auc - full.tuned.auc)
-    assert {"auc_full", "auc_pruned_fine_tuned", "bytes_pruned", "cost_full"} <= found.metrics().keys()
+    assert {
+        "auc_full",
+        "auc_pruned_fine_tuned",
+        "bytes_pruned",
+        "cost_full",
+    } <= found.metrics().keys()
 
 
 def test_a_held_out_slice_of_one_class_has_no_auc(source, full):
     undefined = type(full)(type(full.tuned)(float("nan"), 0.1), full.tuned)
-    found = Selection("fscd", rank_fields(source, RECIPE, SETTINGS), frozenset(SIGNAL_USES), undefined, full)
+    found = Selection(
+        "fscd", rank_fields(source, RECIPE, SETTINGS), frozenset(SIGNAL_USES), undefined, full
+    )
     assert "auc_full" not in found.metrics()
     assert found.as_dict()["trials"][0]["auc"] is None
 

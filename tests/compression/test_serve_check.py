@@ -11,10 +11,10 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from features.errors import InputError
-from pipelines.artifacts import Store
-from pipelines.commands import app
-from validation.requests import read_requests
-from validation.serve_check import folder_bytes, serving_costs
+from pipelines.cli.commands import app
+from pipelines.store.artifacts import Store
+from validation.model.requests import read_requests
+from validation.serving.compare import folder_bytes, serving_costs
 
 DAY = date(2026, 1, 1)
 
@@ -24,7 +24,11 @@ def workspace(partition, judged_checkpoint, exported, tmp_path_factory):
     """A day's impressions, checkpoint and export, and the configuration beside them."""
     folder = tmp_path_factory.mktemp("serve_check")
     store = Store(folder / "workspace")
-    for artifact, source in (("impressions", partition), ("checkpoint", judged_checkpoint), ("export", exported[0])):
+    for artifact, source in (
+        ("impressions", partition),
+        ("checkpoint", judged_checkpoint),
+        ("export", exported[0]),
+    ):
         with store.staging(artifact, DAY, "v") as out:
             shutil.copytree(source, out, dirs_exist_ok=True)
             facts = {"stage": artifact, "inputs": {}, "metrics": {}, "config": {}, "seconds": 1.0}
@@ -41,12 +45,29 @@ def workspace(partition, judged_checkpoint, exported, tmp_path_factory):
 
 
 def run(workspace, *more):
-    paths = ["--config", str(workspace / "tiny.yaml"), "--workspace", str(workspace / "workspace"), "--date", str(DAY)]
+    paths = [
+        "--config",
+        str(workspace / "tiny.yaml"),
+        "--workspace",
+        str(workspace / "workspace"),
+        "--date",
+        str(DAY),
+    ]
     return CliRunner().invoke(app, ["serve-check", *paths, *more])
 
 
 def test_it_serves_both_and_writes_report_and_picture(workspace, warm_serving, tmp_path):
-    asked = ("--rounds", "1", "--max-calls", "20", "--batches", "1,64", "--json", "--out", str(tmp_path))
+    asked = (
+        "--rounds",
+        "1",
+        "--max-calls",
+        "20",
+        "--batches",
+        "1,64",
+        "--json",
+        "--out",
+        str(tmp_path),
+    )
     done = run(workspace, *asked)
     assert done.exit_code == 0, done.output
     told = json.loads((tmp_path / "serving.json").read_text())
@@ -57,7 +78,10 @@ def test_it_serves_both_and_writes_report_and_picture(workspace, warm_serving, t
     assert set(export["batches"]) == {"1", "64"}
     for costs in (whole, export):
         assert costs["load_s"] > 0
-        assert all(0 < b["p50_ms"] <= b["p99_ms"] and b["per_second"] > 0 for b in costs["batches"].values())
+        assert all(
+            0 < b["p50_ms"] <= b["p99_ms"] and b["per_second"] > 0
+            for b in costs["batches"].values()
+        )
     assert imread(tmp_path / "serving.png").shape[0] > 400
 
 
@@ -76,7 +100,9 @@ def test_batch_sizes_that_are_none_are_refused(workspace, sizes):
 
 def test_the_figures_are_medians_of_the_rounds(exported, partition, warm_serving):
     requests = read_requests(partition, SCHEMA)
-    costs = serving_costs({"export": exported[0] / "saved_model"}, requests, (530,), rounds=3, max_calls=5)["export"]
+    costs = serving_costs(
+        {"export": exported[0] / "saved_model"}, requests, (530,), rounds=3, max_calls=5
+    )["export"]
     assert costs.bytes == folder_bytes(exported[0] / "saved_model")
     answered = costs.batches[530]
     # One call a round answers all, and the middle one of three times is that of the middle one of three speeds.

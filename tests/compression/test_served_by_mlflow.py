@@ -16,9 +16,9 @@ import pytest
 import yaml
 from awkward_day import SCHEMA, draw_columns
 
-from pipelines.mlflow_model import signature_of, write_model
 from pipelines.served import elastic_ctr_model
-from training.scoring import Scorer
+from pipelines.tracking.mlflow_model import signature_of, write_model
+from training.evaluation.scoring import Scorer
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,9 @@ def model(exported, partition, tmp_path_factory):
     folder = tmp_path_factory.mktemp("mlflow") / "model"
     parity = folder.parent / "serving.json"
     parity.write_text('{"max_abs_diff": {"512": 1e-7}}')
-    return write_model(exported[0] / "saved_model", SCHEMA, folder, impressions=partition, parity=parity)
+    return write_model(
+        exported[0] / "saved_model", SCHEMA, folder, impressions=partition, parity=parity
+    )
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +57,9 @@ def test_the_folder_says_what_it_takes_and_brings_its_code_example_and_parity(mo
 
 
 def test_the_signature_names_one_float():
-    assert signature_of(SCHEMA).outputs.to_dict() == [{"type": "float", "name": "probability", "required": True}]
+    assert signature_of(SCHEMA).outputs.to_dict() == [
+        {"type": "float", "name": "probability", "required": True}
+    ]
 
 
 def test_rows_get_the_probabilities_of_the_trained_model(loaded, compressed, partition, trained_on):
@@ -64,14 +68,24 @@ def test_rows_get_the_probabilities_of_the_trained_model(loaded, compressed, par
     names = [f.name for f in SCHEMA.column_fields()]
     rows = pq.read_table(partition / "impressions", columns=names).to_pandas()
     answers = loaded.predict(rows)["probability"].to_numpy()
-    np.testing.assert_allclose(answers, Scorer.load(compressed).score(trained_on), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        answers, Scorer.load(compressed).score(trained_on), rtol=0, atol=1e-6
+    )
 
 
 def test_null_is_null_and_numbers_are_spelled_as_in_the_log(loaded):
     rows = frame(draw_columns(4, seed=3))
-    plain = rows.assign(price=["3.5", "", "7", "7"], user_id=["7", "", "", "true"], tags=[["red"], [], [], ["0"]])
-    other = rows.assign(price=[3.5, None, 7, 7.0], user_id=[7, None, float("nan"), True], tags=["red", None, [], [0]])
-    np.testing.assert_array_equal(loaded.predict(other)["probability"], loaded.predict(plain)["probability"])
+    plain = rows.assign(
+        price=["3.5", "", "7", "7"], user_id=["7", "", "", "true"], tags=[["red"], [], [], ["0"]]
+    )
+    other = rows.assign(
+        price=[3.5, None, 7, 7.0],
+        user_id=[7, None, float("nan"), True],
+        tags=["red", None, [], [0]],
+    )
+    np.testing.assert_array_equal(
+        loaded.predict(other)["probability"], loaded.predict(plain)["probability"]
+    )
 
 
 def test_no_rows_get_no_answers(loaded):
@@ -95,7 +109,10 @@ def free_port():
 def ask(port, records):
     body = json.dumps({"dataframe_records": records}).encode()
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}, method="POST"
+        f"http://127.0.0.1:{port}/invocations",
+        body,
+        {"Content-Type": "application/json"},
+        method="POST",
     )
     try:
         with urllib.request.urlopen(request, timeout=200) as answer:
@@ -109,10 +126,24 @@ def served(model):
     """`mlflow models serve` in a process of its own, in a folder that has nothing of this project."""
     port = free_port()
     programs = Path(sys.executable).parent
-    command = [str(programs / "mlflow"), "models", "serve", "-m", str(model), "--env-manager", "local"]
-    quiet = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    quiet["PATH"] = f"{programs}{os.pathsep}{quiet['PATH']}"  # as in an activated environment: MLflow looks for uvicorn there
-    process = subprocess.Popen([*command, "-h", "127.0.0.1", "-p", str(port)], env=quiet, cwd=model, start_new_session=True)
+    command = [
+        str(programs / "mlflow"),
+        "models",
+        "serve",
+        "-m",
+        str(model),
+        "--env-manager",
+        "local",
+    ]
+    quiet = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
+        "MLFLOW_DISABLE_TELEMETRY": "true"
+    }
+    quiet["PATH"] = (
+        f"{programs}{os.pathsep}{quiet['PATH']}"  # as in an activated environment: MLflow looks for uvicorn there
+    )
+    process = subprocess.Popen(
+        [*command, "-h", "127.0.0.1", "-p", str(port)], env=quiet, cwd=model, start_new_session=True
+    )
     try:
         wait_for(port, process)
         yield port
@@ -147,7 +178,11 @@ def test_over_http_raw_strings_get_the_same_answers(served, loaded):
 @pytest.mark.slow
 def test_over_http_a_bad_request_gets_an_error_and_the_server_stays(served):
     (record,) = frame(draw_columns(1, seed=5)).to_dict("records")
-    for bad in ({k: v for k, v in record.items() if k != "price"}, record | {"user_id": ["a"]}, record | {"tags": None}):
+    for bad in (
+        {k: v for k, v in record.items() if k != "price"},
+        record | {"user_id": ["a"]},
+        record | {"tags": None},
+    ):
         assert ask(served, [bad])[0] == 400
     for unseen in (record | {"user_id": "never seen", "price": "NaN"}, record | {"user_id": None}):
         status, answer = ask(served, [unseen])

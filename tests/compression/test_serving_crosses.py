@@ -7,27 +7,32 @@ import numpy_reference
 import pytest
 from awkward_day import RELATIONS, SCHEMA, draw_columns, write_partition
 
-from compression.export import export
+from compression.export.write import export
 from compression.pruning import compress
 from compression.settings import CompressionSettings
-from training.examples import read_examples
+from training.data.examples import read_examples
+from training.evaluation.scoring import Scorer
 from training.models.cross_files import read_encodings, write_encodings
 from training.models.cross_input import Encoding, PairTable, pair_keys, sorted_nodes
-from training.scoring import Scorer
-from validation.requests import read_requests
+from validation.model.requests import read_requests
 
 
 def perceptron(pairs, draw):
     """Every second node is known, in half precision; every third pair has a correction."""
     sides = [np.unique(keys)[::2] for keys in pairs.T]
     left, right = (
-        sorted_nodes(k, draw.normal(0, 0.5, (len(k), 3)), draw.normal(0, 0.2, len(k)), np.dtype("float16")) for k in sides
+        sorted_nodes(
+            k, draw.normal(0, 0.5, (len(k), 3)), draw.normal(0, 0.2, len(k)), np.dtype("float16")
+        )
+        for k in sides
     )
     shapes = [(9, 4), (4,), (4, 1), (1,)]
     weights = [draw.normal(0, 1, shape).astype(np.float32) for shape in shapes]
     some = np.unique(pairs, axis=0)[::3]
     corrections = PairTable.of(some, draw.normal(size=len(some)), 0.0, np.dtype("float16"))
-    return Encoding(left, right, -1.25, ((weights[0], weights[1]), (weights[2], weights[3])), corrections)
+    return Encoding(
+        left, right, -1.25, ((weights[0], weights[1]), (weights[2], weights[3])), corrections
+    )
 
 
 def table(pairs, draw):
@@ -42,7 +47,9 @@ def crossed(checkpoint, trained_on, tmp_path_factory):
     folder, draw = tmp_path_factory.mktemp("crossed") / "checkpoint", np.random.default_rng(6)
     shutil.copytree(checkpoint, folder)
     encodings = (make(trained_on.pairs[:, i], draw) for i, make in enumerate((perceptron, table)))
-    write_encodings(folder / "encodings.npz", dict(zip((r.name for r in RELATIONS), encodings, strict=True)))
+    write_encodings(
+        folder / "encodings.npz", dict(zip((r.name for r in RELATIONS), encodings, strict=True))
+    )
     return folder
 
 
@@ -72,9 +79,16 @@ def test_the_export_gives_the_same_in_a_fresh_process(crossed, compare_served, t
     export(tmp_path / "compressed", tmp_path / "export")
     partition = write_partition(tmp_path / "day", draw_columns(300, seed=11))
     expected = Scorer.load(crossed).score(read_examples(partition, SCHEMA, RELATIONS))
-    parity = compare_served(tmp_path / "export" / "saved_model", read_requests(partition, SCHEMA), expected, (1, 64))
+    parity = compare_served(
+        tmp_path / "export" / "saved_model", read_requests(partition, SCHEMA), expected, (1, 64)
+    )
     assert parity.max_abs_diff <= 1e-6
 
 
 def test_what_they_say_reaches_the_probability(crossed, checkpoint, trained_on):
-    assert np.abs(Scorer.load(crossed).score(trained_on) - Scorer.load(checkpoint).score(trained_on)).max() > 1e-3
+    assert (
+        np.abs(
+            Scorer.load(crossed).score(trained_on) - Scorer.load(checkpoint).score(trained_on)
+        ).max()
+        > 1e-3
+    )

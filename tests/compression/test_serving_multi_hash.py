@@ -6,19 +6,21 @@ from awkward_day import MODEL, RELATIONS, SCHEMA, draw_columns, write_partition
 from test_serving_kinds import a_trained_model
 from test_serving_model import tensors
 
-from compression.compact import CompactModel
-from compression.serving.model import ServingModel
+from compression.export.model import ServingModel
+from compression.model import CompactModel
 from features.schema import Schema
-from training.checkpoints import Description, TrainedModel, TrainedRows
-from training.examples import read_examples
+from training.data.examples import read_examples
+from training.data.scalers import Scaler
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import Description, TrainedModel, TrainedRows
 from training.models.build import build_model
-from training.scalers import Scaler
-from training.scoring import Scorer
 from training.settings import GroupSettings, ModelSettings, TrainingSettings
 
 
 def multi_hashed(told, fields=("user_id",)):
-    changed = [f.model_dump() | ({"multi_hash": told} if f.name in fields else {}) for f in SCHEMA.fields]
+    changed = [
+        f.model_dump() | ({"multi_hash": told} if f.name in fields else {}) for f in SCHEMA.fields
+    ]
     return Schema.model_validate(SCHEMA.model_dump() | {"fields": changed})
 
 
@@ -38,17 +40,25 @@ def test_served_and_scored_agree(told, tmp_path):
     assert_agree(a_trained_model(MODEL, examples, schema), examples, columns)
 
 
-@pytest.mark.parametrize("changes", [{}, {"kind": "fusion", "members": ("fm", "dcnv2")}], ids=["wide_deep", "fusion"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"kind": "fusion", "members": ("fm", "dcnv2")}], ids=["wide_deep", "fusion"]
+)
 @pytest.mark.parametrize("shared", [False, True])
 def test_rows_laid_together_are_served_as_scored(changes, shared, tmp_path):
     fields = ("user_id", "first_tag")  # the latter's vocabulary is that of another field
     schema = multi_hashed({"hashes": 3, "rows": 50, "combine": "concat", "shared": shared}, fields)
     ids = GroupSettings(name="ids", fields=fields, dim=6)
-    settings = ModelSettings.model_validate({"dim": 6, "hidden": (12, 7), "groups": (ids,), **changes})
+    settings = ModelSettings.model_validate(
+        {"dim": 6, "hidden": (12, 7), "groups": (ids,), **changes}
+    )
     columns = draw_columns(60, seed=7)
     examples = read_examples(write_partition(tmp_path / "day", columns), schema, RELATIONS)
     trained = a_grouped_model(settings, examples, schema)
-    assert {rows.shape[1] for name, rows in trained.groups["ids"].vectors.items() if name.endswith("deep")} == {2}
+    assert {
+        rows.shape[1]
+        for name, rows in trained.groups["ids"].vectors.items()
+        if name.endswith("deep")
+    } == {2}
     assert_agree(trained, examples, columns)
 
 
@@ -56,9 +66,17 @@ def a_grouped_model(settings, examples, schema):
     """Rows in both tables for every other key there is; keys of fields that a table has not are never asked of it."""
     draw = np.random.default_rng(1)
     model = build_model(schema, settings, RELATIONS)
-    dense = {n: np.abs(w + draw.normal(0, 0.3, w.shape)).astype(np.float32) for n, w in model.weights().items()}
-    keys = np.unique(np.concatenate([examples.keys.ravel(), *(values.values for values in examples.lists)]))[::2]
-    vectors = {name: draw.normal(0, 0.5, (len(keys), width)).astype(np.float32) for name, width in model.slabs.items()}
+    dense = {
+        n: np.abs(w + draw.normal(0, 0.3, w.shape)).astype(np.float32)
+        for n, w in model.weights().items()
+    }
+    keys = np.unique(
+        np.concatenate([examples.keys.ravel(), *(values.values for values in examples.lists)])
+    )[::2]
+    vectors = {
+        name: draw.normal(0, 0.5, (len(keys), width)).astype(np.float32)
+        for name, width in model.slabs.items()
+    }
     own = {name: rows for name, rows in vectors.items() if "/" not in name}
     of_ids = {name.removeprefix("ids/"): rows for name, rows in vectors.items() if "/" in name}
     scalers = {field.name: Scaler(0.5, 2.0) for field in schema.dense_fields()}
@@ -68,6 +86,10 @@ def a_grouped_model(settings, examples, schema):
 
 def assert_agree(trained, examples, columns):
     scored = Scorer(trained).score(examples)
-    served = ServingModel(CompactModel.of(trained)).probability(tensors(trained.description.schema, columns)).numpy()
+    served = (
+        ServingModel(CompactModel.of(trained))
+        .probability(tensors(trained.description.schema, columns))
+        .numpy()
+    )
     np.testing.assert_allclose(served, scored, rtol=0, atol=1e-6)
     assert np.ptp(scored) > 0.05

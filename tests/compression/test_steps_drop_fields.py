@@ -12,11 +12,11 @@ from step_models import GROUPS, KINDS, made_work, work_of
 
 from compression.steps.drop_fields import FieldRemoval
 from compression.steps.settings import DropFields
+from elastic_embeddings.core.ragged import Ragged
 from features.errors import InputError
-from training.examples import read_examples
-from training.layout import Layout
-from training.ragged import Ragged
-from training.scoring import Scorer
+from training.data.examples import read_examples
+from training.data.layout import Layout
+from training.evaluation.scoring import Scorer
 from training.settings import RelationNetworkSettings
 
 pytestmark = pytest.mark.slow
@@ -47,8 +47,12 @@ def assert_equal_to_zero_vectors(work, partition, examples):
     after = dropped(work, fields=DROPPED)
     told = after.model.description
     encodings = {name: e for name, e in work.model.encodings.items() if name not in DROPPED}
-    expected = Scorer(replace(work.model, encodings=encodings).trained()).score(silenced(examples, DROPPED))
-    found = Scorer(after.model.trained()).score(read_examples(partition, told.schema, told.relations))
+    expected = Scorer(replace(work.model, encodings=encodings).trained()).score(
+        silenced(examples, DROPPED)
+    )
+    found = Scorer(after.model.trained()).score(
+        read_examples(partition, told.schema, told.relations)
+    )
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert np.abs(found - Scorer(work.model.trained()).score(examples)).max() > 1e-3
     return after
@@ -74,7 +78,9 @@ def test_rows_that_another_field_reads_stay(learned):
     facts = work.facts[""]
     gone = np.setdiff1d(work.model.tables[""].keys, after.model.tables[""].keys)
     assert set(gone) == set(work.model.tables[""].keys[facts.fields == facts.names.index("brands")])
-    assert (facts.fields == facts.names.index("tags")).any() or (facts.fields == facts.names.index("first_tag")).any()
+    assert (facts.fields == facts.names.index("tags")).any() or (
+        facts.fields == facts.names.index("first_tag")
+    ).any()
 
 
 def test_a_group_without_fields_goes_with_its_table(learned):
@@ -89,7 +95,10 @@ def test_fields_come_from_what_select_features_wrote(tmp_path):
     lines = [{"name": name, "kept": name not in DROPPED} for name in names]
     (tmp_path / "selection.json").write_text(json.dumps({"fields": lines}))
     left = [{"name": name} for name in SCHEMA.names() if name not in DROPPED]
-    pruned = {"features": {"fields": left}, "graph": {"relations": [{"left": "user_id", "right": "first_tag"}]}}
+    pruned = {
+        "features": {"fields": left},
+        "graph": {"relations": [{"left": "user_id", "right": "first_tag"}]},
+    }
     (tmp_path / "pruned.yaml").write_text(yaml.safe_dump(pruned))
     wanted = FieldRemoval(DropFields(fields=DROPPED)).fit(work)
     for name in ("selection.json", "pruned.yaml"):
@@ -127,5 +136,8 @@ def test_relations_of_one_field_are_none():
     from compression.steps.drop_fields import without_fields
 
     related = replace(told, model=told.model.model_copy(update={"relations": network}))
-    assert without_fields(related, frozenset({"tags"})).model.relations.fields == ("brands", "week_hour")
+    assert without_fields(related, frozenset({"tags"})).model.relations.fields == (
+        "brands",
+        "week_hour",
+    )
     assert without_fields(related, frozenset({"tags", "brands"})).model.relations is None

@@ -5,8 +5,8 @@ import pytest
 from planted_fields import RECIPE, write_planted_checkpoint, write_planted_day
 from pydantic import ValidationError
 
-from compression.compact import CompactModel, read_compact
-from compression.export import export
+from compression.export.write import export
+from compression.model import CompactModel, read_compact
 from compression.pruning import compress
 from compression.settings import CompressionSettings
 from compression.steps.masks import full_masks
@@ -14,10 +14,10 @@ from compression.steps.settings import Widths
 from compression.steps.widths import WidthReduction
 from compression.steps.work import Facts, work_on
 from features.errors import InputError
-from training.checkpoints import read_checkpoint
-from training.examples import read_examples
-from training.scoring import Scorer
-from validation.requests import read_requests
+from training.data.examples import read_examples
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import read_checkpoint
+from validation.model.requests import read_requests
 
 ROWS = 3000
 
@@ -30,7 +30,11 @@ def planted(tmp_path_factory):
 
 def drawn_masks(price=0.7):
     draw = np.random.default_rng(4)
-    rows, keys, counts = draw.normal(size=(60, 5)).astype(np.float32), draw.permutation(60) * 7, draw.integers(1, 30, 60)
+    rows, keys, counts = (
+        draw.normal(size=(60, 5)).astype(np.float32),
+        draw.permutation(60) * 7,
+        draw.integers(1, 30, 60),
+    )
     facts = Facts(counts, np.zeros(60, np.int64), np.zeros(60, np.int16), ("a",))
     return full_masks(rows, keys.astype(np.int64), facts, (10, 20), price), rows, keys, draw
 
@@ -48,7 +52,10 @@ def softened(masks, rows, logits):
 def test_the_slope_is_that_of_the_soft_masks():
     masks, _, _, draw = drawn_masks()
     masks.logits = draw.normal(size=masks.logits.shape)
-    rows, slope = draw.integers(0, 61, 200).astype(np.int32), draw.normal(size=(200, 5)).astype(np.float32)
+    rows, slope = (
+        draw.integers(0, 61, 200).astype(np.int32),
+        draw.normal(size=(200, 5)).astype(np.float32),
+    )
     found = masks.gradient(rows, slope)
     for place in np.ndindex(*masks.logits.shape):
         ends = []
@@ -69,7 +76,9 @@ def test_masks_of_full_width_leave_rows_as_they_are_and_narrow_ones_their_best_c
     masks.logits[:, 1] = 9.0
     narrow = masks.vectors(every)
     assert not narrow[0].any()
-    assert all(np.linalg.matrix_rank(narrow[1:][masks.band[1:] == band], 1e-4) == 2 for band in range(3))
+    assert all(
+        np.linalg.matrix_rank(narrow[1:][masks.band[1:] == band], 1e-4) == 2 for band in range(3)
+    )
 
 
 def test_all_columns_of_all_bands_cost_the_price():
@@ -92,7 +101,12 @@ def test_a_higher_price_leaves_fewer_columns(planted):
 
 
 def test_what_is_learned_is_served_and_the_same_twice(planted, compare_served, tmp_path):
-    steps = {"steps": [{"kind": "widths", "quantiles": [0.5], "price": 10.0, "epochs": 4}, {"kind": "quantize", "form": "int8"}]}
+    steps = {
+        "steps": [
+            {"kind": "widths", "quantiles": [0.5], "price": 10.0, "epochs": 4},
+            {"kind": "quantize", "form": "int8"},
+        ]
+    }
     contents = []
     for name in ("once", "twice"):
         (tmp_path / name).mkdir()
@@ -101,12 +115,16 @@ def test_what_is_learned_is_served_and_the_same_twice(planted, compare_served, t
         contents.append([path.read_bytes() for path in files])
     assert contents[0] == contents[1]
     model = read_compact(tmp_path / "once")
-    assert [band.matrix.width for band in model.slabs()["deep"].bands if band.projection is not None]
+    assert [
+        band.matrix.width for band in model.slabs()["deep"].bands if band.projection is not None
+    ]
     (tmp_path / "export").mkdir()
     export(tmp_path / "once", tmp_path / "export")
     schema = model.description.schema
     expected = Scorer.load(tmp_path / "once").score(read_examples(planted[1], schema))
-    report = compare_served(tmp_path / "export" / "saved_model", read_requests(planted[1], schema), expected, (512,))
+    report = compare_served(
+        tmp_path / "export" / "saved_model", read_requests(planted[1], schema), expected, (512,)
+    )
     assert report.max_abs_diff <= 1e-6
     whole = read_checkpoint(planted[0])
     assert all(np.array_equal(weight, whole.dense[name]) for name, weight in model.dense.items())
@@ -118,7 +136,9 @@ def test_without_impressions_it_is_refused(planted):
         WidthReduction(Widths(price=0.1)).fit(work)
 
 
-@pytest.mark.parametrize("told", [{}, {"price": 0.1, "energy": 0.9}, {"price": 0.1, "ranks": (2,)}, {"price": 0.0}])
+@pytest.mark.parametrize(
+    "told", [{}, {"price": 0.1, "energy": 0.9}, {"price": 0.1, "ranks": (2,)}, {"price": 0.0}]
+)
 def test_one_way_to_the_widths_is_named(told):
     with pytest.raises(ValidationError, match="price"):
         Widths(**told)

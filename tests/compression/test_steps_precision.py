@@ -12,9 +12,9 @@ from compression.steps.quantize import Quantization
 from compression.steps.settings import Dense, FloatEncodings, Quantize, Widths
 from compression.steps.widths import WidthReduction
 from features.errors import InputError, UnsoundError
+from training.evaluation.scoring import Scorer
 from training.packed.dense import unpacked
 from training.packed.matrix import Form
-from training.scoring import Scorer
 
 
 def applied(step, work):
@@ -25,7 +25,10 @@ def forms(work, slab):
     return [band.matrix.form for band in work.model.tables[""].slabs[slab].bands]
 
 
-@pytest.mark.parametrize(("form", "width", "stored"), [("int8", 4, "float16"), ("int8", 5, "int8"), ("int4", 2, "float16")])
+@pytest.mark.parametrize(
+    ("form", "width", "stored"),
+    [("int8", 4, "float16"), ("int8", 5, "int8"), ("int4", 2, "float16")],
+)
 def test_a_band_takes_the_smaller_form_and_width_one_is_float16(form, width, stored):
     work = made_work(width=width)
     after = applied(Quantization(Quantize(form=form)), work)
@@ -40,18 +43,30 @@ def test_a_band_takes_the_smaller_form_and_width_one_is_float16(form, width, sto
 @pytest.mark.parametrize(("form", "levels"), [("int8", 255), ("int4", 15)])
 def test_rows_are_within_half_a_step_and_zero_rows_exact(form, levels):
     work = made_work(width=6)
-    before, after = by_key(work, "deep"), by_key(applied(Quantization(Quantize(form=form)), work), "deep")
+    before, after = (
+        by_key(work, "deep"),
+        by_key(applied(Quantization(Quantize(form=form)), work), "deep"),
+    )
     for key, row in before.items():
         step = (row.max() - row.min()) / levels
-        assert np.abs(after[key] - row).max() <= 0.51 * step + 1.5 * levels * 2**-11 * step + 2**-11 * np.abs(row).max()
+        assert (
+            np.abs(after[key] - row).max()
+            <= 0.51 * step + 1.5 * levels * 2**-11 * step + 2**-11 * np.abs(row).max()
+        )
         assert row.any() or not after[key].any()
 
 
 def test_bands_keep_their_projections():
-    work = applied(WidthReduction(Widths(quantiles=(0.5,), ranks=(1, 5))), made_work(rows=200, width=8))
+    work = applied(
+        WidthReduction(Widths(quantiles=(0.5,), ranks=(1, 5))), made_work(rows=200, width=8)
+    )
     after = applied(Quantization(Quantize(form="int8")), work)
     assert forms(after, "deep") == [Form.FLOAT16, Form.INT8]
-    for old, new in zip(work.model.tables[""].slabs["deep"].bands, after.model.tables[""].slabs["deep"].bands, strict=True):
+    for old, new in zip(
+        work.model.tables[""].slabs["deep"].bands,
+        after.model.tables[""].slabs["deep"].bands,
+        strict=True,
+    ):
         np.testing.assert_array_equal(new.projection, old.projection)
 
 
@@ -62,7 +77,10 @@ def test_rows_that_are_not_finite_are_unsound():
     for value, form in ((np.nan, "int8"), (1e30, "float16"), (1e30, "int4")):
         rows = np.full((60, 6), value, np.float32)
         with pytest.raises(UnsoundError, match="rows of deep"):
-            applied(Quantization(Quantize(form=form)), work.with_slabs({"": {"deep": PackedSlab.of(rows)}}))
+            applied(
+                Quantization(Quantize(form=form)),
+                work.with_slabs({"": {"deep": PackedSlab.of(rows)}}),
+            )
 
 
 def test_kernels_are_packed_and_everything_else_stays(checkpoint):
@@ -84,7 +102,9 @@ def layered(learned):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["related", "dcnv2", "fusion"])
-def test_a_model_without_its_weakest_units_is_one_where_nothing_reads_them(kind, layered, trained_on):
+def test_a_model_without_its_weakest_units_is_one_where_nothing_reads_them(
+    kind, layered, trained_on
+):
     work = layered[kind]
     step = DenseReduction(Dense(form="float32", relu=0.4))
     plan = step.fit(work)
@@ -121,26 +141,45 @@ def test_dead_units_go_first_and_change_nothing(checkpoint, trained_on):
 
 def test_the_score_is_what_a_unit_reads_times_what_reads_it(checkpoint):
     weights = unpacked(work_of(checkpoint).model.dense)
-    kernel, bias, following = weights["deep/0/kernel"], weights["deep/0/bias"], weights["deep/1/kernel"]
-    expected = [np.hypot(np.linalg.norm(kernel[:, i]), bias[i]) * np.linalg.norm(following[i]) for i in range(12)]
+    kernel, bias, following = (
+        weights["deep/0/kernel"],
+        weights["deep/0/bias"],
+        weights["deep/1/kernel"],
+    )
+    expected = [
+        np.hypot(np.linalg.norm(kernel[:, i]), bias[i]) * np.linalg.norm(following[i])
+        for i in range(12)
+    ]
     np.testing.assert_allclose(unit_scores(weights, "deep", 0), expected, rtol=1e-5)
-    last = [np.hypot(np.linalg.norm(following[:, i]), weights["deep/1/bias"][i]) * abs(weights["deep/out"][i]) for i in range(7)]
+    last = [
+        np.hypot(np.linalg.norm(following[:, i]), weights["deep/1/bias"][i])
+        * abs(weights["deep/out"][i])
+        for i in range(7)
+    ]
     np.testing.assert_allclose(unit_scores(weights, "deep", 1), last, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"norm": "layer"}, "norm: layer"), ({"kind": "fm"}, "a fm here has none")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"norm": "layer"}, "norm: layer"), ({"kind": "fm"}, "a fm here has none")],
+)
 def test_units_that_cannot_go_are_refused(changes, message):
     work = made_work()
     told = work.model.description
     other = replace(told, model=told.model.model_copy(update=changes))
     with pytest.raises(InputError, match=message):
-        DenseReduction(Dense(relu=0.5)).fit(replace(work, model=replace(work.model, description=other)))
+        DenseReduction(Dense(relu=0.5)).fit(
+            replace(work, model=replace(work.model, description=other))
+        )
 
 
 def test_encodings_become_half_precision(checkpoint):
     work = work_of(checkpoint)
     after = applied(EncodingPrecision(FloatEncodings()), work)
-    (name, before), (_, found) = next(iter(work.model.encodings.items())), next(iter(after.model.encodings.items()))
+    (name, before), (_, found) = (
+        next(iter(work.model.encodings.items())),
+        next(iter(after.model.encodings.items())),
+    )
     assert EncodingPrecision(FloatEncodings()).fit(work).relations == (name,)
     for old, new in ((before.left, found.left), (before.right, found.right)):
         np.testing.assert_array_equal(new.vectors, old.vectors.astype(np.float16))

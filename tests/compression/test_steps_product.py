@@ -7,11 +7,11 @@ from awkward_day import SCHEMA
 from pydantic import ValidationError
 from step_models import by_key, made_work
 
-from compression.compact import read_compact
-from compression.delta import delta_between
-from compression.export import export
+from compression.delta.write import delta_between
+from compression.export.stored import StoredSlab
+from compression.export.write import export
+from compression.model import read_compact
 from compression.pruning import compress
-from compression.serving.stored import StoredSlab
 from compression.settings import CompressionSettings
 from compression.steps.codebooks import coded
 from compression.steps.product import ProductPlan, ProductQuantization
@@ -19,11 +19,11 @@ from compression.steps.sequence import run_step
 from compression.steps.settings import ProductCodes, PruneRows, Widths
 from compression.steps.widths import WidthReduction
 from features.errors import InputError, UnsoundError
+from training.evaluation.scoring import Scorer
 from training.packed.matrix import Form, Matrix
 from training.packed.product import Product
 from training.packed.slab import Band, PackedSlab
-from training.scoring import Scorer
-from validation.requests import read_requests
+from validation.model.requests import read_requests
 
 FEW = {"kind": "product", "columns": 2, "codes": 16}
 
@@ -57,13 +57,23 @@ def test_a_row_is_the_entries_of_its_codes_one_after_the_other():
 
 @pytest.mark.parametrize(("width", "columns"), [(6, 2), (5, 2), (5, 8), (8, 1)])
 def test_the_graph_reads_what_numpy_reads_and_row_zero_is_zero(width, columns):
-    product = coded(drawn(600, width), np.ones(600, np.int64), ProductCodes(columns=columns, codes=32))
+    product = coded(
+        drawn(600, width), np.ones(600, np.int64), ProductCodes(columns=columns, codes=32)
+    )
     slab = PackedSlab(
-        (Band(product), Band(product, np.ones((width, width), np.float32)), Band(Matrix.of(drawn(9, width), Form.INT8)))
+        (
+            Band(product),
+            Band(product, np.ones((width, width), np.float32)),
+            Band(Matrix.of(drawn(9, width), Form.INT8)),
+        )
     )
     found = StoredSlab(slab)(tf.range(1210)).numpy()
-    np.testing.assert_allclose(found, np.concatenate([np.zeros((1, width)), slab.rows()]), rtol=1e-6, atol=1e-5)
-    np.testing.assert_array_equal(found[:601], np.concatenate([np.zeros((1, width)), product.rows()]))
+    np.testing.assert_allclose(
+        found, np.concatenate([np.zeros((1, width)), slab.rows()]), rtol=1e-6, atol=1e-5
+    )
+    np.testing.assert_array_equal(
+        found[:601], np.concatenate([np.zeros((1, width)), product.rows()])
+    )
     assert StoredSlab(slab)(tf.zeros([0], tf.int32)).shape == (0, width)
 
 
@@ -83,13 +93,22 @@ def test_codebooks_lose_less_than_random_ones_and_each_code_is_the_nearest():
     found = coded(rows, counts, ProductCodes(columns=2, codes=32))
     for seed in range(5):
         draw = np.random.default_rng(seed)
-        book = np.stack([rows[draw.choice(3000, 32, p=counts / counts.sum()), 2 * p : 2 * p + 2] for p in range(3)])
+        book = np.stack(
+            [
+                rows[draw.choice(3000, 32, p=counts / counts.sum()), 2 * p : 2 * p + 2]
+                for p in range(3)
+            ]
+        )
         book[:, 0] = 0
         book = book.astype(np.float16)
-        assert lost(rows, found, counts) < 0.8 * lost(rows, Product(6, nearest(rows, book), book), counts)
+        assert lost(rows, found, counts) < 0.8 * lost(
+            rows, Product(6, nearest(rows, book), book), counts
+        )
     book, others = found.codebook.astype(np.float64), nearest(rows, found.codebook)
     pieces = rows.reshape(3000, 3, 2)
-    far, least = (np.sum((pieces - book[np.arange(3), codes]) ** 2, axis=2) for codes in (found.codes, others))
+    far, least = (
+        np.sum((pieces - book[np.arange(3), codes]) ** 2, axis=2) for codes in (found.codes, others)
+    )
     np.testing.assert_allclose(far, least, rtol=1e-9, atol=1e-12)
 
 
@@ -105,7 +124,9 @@ def test_rows_that_are_read_often_come_out_better():
     told = ProductCodes(columns=2, codes=16)
     plain = coded(rows, np.ones(2000, np.int64), told)
     weighted = coded(rows, np.where(often, 1000, 1), told)
-    assert lost(rows[often], weighted.take(often), np.ones(200)) < 0.8 * lost(rows[often], plain.take(often), np.ones(200))
+    assert lost(rows[often], weighted.take(often), np.ones(200)) < 0.8 * lost(
+        rows[often], plain.take(often), np.ones(200)
+    )
 
 
 def test_few_values_and_zero_rows_are_exact():
@@ -128,18 +149,27 @@ def test_bytes_are_those_of_codes_and_codebooks_and_what_is_no_smaller_is_float1
     step = ProductQuantization(ProductCodes(columns=4, codes=32))
     plan = step.fit(work)
     after = step.apply(work, plan).model
-    assert plan == ProductPlan.model_validate_json(plan.model_dump_json()) == ProductPlan(pieces={"deep": (2,), "wide": (1,)})
+    assert (
+        plan
+        == ProductPlan.model_validate_json(plan.model_dump_json())
+        == ProductPlan(pieces={"deep": (2,), "wide": (1,)})
+    )
     assert after.nbytes == 8 * 2000 + (2 * 2000 + 2 * 32 * 4 * 2) + (2000 + 32 * 2)
     small = made_work(rows=30)
     assert step.fit(small).pieces == {"deep": (0,), "wide": (0,)}
-    assert step.apply(small, step.fit(small)).model.tables[""].slabs["deep"].only_matrix().form is Form.FLOAT16
+    assert (
+        step.apply(small, step.fit(small)).model.tables[""].slabs["deep"].only_matrix().form
+        is Form.FLOAT16
+    )
 
 
 def test_bands_have_codebooks_of_their_own_and_keep_their_projections():
     widths = WidthReduction(Widths(quantiles=(0.5,), ranks=(2, 4)))
     work = made_work(rows=4000, width=8)
     work = widths.apply(work, widths.fit(work))
-    before, after = (w.model.tables[""].slabs["deep"].bands for w in (work, applied(work, columns=2, codes=16)))
+    before, after = (
+        w.model.tables[""].slabs["deep"].bands for w in (work, applied(work, columns=2, codes=16))
+    )
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(new.projection, old.projection)
         assert new.matrix.codes.shape == (len(old.matrix), old.matrix.width // 2)
@@ -151,7 +181,10 @@ def test_many_rows_are_sampled_by_weight_and_the_seed_says_how():
     told = ProductCodes(columns=2, codes=16)  # 6,000 > 16 · 256
     found = coded(rows, counts, told)
     assert found.codebook.tobytes() == coded(rows, counts, told).codebook.tobytes()
-    assert found.codebook.tobytes() != coded(rows, counts, ProductCodes(columns=2, codes=16, seed=1)).codebook.tobytes()
+    assert (
+        found.codebook.tobytes()
+        != coded(rows, counts, ProductCodes(columns=2, codes=16, seed=1)).codebook.tobytes()
+    )
     alike = coded(rows, np.ones(6000, np.int64), told)
     assert lost(rows, found, counts) < lost(rows, alike, counts)
 
@@ -160,10 +193,16 @@ def test_many_rows_are_sampled_by_weight_and_the_seed_says_how():
 def folders(learned, tmp_path_factory):
     """A checkpoint of groups, and what step product made of it."""
     full, small = learned("grouped"), tmp_path_factory.mktemp("small")
-    return full, small, compress(full, steps({"kind": "prune_rows", "keep": 0.9}, FEW, {"kind": "dense"}), small)
+    return (
+        full,
+        small,
+        compress(full, steps({"kind": "prune_rows", "keep": 0.9}, FEW, {"kind": "dense"}), small),
+    )
 
 
-def test_it_is_served_in_a_fresh_process_as_it_is_scored_in_both_forms(folders, partition, trained_on, compare_served, tmp_path):
+def test_it_is_served_in_a_fresh_process_as_it_is_scored_in_both_forms(
+    folders, partition, trained_on, compare_served, tmp_path
+):
     full, small, compressed = folders
     expected = Scorer.load(small).score(trained_on)
     requests, forms = read_requests(partition, SCHEMA), {}
@@ -173,8 +212,12 @@ def test_it_is_served_in_a_fresh_process_as_it_is_scored_in_both_forms(folders, 
         report = compare_served(tmp_path / form / "saved_model", requests, expected, (1, 7, 512))
         assert report.max_abs_diff <= 1e-6
         forms[form] = report.serving.answers
-    for size, answers in forms["rows"].items():  # two graphs, whose sums TensorFlow may take in another order
-        np.testing.assert_allclose(answers.probability, forms["vectors"][size].probability, rtol=0, atol=2.5e-7)
+    for size, answers in forms[
+        "rows"
+    ].items():  # two graphs, whose sums TensorFlow may take in another order
+        np.testing.assert_allclose(
+            answers.probability, forms["vectors"][size].probability, rtol=0, atol=2.5e-7
+        )
     assert np.abs(expected - Scorer.load(full).score(trained_on)).max() > 1e-4
     assert max(pieces for (pieces,) in compressed.steps[1].plan["pieces"].values()) >= 2
 
@@ -192,7 +235,9 @@ def test_it_comes_back_from_its_folder_and_the_same_settings_make_the_same_bytes
 
 def test_a_delta_is_refused_and_the_message_names_the_cure(folders):
     model = read_compact(folders[1])
-    with pytest.raises(InputError, match=r"codes of a codebook.*without the steps widths and product"):
+    with pytest.raises(
+        InputError, match=r"codes of a codebook.*without the steps widths and product"
+    ):
         delta_between(model, model)
 
 

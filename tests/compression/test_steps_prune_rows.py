@@ -13,7 +13,7 @@ from compression.steps.prune_rows import PrunePlan, RowPruning
 from compression.steps.settings import PruneRows
 from compression.steps.work import work_on
 from features.errors import InputError
-from training.checkpoints import read_checkpoint
+from training.fit.checkpoints import read_checkpoint
 from training.packed.rows import PackedRows
 from training.packed.slab import PackedSlab
 
@@ -58,7 +58,9 @@ def test_fewer_rows_are_always_among_more_rows(first, second):
 def test_a_threshold_is_of_the_score_itself_and_of_idle_rows_the_most_steps():
     work = made_work()
     kept = pruned(work, by="norm", threshold=1.5)
-    assert keys_of(kept) == [k for i, k in enumerate(keys_of(work)) if score(work, i, "norm") >= 1.5]
+    assert keys_of(kept) == [
+        k for i, k in enumerate(keys_of(work)) if score(work, i, "norm") >= 1.5
+    ]
     fresh = pruned(work, by="idle", threshold=4)
     assert keys_of(fresh) == [k for i, k in enumerate(keys_of(work)) if work.facts[""].idle[i] <= 4]
 
@@ -68,9 +70,13 @@ def test_rows_and_facts_stay_together():
     after = pruned(work, by="count", keep=0.4)
     at = [keys_of(work).index(key) for key in keys_of(after)]
     for slab in ("deep", "wide"):
-        np.testing.assert_array_equal(after.model.tables[""].slabs[slab].rows(), work.model.tables[""].slabs[slab].rows()[at])
+        np.testing.assert_array_equal(
+            after.model.tables[""].slabs[slab].rows(), work.model.tables[""].slabs[slab].rows()[at]
+        )
     for name in ("counts", "idle", "fields"):
-        np.testing.assert_array_equal(getattr(after.facts[""], name), getattr(work.facts[""], name)[at])
+        np.testing.assert_array_equal(
+            getattr(after.facts[""], name), getattr(work.facts[""], name)[at]
+        )
 
 
 def test_only_rows_of_the_named_fields_are_counted_and_go():
@@ -107,7 +113,10 @@ def test_a_plan_survives_json():
 
 
 def test_facts_are_those_of_the_checkpoint_by_key(checkpoint):
-    arrays = {name: np.load(checkpoint / "table" / f"{name}.npy") for name in ("keys", "counts", "last_seen", "fields")}
+    arrays = {
+        name: np.load(checkpoint / "table" / f"{name}.npy")
+        for name in ("keys", "counts", "last_seen", "fields")
+    }
     known = {int(k): i for i, k in enumerate(arrays["keys"])}
     work = work_of(checkpoint)
     at = [known[key] for key in keys_of(work)]
@@ -118,7 +127,7 @@ def test_facts_are_those_of_the_checkpoint_by_key(checkpoint):
 
 
 def test_a_compressed_folder_has_no_facts(compressed):
-    from compression.compact import CompactModel
+    from compression.model import CompactModel
 
     with pytest.raises(InputError, match="need the counts of a trained checkpoint"):
         work_on(CompactModel.of(read_checkpoint(compressed)), compressed)

@@ -45,11 +45,19 @@ def test_bands_are_cut_by_counts_and_each_has_its_own_svd():
     assert high >= np.quantile(counts, 0.9)
     rows, found = work.model.tables[""].slabs["deep"].rows(), by_key(after, "deep")
     keys = work.model.tables[""].keys
-    for band, rank in ((counts < low, 1), ((counts >= low) & (counts < high), 2), (counts >= high, 3)):
+    for band, rank in (
+        (counts < low, 1),
+        ((counts >= low) & (counts < high), 2),
+        (counts >= high, 3),
+    ):
         assert band.any()
         got = np.array([found[key] for key in keys[band].tolist()])
         np.testing.assert_allclose(got, best(rows[band], counts[band], rank)[0], atol=2e-5)
-    assert told.rows == (int((counts < low).sum()), int(((counts >= low) & (counts < high)).sum()), int((counts >= high).sum()))
+    assert told.rows == (
+        int((counts < low).sum()),
+        int(((counts >= low) & (counts < high)).sum()),
+        int((counts >= high).sum()),
+    )
 
 
 def test_zero_rows_stay_zero_to_the_bit_and_narrow_slabs_as_they_are():
@@ -59,14 +67,23 @@ def test_zero_rows_stay_zero_to_the_bit_and_narrow_slabs_as_they_are():
     zero = [key for key, row in before.items() if not row.any()]
     assert len(zero) == 20
     assert all(not found[key].any() for key in zero)
-    assert {k: v.tolist() for k, v in by_key(after, "wide").items()} == {k: v.tolist() for k, v in by_key(work, "wide").items()}
+    assert {k: v.tolist() for k, v in by_key(after, "wide").items()} == {
+        k: v.tolist() for k, v in by_key(work, "wide").items()
+    }
 
 
 def test_facts_follow_their_rows():
     work = made_work(rows=200)
     after, _ = reduced(work, quantiles=(0.6,), ranks=(1, 2))
-    before = dict(zip(work.model.tables[""].keys.tolist(), work.facts[""].counts.tolist(), strict=True))
-    assert dict(zip(after.model.tables[""].keys.tolist(), after.facts[""].counts.tolist(), strict=True)) == before
+    before = dict(
+        zip(work.model.tables[""].keys.tolist(), work.facts[""].counts.tolist(), strict=True)
+    )
+    assert (
+        dict(
+            zip(after.model.tables[""].keys.tolist(), after.facts[""].counts.tolist(), strict=True)
+        )
+        == before
+    )
     assert after.model.tables[""].keys.tolist() != work.model.tables[""].keys.tolist()
 
 
@@ -101,7 +118,9 @@ def test_a_plan_survives_json():
     plan = step.fit(work)
     again = WidthsPlan.model_validate_json(plan.model_dump_json())
     assert again == plan
-    first, second = (step.apply(work, p).model.tables[""].slabs["deep"].rows() for p in (plan, again))
+    first, second = (
+        step.apply(work, p).model.tables[""].slabs["deep"].rows() for p in (plan, again)
+    )
     assert first.tobytes() == second.tobytes()
 
 

@@ -22,7 +22,12 @@ os.environ.update(
 @pytest.fixture(scope="session")
 def airflow_database() -> Path:
     """The path of a migrated database (ten seconds, once)."""
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, cwd=REPOSITORY)
+    subprocess.run(
+        [sys.executable, "-m", "airflow", "db", "migrate"],
+        check=True,
+        capture_output=True,
+        cwd=REPOSITORY,
+    )
     return HOME / "airflow.db"
 
 

@@ -68,18 +68,41 @@ def test_the_form_can_ask_for_fine_tuning(dag):
 
 def test_steps_of_the_form_are_carried_out_where_no_limit_is_given(dag):
     steps = "[{kind: quantize, form: int8}]"
-    given = commands(dag, "search_plan", config="my.yaml", workspace="/ws", date="2026-01-06", max_auc_drop=None, steps=steps)
-    assert given[2:] == ["--date=2026-01-06", "--workspace=/ws", "--plans=150", f"--set=compression.steps={steps}"]
+    given = commands(
+        dag,
+        "search_plan",
+        config="my.yaml",
+        workspace="/ws",
+        date="2026-01-06",
+        max_auc_drop=None,
+        steps=steps,
+    )
+    assert given[2:] == [
+        "--date=2026-01-06",
+        "--workspace=/ws",
+        "--plans=150",
+        f"--set=compression.steps={steps}",
+    ]
 
 
 def test_the_stages_take_day_and_plan_from_the_search(dag):
     plan = "/ws/compression-search/dt=2026-01-07/plan.yaml"
     for stage in ("compress", "export", "validate-model", "promote"):
-        given = commands(dag, stage.replace("-", "_"), config="my.yaml", workspace="/ws", date="2020-01-01")
-        assert given == [stage, "--config=my.yaml", "--date=2026-01-07", "--workspace=/ws", f"--plan={plan}"]
+        given = commands(
+            dag, stage.replace("-", "_"), config="my.yaml", workspace="/ws", date="2020-01-01"
+        )
+        assert given == [
+            stage,
+            "--config=my.yaml",
+            "--date=2026-01-07",
+            "--workspace=/ws",
+            f"--plan={plan}",
+        ]
 
 
 def test_an_hours_plan_is_of_that_hour_and_a_plan_elsewhere_is_refused():
-    assert planned_request({"config": "c"}, "/w/s/dt=2026-01-07/hm=1300/plan.yaml").day == Hour(date(2026, 1, 7), 13)
+    assert planned_request({"config": "c"}, "/w/s/dt=2026-01-07/hm=1300/plan.yaml").day == Hour(
+        date(2026, 1, 7), 13
+    )
     with pytest.raises(InputError, match="not the folder of a day"):
         planned_request({"config": "c"}, "/elsewhere/plan.yaml")

@@ -80,7 +80,7 @@ def test_the_tasks_hang_together_as_the_stages_need_each_other(dag):
 
 
 def test_each_stage_is_one_command_of_the_command_line(dag):
-    from pipelines.chain import STAGES as COMMANDS
+    from pipelines.stages.chain import STAGES as COMMANDS
 
     assert {dag.get_task(stage).stage for stage in STAGES} == set(COMMANDS)
 
@@ -148,7 +148,14 @@ def test_the_form_knows_types_limits_and_sections(dag):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("training.batch_size", 0), ("training.batch_size", "many"), ("date", 5), ("hour", 24), ("hour", -1), ("config", "a\0b")],
+    [
+        ("training.batch_size", 0),
+        ("training.batch_size", "many"),
+        ("date", 5),
+        ("hour", 24),
+        ("hour", -1),
+        ("config", "a\0b"),
+    ],
 )
 def test_the_form_refuses_wrong_values(dag, name, value):
     from airflow.sdk.exceptions import ParamValidationError
@@ -206,7 +213,12 @@ def test_by_the_hour_a_run_is_due_as_each_hour_ends():
     script = "from dags.daily_retrain import daily_retrain as dag; print(dag.timetable.expression)"
     environment = {**os.environ, "ELASTIC_CTR_PARTITION": "hour"}
     outcome = subprocess.run(
-        [sys.executable, "-c", script], env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        env=environment,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert outcome.stdout.splitlines()[-1] == "0 * * * *"
 

@@ -56,7 +56,17 @@ def test_a_run_with_neither_is_refused_and_told_what_to_do():
 
 
 @pytest.mark.parametrize(
-    "text", ["20220425", "2022-W17-1", "2022-4-25", "yesterday", "2022-02-30", "{{ ds }}", "../../etc", "2022-04-25 "]
+    "text",
+    [
+        "20220425",
+        "2022-W17-1",
+        "2022-4-25",
+        "yesterday",
+        "2022-02-30",
+        "{{ ds }}",
+        "../../etc",
+        "2022-04-25 ",
+    ],
 )
 def test_anything_but_an_iso_date_is_refused(text):
     with pytest.raises(InputError, match="`date` is"):

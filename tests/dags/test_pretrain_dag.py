@@ -18,7 +18,10 @@ def dag(airflow_database):
 
 
 def test_graph_and_then_encodings_both_anew(dag):
-    assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {"cross_graph": {"pretrain"}, "pretrain": set()}
+    assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {
+        "cross_graph": {"pretrain"},
+        "pretrain": set(),
+    }
     assert {(task.stage, task.settings) for task in dag.tasks} == {
         ("cross-graph", ("pretraining.every_days=1",)),
         ("pretrain", ("pretraining.every_days=1",)),
@@ -53,4 +56,8 @@ def test_its_settings_come_last_on_the_command_line(dag):
     task.run_command = lambda argv, environment: seen.append(argv)
     params = {"config": "conf/simulated.yaml", "date": "2026-01-08", "training.seed": 3}
     task.execute({"params": params, "dag_run": Run(), "ti": None})
-    assert seen[0][-3:] == ["--date=2026-01-08", "--set=training.seed=3", "--set=pretraining.every_days=1"]
+    assert seen[0][-3:] == [
+        "--date=2026-01-08",
+        "--set=training.seed=3",
+        "--set=pretraining.every_days=1",
+    ]

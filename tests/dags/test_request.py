@@ -13,7 +13,13 @@ from features.errors import InputError
 from features.partition import Hour
 
 KNOWN = ("config", "date", "workspace", "training.batch_size", "model.deep.learning_rate")
-PARAMS = {"config": "a.yaml", "date": None, "workspace": "", "training.batch_size": None, "model.deep.learning_rate": None}
+PARAMS = {
+    "config": "a.yaml",
+    "date": None,
+    "workspace": "",
+    "training.batch_size": None,
+    "model.deep.learning_rate": None,
+}
 REQUEST = Request(date(2022, 4, 25), "a.yaml", "ws")
 
 
@@ -30,17 +36,30 @@ def test_settings_left_empty_are_not_passed():
 
 
 def test_settings_that_were_filled_in_become_overrides():
-    request = read_request({**PARAMS, "training.batch_size": 256, "model.deep.learning_rate": 0.5}, Run())
+    request = read_request(
+        {**PARAMS, "training.batch_size": 256, "model.deep.learning_rate": 0.5}, Run()
+    )
     assert request.overrides == ("training.batch_size=256", "model.deep.learning_rate=0.5")
 
 
 def test_zero_and_false_are_values_not_empty():
-    assert read_request({**PARAMS, "training.batch_size": 0}, Run()).overrides == ("training.batch_size=0",)
-    assert read_request({**PARAMS, "training.batch_size": False}, Run()).overrides == ("training.batch_size=false",)
+    assert read_request({**PARAMS, "training.batch_size": 0}, Run()).overrides == (
+        "training.batch_size=0",
+    )
+    assert read_request({**PARAMS, "training.batch_size": False}, Run()).overrides == (
+        "training.batch_size=false",
+    )
 
 
 @pytest.mark.slow
-@given(st.one_of(st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False), st.text(), st.booleans()))
+@given(
+    st.one_of(
+        st.integers(-(10**9), 10**9),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.text(),
+        st.booleans(),
+    )
+)
 def test_a_value_reads_back_from_yaml_as_it_was(value):
     (override,) = read_request({**PARAMS, "training.batch_size": value}, Run()).overrides
     name, _, text = override.partition("=")
@@ -61,18 +80,27 @@ def test_the_command_names_stage_config_day_workspace_and_overrides():
 
 
 def test_an_empty_workspace_is_left_to_the_command_line():
-    assert not [part for part in Request(date(2022, 4, 25), "a.yaml", "").command("ingest") if "workspace" in part]
+    assert not [
+        part
+        for part in Request(date(2022, 4, 25), "a.yaml", "").command("ingest")
+        if "workspace" in part
+    ]
 
 
 def test_values_never_become_options_of_their_own():
     argv = Request(date(2022, 4, 25), "--help", "-x; rm -rf /", ("a=--help",)).command("ingest")
-    assert argv[-4:] == ["--config=--help", "--date=2022-04-25", "--workspace=-x; rm -rf /", "--set=a=--help"]
+    assert argv[-4:] == [
+        "--config=--help",
+        "--date=2022-04-25",
+        "--workspace=-x; rm -rf /",
+        "--set=a=--help",
+    ]
 
 
 def test_the_command_line_understands_the_commands_form():
     from typer.testing import CliRunner
 
-    from pipelines.cli import app
+    from pipelines.cli.main import app
 
     argv = Request(date(2022, 4, 25), "/nowhere.yaml", "", ("a.b=1",)).command("ingest")[3:]
     outcome = CliRunner().invoke(app, argv)
@@ -80,7 +108,9 @@ def test_the_command_line_understands_the_commands_form():
 
 
 def test_unknown_parameters_are_refused_by_name():
-    with pytest.raises(InputError, match=r"unknown parameters \['batchsize'\].*training\.batch_size"):
+    with pytest.raises(
+        InputError, match=r"unknown parameters \['batchsize'\].*training\.batch_size"
+    ):
         check_params({**PARAMS, "batchsize": 1}, Run(), KNOWN)
 
 

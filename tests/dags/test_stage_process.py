@@ -40,17 +40,25 @@ class Commands:
     def __init__(self, folder: Path, server: subprocess.Popen[str] | None) -> None:
         self.folder = folder
         self.server = server
-        self.environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(folder), str(REPOSITORY)))}
+        self.environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join((str(folder), str(REPOSITORY)))
+        }
         if server:
             self.environment |= {stage_server.SOCKET_VARIABLE: str(folder / "socket")}
         self._numbers = count()
 
-    def process(self, script: str, *arguments: str, grace_s: float = 0.5, **environment: str) -> StageProcess:
+    def process(
+        self, script: str, *arguments: str, grace_s: float = 0.5, **environment: str
+    ) -> StageProcess:
         name = f"script_{next(self._numbers)}"
         (self.folder / f"{name}.py").write_text(script)
-        return StageProcess([sys.executable, "-m", name, *arguments], self.environment | environment, grace_s)
+        return StageProcess(
+            [sys.executable, "-m", name, *arguments], self.environment | environment, grace_s
+        )
 
-    def run(self, script: str, on_line=lambda line: None, grace_s: float = 0.5, **environment: str) -> int:
+    def run(
+        self, script: str, on_line=lambda line: None, grace_s: float = 0.5, **environment: str
+    ) -> int:
         return self.process(script, grace_s=grace_s, **environment).run(on_line)
 
 
@@ -60,8 +68,16 @@ def commands(request, tmp_path):
         yield Commands(tmp_path, None)
         return
     environment = Commands(tmp_path, None).environment
-    argv = [sys.executable, "-m", "pipelines.services.stage_server", str(tmp_path / "socket"), "json"]
-    with subprocess.Popen(argv, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True) as server:
+    argv = [
+        sys.executable,
+        "-m",
+        "pipelines.services.stage_server",
+        str(tmp_path / "socket"),
+        "json",
+    ]
+    with subprocess.Popen(
+        argv, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, text=True
+    ) as server:
         assert eventually((tmp_path / "socket").exists)
         yield Commands(tmp_path, server)
         server.kill()
@@ -81,7 +97,10 @@ class Pids:
             self.complete.set()
 
     def gone(self) -> bool:
-        return not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in self.found.values())
+        return not any(
+            psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"
+            for pid in self.found.values()
+        )
 
 
 def eventually(condition, timeout_s: float = 30.0) -> bool:
@@ -100,7 +119,10 @@ def test_both_streams_arrive_line_by_line_in_order(commands):
 
 def test_a_line_arrives_while_the_command_still_runs(commands):
     arrived: list[float] = []
-    commands.run("import time; print('now', flush=True); time.sleep(1)", lambda _line: arrived.append(time.monotonic()))
+    commands.run(
+        "import time; print('now', flush=True); time.sleep(1)",
+        lambda _line: arrived.append(time.monotonic()),
+    )
     assert time.monotonic() - arrived[0] > 0.7
 
 
@@ -110,19 +132,28 @@ def test_the_exit_code_is_the_commands(commands, code):
 
 
 def test_a_command_killed_by_a_signal_has_that_signals_negative_code(commands):
-    assert commands.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") == -signal.SIGKILL
+    assert (
+        commands.run("import os, signal; os.kill(os.getpid(), signal.SIGKILL)") == -signal.SIGKILL
+    )
 
 
 def test_bytes_that_are_no_utf8_do_not_end_the_stream(commands):
     lines: list[str] = []
-    assert commands.run(r"import sys; sys.stdout.buffer.write(b'\xff\n'); print('after')", lines.append) == 0
+    assert (
+        commands.run(
+            r"import sys; sys.stdout.buffer.write(b'\xff\n'); print('after')", lines.append
+        )
+        == 0
+    )
     assert lines == ["\ufffd", "after"]
 
 
 def test_terminate_ends_the_child_and_a_grandchild_that_ignores_sigterm(commands):
     pids = Pids()
     process = commands.process(GRANDCHILD + "time.sleep(60)")
-    threading.Thread(target=lambda: (pids.complete.wait(10), process.terminate()), daemon=True).start()
+    threading.Thread(
+        target=lambda: (pids.complete.wait(10), process.terminate()), daemon=True
+    ).start()
     assert process.run(pids) == -signal.SIGTERM
     assert len(pids.found) == 2
     assert eventually(pids.gone)
@@ -177,7 +208,9 @@ def test_arguments_reach_the_command_as_they_are(commands, tmp_path):
 
 def test_only_the_given_environment_is_passed(commands):
     lines: list[str] = []
-    process = commands.process("import os; print('HOME' in os.environ, os.environ['OWN'])", OWN="value")
+    process = commands.process(
+        "import os; print('HOME' in os.environ, os.environ['OWN'])", OWN="value"
+    )
     del process._environment["HOME"]
     process.run(lines.append)
     assert lines == ["False value"]
@@ -235,7 +268,11 @@ def test_several_commands_run_at_a_time_and_each_gets_its_own_exit_code(commands
 def test_a_variable_that_the_server_read_at_its_start_makes_a_new_process(commands):
     server_commands(commands)
     lines: list[str] = []
-    commands.run("import os; print(os.getppid(), os.environ['OMP_NUM_THREADS'])", lines.append, OMP_NUM_THREADS="3")
+    commands.run(
+        "import os; print(os.getppid(), os.environ['OMP_NUM_THREADS'])",
+        lines.append,
+        OMP_NUM_THREADS="3",
+    )
     assert lines == [f"{os.getpid()} 3"]
 
 
@@ -251,14 +288,19 @@ def test_without_its_server_a_command_is_a_new_process(commands):
 def test_a_command_ends_with_its_server(commands):
     server = server_commands(commands)
     pids = Pids()
-    code = commands.run(GRANDCHILD + "time.sleep(60)", lambda line: (pids(line), pids.complete.is_set() and server.kill()))
+    code = commands.run(
+        GRANDCHILD + "time.sleep(60)",
+        lambda line: (pids(line), pids.complete.is_set() and server.kill()),
+    )
     assert code == -signal.SIGKILL
     assert eventually(pids.gone)
 
 
 def test_a_command_ends_with_the_process_that_asked_for_it(commands, tmp_path):
     server_commands(commands)
-    (tmp_path / "sleeper.py").write_text("import os, time; print('child', os.getpid(), flush=True); time.sleep(60)")
+    (tmp_path / "sleeper.py").write_text(
+        "import os, time; print('child', os.getpid(), flush=True); time.sleep(60)"
+    )
     client = """
 import os, sys
 from pipelines.services.stage_server import connect
@@ -267,8 +309,14 @@ print(process.stdout.readline().decode(), end="", flush=True)
 os.kill(os.getpid(), 9)
 """
     asked = subprocess.run(
-        [sys.executable, "-c", client], env=commands.environment, stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", client],
+        env=commands.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     assert asked.returncode == -signal.SIGKILL
     pid = int(asked.stdout.split()[1])
-    assert eventually(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie")
+    assert eventually(
+        lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+    )

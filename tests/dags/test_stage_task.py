@@ -24,16 +24,27 @@ def task() -> StageTask:
 
 @pytest.mark.process
 def test_the_manifest_is_what_comes_back():
-    assert run_script("print('working'); print('manifest=/ws/checkpoint/_COMMIT.json')") == "/ws/checkpoint/_COMMIT.json"
+    assert (
+        run_script("print('working'); print('manifest=/ws/checkpoint/_COMMIT.json')")
+        == "/ws/checkpoint/_COMMIT.json"
+    )
 
 
 @pytest.mark.process
 def test_the_last_manifest_counts_and_later_chatter_does_not_hide_it():
-    assert run_script("import sys; print('manifest=/a'); print('manifest=/b'); print('bye', file=sys.stderr)") == "/b"
+    assert (
+        run_script(
+            "import sys; print('manifest=/a'); print('manifest=/b'); print('bye', file=sys.stderr)"
+        )
+        == "/b"
+    )
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("line", ["print('done')", "print('manifest=')", f"print('manifest=/' + 'x' * {MAX_XCOM_CHARACTERS})"])
+@pytest.mark.parametrize(
+    "line",
+    ["print('done')", "print('manifest=')", f"print('manifest=/' + 'x' * {MAX_XCOM_CHARACTERS})"],
+)
 def test_a_stage_without_a_usable_manifest_fails_for_good(line):
     with pytest.raises(AirflowFailException, match="manifest="):
         run_script(line)
@@ -52,7 +63,9 @@ def test_no_data_skips_the_task():
 
 
 @pytest.mark.process
-@pytest.mark.parametrize(("code", "meaning"), [(2, "bad input"), (3, "unsound"), (1, "unexpected"), (120, "unexpected")])
+@pytest.mark.parametrize(
+    ("code", "meaning"), [(2, "bad input"), (3, "unsound"), (1, "unexpected"), (120, "unexpected")]
+)
 def test_what_a_retry_cannot_cure_fails_for_good(code, meaning):
     with pytest.raises(AirflowFailException, match=meaning):
         run_script(f"raise SystemExit({code})")
@@ -106,7 +119,12 @@ def test_on_kill_before_the_stage_has_started_does_nothing():
 
 
 def test_a_stage_does_not_see_airflows_secrets():
-    given = {"AIRFLOW__API_AUTH__JWT_SECRET": "s", "_AIRFLOW_X": "s", "MLFLOW_TRACKING_URI": "http://m", "PATH": "/bin"}
+    given = {
+        "AIRFLOW__API_AUTH__JWT_SECRET": "s",
+        "_AIRFLOW_X": "s",
+        "MLFLOW_TRACKING_URI": "http://m",
+        "PATH": "/bin",
+    }
     assert stage_environment(given, "http://log") == {
         "MLFLOW_TRACKING_URI": "http://m",
         "PATH": "/bin",

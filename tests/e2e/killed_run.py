@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from pipelines.cli import main
+from pipelines.cli.main import main
 
 
 def kill_group_at(prefix):

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from worlds import FIRST, LAST
 
-from pipelines.report import ARTIFACTS
+from pipelines.stages.report import ARTIFACTS
 
 pytestmark = pytest.mark.slow
 DAYS = [date(2026, 1, d) for d in (1, 2, 3)]
@@ -63,12 +63,20 @@ def test_rows_in_are_rows_kept_and_quarantined(world):
 
 
 def test_a_second_run_does_nothing_and_says_so_in_seconds(world):
-    before = {v.path: v.manifest.stat().st_mtime_ns for a in ARTIFACTS for v in world.store.before(a, date.max)}
+    before = {
+        v.path: v.manifest.stat().st_mtime_ns
+        for a in ARTIFACTS
+        for v in world.store.before(a, date.max)
+    }
     started = time.monotonic()
     done = world.run("run", "--config", str(world.config), "--from", FIRST, "--to", LAST)
     assert time.monotonic() - started < 60
     assert "nothing to do" in done.stdout
-    assert before == {v.path: v.manifest.stat().st_mtime_ns for a in ARTIFACTS for v in world.store.before(a, date.max)}
+    assert before == {
+        v.path: v.manifest.stat().st_mtime_ns
+        for a in ARTIFACTS
+        for v in world.store.before(a, date.max)
+    }
 
 
 def test_training_reads_nothing_of_its_own_day_or_later(world):
@@ -84,7 +92,15 @@ def test_the_champion_scores_raw_rows(world, tmp_path):
     rows = pd.read_parquet(log).head(200)
     rows.to_parquet(tmp_path / "rows.parquet")
     out = tmp_path / "scored.csv"
-    world.run("predict", "--config", str(world.config), "--input", str(tmp_path / "rows.parquet"), "--output", str(out))
+    world.run(
+        "predict",
+        "--config",
+        str(world.config),
+        "--input",
+        str(tmp_path / "rows.parquet"),
+        "--output",
+        str(out),
+    )
     scored = pd.read_csv(out)
     assert len(scored) == 200
     assert scored["probability"].between(0, 1).all()
@@ -100,7 +116,11 @@ def test_one_mlflow_parent_a_day_with_a_child_a_stage(world):
     parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
     assert sorted(r.info.run_name for r in parents) == [str(d) for d in DAYS]
     for parent in parents:
-        children = {r.info.run_name for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id}
+        children = {
+            r.info.run_name
+            for r in runs
+            if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+        }
         assert {"ingest", "train", "validate-model", "promote", "monitor"} <= children
         assert "auc" in parent.data.metrics
     champion = client.get_model_version_by_alias("ctr", "champion")

@@ -39,7 +39,9 @@ def test_a_missing_column_is_named_with_what_there_is(faulty):
 
 def test_an_empty_day_is_skipped_and_the_champion_stays(faulty):
     before = champion_line(faulty)
-    done = faulty.run("run", "--config", str(faulty.config), "--from", "2026-01-06", "--to", "2026-01-06")
+    done = faulty.run(
+        "run", "--config", str(faulty.config), "--from", "2026-01-06", "--to", "2026-01-06"
+    )
     assert "skipped" in done.stdout
     assert "2026-01-06" in done.stdout
     assert champion_line(faulty) == before
@@ -47,9 +49,13 @@ def test_an_empty_day_is_skipped_and_the_champion_stays(faulty):
 
 def test_too_many_bad_labels_stop_the_day_with_counts_and_the_champion_stays(faulty):
     before = champion_line(faulty)
-    done = faulty.run("run", "--config", str(faulty.config), "--from", "2026-01-07", "--to", "2026-01-07", code=3)
+    done = faulty.run(
+        "run", "--config", str(faulty.config), "--from", "2026-01-07", "--to", "2026-01-07", code=3
+    )
     assert "went to quarantine: 0.3" in done.stderr
-    counts = next(v for v in faulty.store.before("impressions", max_day()) if str(v.day) == "2026-01-07").metrics
+    counts = next(
+        v for v in faulty.store.before("impressions", max_day()) if str(v.day) == "2026-01-07"
+    ).metrics
     assert counts["reasons"]["label"] == 1200
     assert counts["rows_in"] == counts["rows_kept"] + 1200
     assert champion_line(faulty) == before
@@ -59,7 +65,9 @@ def test_a_few_bad_rows_are_quarantined_with_their_reason(faulty):
     import pyarrow.parquet as pq
 
     faulty.run("ingest", "--config", str(faulty.config), "--date", "2026-01-08")
-    version = next(v for v in faulty.store.before("impressions", max_day()) if str(v.day) == "2026-01-08")
+    version = next(
+        v for v in faulty.store.before("impressions", max_day()) if str(v.day) == "2026-01-08"
+    )
     quarantined = pq.read_table(version.path / "quarantine").to_pylist()
     assert len(quarantined) == version.metrics["rows_quarantined"] == 40
     assert {row["reason"] for row in quarantined} == {"timestamp"}
@@ -68,10 +76,16 @@ def test_a_few_bad_rows_are_quarantined_with_their_reason(faulty):
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("training.batchsize=3", "training.batchsize: unknown key"), ("model.dim=-1", "model.dim"), ("nonsense", "key.path=value")],
+    [
+        ("training.batchsize=3", "training.batchsize: unknown key"),
+        ("model.dim=-1", "model.dim"),
+        ("nonsense", "key.path=value"),
+    ],
 )
 def test_a_wrong_key_or_value_is_named(faulty, override, words):
-    done = faulty.run("train", "--config", str(faulty.config), "--date", "2026-01-02", "--set", override, code=2)
+    done = faulty.run(
+        "train", "--config", str(faulty.config), "--date", "2026-01-02", "--set", override, code=2
+    )
     assert words in done.stderr
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from worlds import REPOSITORY, make_world
 
-from pipelines.chain import STAGES, make_stage
-from pipelines.report import ARTIFACTS
+from pipelines.stages.chain import STAGES, make_stage
+from pipelines.stages.report import ARTIFACTS
 
 pytestmark = pytest.mark.slow
 DAY = date(2026, 1, 1)
@@ -19,9 +19,16 @@ PATIENCE_S = 600
 def kill_when_staged(world, artifact):
     """Run the chain, its whole process group killed as soon as the artifact's files are being written; returns its exit code."""
     folder = world.workspace / artifact / f"dt={DAY}"
-    arguments = world.command("run", "--config", str(world.config), "--from", str(DAY), "--to", str(DAY))[2:]
+    arguments = world.command(
+        "run", "--config", str(world.config), "--from", str(DAY), "--to", str(DAY)
+    )[2:]
     return subprocess.run(
-        [str(world.python), str(Path(__file__).with_name("killed_run.py")), str(folder), *arguments],
+        [
+            str(world.python),
+            str(Path(__file__).with_name("killed_run.py")),
+            str(folder),
+            *arguments,
+        ],
         env=world.environment(),
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
@@ -41,5 +48,7 @@ def test_a_chain_killed_in_every_stage_ends_in_the_same_content(world, tmp_path)
         assert killed.store.current(artifact, DAY) is None
     killed.run("run", "--config", str(killed.config), "--from", str(DAY), "--to", str(DAY))
     for artifact in ARTIFACTS:
-        assert killed.store.current(artifact, DAY).digest == world.store.current(artifact, DAY).digest, artifact
+        assert (
+            killed.store.current(artifact, DAY).digest == world.store.current(artifact, DAY).digest
+        ), artifact
         assert list(killed.workspace.rglob(".staging-*")) == []

@@ -20,7 +20,16 @@ STEPS = [
 ]
 
 
-WITHOUT = ("compressed", "export", "validation_report", "promotion", "monitor", "tracking", "mlflow*", "dt=2026-01-03")
+WITHOUT = (
+    "compressed",
+    "export",
+    "validation_report",
+    "promotion",
+    "monitor",
+    "tracking",
+    "mlflow*",
+    "dt=2026-01-03",
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +55,10 @@ def test_the_second_day_learned_on_from_the_whole_checkpoint(lossy):
     compressed = lossy.store.current("compressed", date(2026, 1, 2))
     report = json.loads((compressed.path / "report.json").read_text())
     assert [step["kind"] for step in report["steps"]] == [step["kind"] for step in STEPS]
-    assert set(compressed.commit["inputs"]) == {"checkpoint", "impressions"}  # the latter for fine_tune alone
+    assert set(compressed.commit["inputs"]) == {
+        "checkpoint",
+        "impressions",
+    }  # the latter for fine_tune alone
     assert report["bytes_after"] < 0.6 * report["bytes_before_weights"]
     checkpoint = lossy.store.current("checkpoint", date(2026, 1, 2))
     assert checkpoint.commit["inputs"]["checkpoint"]["day"] == FIRST
@@ -58,5 +70,13 @@ def test_the_champion_scores_raw_rows_without_the_dropped_fields_inputs(lossy, t
     log = lossy.workspace / "logs" / f"dt={LAST}" / "part-00000.parquet"
     pd.read_parquet(log).head(50).to_parquet(tmp_path / "rows.parquet")
     out = tmp_path / "scored.csv"
-    lossy.run("predict", "--config", str(lossy.config), "--input", str(tmp_path / "rows.parquet"), "--output", str(out))
+    lossy.run(
+        "predict",
+        "--config",
+        str(lossy.config),
+        "--input",
+        str(tmp_path / "rows.parquet"),
+        "--output",
+        str(out),
+    )
     assert pd.read_csv(out)["probability"].between(0, 1).all()

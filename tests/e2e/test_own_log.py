@@ -17,7 +17,9 @@ def log(tmp_path_factory):
     """Two local days (+02:00) of impressions with a planted signal, in ten columns."""
     rng = np.random.default_rng(5)
     user, ad = rng.zipf(1.3, ROWS) % 300, rng.integers(0, 60, ROWS)
-    time = pd.Timestamp("2024-06-01T00:00:00+02:00") + pd.to_timedelta(np.sort(rng.uniform(0, 47.9, ROWS)), unit="h")
+    time = pd.Timestamp("2024-06-01T00:00:00+02:00") + pd.to_timedelta(
+        np.sort(rng.uniform(0, 47.9, ROWS)), unit="h"
+    )
     clicked = rng.random(ROWS) < 1 / (1 + np.exp(-(ad % 5 - 2.5) + (user % 2)))
     frame = pd.DataFrame(
         {
@@ -26,7 +28,9 @@ def log(tmp_path_factory):
             "ad_id": ad,
             "campaign": [f"c{a % 5}" for a in ad],
             "device": rng.choice(["ios", "android", "wéb"], ROWS),
-            "interests": [";".join(f"i{i}" for i in rng.integers(0, 30, n)) for n in rng.integers(1, 5, ROWS)],
+            "interests": [
+                ";".join(f"i{i}" for i in rng.integers(0, 30, n)) for n in rng.integers(1, 5, ROWS)
+            ],
             "bid": np.round(rng.lognormal(0, 1, ROWS), 3),
             "position": rng.integers(1, 5, ROWS),
             "dwell_time": rng.integers(0, 90, ROWS) * clicked,
@@ -42,12 +46,16 @@ def log(tmp_path_factory):
 def mine(log):
     """The drafted configuration, with only what a person must decide changed."""
     world = World(log.parent / "workspace", log.parent / "mine.yaml")
-    from pipelines.draft import draft
+    from pipelines.cli.draft import draft
 
     document = yaml.safe_load(draft(str(log)))
     document["features"]["timezone"] = "+02:00"
     document["data_gate"] = {"min_rows": 100}
-    document["model_gate"] = {"max_auc_drop_to_baseline": 0.5, "max_auc_drop_to_champion": 0.5, "max_p99_ms": 10_000}
+    document["model_gate"] = {
+        "max_auc_drop_to_baseline": 0.5,
+        "max_auc_drop_to_champion": 0.5,
+        "max_p99_ms": 10_000,
+    }
     document["training"] = {"batch_size": 64}
     document["spark"] = {"remote": "local"}  # the other tests from end to end share a server
     world.config.write_text(yaml.safe_dump(document))
@@ -56,7 +64,9 @@ def mine(log):
 
 
 def test_the_days_are_local_and_complete(mine):
-    counts = [json.loads(mine.run("report", "--date", f"2024-06-0{d}", "--json").stdout) for d in (1, 2)]
+    counts = [
+        json.loads(mine.run("report", "--date", f"2024-06-0{d}", "--json").stdout) for d in (1, 2)
+    ]
     assert counts[0]["rows"] + counts[1]["rows"] == ROWS
     assert all(c["rows_quarantined"] == 0 for c in counts)
 

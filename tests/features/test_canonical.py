@@ -41,7 +41,8 @@ def test_python_spells_awkward_values(raw, expected):
 
 
 @pytest.mark.parametrize(
-    ("raw", "expected"), [(None, ""), (1, "1"), (1.0, "1"), (1.5, "1.5"), (True, "true"), (float("nan"), "")]
+    ("raw", "expected"),
+    [(None, ""), (1, "1"), (1.0, "1"), (1.5, "1.5"), (True, "true"), (float("nan"), "")],
 )
 def test_python_spells_typed_values(raw, expected):
     assert canonical(raw) == expected
@@ -56,7 +57,11 @@ def test_tensorflow_spells_awkward_values_alike():
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(
-        st.one_of(st.text(max_size=12), st.from_regex(r"[-+]?[0-9]{1,4}(\.0*)?\n?", fullmatch=True)), min_size=1, max_size=20
+        st.one_of(
+            st.text(max_size=12), st.from_regex(r"[-+]?[0-9]{1,4}(\.0*)?\n?", fullmatch=True)
+        ),
+        min_size=1,
+        max_size=20,
     )
 )
 def test_both_engines_agree_and_are_idempotent(values):
@@ -67,8 +72,24 @@ def test_both_engines_agree_and_are_idempotent(values):
     assert [canonical(v) for v in python] == python
 
 
-RULED = st.sampled_from([b"nan", b"NaN", b"1.0", b"-0", b"+00", b"-0.0", b"True", b"TRUE", b"False", b"FALSE", b"12.000"])
-PIECES = st.one_of(RULED, st.binary(max_size=4), st.sampled_from([b"\x1f", b"\x1e", b"\n", b"\x00", b"\xff", b"7"]))
+RULED = st.sampled_from(
+    [
+        b"nan",
+        b"NaN",
+        b"1.0",
+        b"-0",
+        b"+00",
+        b"-0.0",
+        b"True",
+        b"TRUE",
+        b"False",
+        b"FALSE",
+        b"12.000",
+    ]
+)
+PIECES = st.one_of(
+    RULED, st.binary(max_size=4), st.sampled_from([b"\x1f", b"\x1e", b"\n", b"\x00", b"\xff", b"7"])
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -78,10 +99,14 @@ def test_rewriting_only_what_needs_it_gives_what_every_rule_on_every_value_does(
     raw = tf.constant(values, tf.string)
     one_by_one = raw
     for rule in RULES:
-        one_by_one = tf.strings.regex_replace(one_by_one, rule.pattern, rule.replacement.replace("{1}", r"\1"))
+        one_by_one = tf.strings.regex_replace(
+            one_by_one, rule.pattern, rule.replacement.replace("{1}", r"\1")
+        )
     assert canonical_tf(raw).numpy().tolist() == one_by_one.numpy().tolist()
     changed = tf.strings.regex_full_match(raw, NOT_CANONICAL).numpy().tolist()
-    assert changed == [before != after for before, after in zip(values, one_by_one.numpy().tolist(), strict=True)]
+    assert changed == [
+        before != after for before, after in zip(values, one_by_one.numpy().tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("lonely", [b"1.0", b"nan", b"-0", b"TRUE", b"False"])

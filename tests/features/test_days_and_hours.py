@@ -38,7 +38,10 @@ def bounds(partition):
 
 def test_spelling_and_folders_by_hand():
     assert (str(DAY), folder_of(DAY)) == ("2022-05-01", "dt=2022-05-01")
-    assert (str(Hour(DAY, 3)), folder_of(Hour(DAY, 3))) == ("2022-05-01T03", "dt=2022-05-01/hm=0300")
+    assert (str(Hour(DAY, 3)), folder_of(Hour(DAY, 3))) == (
+        "2022-05-01T03",
+        "dt=2022-05-01/hm=0300",
+    )
     assert parse_partition("2022-05-01") == DAY
     assert parse_partition("2022-05-01T13") == Hour(DAY, 13)
 
@@ -107,7 +110,12 @@ def test_hours_of_a_day_that_is_there_do_not_count_beside_it():
 
 def test_between_goes_over_midnight():
     hours = partitions_between(Hour(DAY, 22), Hour(date(2022, 5, 2), 1))
-    assert [str(hour) for hour in hours] == ["2022-05-01T22", "2022-05-01T23", "2022-05-02T00", "2022-05-02T01"]
+    assert [str(hour) for hour in hours] == [
+        "2022-05-01T22",
+        "2022-05-01T23",
+        "2022-05-02T00",
+        "2022-05-02T01",
+    ]
     assert partitions_between(NOON, NOON) == [NOON]
     assert partitions_between(DAY, date(2022, 5, 3)) == [DAY, date(2022, 5, 2), date(2022, 5, 3)]
     assert all(same_kind(hour, NOON) for hour in hours)

@@ -37,5 +37,7 @@ def test_keys_are_those_of_the_feature_contract(tokens, vocabulary):
 def test_a_slice_of_an_array_and_no_values():
     values = ["a", "bb", "", "dddd", "e" * 70]
     whole = fingerprint.keys("field", pa.array(values))
-    np.testing.assert_array_equal(fingerprint.keys("field", pa.array(values).slice(1, 3)), whole[1:4])
+    np.testing.assert_array_equal(
+        fingerprint.keys("field", pa.array(values).slice(1, 3)), whole[1:4]
+    )
     assert fingerprint.keys("field", pa.array([], pa.string())).tolist() == []

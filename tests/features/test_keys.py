@@ -24,7 +24,11 @@ def key(vocabulary, *values):
 
 
 def test_key_is_farmhash64_of_vocabulary_separator_value():
-    expected = tf.bitcast(tf.fingerprint(tf.constant([b"user\x1f42"]), "farmhash64"), tf.int64).numpy().tolist()
+    expected = (
+        tf.bitcast(tf.fingerprint(tf.constant([b"user\x1f42"]), "farmhash64"), tf.int64)
+        .numpy()
+        .tolist()
+    )
     assert key("user", "42") == expected
 
 
@@ -54,19 +58,36 @@ def test_keys_keep_the_shape_and_accept_an_empty_batch():
 
 def test_canonical_spellings_share_a_token():
     field = Categorical(name="c")
-    assert tokens(schema(), field, tf.constant(["1.0", "1", "01"])).numpy().tolist() == [b"1", b"1", b"01"]
+    assert tokens(schema(), field, tf.constant(["1.0", "1", "01"])).numpy().tolist() == [
+        b"1",
+        b"1",
+        b"01",
+    ]
 
 
 def test_buckets_are_right_open_and_unreadable_numbers_are_null():
     field = Numeric(name="n", transform="buckets", boundaries=(1.0, 10.0))
     raw = tf.constant(["-5", "1", "9.99", "10", "1e3", "", "abc", "inf"])
-    assert tokens(schema(), field, raw).numpy().tolist() == [b"0", b"1", b"1", b"2", b"2", b"", b"", b""]
+    assert tokens(schema(), field, raw).numpy().tolist() == [
+        b"0",
+        b"1",
+        b"1",
+        b"2",
+        b"2",
+        b"",
+        b"",
+        b"",
+    ]
 
 
 def test_numbers_and_missing():
-    values, present = numbers(Numeric(name="n"), tf.constant(["2.5", "-1e2", ".5", "5.", "", "x", "NaN", "1e999"]))
+    values, present = numbers(
+        Numeric(name="n"), tf.constant(["2.5", "-1e2", ".5", "5.", "", "x", "NaN", "1e999"])
+    )
     np.testing.assert_array_equal(values.numpy(), [2.5, -100, 0.5, 5, 0, 0, 0, 0])
-    np.testing.assert_array_equal(present.numpy(), [True, True, True, True, False, False, False, False])
+    np.testing.assert_array_equal(
+        present.numpy(), [True, True, True, True, False, False, False, False]
+    )
 
 
 def test_zero_has_no_sign():
@@ -87,12 +108,19 @@ def test_cross_tokens_keep_null_parts_apart():
 
 @pytest.mark.parametrize(
     ("part", "expected"),
-    [("hour_of_day", [b"3", b"1"]), ("day_of_week", [b"0", b"6"]), ("hour_of_week", [b"3", b"145"])],
+    [
+        ("hour_of_day", [b"3", b"1"]),
+        ("day_of_week", [b"0", b"6"]),
+        ("hour_of_week", [b"3", b"145"]),
+    ],
 )
 def test_time_parts_follow_daylight_saving(part, expected):
     # Berlin: 2022-03-28 01:00 UTC is Monday 03:00 (summer), 2022-03-27 00:59 UTC is Sunday 01:59 (winter).
     raw = tf.constant(["1648429200000", "1648342799999"])
-    assert tokens(schema(timezone="Europe/Berlin"), Time(name="h", part=part), raw).numpy().tolist() == expected
+    assert (
+        tokens(schema(timezone="Europe/Berlin"), Time(name="h", part=part), raw).numpy().tolist()
+        == expected
+    )
 
 
 def test_unreadable_times_are_null():

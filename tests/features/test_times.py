@@ -14,7 +14,9 @@ from features.timezones import offset_seconds, parse_timezone, utc_offsets
 
 
 def parse(unit, *raw, offset="+00:00"):
-    ms, valid = epoch_ms(tf.constant(list(raw)), Timestamp(column="t", unit=unit, assume_offset=offset))
+    ms, valid = epoch_ms(
+        tf.constant(list(raw)), Timestamp(column="t", unit=unit, assume_offset=offset)
+    )
     return ms.numpy().tolist(), valid.numpy().tolist()
 
 
@@ -28,7 +30,10 @@ def test_units_scale_and_round_down():
 
 
 def test_seconds_that_overflow_milliseconds_are_invalid():
-    assert parse("s", "9223372036854775", "9223372036854776") == ([9223372036854775000, 0], [True, False])
+    assert parse("s", "9223372036854775", "9223372036854776") == (
+        [9223372036854775000, 0],
+        [True, False],
+    )
 
 
 @pytest.mark.parametrize("raw", ["", "1.5", "12:00", "1650812741437000000000", "abc"])
@@ -52,7 +57,14 @@ def test_iso_times(raw, expected):
 
 
 @pytest.mark.parametrize(
-    "raw", ["2022-02-29T00:00:00Z", "2022-13-01T00:00:00Z", "2022-04-25T24:00:00Z", "2022-04-25", "25.04.2022 10:00"]
+    "raw",
+    [
+        "2022-02-29T00:00:00Z",
+        "2022-13-01T00:00:00Z",
+        "2022-04-25T24:00:00Z",
+        "2022-04-25",
+        "25.04.2022 10:00",
+    ],
 )
 def test_impossible_iso_times_are_invalid(raw):
     assert parse("iso", raw) == ([0], [False])
@@ -63,12 +75,12 @@ def test_an_iso_time_without_offset_takes_the_assumed_one():
 
 
 @settings(max_examples=100, deadline=None)
-@given(
-    st.datetimes(datetime(1970, 1, 2), datetime(2099, 12, 30)),
-    st.integers(-14 * 60, 14 * 60),
-)
+@given(st.datetimes(datetime(1970, 1, 2), datetime(2099, 12, 30)), st.integers(-14 * 60, 14 * 60))
 def test_iso_agrees_with_datetime(moment, offset_minutes):
-    aware = moment.replace(microsecond=moment.microsecond // 1000 * 1000, tzinfo=timezone(timedelta(minutes=offset_minutes)))
+    aware = moment.replace(
+        microsecond=moment.microsecond // 1000 * 1000,
+        tzinfo=timezone(timedelta(minutes=offset_minutes)),
+    )
     expected = (aware - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
     assert parse("iso", aware.isoformat(timespec="milliseconds")) == ([expected], [True])
 
@@ -77,12 +89,25 @@ def test_iso_agrees_with_datetime(moment, offset_minutes):
 @given(
     st.lists(st.integers(0, 4_000_000_000), min_size=1, max_size=30),
     st.sampled_from(
-        ["Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe", "+08:00", "UTC", "Pacific/Apia"]
+        [
+            "Europe/Berlin",
+            "America/New_York",
+            "Asia/Kolkata",
+            "Australia/Lord_Howe",
+            "+08:00",
+            "UTC",
+            "Pacific/Apia",
+        ]
     ),
 )
 def test_local_time_agrees_with_zoneinfo(seconds, zone):
-    expected = [s + datetime.fromtimestamp(s, parse_timezone(zone)).utcoffset().total_seconds() for s in seconds]
-    np.testing.assert_array_equal(local_seconds(tf.constant(seconds, tf.int64), zone).numpy(), expected)
+    expected = [
+        s + datetime.fromtimestamp(s, parse_timezone(zone)).utcoffset().total_seconds()
+        for s in seconds
+    ]
+    np.testing.assert_array_equal(
+        local_seconds(tf.constant(seconds, tf.int64), zone).numpy(), expected
+    )
 
 
 def test_a_fixed_offset_has_one_entry():

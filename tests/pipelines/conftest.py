@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import tiny_days
 
-from pipelines import chain
-from pipelines.cli import main
-from pipelines.report import ARTIFACTS
-from pipelines.tracking import Tracker
+from pipelines.cli.main import main
+from pipelines.stages import chain
+from pipelines.stages.report import ARTIFACTS
+from pipelines.tracking.sync import Tracker
 
 COMMAND = Path(sys.executable).with_name("elastic-ctr")
 
@@ -50,7 +50,9 @@ def tiny_chain(monkeypatch):
     for name, artifact, before in zip(chain.STAGES, ARTIFACTS, ["", *ARTIFACTS], strict=False):
         attributes = {"name": name, "artifact": artifact, "reads": before}
         step = f"Step_{artifact}"
-        monkeypatch.setattr(tiny_days, step, type(step, (tiny_days.Step,), attributes), raising=False)
+        monkeypatch.setattr(
+            tiny_days, step, type(step, (tiny_days.Step,), attributes), raising=False
+        )
         monkeypatch.setitem(chain.STAGES, name, f"tiny_days:{step}")
 
 
@@ -60,11 +62,22 @@ def shell(fresh_process, tmp_path):
 
     def run(*arguments, code=0):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("ELASTIC_CTR")}
-        environment |= {**tiny_days.AWAY, "COLUMNS": "200", "ELASTIC_CTR_WORKSPACE": str(tmp_path / "workspace")}
+        environment |= {
+            **tiny_days.AWAY,
+            "COLUMNS": "200",
+            "ELASTIC_CTR_WORKSPACE": str(tmp_path / "workspace"),
+        }
         done = subprocess.run(
-            [str(COMMAND), *map(str, arguments)], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=400
+            [str(COMMAND), *map(str, arguments)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=400,
         )
-        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        assert done.returncode == code, (
+            f"exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        )
         return done
 
     return run

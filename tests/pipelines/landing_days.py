@@ -26,7 +26,12 @@ DOCUMENT = {
             {"kind": "time", "name": "hour"},
         ],
     },
-    "model": {"dim": 4, "hidden": [8], "deep": {"learning_rate": 0.02}, "dense": {"learning_rate": 0.01}},
+    "model": {
+        "dim": 4,
+        "hidden": [8],
+        "deep": {"learning_rate": 0.02},
+        "dense": {"learning_rate": 0.01},
+    },
     "training": {"batch_size": 64, "eviction": {"zero_rows": True}},
     "follow": {"every_s": 0.2, "max_files": 1, "full_every": 3},
 }
@@ -68,7 +73,20 @@ def land(folder, number, rows=None):
 
 def start(config, landing, out, *options):
     """Start `elastic-ctr follow` in a process of its own."""
-    command = [sys.executable, "-m", "pipelines.cli", "follow", "-c", config, "--watch", landing, "--out", out]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "follow",
+        "-c",
+        config,
+        "--watch",
+        landing,
+        "--out",
+        out,
+    ]
     command += ["-w", out.parent / "workspace", *options]
     with (out.parent / f"{out.name}.log").open("a") as log:
-        return subprocess.Popen([str(part) for part in command], cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(
+            [str(part) for part in command], cwd=REPOSITORY, stdout=log, stderr=subprocess.STDOUT
+        )

@@ -28,7 +28,9 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: dict[tuple[str, str], object] = {("GET", "/auth/token"): (201, {"access_token": "secret"})}
+        self.answers: dict[tuple[str, str], object] = {
+            ("GET", "/auth/token"): (201, {"access_token": "secret"})
+        }
         self.requests: list[tuple[str, str, dict, object]] = []
 
     @property
@@ -50,7 +52,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
 
     def _choose(self, path: str) -> tuple[int, object]:
-        if path.startswith("/api/v2/") and self.headers.get("authorization") != "Bearer secret" and "health" not in path:
+        if (
+            path.startswith("/api/v2/")
+            and self.headers.get("authorization") != "Bearer secret"
+            and "health" not in path
+        ):
             return 401, {"detail": "Not authenticated"}
         planned = self.server.answers.get((self.command, path), (404, {"detail": "not found"}))
         if isinstance(planned, list):
@@ -83,13 +89,17 @@ def task_of(name: str, state: str | None, seconds: float | None = None) -> dict:
 
 def test_a_first_request_logs_in_and_goes_through(server):
     server.answers["GET", RUNS] = (200, {"dag_runs": [run_of("2022-04-25", "success")]})
-    assert AirflowApi(server.url).runs("daily_retrain", FIRST, LAST, UTC) == [DagRun("run-2022-04-25", "2022-04-25", "success")]
+    assert AirflowApi(server.url).runs("daily_retrain", FIRST, LAST, UTC) == [
+        DagRun("run-2022-04-25", "2022-04-25", "success")
+    ]
     assert [path for _, path, _, _ in server.requests] == [RUNS, "/auth/token", RUNS]
 
 
 def test_days_are_asked_for_and_told_in_the_schedules_zone(server):
     server.answers["GET", RUNS] = (200, {"dag_runs": [run_of("2022-04-24", "queued", hour="16")]})
-    assert [run.day for run in AirflowApi(server.url).runs("daily_retrain", FIRST, LAST, SHANGHAI)] == ["2022-04-25"]
+    assert [
+        run.day for run in AirflowApi(server.url).runs("daily_retrain", FIRST, LAST, SHANGHAI)
+    ] == ["2022-04-25"]
     query = server.requests[-1][2]
     assert query["logical_date_gte"] == ["2022-04-25T00:00:00+08:00"]
     assert query["logical_date_lt"] == ["2022-04-27T00:00:00+08:00"]
@@ -97,7 +107,10 @@ def test_days_are_asked_for_and_told_in_the_schedules_zone(server):
 
 def test_a_backfill_covers_whole_days_one_run_at_a_time(server):
     server.answers["POST", "/api/v2/backfills"] = (200, {"id": 7})
-    assert AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {"config": "a.yaml"}, UTC) == 7
+    assert (
+        AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {"config": "a.yaml"}, UTC)
+        == 7
+    )
     body = server.requests[-1][3]
     assert body["from_date"] == "2022-04-25T00:00:00+00:00"
     assert body["to_date"] == "2022-04-26T23:59:59+00:00"
@@ -110,26 +123,40 @@ def test_a_pool_is_made_or_changed(server):
     server.answers["PATCH", "/api/v2/pools/gpu"] = (200, {})
     AirflowApi(server.url).set_pool("gpu", 1, "One training at a time.")
     assert server.requests[-1][:2] == ("PATCH", "/api/v2/pools/gpu")
-    changed = {"pool": "gpu", "slots": 1, "description": "One training at a time.", "include_deferred": False}
+    changed = {
+        "pool": "gpu",
+        "slots": 1,
+        "description": "One training at a time.",
+        "include_deferred": False,
+    }
     assert server.requests[-1][3] == changed
 
 
 def test_a_backfill_waits_until_the_one_before_it_is_noticed_to_have_ended(server, monkeypatch):
     monkeypatch.setattr("pipelines.services.airflow_api.BUSY_WAIT_S", 0.0)
-    server.answers["POST", "/api/v2/backfills"] = [(409, {"detail": "already running"}), (200, {"id": 9})]
+    server.answers["POST", "/api/v2/backfills"] = [
+        (409, {"detail": "already running"}),
+        (200, {"id": 9}),
+    ]
     assert AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC) == 9
 
 
 def test_what_airflow_refuses_is_told_with_its_words(server, monkeypatch):
     monkeypatch.setattr("pipelines.services.airflow_api.BUSY_WAIT_S", 0.0)
-    server.answers["POST", "/api/v2/backfills"] = (409, {"detail": "There is already a running backfill"})
+    server.answers["POST", "/api/v2/backfills"] = (
+        409,
+        {"detail": "There is already a running backfill"},
+    )
     with pytest.raises(InputError, match=r"409.*already a running backfill"):
         AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC)
 
 
 def test_a_locked_database_is_asked_again(server, monkeypatch):
     monkeypatch.setattr("pipelines.services.airflow_api.BUSY_WAIT_S", 0.0)
-    server.answers["POST", "/api/v2/backfills"] = [(503, {"detail": "Database is locked"}), (200, {"id": 8})]
+    server.answers["POST", "/api/v2/backfills"] = [
+        (503, {"detail": "Database is locked"}),
+        (200, {"id": 8}),
+    ]
     assert AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC) == 8
 
 
@@ -162,9 +189,15 @@ def test_nobody_listening_is_worth_a_retry():
         api.has_dag("daily_retrain")
 
 
-@pytest.mark.parametrize(("scheduler", "expected"), [("healthy", True), ("unhealthy", False), (None, False)])
+@pytest.mark.parametrize(
+    ("scheduler", "expected"), [("healthy", True), ("unhealthy", False), (None, False)]
+)
 def test_health_is_that_of_the_named_components(server, scheduler, expected):
-    health = {"metadatabase": {"status": "healthy"}, "scheduler": {"status": scheduler}, "triggerer": {"status": None}}
+    health = {
+        "metadatabase": {"status": "healthy"},
+        "scheduler": {"status": scheduler},
+        "triggerer": {"status": None},
+    }
     server.answers["GET", "/api/v2/monitor/health"] = (200, health)
     assert AirflowApi(server.url).healthy("metadatabase", "scheduler") is expected
     assert AirflowApi(server.url).healthy()
@@ -172,14 +205,22 @@ def test_health_is_that_of_the_named_components(server, scheduler, expected):
 
 def test_a_log_is_the_text_of_its_events(server):
     path = f"{RUNS}/r/taskInstances/train/logs/1"
-    server.answers["GET", path] = (200, {"content": [{"event": "one", "level": "info"}, {"event": "two"}, "three"]})
+    server.answers["GET", path] = (
+        200,
+        {"content": [{"event": "one", "level": "info"}, {"event": "two"}, "three"]},
+    )
     assert AirflowApi(server.url).log("daily_retrain", "r", "train", 1) == "one\ntwo\nthree"
 
 
 def watch(server: Server, timeout_s: float = 30.0) -> tuple[list, list[str], list[tuple[int, int]]]:
     lines: list[str] = []
     moves: list[tuple[int, int]] = []
-    watcher = Watcher(AirflowApi(server.url), Window(FIRST, LAST, UTC), lines.append, lambda *move: moves.append(move))
+    watcher = Watcher(
+        AirflowApi(server.url),
+        Window(FIRST, LAST, UTC),
+        lines.append,
+        lambda *move: moves.append(move),
+    )
     return watcher.follow(timeout_s), lines, moves
 
 
@@ -187,12 +228,18 @@ def test_the_watcher_says_each_change_once_and_ends_with_the_last_day(server, mo
     monkeypatch.setattr("pipelines.demo.watch.POLL_S", 0.01)
     running = [run_of("2022-04-25", "running"), run_of("2022-04-26", "queued")]
     ended = [run_of("2022-04-25", "success"), run_of("2022-04-26", "failed")]
-    server.answers["GET", RUNS] = [(200, {"dag_runs": runs}) for runs in ([], running, running, ended)]
+    server.answers["GET", RUNS] = [
+        (200, {"dag_runs": runs}) for runs in ([], running, running, ended)
+    ]
     first = f"{RUNS}/run-2022-04-25/taskInstances"
     begun = {"task_instances": [task_of("ingest", "running"), task_of("train", None)]}
-    done = {"task_instances": [task_of("ingest", "success", 21.25), task_of("train", "success", 3.0)]}
+    done = {
+        "task_instances": [task_of("ingest", "success", 21.25), task_of("train", "success", 3.0)]
+    }
     server.answers["GET", first] = [(200, begun), (200, begun), (200, done)]
-    failed = {"task_instances": [task_of("ingest", "failed", 1.0), task_of("train", "upstream_failed")]}
+    failed = {
+        "task_instances": [task_of("ingest", "failed", 1.0), task_of("train", "upstream_failed")]
+    }
     server.answers["GET", f"{RUNS}/run-2022-04-26/taskInstances"] = (200, failed)
     days, lines, moves = watch(server)
     assert [line.split() for line in lines] == [

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from features.errors import InputError
-from pipelines.artifacts import COMMIT, Store
+from pipelines.store.artifacts import COMMIT, Store
 
 DAY = date(2024, 2, 29)
 
@@ -25,13 +25,19 @@ def store(tmp_path):
 def publish(store, text="hello", version="aa", day=DAY, artifact="things", **facts):
     with store.staging(artifact, day, version) as out:
         (out / "data.txt").write_text(text)
-        return store.publish(out, artifact, day, version, {"stage": "s", "inputs": {}, "metrics": {}, **facts})
+        return store.publish(
+            out, artifact, day, version, {"stage": "s", "inputs": {}, "metrics": {}, **facts}
+        )
 
 
 def test_what_is_published_is_found_again(store):
     publish(store, metrics={"rows": 3})
     found = store.current("things", DAY)
-    assert (found.hash, found.metrics["rows"], (found.path / "data.txt").read_text()) == ("aa", 3, "hello")
+    assert (found.hash, found.metrics["rows"], (found.path / "data.txt").read_text()) == (
+        "aa",
+        3,
+        "hello",
+    )
     assert found.bytes == 5
 
 
@@ -117,7 +123,7 @@ CRASHING = """
     import os, signal, sys
     from datetime import date
     from pathlib import Path
-    from pipelines import artifacts
+    from pipelines.store import artifacts
     step, workspace = sys.argv[1], Path(sys.argv[2])
     def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
     store, day = artifacts.Store(workspace), date(2024, 2, 29)
@@ -136,7 +142,10 @@ CRASHING = """
 def test_sigkill_at_any_step_shows_the_old_or_the_new_version_never_a_mix(store, step):
     publish(store, "old", "aa")
     environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(CRASHING), step, str(store.workspace)], env=environment)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(CRASHING), step, str(store.workspace)],
+        env=environment,
+    )
     assert done.returncode == -signal.SIGKILL
     assert (store.current("things", DAY).path / "data.txt").read_text() == "old"
     again = publish(store, "new", "bb")

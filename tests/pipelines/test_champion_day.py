@@ -5,7 +5,7 @@ import yaml
 from tiny_days import DAYS, make_context, publish
 
 from features.errors import InputError
-from pipelines.champion_day import day_or_champion, with_plan
+from pipelines.cli.champion_day import day_or_champion, with_plan
 
 
 @pytest.fixture
@@ -28,9 +28,16 @@ def test_without_a_champion_the_cure_is_named(context):
 
 
 def test_a_plan_replaces_the_whole_section_after_other_overrides(tmp_path):
-    plan = {"compression": {"zero_tolerance": 0.0, "steps": [{"kind": "prune_rows", "keep": 0.25}, {"kind": "quantize"}]}}
+    plan = {
+        "compression": {
+            "zero_tolerance": 0.0,
+            "steps": [{"kind": "prune_rows", "keep": 0.25}, {"kind": "quantize"}],
+        }
+    }
     (tmp_path / "plan.yaml").write_text("# a remark\n" + yaml.safe_dump(plan))
-    overrides = with_plan(["compression.zero_tolerance=0.5", "training.seed=3"], tmp_path / "plan.yaml")
+    overrides = with_plan(
+        ["compression.zero_tolerance=0.5", "training.seed=3"], tmp_path / "plan.yaml"
+    )
     config = make_context(tmp_path, overrides=overrides).config
     assert config.training.seed == 3
     assert config.compression.zero_tolerance == 0

@@ -6,12 +6,25 @@ from pathlib import Path
 import pytest
 from tiny_days import DAYS, EMPTY_DAY, publish_candidate, write_config
 
-from pipelines.artifacts import Store
-from pipelines.chain import STAGES
-from pipelines.journal import Journal
-from pipelines.report import ARTIFACTS
+from pipelines.stages.chain import STAGES
+from pipelines.stages.report import ARTIFACTS
+from pipelines.store.artifacts import Store
+from pipelines.tracking.journal import Journal
 
-COMMANDS = [*STAGES, "run", "report", "status", "config", "init", "predict", "clean", "lineage", "sync", "simulate", "truth"]
+COMMANDS = [
+    *STAGES,
+    "run",
+    "report",
+    "status",
+    "config",
+    "init",
+    "predict",
+    "clean",
+    "lineage",
+    "sync",
+    "simulate",
+    "truth",
+]
 
 
 @pytest.fixture
@@ -24,7 +37,11 @@ def is_one_clear_error(text):
 
 
 def test_help_lists_every_command(shell):
-    listed = {line.split()[0] for line in shell("--help").stdout.splitlines() if line.startswith("  ") and line.strip()}
+    listed = {
+        line.split()[0]
+        for line in shell("--help").stdout.splitlines()
+        if line.startswith("  ") and line.strip()
+    }
     assert set(COMMANDS) <= listed
 
 
@@ -92,17 +109,29 @@ def test_exit_0_for_a_refused_model_and_the_manifest_is_the_last_line(shell, tmp
 
 
 def test_an_option_overrides_the_file_and_the_workspace(here, tmp_path, tiny_chain):
-    arguments = ("train", "--config", write_config(tmp_path), "--date", "2026-01-01", "-w", tmp_path / "other")
+    arguments = (
+        "train",
+        "--config",
+        write_config(tmp_path),
+        "--date",
+        "2026-01-01",
+        "-w",
+        tmp_path / "other",
+    )
     assert here(*arguments, "--set", "model.dim=8", "--set", "model.deep.l21=0.25")[0] == 0
     model = Store(tmp_path / "other").current("checkpoint", DAYS[0]).commit["config"]["model"]
     assert (model["dim"], model["deep"]["l21"]) == (8, 0.25)
 
 
 def run_days(here, tmp_path, *more):
-    return here("run", "--config", write_config(tmp_path), "--from", DAYS[0], "--to", DAYS[2], *more)
+    return here(
+        "run", "--config", write_config(tmp_path), "--from", DAYS[0], "--to", DAYS[2], *more
+    )
 
 
-def test_run_does_every_day_and_skips_one_without_data(here, tmp_path, store, tiny_chain, mlflow_away):
+def test_run_does_every_day_and_skips_one_without_data(
+    here, tmp_path, store, tiny_chain, mlflow_away
+):
     code, out, _ = run_days(here, tmp_path)
     assert code == 0
     assert f"skipped: no file for {EMPTY_DAY}" in out
@@ -125,7 +154,10 @@ def test_run_can_insist_on_every_day(here, tmp_path, store, tiny_chain, mlflow_a
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--from", "2026-01-01", "--to", "2026-01-01", "--missing", "maybe"], "expected skip or fail"),
+        (
+            ["--from", "2026-01-01", "--to", "2026-01-01", "--missing", "maybe"],
+            "expected skip or fail",
+        ),
         (["--from", "2026-01-02", "--to", "2026-01-01"], "2026-01-02 is after 2026-01-01"),
     ],
 )

@@ -25,7 +25,9 @@ MINIMAL = {
 def write(tmp_path):
     def writer(document):
         path = tmp_path / "config.yaml"
-        path.write_text(document if isinstance(document, str) else yaml.safe_dump(document), encoding="utf-8")
+        path.write_text(
+            document if isinstance(document, str) else yaml.safe_dump(document), encoding="utf-8"
+        )
         return path
 
     return writer
@@ -39,7 +41,9 @@ def test_ten_lines_are_enough(write):
 
 def test_overrides_win_over_the_file(write):
     path = write({**MINIMAL, "training": {"batch_size": 100, "passes": 2}})
-    config = load_config(path, ["training.batch_size=64", "model.hidden=[8, 4]", "model.deep.l21=0.5"])
+    config = load_config(
+        path, ["training.batch_size=64", "model.hidden=[8, 4]", "model.deep.l21=0.5"]
+    )
     assert (config.training.batch_size, config.training.passes) == (64, 2)
     assert (config.model.hidden, config.model.deep.l21) == ((8, 4), 0.5)
 
@@ -49,7 +53,10 @@ def test_overrides_win_over_the_file(write):
     [
         ({"trainig": {}}, r"trainig: unknown key"),
         ({"training": {"batchsize": 3}}, r"training\.batchsize: unknown key"),
-        ({"training": {"batch_size": 0}}, r"training\.batch_size: .*greater than or equal to 1 \(got 0\)"),
+        (
+            {"training": {"batch_size": 0}},
+            r"training\.batch_size: .*greater than or equal to 1 \(got 0\)",
+        ),
         ({"training": {"batch_size": "many"}}, r"training\.batch_size: .*integer"),
         ({"source": {"format": "csv"}}, r"source\.path: required, but missing"),
         ({"model_gate": {"min_auc": None}}, r"model_gate\.min_auc: .*number"),
@@ -84,7 +91,9 @@ def test_a_missing_file_points_to_init(tmp_path):
         load_config(tmp_path / "nowhere.yaml")
 
 
-@pytest.mark.parametrize(("text", "words"), [("a: [1", "not valid YAML"), ("- 1\n", "mapping of sections")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("a: [1", "not valid YAML"), ("- 1\n", "mapping of sections")]
+)
 def test_a_file_that_is_no_mapping_is_refused(write, text, words):
     with pytest.raises(InputError, match=words):
         load_config(write(text))
@@ -113,18 +122,30 @@ def test_every_shipped_profile_is_valid(profile, tmp_path):
 
 def test_a_group_of_unknown_fields_is_refused_before_anything_runs(write):
     with pytest.raises(InputError, match=r"config\.yaml: model\.groups names \['absent'\]"):
-        load_config(write({**MINIMAL, "model": {"groups": [{"name": "some", "fields": ["absent"]}]}}))
+        load_config(
+            write({**MINIMAL, "model": {"groups": [{"name": "some", "fields": ["absent"]}]}})
+        )
 
 
 @pytest.mark.parametrize(
     ("step", "message"),
     [
-        ({"kind": "drop_fields", "fields": ["ad", "colour"]}, r"drop_fields names \['colour'\]; it can name \['ad', 'price'\]"),
-        ({"kind": "prune_rows", "keep": 0.5, "fields": ["price"]}, r"prune_rows names \['price'\]; it can name \['ad'\]"),
+        (
+            {"kind": "drop_fields", "fields": ["ad", "colour"]},
+            r"drop_fields names \['colour'\]; it can name \['ad', 'price'\]",
+        ),
+        (
+            {"kind": "prune_rows", "keep": 0.5, "fields": ["price"]},
+            r"prune_rows names \['price'\]; it can name \['ad'\]",
+        ),
     ],
 )
 def test_a_compression_step_of_unknown_fields_is_refused_before_anything_runs(write, step, message):
     fields = [*MINIMAL["features"]["fields"], {"name": "price", "kind": "numeric"}]
-    document = {**MINIMAL, "features": {**MINIMAL["features"], "fields": fields}, "compression": {"steps": [step]}}
+    document = {
+        **MINIMAL,
+        "features": {**MINIMAL["features"], "fields": fields},
+        "compression": {"steps": [step]},
+    }
     with pytest.raises(InputError, match=message):
         load_config(write(document))

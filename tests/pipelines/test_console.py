@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_days import DAYS, publish
 
-from pipelines import console
-from pipelines.artifacts import Store
+from pipelines.cli import console
 from pipelines.stages.stage import Outcome
+from pipelines.store.artifacts import Store
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,15 @@ def test_values(value, spelled):
 
 @pytest.mark.parametrize(
     ("count", "spelled"),
-    [(None, "–"), (0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (1_500_000, "1.5 MB"), (2.5e9, "2.5 GB"), (7e12, "7.0 TB")],
+    [
+        (None, "–"),
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (1_500_000, "1.5 MB"),
+        (2.5e9, "2.5 GB"),
+        (7e12, "7.0 TB"),
+    ],
 )
 def test_bytes(count, spelled):
     assert console.format_bytes(count) == spelled
@@ -60,7 +68,11 @@ def test_a_table_shows_its_columns_and_every_row(capsys):
     console.table("2026-01-01", ("figure", "value"), [("rows", 12345), ("auc", None)])
     printed = capsys.readouterr().out
     assert "2026-01-01" in printed
-    rows = [[cell.strip() for cell in line.split("│")[1:3]] for line in printed.splitlines() if line.startswith("│")]
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:3]]
+        for line in printed.splitlines()
+        if line.startswith("│")
+    ]
     assert rows == [["rows", "12,345"], ["auc", "–"]]
 
 
@@ -72,7 +84,14 @@ def test_brackets_in_a_table_are_text(capsys):
 
 @pytest.fixture
 def version(tmp_path):
-    figures = {"rows": 1200, "plot": {"a": 1}, "auc": 0.71234567, "verdict": "blessed", "passed": True, "fifth": 5}
+    figures = {
+        "rows": 1200,
+        "plot": {"a": 1},
+        "auc": 0.71234567,
+        "verdict": "blessed",
+        "passed": True,
+        "fifth": 5,
+    }
     return publish(Store(tmp_path), "checkpoint", DAYS[0], **figures)
 
 

@@ -26,14 +26,26 @@ def workspace(folder, relations, said=None, **graph):
     features = {**DOCUMENT["features"], "fields": FIELDS}
     graph = {"relations": relations, "min_impressions": 1, "window_days": 3, **graph}
     spark = {"master": "local[2]", "shuffle_partitions": 2}
-    return make_context(folder, features=features, graph=graph, spark=spark, report=(print if said is None else said.append))
+    return make_context(
+        folder,
+        features=features,
+        graph=graph,
+        spark=spark,
+        report=(print if said is None else said.append),
+    )
 
 
 def publish_impressions(store, day, rows=8):
     with store.staging("impressions", day, f"i{day.day}") as out:
         (out / "impressions").mkdir()
-        columns = {name: [f"{name}{i % n}" for i in range(rows)] for name, n in (("ad", 3), ("page", 2), ("country", 2))}
-        stamps = {"timestamp_ms": list(range(rows)), "label": pa.array([i % 2 for i in range(rows)], pa.int8())}
+        columns = {
+            name: [f"{name}{i % n}" for i in range(rows)]
+            for name, n in (("ad", 3), ("page", 2), ("country", 2))
+        }
+        stamps = {
+            "timestamp_ms": list(range(rows)),
+            "label": pa.array([i % 2 for i in range(rows)], pa.int8()),
+        }
         pq.write_table(pa.table({**stamps, **columns}), out / "impressions" / "part-00000.parquet")
         facts = {"stage": "ingest", "inputs": {}, "metrics": {}, "config": {}, "seconds": 0.1}
         return store.publish(out, "impressions", day, f"i{day.day}", facts)
@@ -57,9 +69,15 @@ def counted(spark, tmp_path):
 def test_the_graph_is_made_of_the_counts_of_days_before(counted):
     context = at(counted, DAYS[2])
     inputs = CrossGraph().inputs(context)
-    assert {name: version.artifact for name, version in inputs.items()} == {f"counts-{day}": "cross_counts" for day in DAYS[:2]}
+    assert {name: version.artifact for name, version in inputs.items()} == {
+        f"counts-{day}": "cross_counts" for day in DAYS[:2]
+    }
     version = execute(CrossGraph(), context).version
-    assert (version.metrics["days"], version.metrics["impressions"], version.metrics["edges:ad__page"]) == (2, 16, 6)
+    assert (
+        version.metrics["days"],
+        version.metrics["impressions"],
+        version.metrics["edges:ad__page"],
+    ) == (2, 16, 6)
     graph = read_graph(version.path)
     assert (graph.first_day, graph.last_day) == (DAYS[0], DAYS[1])
 
@@ -73,19 +91,27 @@ def test_a_relation_that_came_later_is_counted_once_from_the_impressions(counted
     assert set(read_counts(after[DAYS[0]].path).relations) == {"ad__page", "ad__country"}
     assert after[DAYS[2]] is None, "the day itself is not read"
     inputs = CrossGraph().inputs(at(wider, DAYS[3]))
-    assert [inputs[f"counts-{day}"].hash for day in DAYS[:2]] == [after[day].hash for day in DAYS[:2]]
+    assert [inputs[f"counts-{day}"].hash for day in DAYS[:2]] == [
+        after[day].hash for day in DAYS[:2]
+    ]
     assert inputs[f"counts-{DAYS[2]}"].metrics["edges"] == 12
     narrower = CrossGraph().inputs(at(counted, DAYS[2]))
-    assert [version.hash for version in narrower.values()] == [after[day].hash for day in DAYS[:2]], (
-        "more than is asked for will do"
-    )
+    assert [version.hash for version in narrower.values()] == [
+        after[day].hash for day in DAYS[:2]
+    ], "more than is asked for will do"
 
 
 def test_a_day_whose_impressions_came_anew_is_counted_anew(counted):
     with counted.store.staging("impressions", DAYS[0], "late") as out:
-        source = counted.store.current("impressions", DAYS[0]).path / "impressions" / "part-00000.parquet"
+        source = (
+            counted.store.current("impressions", DAYS[0]).path
+            / "impressions"
+            / "part-00000.parquet"
+        )
         (out / "impressions").mkdir()
-        pq.write_table(pq.read_table(source).slice(0, 3), out / "impressions" / "part-00000.parquet")
+        pq.write_table(
+            pq.read_table(source).slice(0, 3), out / "impressions" / "part-00000.parquet"
+        )
         facts = {"stage": "ingest", "inputs": {}, "metrics": {}, "config": {}, "seconds": 0.1}
         counted.store.publish(out, "impressions", DAYS[0], "late", facts)
     assert execute(CrossGraph(), at(counted, DAYS[2])).version.metrics["impressions"] == 8 + 3
@@ -132,8 +158,15 @@ def test_pretraining_refuses_a_graph_that_has_seen_its_day(tmp_path):
         "clicks": 1,
         "prior": 0.1,
     }
-    publish(context.store, "cross_graph", DAYS[1], files={"graph.json": json.dumps({**told, "relations": {}})})
-    with pytest.raises(InputError, match=rf"the graph has seen {DAYS[1]}, so that {DAYS[1]} must not learn from it"):
+    publish(
+        context.store,
+        "cross_graph",
+        DAYS[1],
+        files={"graph.json": json.dumps({**told, "relations": {}})},
+    )
+    with pytest.raises(
+        InputError, match=rf"the graph has seen {DAYS[1]}, so that {DAYS[1]} must not learn from it"
+    ):
         execute(Pretrain(), context)
     assert context.store.current("encodings", DAYS[1]) is None
     assert date.fromisoformat(told["last_day"]) == context.day

@@ -36,7 +36,9 @@ def column(table: Table) -> dict[str, str]:
 
 
 def test_a_day_shows_its_figures():
-    table = day_table([day("2022-04-25", "success", ingest=20.0, train=30.4)], {"2022-04-25": REPORT})
+    table = day_table(
+        [day("2022-04-25", "success", ingest=20.0, train=30.4)], {"2022-04-25": REPORT}
+    )
     assert [each.header for each in table.columns] == ["", "2022-04-25"]
     assert column(table) == {
         "rows": "15,432",
@@ -62,22 +64,34 @@ def test_each_day_has_a_column_of_its_own():
 
 
 def test_a_failed_day_without_figures_has_dashes_not_zeros():
-    figures = column(day_table([day("2022-04-25", "failed", ingest=1.0)], {"2022-04-25": dict.fromkeys(REPORT)}))
+    figures = column(
+        day_table([day("2022-04-25", "failed", ingest=1.0)], {"2022-04-25": dict.fromkeys(REPORT)})
+    )
     assert {label for label, text in figures.items() if text != MISSING} == {"run", "seconds"}
 
 
 def test_what_is_no_number_is_a_dash():
     report = {**REPORT, "auc_progressive": float("nan")}
-    assert column(day_table([day("2022-04-25", "success")], {"2022-04-25": report}))["AUC, progressive"] == MISSING
+    assert (
+        column(day_table([day("2022-04-25", "success")], {"2022-04-25": report}))[
+            "AUC, progressive"
+        ]
+        == MISSING
+    )
 
 
 def test_a_skipped_day_says_so():
-    skipped = DayRun(DagRun("r", "2022-04-25", "success"), (TaskInstance("ingest", "skipped", 2.0, 1),))
+    skipped = DayRun(
+        DagRun("r", "2022-04-25", "success"), (TaskInstance("ingest", "skipped", 2.0, 1),)
+    )
     assert column(day_table([skipped], {}))["run"] == "no data"
 
 
 def test_where_the_time_went_is_per_task_and_day_with_shares():
-    days = [day("2022-04-25", "success", ingest=30.0, train=10.0), day("2022-04-26", "success", ingest=40.0, train=20.0)]
+    days = [
+        day("2022-04-25", "success", ingest=30.0, train=10.0),
+        day("2022-04-26", "success", ingest=40.0, train=20.0),
+    ]
     assert cells(stage_table(days)) == [
         ["ingest", "30.0", "40.0", "70%"],
         ["train", "10.0", "20.0", "30%"],
@@ -86,7 +100,10 @@ def test_where_the_time_went_is_per_task_and_day_with_shares():
 
 
 def test_a_task_that_never_ran_has_a_dash():
-    days = [day("2022-04-25", "success", ingest=30.0, train=10.0), day("2022-04-26", "failed", ingest=5.0)]
+    days = [
+        day("2022-04-25", "success", ingest=30.0, train=10.0),
+        day("2022-04-26", "failed", ingest=5.0),
+    ]
     assert cells(stage_table(days))[1] == ["train", "10.0", MISSING, "22%"]
 
 

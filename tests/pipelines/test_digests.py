@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.digests import content_digest
+from pipelines.store.digests import content_digest
 
 
 def write_table(path, values, **options):
@@ -23,13 +23,21 @@ def digest_of(tmp_path, name, fill):
 
 
 def test_parquet_counts_by_rows_not_by_encoding_or_file_names(tmp_path):
-    one = digest_of(tmp_path, "one", lambda f: write_table(f / "t" / "part-0-abc.parquet", [1, 2, 3], compression="snappy"))
+    one = digest_of(
+        tmp_path,
+        "one",
+        lambda f: write_table(f / "t" / "part-0-abc.parquet", [1, 2, 3], compression="snappy"),
+    )
     two = digest_of(
         tmp_path,
         "two",
-        lambda f: write_table(f / "t" / "part-0-xyz.parquet", [1, 2, 3], compression="zstd", use_dictionary=False),
+        lambda f: write_table(
+            f / "t" / "part-0-xyz.parquet", [1, 2, 3], compression="zstd", use_dictionary=False
+        ),
     )
-    other = digest_of(tmp_path, "other", lambda f: write_table(f / "t" / "part-0-abc.parquet", [1, 3, 2]))
+    other = digest_of(
+        tmp_path, "other", lambda f: write_table(f / "t" / "part-0-abc.parquet", [1, 3, 2])
+    )
     assert one == two != other
 
 
@@ -52,20 +60,35 @@ def test_arrays_count_by_value_type_and_shape(tmp_path):
     digests = [
         digest_of(tmp_path, str(i), save(a))
         for i, a in enumerate(
-            [np.zeros(4, np.float32), np.zeros(4, np.float64), np.zeros((2, 2), np.float32), np.ones(4, np.float32)]
+            [
+                np.zeros(4, np.float32),
+                np.zeros(4, np.float64),
+                np.zeros((2, 2), np.float32),
+                np.ones(4, np.float32),
+            ]
         )
     ]
     assert len(set(digests)) == 4
 
 
 def test_npz_counts_by_its_arrays(tmp_path):
-    one = digest_of(tmp_path, "one", lambda f: np.savez(f / "a.npz", x=np.arange(3), y=np.arange(2)))
-    two = digest_of(tmp_path, "two", lambda f: np.savez_compressed(f / "a.npz", y=np.arange(2), x=np.arange(3)))
+    one = digest_of(
+        tmp_path, "one", lambda f: np.savez(f / "a.npz", x=np.arange(3), y=np.arange(2))
+    )
+    two = digest_of(
+        tmp_path, "two", lambda f: np.savez_compressed(f / "a.npz", y=np.arange(2), x=np.arange(3))
+    )
     assert one == two
 
 
 @pytest.mark.parametrize(
-    ("change", "equal"), [({"step_s": 9}, True), ({"examples_per_s": 1}, True), ({"input_share": 1}, True), ({"auc": 0.6}, False)]
+    ("change", "equal"),
+    [
+        ({"step_s": 9}, True),
+        ({"examples_per_s": 1}, True),
+        ({"input_share": 1}, True),
+        ({"auc": 0.6}, False),
+    ],
 )
 def test_measured_times_in_json_do_not_count(tmp_path, change, equal):
     def save(document):

@@ -8,7 +8,7 @@ import yaml
 
 from features.errors import InputError
 from features.schema import Schema
-from pipelines.draft import draft
+from pipelines.cli.draft import draft
 
 
 @pytest.fixture
@@ -39,13 +39,13 @@ def drafted(log):
 
 def test_the_draft_is_a_valid_schema(log):
     schema = Schema.model_validate(drafted(log)["features"])
-    assert (schema.label, schema.user, schema.item, schema.timestamp.column, schema.timestamp.unit) == (
-        "clicked",
-        "user_id",
-        "ad_id",
-        "ts",
-        "s",
-    )
+    assert (
+        schema.label,
+        schema.user,
+        schema.item,
+        schema.timestamp.column,
+        schema.timestamp.unit,
+    ) == ("clicked", "user_id", "ad_id", "ts", "s")
 
 
 def test_kinds_are_told_apart(log):

@@ -12,13 +12,13 @@ from tiny_days import make_context, publish
 
 from features.errors import InputError
 from features.partition import parse_partition
-from pipelines.artifacts import Store
 from pipelines.config import load_config
-from pipelines.encodings import encodings_for, young_encodings
 from pipelines.stages.cross_graph import CrossGraph
 from pipelines.stages.pretrain import Pretrain
 from pipelines.stages.stage import Context, config_section, execute
 from pipelines.stages.train import Train
+from pipelines.store.artifacts import Store
+from pipelines.store.encodings import encodings_for, young_encodings
 
 
 @pytest.fixture
@@ -31,11 +31,20 @@ def publish_encodings(context, day, graph_days=7, used=1, last_day=None, config=
     graph = publish(context.store, "cross_graph", day)
     with context.store.staging("encodings", day, f"v{day.day}") as out:
         (out / "data.txt").write_text("")
-        sections = {name: config_section(context.config, name) for name in ("features", "graph", "pretraining")}
+        sections = {
+            name: config_section(context.config, name)
+            for name in ("features", "graph", "pretraining")
+        }
         last_day = last_day or str(day - timedelta(days=1))
         about = {"graph_hours": 24 * graph_days, "relations_used": used, "graph_last_day": last_day}
         inputs = {"graph": {"artifact": "cross_graph", "day": day.isoformat(), "hash": graph.hash}}
-        facts = {"stage": "pretrain", "inputs": inputs, "metrics": about, "config": config or sections, "seconds": 0.1}
+        facts = {
+            "stage": "pretrain",
+            "inputs": inputs,
+            "metrics": about,
+            "config": config or sections,
+            "seconds": 0.1,
+        }
         return context.store.publish(out, "encodings", day, f"v{day.day}", facts)
 
 
@@ -44,7 +53,9 @@ def publish_encodings(context, day, graph_days=7, used=1, last_day=None, config=
     [(1, 7, 7, True), (6, 7, 7, True), (7, 7, 7, False), (6, 30, 7, True), (1, 7, 1, False), (1, 0, 7, False), (1, 1, 7, False),
      (1, 2, 7, True), (3, 3, 7, False)],
 )  # fmt: skip
-def test_encodings_are_young_for_so_many_days_and_no_longer_than_their_graph_is_long(tmp_path, age, graph_days, every, young):
+def test_encodings_are_young_for_so_many_days_and_no_longer_than_their_graph_is_long(
+    tmp_path, age, graph_days, every, young
+):
     context = make_context(tmp_path, date(2026, 1, 20), [f"pretraining.every_days={every}"])
     version = publish_encodings(context, context.day - timedelta(days=age), graph_days)
     assert young_encodings(context) == (version if young else None)
@@ -53,7 +64,12 @@ def test_encodings_are_young_for_so_many_days_and_no_longer_than_their_graph_is_
 def test_an_hour_reads_those_of_its_day_and_finds_them_as_young_as_the_day_began(tmp_path):
     context = make_context(tmp_path, date(2026, 1, 20), ["pretraining.every_days=2"])
     version = publish_encodings(context, date(2026, 1, 19))
-    for hour, young in (("2026-01-19T13", True), ("2026-01-20T23", True), ("2026-01-21T00", False), ("2026-01-18T23", False)):
+    for hour, young in (
+        ("2026-01-19T13", True),
+        ("2026-01-20T23", True),
+        ("2026-01-21T00", False),
+        ("2026-01-18T23", False),
+    ):
         at = replace(context, day=parse_partition(hour))
         assert young_encodings(at) == (version if young else None), hour
         assert encodings_for(at) == (None if hour.startswith("2026-01-18") else version), hour
@@ -72,13 +88,18 @@ def test_after_a_change_of_settings_they_are_made_anew(context):
 def test_while_they_are_young_the_stages_point_to_them_and_publish_nothing(context):
     version = publish_encodings(context, context.day - timedelta(days=2))
     said = []
-    outcomes = [execute(stage, replace(context, report=said.append)) for stage in (CrossGraph(), Pretrain())]
+    outcomes = [
+        execute(stage, replace(context, report=said.append)) for stage in (CrossGraph(), Pretrain())
+    ]
     assert [(o.version.artifact, o.version.day, o.reused) for o in outcomes] == [
         ("cross_graph", version.day, True),
         ("encodings", version.day, True),
     ]
     assert context.store.current("encodings", context.day) is None
-    assert said == [f"cross-graph: cross_graph of {version.day} will do", f"pretrain: encodings of {version.day} will do"]
+    assert said == [
+        f"cross-graph: cross_graph of {version.day} will do",
+        f"pretrain: encodings of {version.day} will do",
+    ]
 
 
 def test_training_reads_the_last_ones_that_passed_its_own_days_included(context):
@@ -96,7 +117,9 @@ def test_training_reads_the_last_ones_that_passed_its_own_days_included(context)
 def test_a_graph_that_knows_the_day_is_refused(context, late):
     last = context.day + timedelta(days=late)
     publish_encodings(context, context.day - timedelta(days=1), last_day=last.isoformat())
-    with pytest.raises(InputError, match=f"up to {last}, so they know clicks of {context.day}.*pretrain"):
+    with pytest.raises(
+        InputError, match=f"up to {last}, so they know clicks of {context.day}.*pretrain"
+    ):
         encodings_for(context)
 
 
@@ -115,11 +138,17 @@ LEARNING = {
         "fields": [{"name": "device", "kind": "categorical"}],
     },
     "graph": {"relations": [{"left": "viewer", "right": "ad"}]},
-    "model": {"dim": 2, "hidden": [4], **{part: {"learning_rate": 0.05} for part in ("deep", "wide", "dense")}},
+    "model": {
+        "dim": 2,
+        "hidden": [4],
+        **{part: {"learning_rate": 0.05} for part in ("deep", "wide", "dense")},
+    },
     "training": {"batch_size": 64, "holdout_fraction": 0.5, "passes": 3},
     "pretraining": {"kind": "lookup"},
 }
-LEARNING["features"]["fields"] += [{"name": name, "kind": "categorical"} for name in ("viewer", "ad")]
+LEARNING["features"]["fields"] += [
+    {"name": name, "kind": "categorical"} for name in ("viewer", "ad")
+]
 
 
 def shuffled_day(seed):
@@ -129,7 +158,9 @@ def shuffled_day(seed):
     strings = {"user": viewer, "viewer": viewer, "ad": ad, "device": viewer * 0}
     frame = pd.DataFrame({name: [f"{name}{x}" for x in values] for name, values in strings.items()})
     label = draw.permutation(np.arange(ROWS) % 4 == 0).astype(np.int8)
-    return frame.assign(record_id=[str(i) for i in range(ROWS)], label=label, timestamp_ms=np.arange(ROWS) * 1000)
+    return frame.assign(
+        record_id=[str(i) for i in range(ROWS)], label=label, timestamp_ms=np.arange(ROWS) * 1000
+    )
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +193,9 @@ def trained_auc(world, name, frames, last_day):
     day = NIGHTS[4]
     context = Context(load_config(path, [], workspace), day, other)
     if frames:
-        edges = {"viewer__ad": counted(pd.concat(frames), "viewer", "ad", "label", min_impressions=1)}
+        edges = {
+            "viewer__ad": counted(pd.concat(frames), "viewer", "ad", "label", min_impressions=1)
+        }
         with other.staging("cross_graph", day, "g") as out:
             write_graph(out, edges, str(NIGHTS[0]), str(last_day), len(frames))
             other.publish(out, "cross_graph", day, "g", facts("cross-graph"))
@@ -179,5 +212,7 @@ def test_days_before_tell_nothing_of_permuted_labels_and_the_day_itself_would(wo
     with pytest.raises(InputError, match=r"the graph has seen .* must not learn from it"):
         trained_auc(world, "refused", days, NIGHTS[4])
     mislabelled = trained_auc(world, "wrong", days, NIGHTS[3])
-    assert abs(before - without) < 0.04, "AUC of 4,000 impressions, a quarter of them clicks: standard deviation 0.011"
+    assert abs(before - without) < 0.04, (
+        "AUC of 4,000 impressions, a quarter of them clicks: standard deviation 0.011"
+    )
     assert mislabelled > without + 0.1

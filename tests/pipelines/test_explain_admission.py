@@ -11,13 +11,19 @@ import pytest
 from matplotlib.image import imread
 from tiny_days import DAYS, write_config
 
+from elastic_embeddings.admission.arrivals import PlugIn
+from elastic_embeddings.admission.dry_run import OFFLINE, Explanation
+from elastic_embeddings.admission.policies import (
+    AlwaysAdmit,
+    ByField,
+    CountAdmission,
+    PoissonAdmission,
+    SketchAdmission,
+)
 from features.errors import InputError
-from pipelines.artifacts import Store
-from pipelines.explain_plot import nearest, plot_policies
-from pipelines.explain_policies import Setting, default_names, policies
-from training.elastic.admission.arrivals import PlugIn
-from training.elastic.admission.dry_run import OFFLINE, Explanation
-from training.elastic.admission.policies import AlwaysAdmit, ByField, CountAdmission, PoissonAdmission, SketchAdmission
+from pipelines.cli.explain_plot import nearest, plot_policies
+from pipelines.cli.explain_policies import Setting, default_names, policies
+from pipelines.store.artifacts import Store
 
 ROWS, BATCH = 3000, 50
 RNG = np.random.default_rng(0)
@@ -29,13 +35,26 @@ TAGS = [[f"t{k}" for k in RNG.zipf(1.5, RNG.integers(0, 3)) % 50] for _ in range
 def day(tmp_path):
     """A workspace with one ingested day, and the options that name it."""
     store = Store(tmp_path / "workspace")
-    columns = {"record_id": np.arange(ROWS), "label": np.arange(ROWS) % 2, "timestamp_ms": np.arange(ROWS) * 1000}
+    columns = {
+        "record_id": np.arange(ROWS),
+        "label": np.arange(ROWS) % 2,
+        "timestamp_ms": np.arange(ROWS) * 1000,
+    }
     table = pa.table({**columns, "user": ["u"] * ROWS, "ad": ADS, "tags": TAGS})
     with store.staging("impressions", DAYS[0], "abc") as out:
         (out / "impressions").mkdir()
         pq.write_table(table, out / "impressions" / "part-0.parquet")
-        store.publish(out, "impressions", DAYS[0], "abc", {"stage": "ingest", "inputs": {}, "metrics": {}, "seconds": 1.0})
-    config = write_config(tmp_path, training={"batch_size": BATCH, "admission": {"min_count": 4, "min_counts": {"tags": 2}}})
+        store.publish(
+            out,
+            "impressions",
+            DAYS[0],
+            "abc",
+            {"stage": "ingest", "inputs": {}, "metrics": {}, "seconds": 1.0},
+        )
+    config = write_config(
+        tmp_path,
+        training={"batch_size": BATCH, "admission": {"min_count": 4, "min_counts": {"tags": 2}}},
+    )
     return ["--config", config, "--date", "2026-01-01"]
 
 
@@ -50,7 +69,10 @@ def by_hand(batches, threshold):
 
 
 def batched(lists):
-    return [[value for values in lists[start : start + BATCH] for value in values] for start in range(0, ROWS, BATCH)]
+    return [
+        [value for values in lists[start : start + BATCH] for value in values]
+        for start in range(0, ROWS, BATCH)
+    ]
 
 
 def results_of(out):
@@ -70,21 +92,42 @@ def test_json_has_the_figures_of_a_dictionary(here, day):
         total = Counter(value for values in lists for value in values)
         kept = {value for value, count in total.items() if count >= 4}
         offline = results[OFFLINE, field]
-        assert (offline["events"], offline["keys"], offline["rows"]) == (total.total(), len(total), len(kept))
+        assert (offline["events"], offline["keys"], offline["rows"]) == (
+            total.total(),
+            len(total),
+            len(kept),
+        )
         assert offline["trained"] == sum(total[value] for value in kept)
         for k in (2, 4):
             counted = results[f"count:{k}", field]
             assert (counted["rows"], counted["trained"]) == by_hand(batched(lists), k)
             assert counted["share_trained"] == counted["trained"] / total.total()
     for name in ("rows", "trained", "events", "keys"):
-        assert results["poisson:4", None][name] == results["poisson:4", "ad"][name] + results["poisson:4", "tags"][name]
+        assert (
+            results["poisson:4", None][name]
+            == results["poisson:4", "ad"][name] + results["poisson:4", "tags"][name]
+        )
 
 
 def test_poisson_is_the_one_near_the_offline_filter(here, day):
     _, results = results_of(
-        here("explain-admission", *day, "--json", "--field", "ad", "--min-count", "10", "--set", "training.batch_size=1")[1]
+        here(
+            "explain-admission",
+            *day,
+            "--json",
+            "--field",
+            "ad",
+            "--min-count",
+            "10",
+            "--set",
+            "training.batch_size=1",
+        )[1]
     )
-    share = {policy: record["share_trained"] for (policy, field), record in results.items() if field == "ad"}
+    share = {
+        policy: record["share_trained"]
+        for (policy, field), record in results.items()
+        if field == "ad"
+    }
     rows = {policy: record["rows"] for (policy, field), record in results.items() if field == "ad"}
     assert share["count:10"] < share["poisson:10"] < share["plug-in:10"]
     assert rows["poisson:10"] < rows["plug-in:10"] < rows["count:2"]
@@ -92,15 +135,27 @@ def test_poisson_is_the_one_near_the_offline_filter(here, day):
 
 
 def test_configured_is_what_the_configuration_says(here, day):
-    _, results = results_of(here("explain-admission", *day, "--json", "--policy", "configured", "--policy", "count:2")[1])
+    _, results = results_of(
+        here("explain-admission", *day, "--json", "--policy", "configured", "--policy", "count:2")[
+            1
+        ]
+    )
     assert results["configured", "tags"]["rows"] == results["count:2", "tags"]["rows"]
-    assert results["configured", "ad"]["rows"] == results[OFFLINE, "ad"]["rows"] < results["count:2", "ad"]["rows"]
+    assert (
+        results["configured", "ad"]["rows"]
+        == results[OFFLINE, "ad"]["rows"]
+        < results["count:2", "ad"]["rows"]
+    )
     assert here("explain-admission", *day, "--policy", "configured", "--field", "ad")[0] == 0
 
 
 def test_the_table_shows_all_fields_and_each(here, day):
     code, out, _ = here("explain-admission", *day, "--policy", "count:2", "--policy", "always")
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in out.splitlines()
+        if line.startswith("│")
+    ]
     assert code == 0
     together, ad, tags = cells[:3], cells[3:7], cells[7:]
     assert [row[0] for row in together] == [OFFLINE, "count:2", "always"]
@@ -121,7 +176,9 @@ def test_a_count_that_nothing_reaches_leaves_blanks(here, day):
     code, out, _ = here("explain-admission", *day, "--min-count", "9999", "--policy", "count")
     assert code == 0
     assert "–" in out
-    _, results = results_of(here("explain-admission", *day, "--min-count", "9999", "--policy", "count", "--json")[1])
+    _, results = results_of(
+        here("explain-admission", *day, "--min-count", "9999", "--policy", "count", "--json")[1]
+    )
     assert results["count:9999", None]["precision"] is results["count:9999", None]["recall"] is None
 
 
@@ -135,7 +192,10 @@ def test_the_picture_is_drawn(here, day, tmp_path):
 
 
 REFUSED = {
-    "a day that is not there": (["--date", "2026-01-02"], r"2026-01-02 is not ingested.*2026-01-01.*elastic-ctr ingest"),
+    "a day that is not there": (
+        ["--date", "2026-01-02"],
+        r"2026-01-02 is not ingested.*2026-01-01.*elastic-ctr ingest",
+    ),
     "an unknown field": (["--field", "add"], r"--field add: the id fields are ad, tags"),
     "an unknown policy": (["--policy", "bloom"], r"--policy 'bloom': expected.*count:2"),
     "a policy without a number": (["--policy", "count:many"], r"'count:many'"),
@@ -156,17 +216,28 @@ SETTING = Setting(10, {"ad": 1000, "tag": 0}, capacity=500, configured=CountAdmi
 
 def test_names_stand_for_policies():
     made = policies(["always", "count:2", "count", "sketch:3", "configured"], SETTING)
-    expected = [AlwaysAdmit(), CountAdmission(2), CountAdmission(10), SketchAdmission(3, 500), CountAdmission(7)]
-    assert made == dict(zip(["always", "count:2", "count:10", "sketch:3", "configured"], expected, strict=True))
+    expected = [
+        AlwaysAdmit(),
+        CountAdmission(2),
+        CountAdmission(10),
+        SketchAdmission(3, 500),
+        CountAdmission(7),
+    ]
+    assert made == dict(
+        zip(["always", "count:2", "count:10", "sketch:3", "configured"], expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize(
-    ("name", "prior", "half"), [("poisson", None, False), ("poisson-half", None, True), ("plug-in", PlugIn(), False)]
+    ("name", "prior", "half"),
+    [("poisson", None, False), ("poisson-half", None, True), ("plug-in", PlugIn(), False)],
 )
 def test_poisson_rules_know_the_length_of_each_field(name, prior, half):
     (policy,) = policies([name], SETTING).values()
     assert isinstance(policy, ByField)
-    assert policy.policies["ad"] == PoissonAdmission(10, prior=prior, until=1000, threshold_only=half, sketch=None)
+    assert policy.policies["ad"] == PoissonAdmission(
+        10, prior=prior, until=1000, threshold_only=half, sketch=None
+    )
     assert policy.policies["tag"].until == 1
 
 
@@ -186,7 +257,15 @@ OFFLINE_LINE = line(OFFLINE, 100, 840)
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ([line("below", 90, 829), line("near", 160, 831), line("nearer", 170, 841), line("above", 400, 912)], "near"),
+        (
+            [
+                line("below", 90, 829),
+                line("near", 160, 831),
+                line("nearer", 170, 841),
+                line("above", 400, 912),
+            ],
+            "near",
+        ),
         ([line("below", 90, 800), line("above", 400, 870)], "above"),
         ([line("below", 90, 820), line("above", 400, 870)], "below"),
         ([line("nothing", 0, 0)], None),
@@ -198,6 +277,8 @@ def test_the_nearest_trains_what_the_offline_filter_trains_on_the_fewest_rows(li
     assert (found.policy if found else None) == expected
 
 
-@pytest.mark.parametrize("lines", [[OFFLINE_LINE], [line(OFFLINE, 0, 0), line("count:2", 0, 0)], [OFFLINE_LINE] * 12])
+@pytest.mark.parametrize(
+    "lines", [[OFFLINE_LINE], [line(OFFLINE, 0, 0), line("count:2", 0, 0)], [OFFLINE_LINE] * 12]
+)
 def test_odd_results_are_drawn_too(lines, tmp_path):
     assert plot_policies(lines, 10, "a day", tmp_path / "plot.png").stat().st_size > 10_000

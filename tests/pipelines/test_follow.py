@@ -11,21 +11,21 @@ import tensorflow as tf
 from landing_days import land, rows_of, write_config
 from tiny_days import publish
 
-from compression import delta_client
-from compression.compact import read_compact
-from compression.delta import read_delta
-from compression.digest import content_digest
-from compression.live import live_model
+from compression.delta import delta_client
+from compression.delta.digest import content_digest
+from compression.delta.from_learner import live_model
+from compression.delta.write import read_delta
+from compression.model import read_compact
 from features.errors import InputError, RetryableError, UnsoundError
-from pipelines.artifacts import Store
 from pipelines.config import load_config
-from pipelines.follow import Follow, Job
-from pipelines.following.folders import appearing, keep_latest, numbered, numbers
-from pipelines.following.ledger import Ledger
-from pipelines.following.published import Published
-from pipelines.following.records import Judge, in_order_of_time
-from training.checkpoints import read_description
-from training.trainer import TrainRequest, train_day
+from pipelines.follow.folders import appearing, keep_latest, numbered, numbers
+from pipelines.follow.follow import Follow, Job
+from pipelines.follow.ledger import Ledger
+from pipelines.follow.published import Published
+from pipelines.follow.records import Judge, in_order_of_time
+from pipelines.store.artifacts import Store
+from training.fit.checkpoints import read_description
+from training.fit.trainer import TrainRequest, train_day
 
 pytestmark = pytest.mark.slow
 
@@ -66,7 +66,12 @@ def test_files_are_scored_then_learned_then_published(job):
     for number in range(5):
         land(job().watch, number)
     ledger = followed(job())
-    assert (ledger.batch, ledger.rows_in, ledger.rows_kept, ledger.rows_quarantined) == (5, 1000, 1000, 0)
+    assert (ledger.batch, ledger.rows_in, ledger.rows_kept, ledger.rows_quarantined) == (
+        5,
+        1000,
+        1000,
+        0,
+    )
     told = lines(job())
     assert [line["batch"] for line in told] == [1, 2, 3, 4, 5]
     assert told[0]["auc"] is None
@@ -83,13 +88,21 @@ def test_a_start_goes_on_as_if_there_had_been_no_end(job, tmp_path):
     """One process over six files, and three processes over two each: the same content to the bit."""
     contents = []
     for turns in (1, 3):
-        work = Job(job().config, job().store, tmp_path / f"landing{turns}", tmp_path / f"out{turns}")
+        work = Job(
+            job().config, job().store, tmp_path / f"landing{turns}", tmp_path / f"out{turns}"
+        )
         for turn in range(turns):
             for number in range(6 * turn // turns, 6 * (turn + 1) // turns):
                 land(work.watch, number)
             ledger = followed(work)
         assert (ledger.batch, ledger.rows_in, len(ledger.taken)) == (6, 1200, 6)
-        contents.append(content_digest(read_compact(numbered(work.out / "full", numbers(work.out / "full")[-1]) / "compressed")))
+        contents.append(
+            content_digest(
+                read_compact(
+                    numbered(work.out / "full", numbers(work.out / "full")[-1]) / "compressed"
+                )
+            )
+        )
     assert contents[0] == contents[1]
 
 
@@ -98,10 +111,16 @@ def test_unusable_rows_are_quarantined_and_the_counts_add_up(job):
     (job().watch / "part-001.parquet").write_bytes(b"half")
     ledger = followed(job())
     assert (ledger.rows_in, ledger.rows_kept, ledger.rows_quarantined) == (201, 100, 101)
-    quarantined = [json.loads(line) for line in (job().out / "quarantine" / "part-000.csv.jsonl").read_text().splitlines()]
+    quarantined = [
+        json.loads(line)
+        for line in (job().out / "quarantine" / "part-000.csv.jsonl").read_text().splitlines()
+    ]
     assert {row["reason"] for row in quarantined} == {"label"}
     assert len(quarantined) == 100
-    assert json.loads((job().out / "quarantine" / "part-001.parquet.jsonl").read_text())["reason"] == "unreadable"
+    assert (
+        json.loads((job().out / "quarantine" / "part-001.parquet.jsonl").read_text())["reason"]
+        == "unreadable"
+    )
 
 
 def test_folders_of_minutes_are_followed_too_and_what_is_removed_is_forgotten(job):
@@ -138,7 +157,9 @@ def test_clicks_far_from_what_the_model_expects_are_neither_learned_nor_publishe
     saved = Ledger.read(numbered(job().out / "state", 5))
     assert set(saved.taken) - set(before.taken) == {"part-004.csv"}
     (job().watch / "part-005.parquet").unlink()
-    assert set(followed(job()).taken) == {f"part-{n:03d}.{'parquet' if n % 2 else 'csv'}" for n in (0, 1, 2, 3, 4, 6)}
+    assert set(followed(job()).taken) == {
+        f"part-{n:03d}.{'parquet' if n % 2 else 'csv'}" for n in (0, 1, 2, 3, 4, 6)
+    }
 
 
 def test_a_loss_that_is_not_finite_is_not_published(job):
@@ -149,8 +170,16 @@ def test_a_loss_that_is_not_finite_is_not_published(job):
     published = numbers(job().out / "deltas")
     for number in (3, 4, 5):
         land(job().watch, number)
-    with pytest.raises(UnsoundError, match=r"not published.*goes on from the checkpoint of micro-batch 3"):
-        followed(job("model.dense.learning_rate=1e30", "model.deep.learning_rate=1e30", "follow.calibration_within=1e9"))
+    with pytest.raises(
+        UnsoundError, match=r"not published.*goes on from the checkpoint of micro-batch 3"
+    ):
+        followed(
+            job(
+                "model.dense.learning_rate=1e30",
+                "model.deep.learning_rate=1e30",
+                "follow.calibration_within=1e9",
+            )
+        )
     assert numbers(job().out / "state")[-1] == 3
     if numbers(job().out / "deltas") == published:
         assert delta_client.version(served_by_all_deltas(job().out)) == version
@@ -163,7 +192,9 @@ def test_a_loss_that_is_not_finite_is_not_published(job):
 def test_it_begins_from_the_last_sound_checkpoint_and_its_held_out_slice(job, tmp_path):
     """The checkpoint of the workspace, learned by the trainer; its last fifth is learned before the first file."""
     config, store = job().config, job().store
-    table = in_order_of_time([Judge(config.source, config.features).judge(land(tmp_path / "day", 0)).kept])
+    table = in_order_of_time(
+        [Judge(config.source, config.features).judge(land(tmp_path / "day", 0)).kept]
+    )
     impressions = publish(store, "impressions", date(2026, 1, 1))
     (impressions.path / "impressions").mkdir()
     pq.write_table(table, impressions.path / "impressions" / "part-0.parquet")
@@ -175,7 +206,9 @@ def test_it_begins_from_the_last_sound_checkpoint_and_its_held_out_slice(job, tm
     told = []
     land(job().watch, 1)
     with Follow(job(), told.append) as following:
-        assert following.follower.description().step == read_description(checkpoint.path).step + 1  # 40 rows, one batch
+        assert (
+            following.follower.description().step == read_description(checkpoint.path).step + 1
+        )  # 40 rows, one batch
         following.run(threading.Event(), once=True)
     assert "2026-01-01, with the 40 impressions" in told[0]
     first = lines(job())[0]
@@ -217,9 +250,13 @@ def test_what_is_published_may_be_quantized(form, job):
     with Follow(job(f"follow.form={form}"), print) as following:
         following.run(threading.Event(), once=True)
         live = live_model(following.follower.learners.model, following.follower.description(), {})
-    content = read_compact(numbered(job().out / "full", numbers(job().out / "full")[-1]) / "compressed")
+    content = read_compact(
+        numbered(job().out / "full", numbers(job().out / "full")[-1]) / "compressed"
+    )
     assert {str(slab.bands[0].matrix.form) for slab in content.slabs().values()} == {form}
-    np.testing.assert_allclose(content.trained().vectors["deep"], live.trained().vectors["deep"], atol=2e-2)
+    np.testing.assert_allclose(
+        content.trained().vectors["deep"], live.trained().vectors["deep"], atol=2e-2
+    )
 
 
 def test_a_publication_that_changes_nothing_is_none(job, tmp_path):
@@ -227,7 +264,11 @@ def test_a_publication_that_changes_nothing_is_none(job, tmp_path):
     followed(job())
     published = Published(job().out)
     content = read_compact(numbered(job().out / "full", published.number) / "compressed")
-    assert published.delta(content, {}) == {"delta_rows": 0, "delta_tombstones": 0, "delta_bytes": 0}
+    assert published.delta(content, {}) == {
+        "delta_rows": 0,
+        "delta_tombstones": 0,
+        "delta_bytes": 0,
+    }
     assert published.full(content) > 0
     assert numbers(job().out / "full") == [published.number]
 

@@ -11,13 +11,13 @@ import time
 import pytest
 from landing_days import REPOSITORY, land, start, write_config
 
-from compression.compact import read_compact
-from compression.digest import content_digest
-from pipelines.artifacts import Store
+from compression.delta.digest import content_digest
+from compression.model import read_compact
 from pipelines.config import load_config
-from pipelines.follow import Follow, Job
-from pipelines.following.folders import numbered, numbers
-from pipelines.following.ledger import Ledger
+from pipelines.follow.folders import numbered, numbers
+from pipelines.follow.follow import Follow, Job
+from pipelines.follow.ledger import Ledger
+from pipelines.store.artifacts import Store
 
 pytestmark = pytest.mark.process
 
@@ -36,7 +36,9 @@ def until(there, process, seconds=300):
 def follow_here(config, landing, out, *overrides):
     """Take what is there, in this process."""
     workspace = out.parent / "workspace"
-    with Follow(Job(load_config(config, overrides, workspace), Store(workspace), landing, out), print) as following:
+    with Follow(
+        Job(load_config(config, overrides, workspace), Store(workspace), landing, out), print
+    ) as following:
         following.run(threading.Event(), once=True)
 
 
@@ -46,7 +48,9 @@ def batches(out):
 
 
 def content(out):
-    return content_digest(read_compact(numbered(out / "full", numbers(out / "full")[-1]) / "compressed"))
+    return content_digest(
+        read_compact(numbered(out / "full", numbers(out / "full")[-1]) / "compressed")
+    )
 
 
 def ledger(out):
@@ -63,7 +67,10 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path, request):
     # A process too: how many threads TensorFlow has decides on the last bits, and this one's are running already.
     assert start(config, landing, undisturbed, "--once").wait(400) == 0
     out, server_out = tmp_path / "out", tmp_path / "applied.jsonl"
-    server = subprocess.Popen([sys.executable, "compression/delta_server.py", out, server_out, "0.02"], cwd=REPOSITORY)
+    server = subprocess.Popen(
+        [sys.executable, "compression/delta/delta_server.py", out, server_out, "0.02"],
+        cwd=REPOSITORY,
+    )
     request.addfinalizer(server.kill)  # also when the test fails
     slowly = ("--every", "0.5")  # so that the process is met between two micro-batches
     for killed_after in (2, 5):
@@ -80,13 +87,20 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path, request):
     assert start(config, landing, out, "--once").wait(400) == 0
     assert ledger(out) == ledger(undisturbed)
     assert [line["batch"] for line in batches(out)] == list(range(1, FILES + 1))
-    assert sorted(name for line in batches(out) for name in line["files"]) == sorted(path.name for path in landing.iterdir())
+    assert sorted(name for line in batches(out) for name in line["files"]) == sorted(
+        path.name for path in landing.iterdir()
+    )
     assert content(out) == content(undisturbed)
-    until(lambda: json.loads(server_out.read_text().splitlines()[-1])["version"] == content(out), server)
+    until(
+        lambda: json.loads(server_out.read_text().splitlines()[-1])["version"] == content(out),
+        server,
+    )
     server.terminate()
     assert server.wait(200) == 0
     applied = [json.loads(line) for line in server_out.read_text().splitlines()]
-    assert [line["kind"] for line in applied] == ["full"] + ["delta"] * (len(applied) - 1)  # never loaded again
+    assert [line["kind"] for line in applied] == ["full"] + ["delta"] * (
+        len(applied) - 1
+    )  # never loaded again
     assert len(applied) > FILES
 
 
@@ -104,7 +118,10 @@ def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path
     damaged = numbers(out / "deltas")[0]
     assert damaged == first + 1
     (numbered(published / "deltas", damaged) / "arrays.npz").write_bytes(b"")
-    server = subprocess.Popen([sys.executable, "compression/delta_server.py", published, told, "0.02"], cwd=REPOSITORY)
+    server = subprocess.Popen(
+        [sys.executable, "compression/delta/delta_server.py", published, told, "0.02"],
+        cwd=REPOSITORY,
+    )
     request.addfinalizer(server.kill)  # also when the test fails
     until(told.exists, server)
     time.sleep(0.5)

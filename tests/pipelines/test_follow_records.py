@@ -13,8 +13,8 @@ from landing_days import DOCUMENT, START_MS, rows_of
 from features.errors import InputError
 from features.partition import parse_partition
 from features.schema import Schema
-from pipelines.following.raw_files import landed, read_file
-from pipelines.following.records import Judge, in_order_of_time
+from pipelines.follow.raw_files import landed, read_file
+from pipelines.follow.records import Judge, in_order_of_time
 from spark_jobs.settings import Source
 
 SCHEMA = Schema.model_validate(DOCUMENT["features"])
@@ -25,7 +25,8 @@ GOOD = {"time": START_MS, "user_id": "u", "ad": "a", "tags": "x|y", "price": "1.
 def csv_file(folder, *rows, name="part.csv"):
     columns = list(GOOD)
     lines = [",".join(columns)] + [
-        row if isinstance(row, str) else ",".join(str({**GOOD, **row}[c]) for c in columns) for row in rows
+        row if isinstance(row, str) else ",".join(str({**GOOD, **row}[c]) for c in columns)
+        for row in rows
     ]
     path = folder / name
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -71,7 +72,16 @@ def test_every_row_is_kept_or_quarantined_with_the_first_reason_that_applies(tmp
         "1,2,3,4,5,6,7",
     )
     judged = Judge(CSV, SCHEMA).judge(path)
-    assert reasons(judged) == ["duplicate", "item", "label", "label", "malformed", "malformed", "timestamp", "user"]
+    assert reasons(judged) == [
+        "duplicate",
+        "item",
+        "label",
+        "label",
+        "malformed",
+        "malformed",
+        "timestamp",
+        "user",
+    ]
     assert judged.rows_in == 10
     assert judged.kept["user"].to_pylist() == ["u", "v"]
     assert judged.kept["label"].to_pylist() == [1, 0]
@@ -81,7 +91,9 @@ def test_every_row_is_kept_or_quarantined_with_the_first_reason_that_applies(tmp
 
 
 def test_repeats_stay_where_the_log_is_not_deduplicated_and_are_records_of_their_own(tmp_path):
-    judged = Judge(CSV.model_copy(update={"deduplicate": False}), SCHEMA).judge(csv_file(tmp_path, {}, {}, {}))
+    judged = Judge(CSV.model_copy(update={"deduplicate": False}), SCHEMA).judge(
+        csv_file(tmp_path, {}, {}, {})
+    )
     assert judged.kept.num_rows == len(set(judged.kept["record_id"].to_pylist())) == 3
 
 
@@ -106,9 +118,19 @@ def test_a_file_of_no_rows_is_taken_too(tmp_path):
 
 
 def test_a_label_from_a_threshold_and_a_weight(tmp_path):
-    schema = SCHEMA.model_copy(update={"label": "price", "label_at_least": 2.0, "extras": ("click",)})
-    path = csv_file(tmp_path, {"price": "2.0"}, {"price": "1.99"}, {"price": "much"}, {"price": "3", "click": "-1"})
-    schema = schema.model_copy(update={"fields": tuple(f for f in schema.fields if f.name != "price")})
+    schema = SCHEMA.model_copy(
+        update={"label": "price", "label_at_least": 2.0, "extras": ("click",)}
+    )
+    path = csv_file(
+        tmp_path,
+        {"price": "2.0"},
+        {"price": "1.99"},
+        {"price": "much"},
+        {"price": "3", "click": "-1"},
+    )
+    schema = schema.model_copy(
+        update={"fields": tuple(f for f in schema.fields if f.name != "price")}
+    )
     judged = Judge(CSV, schema, "click").judge(path)
     assert judged.kept["label"].to_pylist() == [1, 0]
     assert reasons(judged) == ["label", "weight"]
@@ -123,8 +145,16 @@ def test_clicks_without_the_other_impressions_cannot_be_followed():
 def test_side_tables_are_joined_and_read_once(tmp_path):
     side = tmp_path / "ads.csv"
     side.write_text("ad,price\na,9.5\n", encoding="utf-8")
-    rows_of(0, 3, ad=["a", "b", "a"]).drop(columns=["price"]).to_csv(tmp_path / "part.csv", index=False)
-    source = CSV.model_copy(update={"side_tables": Source(path="x", side_tables=[{"path": str(side), "key": "ad"}]).side_tables})
+    rows_of(0, 3, ad=["a", "b", "a"]).drop(columns=["price"]).to_csv(
+        tmp_path / "part.csv", index=False
+    )
+    source = CSV.model_copy(
+        update={
+            "side_tables": Source(
+                path="x", side_tables=[{"path": str(side), "key": "ad"}]
+            ).side_tables
+        }
+    )
     judge = Judge(source, SCHEMA)
     side.unlink()
     assert judge.judge(tmp_path / "part.csv").kept["price"].to_pylist() == ["9.5", "", "9.5"]
@@ -141,11 +171,18 @@ def test_what_is_kept_is_what_ingest_keeps(kind, spark, tmp_path):
     rows["price"] = [1.5, 2.0, None, 1e20, -0.0, 0.25] * 10
     if kind == "csv":
         rows = rows.astype(object)
-        rows.loc[3, "click"], rows.loc[4, "time"], rows.loc[5, "ad"], rows.loc[6] = "2", "noon", "\\N", rows.loc[7]
+        rows.loc[3, "click"], rows.loc[4, "time"], rows.loc[5, "ad"], rows.loc[6] = (
+            "2",
+            "noon",
+            "\\N",
+            rows.loc[7],
+        )
         rows.to_csv(tmp_path / "part.csv", index=False)
     else:
         rows.to_parquet(tmp_path / "part.parquet", index=False)
-    source = Source.model_validate({**DOCUMENT["source"], "path": str(tmp_path / f"part.{kind}"), "format": kind})
+    source = Source.model_validate(
+        {**DOCUMENT["source"], "path": str(tmp_path / f"part.{kind}"), "format": kind}
+    )
     (tmp_path / "out").mkdir()
     report = ingest(spark, source, SCHEMA, parse_partition("2026-01-01"), tmp_path / "out")
     ours = Judge(source, SCHEMA).judge(tmp_path / f"part.{kind}")
@@ -153,7 +190,10 @@ def test_what_is_kept_is_what_ingest_keeps(kind, spark, tmp_path):
     assert ours.kept.num_rows == theirs.num_rows == report.rows_kept
     names = [name for name in theirs.column_names if name != "record_id"]
     by_time = [("timestamp_ms", "ascending"), ("user", "ascending"), ("item", "ascending")]
-    assert ours.kept.select(names).sort_by(by_time).to_pylist() == theirs.select(names).sort_by(by_time).to_pylist()
+    assert (
+        ours.kept.select(names).sort_by(by_time).to_pylist()
+        == theirs.select(names).sort_by(by_time).to_pylist()
+    )
     counted = {reason: count for reason, count in report.reasons.items() if count}
     assert {reason: reasons(ours).count(reason) for reason in set(reasons(ours))} == counted
 
@@ -167,7 +207,9 @@ def test_rows_of_several_files_lie_in_the_order_of_time(tmp_path):
 
 
 def test_null_values_and_renamed_columns_are_those_of_the_source(tmp_path):
-    source = Source.model_validate({**DOCUMENT["source"], "format": "parquet", "rename": {"who": "user_id"}})
+    source = Source.model_validate(
+        {**DOCUMENT["source"], "format": "parquet", "rename": {"who": "user_id"}}
+    )
     table = pa.table({**{k: [v] for k, v in GOOD.items() if k != "user_id"}, "who": [7.0]})
     pq.write_table(table, tmp_path / "part.parquet")
     assert Judge(source, SCHEMA).judge(tmp_path / "part.parquet").kept["user"].to_pylist() == ["7"]

@@ -10,19 +10,19 @@ import pytest
 import yaml
 
 from features.errors import InputError
-from pipelines.artifacts import Store
 from pipelines.config import load_config
 from pipelines.stages.compress import Compress
 from pipelines.stages.export import Export
 from pipelines.stages.stage import Context, execute
 from pipelines.stages.train import Train
-from training.checkpoints import read_checkpoint
-from training.examples import read_examples
-from training.groups import groups_of
-from training.layout import Layout
+from pipelines.store.artifacts import Store
+from training.data.examples import read_examples
+from training.data.field_groups import groups_of
+from training.data.layout import Layout
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import read_checkpoint
 from training.models.cross_files import write_encodings
-from training.scoring import Scorer
-from validation.requests import read_requests
+from validation.model.requests import read_requests
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,11 @@ FIELDS = [
     {"name": "ad", "kind": "categorical", "multi_hash": {"rows": 32, "combine": "concat"}},
     {"name": "page", "kind": "categorical"},
     {"name": "device", "kind": "categorical"},
-    {"name": "viewer", "kind": "categorical", "multi_hash": {"rows": 32, "shared": True, "own_rows": True}},
+    {
+        "name": "viewer",
+        "kind": "categorical",
+        "multi_hash": {"rows": 32, "shared": True, "own_rows": True},
+    },
     {"name": "noise_tags", "kind": "multi_valued", "separator": "|"},
     {"name": "price", "kind": "numeric"},
 ]
@@ -53,7 +57,12 @@ DOCUMENT = {
         "timestamp": {"column": "time", "unit": "s"},
         "fields": FIELDS,
     },
-    "model": {"dim": 3, "hidden": [8], "groups": GROUPS, **{part: {"learning_rate": 0.03} for part in ("deep", "wide", "dense")}},
+    "model": {
+        "dim": 3,
+        "hidden": [8],
+        "groups": GROUPS,
+        **{part: {"learning_rate": 0.03} for part in ("deep", "wide", "dense")},
+    },
     "training": {"batch_size": 32, "admission": {"min_counts": {"viewer": SEEN}}},
     "selection": {"learning_rate": 0.05},
 }
@@ -66,9 +75,21 @@ def write_day(out, seed):
     ad, price = draw.integers(20, size=ROWS), draw.normal(size=ROWS)
     viewer = (150 * draw.random(ROWS) ** 2).astype(int)
     label = draw.random(ROWS) < 1 / (1 + np.exp(-appeal[ad] - mood[viewer] - price))
-    columns = {"record_id": np.arange(ROWS), "label": label.astype(np.int8), "timestamp_ms": np.arange(ROWS) * 1000}
-    strings = {"user": viewer, "ad": ad, "viewer": viewer, "page": draw.integers(40, size=ROWS), "device": ad * 0 + seed % 3}
-    tags = pa.array([[f"t{x % 7}"] * (x % 3) for x in draw.integers(30, size=ROWS)], pa.list_(pa.string()))
+    columns = {
+        "record_id": np.arange(ROWS),
+        "label": label.astype(np.int8),
+        "timestamp_ms": np.arange(ROWS) * 1000,
+    }
+    strings = {
+        "user": viewer,
+        "ad": ad,
+        "viewer": viewer,
+        "page": draw.integers(40, size=ROWS),
+        "device": ad * 0 + seed % 3,
+    }
+    tags = pa.array(
+        [[f"t{x % 7}"] * (x % 3) for x in draw.integers(30, size=ROWS)], pa.list_(pa.string())
+    )
     spelled = {name: [f"{name}{x}" for x in values] for name, values in strings.items()}
     (out / "impressions").mkdir()
     day = pa.table({**columns, **spelled, "noise_tags": tags, "price": [f"{x:.3f}" for x in price]})
@@ -96,12 +117,20 @@ def ingested(tmp_path_factory):
     for number, day in enumerate(DAYS):
         publish(store, "impressions", day, lambda out, seed=number: write_day(out, seed))
         publish(store, "encodings", day, lambda out: write_encodings(out / "encodings.npz", {}))
-        publish(store, "data_verdict", day, lambda out: (out / "verdict.json").write_text("{}"), passed=True)
+        publish(
+            store,
+            "data_verdict",
+            day,
+            lambda out: (out / "verdict.json").write_text("{}"),
+            passed=True,
+        )
     return write_config(folder), store
 
 
 def run(stage, config, store, day, overrides=(), report=print):
-    return execute(stage, Context(load_config(config, overrides, store.workspace), day, store, report)).version
+    return execute(
+        stage, Context(load_config(config, overrides, store.workspace), day, store, report)
+    ).version
 
 
 @pytest.fixture(scope="module")
@@ -120,14 +149,18 @@ def test_the_export_gives_the_trained_models_probabilities(trained, ingested, co
     checkpoints, _, exported, _ = trained
     schema, partition = load_config(ingested[0]).features, impressions(ingested[1], DAYS[2])
     expected = Scorer.load(checkpoints[1].path).score(read_examples(partition, schema))
-    parity = compare_served(exported.path / "saved_model", read_requests(partition, schema), expected, (7, 512))
+    parity = compare_served(
+        exported.path / "saved_model", read_requests(partition, schema), expected, (7, 512)
+    )
     assert parity.max_abs_diff <= 1e-6
     assert np.std(expected) > 0.1
 
 
 def test_compression_changes_no_bit(trained, ingested):
     examples = read_examples(impressions(ingested[1], DAYS[2]), load_config(ingested[0]).features)
-    before, after = (Scorer.load(version.path).score(examples) for version in (trained[0][1], trained[1]))
+    before, after = (
+        Scorer.load(version.path).score(examples) for version in (trained[0][1], trained[1])
+    )
     np.testing.assert_array_equal(before, after)
 
 
@@ -163,9 +196,15 @@ def test_statistics_of_days_before_tell_how_many_ids_there_are(trained, ingested
     for name in ("impressions", "encodings", "data_verdict"):
         found = workspace.current(name, DAYS[1])
         publish(store, name, DAYS[1], lambda out, f=found: copy(f.path, out), **found.metrics)
-    values = {"field": ["viewer"] * 5 + ["ad"], "value": list("abcdef"), "impressions": [100, SEEN, SEEN - 1, 1, 1, 1]}
+    values = {
+        "field": ["viewer"] * 5 + ["ad"],
+        "value": list("abcdef"),
+        "impressions": [100, SEEN, SEEN - 1, 1, 1, 1],
+    }
     figures = {"field": ["price"], "mean": [0.0], "std": [1.0]}
-    publish(store, "feature_statistics", DAYS[0], lambda out: tables(out, values=values, fields=figures))
+    publish(
+        store, "feature_statistics", DAYS[0], lambda out: tables(out, values=values, fields=figures)
+    )
     said = run(Train(), config, store, DAYS[1]).metrics
     assert (said["multi_hash.viewer.own_rows"], said["multi_hash.viewer.rows"]) == (2, 34)
     assert said["multi_hash.ad.collision_probability_any"] == 0
@@ -190,7 +229,9 @@ def test_eviction_holds_in_every_groups_table(trained, ingested):
     kept = {name: len(rows.keys) for name, rows in read_checkpoint(evicted.path).tables().items()}
     assert kept == {"": 9, "ads": 9, "context": 9}
     idle = run(Train(), config, store, DAYS[2], ["training.eviction.idle_days=1"])
-    assert idle.metrics["field.device.rows"] == 2  # each day has a device of its own, and the first is gone
+    assert (
+        idle.metrics["field.device.rows"] == 2
+    )  # each day has a device of its own, and the first is gone
     assert idle.metrics["field.page.rows"] == 40
 
 
@@ -204,13 +245,22 @@ def test_thresholds_of_fields_hold_in_their_groups(trained, ingested):
 
 def test_an_unknown_field_among_the_thresholds_is_named(ingested):
     with pytest.raises(InputError, match=r"training.admission.min_counts names \['nobody'\]"):
-        run(Train(), *ingested, DAYS[0], [f"training.admission.min_counts={{viewer: {SEEN}, nobody: 3}}"])
+        run(
+            Train(),
+            *ingested,
+            DAYS[0],
+            [f"training.admission.min_counts={{viewer: {SEEN}, nobody: 3}}"],
+        )
 
 
-def test_select_features_keeps_or_drops_groups_whole_and_training_goes_on(here, trained, ingested, mlflow_away, tmp_path):
+def test_select_features_keeps_or_drops_groups_whole_and_training_goes_on(
+    here, trained, ingested, mlflow_away, tmp_path
+):
     config, store = ingested
     where = ["--config", config, "--workspace", store.workspace, "--out", tmp_path / "out"]
-    code, out, err = here("select-features", *where, "--from", DAYS[1], "--to", DAYS[2], "--keep", "3", "--json")
+    code, out, err = here(
+        "select-features", *where, "--from", DAYS[1], "--to", DAYS[2], "--keep", "3", "--json"
+    )
     assert code == 0, err
     report = json.loads(out)
     assert report["kept"] == ["ad", "price", "viewer"]
@@ -223,10 +273,21 @@ def test_select_features_keeps_or_drops_groups_whole_and_training_goes_on(here, 
     assert run(Train(), pruned, store, DAYS[2]).metrics["auc_progressive"] > 0.7
 
 
-def test_select_features_with_a_budget_for_all_writes_the_groups_as_they_were(here, trained, ingested, mlflow_away, tmp_path):
+def test_select_features_with_a_budget_for_all_writes_the_groups_as_they_were(
+    here, trained, ingested, mlflow_away, tmp_path
+):
     config, store = ingested
     where = ["--config", config, "--workspace", store.workspace, "--out", tmp_path / "out"]
-    code, _, err = here("select-features", *where, "--from", DAYS[1], "--to", DAYS[1], "--set", "selection.method=droprank")
+    code, _, err = here(
+        "select-features",
+        *where,
+        "--from",
+        DAYS[1],
+        "--to",
+        DAYS[1],
+        "--set",
+        "selection.method=droprank",
+    )
     assert code == 0, err
     loaded = load_config(tmp_path / "out" / "pruned.yaml")
     assert loaded.features == load_config(config).features
@@ -256,11 +317,21 @@ REFUSED = {
         r"group 'ads' has dim 5, which field 'ad'.*multiple of 2, such as 6",
     ),
     "own rows with concat": (
-        {"features": {**DOCUMENT["features"], "fields": field(ad={"multi_hash": CONCAT | {"own_rows": True}})}},
+        {
+            "features": {
+                **DOCUMENT["features"],
+                "fields": field(ad={"multi_hash": CONCAT | {"own_rows": True}}),
+            }
+        },
         r"features\.fields.*multi_hash.*own_rows go with combine: sum",
     ),
     "another way to combine": (
-        {"features": {**DOCUMENT["features"], "fields": field(ad={"multi_hash": {"rows": 32, "combine": "weighted"}})}},
+        {
+            "features": {
+                **DOCUMENT["features"],
+                "fields": field(ad={"multi_hash": {"rows": 32, "combine": "weighted"}}),
+            }
+        },
         r"multi_hash\.combine.*'sum' or 'concat'",
     ),
 }
@@ -276,4 +347,8 @@ def test_what_cannot_be_is_refused_when_the_configuration_is_read(case, tmp_path
 def test_the_document_has_the_groups_it_means(ingested):
     config = load_config(ingested[0])
     groups = groups_of(Layout.of(config.features), config.model)
-    assert [(g.name, g.dim, g.row_dim, g.chunks) for g in groups] == [("", 3, 3, 1), ("ads", 4, 2, 2), ("context", 2, 2, 1)]
+    assert [(g.name, g.dim, g.row_dim, g.chunks) for g in groups] == [
+        ("", 3, 3, 1),
+        ("ads", 4, 2, 2),
+        ("context", 2, 2, 1),
+    ]

@@ -5,8 +5,8 @@ from datetime import date
 import pytest
 
 from features.errors import RetryableError
-from pipelines.journal import Event, Journal
-from pipelines.tracking import RUN_KEY, Tracker
+from pipelines.tracking.journal import Event, Journal
+from pipelines.tracking.sync import RUN_KEY, Tracker
 
 
 def event(stage="train", day="2024-01-02", **changes):
@@ -57,7 +57,12 @@ def test_a_day_becomes_one_parent_with_a_child_per_stage(tracker, tmp_path):
     journal = Journal(tmp_path)
     journal.append(event("train", metrics={"auc": 0.7}, params={"model.dim": "16"}))
     journal.append(
-        event("monitor", ended_ms=1_700_000_006_000, day_metrics={"auc": 0.7}, artifacts=(str(tmp_path / "verdict.json"),))
+        event(
+            "monitor",
+            ended_ms=1_700_000_006_000,
+            day_metrics={"auc": 0.7},
+            artifacts=(str(tmp_path / "verdict.json"),),
+        )
     )
     assert tracker.sync() == 2
     found = runs(tracker)
@@ -67,7 +72,9 @@ def test_a_day_becomes_one_parent_with_a_child_per_stage(tracker, tmp_path):
     assert parent.data.params == {"model.dim": "16"}
     assert found["p/2024-01-02/train/aa"].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert journal.run_id(date(2024, 1, 2)) == parent.info.run_id
-    assert [a.path for a in tracker.client().list_artifacts(parent.info.run_id, "monitor")] == ["monitor/verdict.json"]
+    assert [a.path for a in tracker.client().list_artifacts(parent.info.run_id, "monitor")] == [
+        "monitor/verdict.json"
+    ]
 
 
 @pytest.mark.slow

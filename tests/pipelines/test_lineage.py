@@ -4,9 +4,9 @@ from datetime import date
 
 import pytest
 
-from pipelines.artifacts import Store
-from pipelines.cleaning import clean
-from pipelines.lineage import ancestry, champion, champion_before, promoted, sound_checkpoint
+from pipelines.store.artifacts import Store
+from pipelines.store.cleaning import clean
+from pipelines.store.lineage import ancestry, champion, champion_before, promoted, sound_checkpoint
 
 DAYS = [date(2024, 1, d) for d in range(1, 6)]
 
@@ -20,11 +20,18 @@ def publish(store, artifact, day, inputs=(), version=None, **metrics):
     version = version or f"{artifact}{day.day}"
     with store.staging(artifact, day, version) as out:
         (out / "data.txt").write_text(f"{artifact} {day} {version}")
-        entries = {v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash} for v in inputs}
-        return store.publish(out, artifact, day, version, {"stage": artifact, "inputs": entries, "metrics": metrics})
+        entries = {
+            v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
+            for v in inputs
+        }
+        return store.publish(
+            out, artifact, day, version, {"stage": artifact, "inputs": entries, "metrics": metrics}
+        )
 
 
-@pytest.mark.parametrize(("verdict", "sound"), [("blessed", True), ("refused", True), ("unsound", False)])
+@pytest.mark.parametrize(
+    ("verdict", "sound"), [("blessed", True), ("refused", True), ("unsound", False)]
+)
 def test_only_an_unsound_checkpoint_is_passed_over(store, verdict, sound):
     checkpoint = publish(store, "checkpoint", DAYS[0])
     publish(store, "validation_report", DAYS[0], [checkpoint], verdict=verdict)
@@ -52,10 +59,14 @@ def test_the_champion_is_the_latest_that_was_promoted(store):
 
 def test_ancestry_goes_to_the_root_and_marks_what_is_gone(store):
     raw = publish(store, "impressions", DAYS[0])
-    tree = ancestry(store, publish(store, "export", DAYS[0], [publish(store, "checkpoint", DAYS[0], [raw])]))
+    tree = ancestry(
+        store, publish(store, "export", DAYS[0], [publish(store, "checkpoint", DAYS[0], [raw])])
+    )
     assert tree["made_from"]["checkpoint"]["made_from"]["impressions"]["hash"] == raw.hash
     raw.manifest.unlink()
-    assert ancestry(store, store.current("checkpoint", DAYS[0]))["made_from"]["impressions"]["missing"]
+    assert ancestry(store, store.current("checkpoint", DAYS[0]))["made_from"]["impressions"][
+        "missing"
+    ]
 
 
 def test_cleaning_keeps_the_latest_days_their_inputs_and_the_champion(store):
@@ -64,7 +75,9 @@ def test_cleaning_keeps_the_latest_days_their_inputs_and_the_champion(store):
     publish(store, "promotion", DAYS[1], [exports[1]], promoted=False)
     publish(store, "checkpoint", DAYS[4], [publish(store, "checkpoint", DAYS[3])])
     freed = clean(store, 1)
-    left = {(a, v.day) for a in ("export", "promotion", "checkpoint") for v in store.before(a, date.max)}
+    left = {
+        (a, v.day) for a in ("export", "promotion", "checkpoint") for v in store.before(a, date.max)
+    }
     assert left == {
         ("export", DAYS[4]),
         ("export", DAYS[0]),

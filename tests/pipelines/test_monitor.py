@@ -27,7 +27,12 @@ def monitor(context, day, rows=None, **checkpoint):
 
 def test_the_first_day_has_figures_and_no_growth(context):
     figures = monitor(context, DAYS[0], 100, rows_in_table=40, keys_seen=60, auc=0.7).metrics
-    assert {"rows": 100.0, "rows_in_table": 40.0, "keys_seen": 60.0, "auc": 0.7}.items() <= figures.items()
+    assert {
+        "rows": 100.0,
+        "rows_in_table": 40.0,
+        "keys_seen": 60.0,
+        "auc": 0.7,
+    }.items() <= figures.items()
     assert [name for name in figures if name.endswith("_change")] == []
 
 
@@ -55,12 +60,20 @@ def test_a_figure_that_one_of_the_days_lacks_has_no_growth(context):
 def test_the_file_holds_the_report_with_nulls_and_no_run_id(context):
     version = monitor(context, DAYS[0], 100, auc_progressive=float("nan"))
     written = json.loads((version.path / "metrics.json").read_text(), parse_constant=pytest.fail)
-    assert (written["date"], written["rows"], written["auc_progressive"]) == ("2026-01-01", 100, None)
+    assert (written["date"], written["rows"], written["auc_progressive"]) == (
+        "2026-01-01",
+        100,
+        None,
+    )
     assert "run_id" not in written
 
 
 def test_everything_the_day_made_is_an_input(context):
-    assert set(monitor(context, DAYS[0], 100).commit["inputs"]) == {"impressions", "checkpoint", "promotion"}
+    assert set(monitor(context, DAYS[0], 100).commit["inputs"]) == {
+        "impressions",
+        "checkpoint",
+        "promotion",
+    }
 
 
 def test_a_day_without_a_decision_is_not_monitored(context):

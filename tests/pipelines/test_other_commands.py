@@ -10,10 +10,10 @@ import pytest
 import yaml
 from tiny_days import DAYS, DOCUMENT, publish, write_config
 
-from pipelines.artifacts import Store
 from pipelines.config import Config
-from pipelines.journal import Event, Journal
-from pipelines.report import ARTIFACTS
+from pipelines.stages.report import ARTIFACTS
+from pipelines.store.artifacts import Store
+from pipelines.tracking.journal import Event, Journal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -28,7 +28,12 @@ def test_report_as_json_and_as_a_table(here, store):
     publish(store, "checkpoint", DAYS[0], auc=float("nan"))
     code, out, _ = here("report", "--date", "2026-01-01", "--json")
     figures = json.loads(out, parse_constant=pytest.fail)
-    assert (code, figures["rows"], figures["auc"], figures["seconds"]["impressions"]) == (0, 12345, None, 0.5)
+    assert (code, figures["rows"], figures["auc"], figures["seconds"]["impressions"]) == (
+        0,
+        12345,
+        None,
+        0.5,
+    )
     assert "12,345" in here("report", "--date", "2026-01-01")[1]
 
 
@@ -45,7 +50,11 @@ def test_status_names_days_champion_and_waiting_events(here, store):
     publish(store, "export", DAYS[1])
     Journal(store.workspace).append(Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2))
     code, out, _ = here("status")
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in out.splitlines()
+        if line.startswith("│")
+    ]
     assert code == 0
     assert ["export", "yes", "yes"] in cells
     assert ["promotion", "yes", "–"] in cells
@@ -95,12 +104,16 @@ def valid(document):
     return schema.is_valid(json.loads(json.dumps(document, default=str)))
 
 
-@pytest.mark.parametrize("profile", sorted((REPOSITORY / "conf").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "profile", sorted((REPOSITORY / "conf").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_the_schema_accepts_every_profile(profile):
     assert valid(yaml.safe_load(profile.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("change", [{"trainig": {}}, {"training": {"batch_size": 0}}, {"features": {}}, {"name": "1 x"}])
+@pytest.mark.parametrize(
+    "change", [{"trainig": {}}, {"training": {"batch_size": 0}}, {"features": {}}, {"name": "1 x"}]
+)
 def test_the_schema_refuses_what_the_loader_refuses(change):
     assert valid(DOCUMENT)
     assert not valid({**DOCUMENT, **change})
@@ -111,14 +124,22 @@ def test_config_prints_a_file_with_every_default(here, tmp_path):
     printed = json.loads(out)
     assert code == 0
     assert printed["training"]["batch_size"] == 77
-    assert Config.model_validate(printed) == Config.model_validate({**DOCUMENT, "training": {"batch_size": 77}})
+    assert Config.model_validate(printed) == Config.model_validate(
+        {**DOCUMENT, "training": {"batch_size": 77}}
+    )
 
 
 @pytest.fixture
 def log(tmp_path):
     rows = 50
-    columns = {"user_id": [f"u{i % 9}" for i in range(rows)], "ad_id": [f"a{i % 7}" for i in range(rows)]}
-    times = {"ts": [1_767_225_600 + i for i in range(rows)], "click": [int(i % 3 == 0) for i in range(rows)]}
+    columns = {
+        "user_id": [f"u{i % 9}" for i in range(rows)],
+        "ad_id": [f"a{i % 7}" for i in range(rows)],
+    }
+    times = {
+        "ts": [1_767_225_600 + i for i in range(rows)],
+        "click": [int(i % 3 == 0) for i in range(rows)],
+    }
     pd.DataFrame({**columns, **times}).to_csv(tmp_path / "log.csv", index=False)
     return tmp_path / "log.csv"
 
@@ -154,18 +175,29 @@ def test_predict_without_a_champion_says_so(here, tmp_path, log):
 
 def test_simulate_and_truth_need_a_simulator(here, tmp_path, log):
     config = write_config(tmp_path)
-    for arguments in (["simulate", "--from", "2026-01-01", "--to", "2026-01-01"], ["truth", "-i", log, "-o", tmp_path / "t"]):
+    for arguments in (
+        ["simulate", "--from", "2026-01-01", "--to", "2026-01-01"],
+        ["truth", "-i", log, "-o", tmp_path / "t"],
+    ):
         code, _, err = here(*arguments, "--config", config)
         assert code == 2
         assert "no section `simulator`" in err
 
 
-SIMULATOR = {"first_day": "2026-01-01", "impressions_per_day": 200, "users": 50, "items": 30, "new_items_per_day": 2}
+SIMULATOR = {
+    "first_day": "2026-01-01",
+    "impressions_per_day": 200,
+    "users": 50,
+    "items": 30,
+    "new_items_per_day": 2,
+}
 
 
 def test_simulated_days_are_written_and_their_truth_is_known(here, tmp_path):
     config = write_config(tmp_path, simulator=SIMULATOR)
-    code, out, _ = here("simulate", "--config", config, "--from", "2026-01-01", "--to", "2026-01-02")
+    code, out, _ = here(
+        "simulate", "--config", config, "--from", "2026-01-01", "--to", "2026-01-02"
+    )
     assert code == 0
     assert [line.split(":")[0].strip() for line in out.splitlines()] == ["2026-01-01", "2026-01-02"]
     (part,) = (tmp_path / "workspace" / "logs" / f"dt={date(2026, 1, 2)}").glob("*.parquet")
@@ -175,7 +207,9 @@ def test_simulated_days_are_written_and_their_truth_is_known(here, tmp_path):
     assert truth["true_probability"].between(0, 1, inclusive="neither").all()
 
 
-def test_sync_says_how_much_was_sent_and_exits_75_while_mlflow_is_away(here, tmp_path, store, mlflow_away):
+def test_sync_says_how_much_was_sent_and_exits_75_while_mlflow_is_away(
+    here, tmp_path, store, mlflow_away
+):
     config = write_config(tmp_path)
     assert "sent 0 events" in here("sync", "--config", config)[1]
     Journal(store.workspace).append(Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2))
@@ -193,6 +227,8 @@ def test_sync_sends_what_waited(here, tmp_path, mlflow_here):
 
 
 def test_looking_at_a_workspace_that_is_not_there_makes_none(here, tmp_path):
-    code, out, _ = here("report", "--date", "2026-01-01", "--json", "--workspace", tmp_path / "nowhere")
+    code, out, _ = here(
+        "report", "--date", "2026-01-01", "--json", "--workspace", tmp_path / "nowhere"
+    )
     assert (code, json.loads(out)["rows"]) == (0, None)
     assert not (tmp_path / "nowhere").exists()

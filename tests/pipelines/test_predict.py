@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tiny_days import DAYS, DOCUMENT, make_context, publish
 
 from features.errors import InputError
-from pipelines.predict import predict_file
-from pipelines.raw_rows import as_logged, join, raw, read_rows, side_columns
+from pipelines.cli.predict import predict_file
+from pipelines.follow.raw_rows import as_logged, join, raw, read_rows, side_columns
 from spark_jobs.settings import SideTable, Source
 
 
@@ -22,7 +22,13 @@ def test_single_values_are_written_as_the_log_has_them_and_nulls_are_empty():
 
 def test_lists_are_padded_to_the_longest():
     column = pd.Series(["a|b|c", "", "a", None, "|a||b|"], dtype=object)
-    assert raw(column, "|").tolist() == [["a", "b", "c"], ["", "", ""], ["a", "", ""], ["", "", ""], ["a", "b", ""]]
+    assert raw(column, "|").tolist() == [
+        ["a", "b", "c"],
+        ["", "", ""],
+        ["a", "", ""],
+        ["", "", ""],
+        ["a", "b", ""],
+    ]
 
 
 def test_lists_of_parquet_need_no_separator():
@@ -35,7 +41,10 @@ def test_a_null_in_a_list_is_no_value():
     assert raw(column, ",").tolist() == [["a", "b"], ["", ""]]
 
 
-@pytest.mark.parametrize(("number", "text"), [(1e16, "10000000000000000"), (2.0**62, str(2**62)), (-0.0, "0"), (0.5, "0.5")])
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(1e16, "10000000000000000"), (2.0**62, str(2**62)), (-0.0, "0"), (0.5, "0.5")],
+)
 def test_floats_are_spelled_as_in_ingest(number, text):
     assert raw(pd.Series([number, None]), None).tolist() == [text, ""]
     assert raw(pd.Series([[number], []], dtype=object), ",").tolist() == [[text], [""]]
@@ -54,7 +63,9 @@ def test_padding_loses_no_value(lists):
     assert [[v for v in row if v] for row in padded.tolist()] == lists
 
 
-@pytest.mark.parametrize(("kind", "expected"), [("csv", ["", "", "n-"]), ("parquet", ["-", "NULL", "n-"])])
+@pytest.mark.parametrize(
+    ("kind", "expected"), [("csv", ["", "", "n-"]), ("parquet", ["-", "NULL", "n-"])]
+)
 def test_what_ingest_reads_as_null_is_null(kind, expected):
     source = Source(path="logs", format=kind, null_values=("-", "NULL"), rename={"advert": "ad"})
     rows = pd.DataFrame({"advert": ["-", "NULL", "n-"]})
@@ -65,7 +76,11 @@ def test_what_ingest_reads_as_null_is_null(kind, expected):
 def test_numbers_beside_null_values_stay_numbers():
     source = Source(path="logs", format="csv", null_values=("-",))
     rows = pd.DataFrame(
-        {"ad": pd.array([7, None], dtype="Int64"), "price": pd.array([0.5, None], dtype="Float64"), "tag": ["-", "a"]}
+        {
+            "ad": pd.array([7, None], dtype="Int64"),
+            "price": pd.array([0.5, None], dtype="Float64"),
+            "tag": ["-", "a"],
+        }
     )
     read = as_logged(rows, source)
     assert [raw(read[name], None).tolist() for name in rows] == [["7", ""], ["0.5", ""], ["", "a"]]
@@ -98,7 +113,9 @@ def test_a_join_keeps_rows_and_their_order_and_leaves_unknown_ids_null(side):
     assert list(table.columns) == ["user", "n", "age", "city"]
 
 
-@pytest.mark.parametrize("ids", [[7, 12], [7.0, 12.0], ["7", "12.0"], pd.array([7, 12], dtype="Int64")])
+@pytest.mark.parametrize(
+    "ids", [[7, 12], [7.0, 12.0], ["7", "12.0"], pd.array([7, 12], dtype="Int64")]
+)
 def test_ids_meet_in_canonical_spelling_as_in_ingest(side, ids):
     assert joined(ids, side())["age"].tolist() == ["30", "50"]
 
@@ -159,7 +176,12 @@ def test_integers_of_parquet_keep_every_digit_beside_a_null(tmp_path):
 
 def test_parquet_values_are_written_alike(tmp_path):
     path = tmp_path / "rows.parquet"
-    frame = {"tags": [["a", "b"], None], "at": [datetime(2026, 1, 2, 3, 4, 5), None], "price": [1.5, None], "new": [True, None]}
+    frame = {
+        "tags": [["a", "b"], None],
+        "at": [datetime(2026, 1, 2, 3, 4, 5), None],
+        "price": [1.5, None],
+        "new": [True, None],
+    }
     pd.DataFrame(frame).to_parquet(path)
     rows = read_rows(path)
     assert raw(rows["tags"], ",").tolist() == [["a", "b"], ["", ""]]
@@ -203,7 +225,9 @@ def test_missing_columns_are_named_all_at_once(tmp_path):
     context = make_context(tmp_path)
     serve(context)
     (tmp_path / "rows.csv").write_text("user_id,time\nu,1\n")
-    with pytest.raises(InputError, match=r"the input lacks the columns \['ad', 'tags'\], which the model reads"):
+    with pytest.raises(
+        InputError, match=r"the input lacks the columns \['ad', 'tags'\], which the model reads"
+    ):
         predict_file(context.config, context.store, tmp_path / "rows.csv")
 
 

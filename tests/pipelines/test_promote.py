@@ -9,11 +9,11 @@ import yaml
 from tiny_days import DAYS, make_context, publish_candidate
 
 from features.errors import RetryableError, UnsoundError
-from pipelines.mlflow_model import write_model
-from pipelines.registry import CHAMPION, PREVIOUS, Registry
 from pipelines.stages.promote import Promote
 from pipelines.stages.stage import execute
-from pipelines.tracking import RUN_KEY, Tracker
+from pipelines.tracking.mlflow_model import write_model
+from pipelines.tracking.registry import CHAMPION, PREVIOUS, Registry
+from pipelines.tracking.sync import RUN_KEY, Tracker
 
 
 @pytest.fixture
@@ -38,7 +38,12 @@ def versions(registry):
 
 def test_a_blessed_export_becomes_the_champion(context, registry):
     decision = promote(context)
-    assert decision.metrics == {"promoted": True, "reason": "blessed by the model gate", "model_version": "1", "replaced": None}
+    assert decision.metrics == {
+        "promoted": True,
+        "reason": "blessed by the model gate",
+        "model_version": "1",
+        "replaced": None,
+    }
     assert json.loads((decision.path / "decision.json").read_text()) == decision.metrics
     assert registry.alias(CHAMPION) == "1"
     assert registry.alias(PREVIOUS) is None
@@ -53,7 +58,9 @@ def test_the_version_holds_the_exports_files_as_a_tensorflow_model(context, regi
     assert run.data.tags[RUN_KEY] == "tiny/2026-01-01"
     assert version.source == f"{run.info.artifact_uri}/model"
     registry.client.download_artifacts(version.run_id, "model", str(tmp_path))
-    assert (tmp_path / "model" / "data" / "saved_model" / "saved_model.pb").read_text() == "weights 2026-01-01"
+    assert (
+        tmp_path / "model" / "data" / "saved_model" / "saved_model.pb"
+    ).read_text() == "weights 2026-01-01"
     described = yaml.safe_load((tmp_path / "model" / "MLmodel").read_text())
     assert described["flavors"]["tensorflow"]["saved_model_dir"] == "data/saved_model"
 
@@ -102,13 +109,19 @@ def test_a_kill_after_the_alias_moved_makes_no_second_version(context, registry)
     shutil.rmtree(before.path.parent)
     again = promote(context, DAYS[1])
     assert (again.metrics["promoted"], again.metrics["model_version"]) == (True, "2")
-    assert (versions(registry), registry.alias(CHAMPION), registry.alias(PREVIOUS)) == (["1", "2"], "2", "1")
+    assert (versions(registry), registry.alias(CHAMPION), registry.alias(PREVIOUS)) == (
+        ["1", "2"],
+        "2",
+        "1",
+    )
     assert again.metrics == before.metrics
 
 
 def test_a_kill_between_registration_and_alias_makes_no_second_version(context, registry):
     export = publish_candidate(context.store, DAYS[0])
-    run = Tracker(context.store.workspace, "elastic-ctr").day_run(registry.client, "tiny/2026-01-01", 0)
+    run = Tracker(context.store.workspace, "elastic-ctr").day_run(
+        registry.client, "tiny/2026-01-01", 0
+    )
 
     def write(folder):
         return write_model(export.path / "saved_model", context.config.features, folder, run_id=run)

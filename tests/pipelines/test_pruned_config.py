@@ -4,8 +4,8 @@ import pytest
 import yaml
 
 from features.errors import InputError
+from pipelines.cli.pruned_config import prune_document, write_pruned
 from pipelines.config import load_config
-from pipelines.pruned_config import prune_document, write_pruned
 
 TEXT = """
 # a comment, which is lost
@@ -48,8 +48,12 @@ def test_the_pruned_file_says_the_same_of_everything_but_the_dropped(source, tmp
     after = write_pruned(source, DROPPED, out, tmp_path)
     assert after == load_config(out)
     assert after.features.names() == ("ad", "person", "price")
-    assert after.features.model_dump(exclude={"fields"}) == before.features.model_dump(exclude={"fields"})
-    assert all(after.features.field(name) == before.features.field(name) for name in after.features.names())
+    assert after.features.model_dump(exclude={"fields"}) == before.features.model_dump(
+        exclude={"fields"}
+    )
+    assert all(
+        after.features.field(name) == before.features.field(name) for name in after.features.names()
+    )
     assert [r.name for r in after.graph.relations] == ["ad__person"]
     assert after.training.admission.min_counts == {"ad": 4}
     assert after.data_gate.null_share_by_field == {"ad": 0.1}
@@ -72,7 +76,10 @@ def test_placeholders_stay_placeholders(source, tmp_path, monkeypatch):
 
 def test_overrides_count_but_are_not_written(source, tmp_path):
     out = tmp_path / "pruned.yaml"
-    assert write_pruned(source, DROPPED, out, tmp_path, ["training.batch_size=8"]).training.batch_size == 8
+    assert (
+        write_pruned(source, DROPPED, out, tmp_path, ["training.batch_size=8"]).training.batch_size
+        == 8
+    )
     assert load_config(out).training.batch_size == 64
 
 
@@ -88,13 +95,17 @@ def test_a_file_that_would_not_be_valid_is_not_left_behind(source, tmp_path):
 
 
 def test_names_of_a_relation_network_go_with_their_fields():
-    document = yaml.safe_load(TEXT) | {"model": {"relations": {"fields": ["ad", "tags", "person"]}, "dim": 4}}
+    document = yaml.safe_load(TEXT) | {
+        "model": {"relations": {"fields": ["ad", "tags", "person"]}, "dim": 4}
+    }
     pruned = prune_document(document, frozenset(DROPPED))
     assert pruned["model"] == {"relations": {"fields": ["ad", "person"]}, "dim": 4}
 
 
 def test_a_configuration_without_optional_sections():
-    document = {k: v for k, v in yaml.safe_load(TEXT).items() if k in ("name", "source", "features")}
+    document = {
+        k: v for k, v in yaml.safe_load(TEXT).items() if k in ("name", "source", "features")
+    }
     assert prune_document(document, frozenset({"tags"})).keys() == document.keys()
 
 

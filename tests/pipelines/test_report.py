@@ -6,9 +6,9 @@ import math
 import pytest
 from tiny_days import DAYS, publish
 
-from pipelines.artifacts import Store
-from pipelines.journal import Journal
-from pipelines.report import day_report, days_with_artifacts, figures_of, report_json
+from pipelines.stages.report import day_report, days_with_artifacts, figures_of, report_json
+from pipelines.store.artifacts import Store
+from pipelines.tracking.journal import Journal
 
 PROMISED = [
     "date",
@@ -37,9 +37,26 @@ def store(tmp_path):
 
 def publish_day(store, day=DAYS[0]):
     publish(store, "impressions", day, rows_kept=90, rows_quarantined=10, rows_in=100)
-    publish(store, "checkpoint", day, auc=0.71, auc_progressive=math.nan, log_loss=0.3, rows_in_table=50, keys_seen=80)
+    publish(
+        store,
+        "checkpoint",
+        day,
+        auc=0.71,
+        auc_progressive=math.nan,
+        log_loss=0.3,
+        rows_in_table=50,
+        keys_seen=80,
+    )
     publish(store, "export", day, bytes_exported=1234)
-    publish(store, "validation_report", day, auc_exported=0.7099, parity_max_abs_diff=1e-8, verdict="refused", p99_ms=4.5)
+    publish(
+        store,
+        "validation_report",
+        day,
+        auc_exported=0.7099,
+        parity_max_abs_diff=1e-8,
+        verdict="refused",
+        p99_ms=4.5,
+    )
     publish(store, "promotion", day, promoted=False, model_version=None)
 
 
@@ -64,7 +81,9 @@ def test_every_figure_comes_from_its_artifact(store):
     }
     report = day_report(store, DAYS[0])
     assert {k: report[k] for k in expected} == expected
-    assert report["seconds"] == dict.fromkeys(["impressions", "checkpoint", "export", "validation_report", "promotion"], 0.5)
+    assert report["seconds"] == dict.fromkeys(
+        ["impressions", "checkpoint", "export", "validation_report", "promotion"], 0.5
+    )
 
 
 def test_the_promised_keys_are_there_before_anything_ran(store):
@@ -103,11 +122,16 @@ def test_a_report_with_a_nan_is_json(store):
 
 
 def test_figures_are_numbers_only():
-    assert figures_of({"auc": 0.7, "rows": 3, "promoted": True, "verdict": "blessed", "run_id": None, "seconds": {"a": 1}}) == {
-        "auc": 0.7,
-        "rows": 3.0,
-        "promoted": 1.0,
-    }
+    assert figures_of(
+        {
+            "auc": 0.7,
+            "rows": 3,
+            "promoted": True,
+            "verdict": "blessed",
+            "run_id": None,
+            "seconds": {"a": 1},
+        }
+    ) == {"auc": 0.7, "rows": 3.0, "promoted": 1.0}
 
 
 def test_days_with_any_artifact_ascend(store):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tracking import git_revision, run_tags
+from pipelines.tracking.sync import git_revision, run_tags
 
 AIRFLOW = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "ELASTIC_CTR_AIRFLOW_URL")
 
@@ -43,5 +43,7 @@ def test_an_empty_variable_is_no_tag(monkeypatch):
 
 @pytest.mark.process
 def test_the_revision_is_the_checkouts_commit():
-    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    asked = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     assert git_revision() == (asked.stdout.strip() if asked.returncode == 0 else "")

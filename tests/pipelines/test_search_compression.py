@@ -10,12 +10,12 @@ import pytest
 import yaml
 from matplotlib.image import imread
 
-from pipelines.artifacts import Store
 from pipelines.config import load_config
-from pipelines.journal import Journal
 from pipelines.stages.compress import Compress
 from pipelines.stages.stage import Context, execute
 from pipelines.stages.train import Train
+from pipelines.store.artifacts import Store
+from pipelines.tracking.journal import Journal
 from training.models.cross_files import write_encodings
 
 pytestmark = pytest.mark.slow
@@ -37,7 +37,11 @@ DOCUMENT = {
             {"name": "price", "kind": "numeric"},
         ],
     },
-    "model": {"dim": 8, "hidden": [16], **{part: {"learning_rate": 0.02} for part in ("deep", "wide", "dense")}},
+    "model": {
+        "dim": 8,
+        "hidden": [16],
+        **{part: {"learning_rate": 0.02} for part in ("deep", "wide", "dense")},
+    },
     "training": {"batch_size": 64},
 }
 
@@ -45,9 +49,17 @@ DOCUMENT = {
 def write_day(out):
     """Clicks depend on `ad` and `price`."""
     draw, appeal = np.random.default_rng(1), np.random.default_rng(0).normal(size=40) * 2
-    ad, viewer, price = draw.integers(40, size=ROWS), draw.integers(400, size=ROWS), draw.normal(size=ROWS)
+    ad, viewer, price = (
+        draw.integers(40, size=ROWS),
+        draw.integers(400, size=ROWS),
+        draw.normal(size=ROWS),
+    )
     label = draw.random(ROWS) < 1 / (1 + np.exp(-appeal[ad] - price))
-    columns = {"record_id": np.arange(ROWS), "label": label.astype(np.int8), "timestamp_ms": np.arange(ROWS) * 1000}
+    columns = {
+        "record_id": np.arange(ROWS),
+        "label": label.astype(np.int8),
+        "timestamp_ms": np.arange(ROWS) * 1000,
+    }
     viewers, noise = [f"v{x}" for x in viewer], [f"n{x}" for x in draw.integers(900, size=ROWS)]
     strings = {
         "user": viewers,
@@ -85,7 +97,16 @@ def search(here, trained, mlflow_away, tmp_path):
     """Run the command on the workspace; returns exit code, standard output and standard error."""
 
     def run(*arguments, day="2026-01-01"):
-        where = ("--config", trained[0], "--workspace", trained[1].workspace, "--out", tmp_path / "out", "--date", day)
+        where = (
+            "--config",
+            trained[0],
+            "--workspace",
+            trained[1].workspace,
+            "--out",
+            tmp_path / "out",
+            "--date",
+            day,
+        )
         return here("search-compression", *where, *arguments)
 
     return run
@@ -97,12 +118,17 @@ def test_the_plan_can_be_merged_and_the_stage_makes_what_was_measured(search, tr
     report = json.loads(out, parse_constant=pytest.fail)
     assert json.loads((tmp_path / "out" / "search.json").read_text()) == report
     assert report["chosen"]["ratio"] > 3
-    assert report["chosen"]["auc_drop_choosing_half"] + report["chosen"]["auc_drop_choosing_error"] <= 0.01
+    assert (
+        report["chosen"]["auc_drop_choosing_half"] + report["chosen"]["auc_drop_choosing_error"]
+        <= 0.01
+    )
     plan = yaml.safe_load((tmp_path / "out" / "plan.yaml").read_text())
     assert list(plan) == ["compression"]
     merged = tmp_path / "merged.yaml"
     merged.write_text(yaml.safe_dump({**DOCUMENT, **plan}), encoding="utf-8")
-    made = execute(Compress(), Context(load_config(merged, (), trained[1].workspace), DAY, trained[1])).version
+    made = execute(
+        Compress(), Context(load_config(merged, (), trained[1].workspace), DAY, trained[1])
+    ).version
     steps = json.loads((made.path / "report.json").read_text())["steps"]
     assert steps[-1]["bytes_after"] == report["chosen"]["bytes"]
     assert min(imread(tmp_path / "out" / "pareto.png").shape[:2]) > 300
@@ -113,18 +139,32 @@ def test_it_is_told_as_it_goes_and_journalled_for_mlflow(search, trained, tmp_pa
     assert code == 0
     assert "×  AUC" in out
     assert "rows" in out
-    events = [event for _, event in Journal(trained[1].workspace).pending() if event.stage == "search-compression"]
+    events = [
+        event
+        for _, event in Journal(trained[1].workspace).pending()
+        if event.stage == "search-compression"
+    ]
     newest = events[-1]
     assert (newest.pipeline, newest.day, newest.status) == ("searched", "2026-01-01", "FINISHED")
     assert newest.metrics["bytes_chosen"] <= 60_000
     assert newest.params["max_bytes"] == "60000"
-    assert {str(tmp_path / "out" / name) for name in ("plan.yaml", "search.json", "pareto.png")} == {*newest.artifacts}
+    assert {
+        str(tmp_path / "out" / name) for name in ("plan.yaml", "search.json", "pareto.png")
+    } == {*newest.artifacts}
 
 
 REFUSED = {
     "nothing wanted": ((), {}, "give --budget-bytes, --max-auc-drop, or both"),
-    "too small": (("--budget-bytes", "10", "--plans", "3"), {}, "none of 3 plans is within the limits"),
-    "no such day": (("--budget-bytes", "9999"), {"day": "2026-02-01"}, "no checkpoint of 2026-02-01"),
+    "too small": (
+        ("--budget-bytes", "10", "--plans", "3"),
+        {},
+        "none of 3 plans is within the limits",
+    ),
+    "no such day": (
+        ("--budget-bytes", "9999"),
+        {"day": "2026-02-01"},
+        "no checkpoint of 2026-02-01",
+    ),
 }
 
 
@@ -142,7 +182,11 @@ def test_another_selection_makes_another_version(trained, tmp_path):
     steps = f"compression.steps=[{{kind: drop_fields, chosen: {chosen}}}]"
     versions = []
     for kept in (True, False):
-        chosen.write_text(json.dumps({"fields": [{"name": "noise", "kept": False}, {"name": "viewer", "kept": kept}]}))
+        chosen.write_text(
+            json.dumps(
+                {"fields": [{"name": "noise", "kept": False}, {"name": "viewer", "kept": kept}]}
+            )
+        )
         context = Context(load_config(trained[0], [steps], trained[1].workspace), DAY, trained[1])
         versions.append(execute(Compress(), context).version)
     assert versions[0].hash != versions[1].hash

@@ -16,14 +16,14 @@ from compression.selection.ranking import Ranking
 from compression.selection.report import Selection
 from compression.selection.trial import Trial
 from features.schema import Schema
-from pipelines.artifacts import Store
+from pipelines.cli.select_plot import plot_selection
 from pipelines.config import load_config
-from pipelines.journal import Journal
-from pipelines.select_plot import plot_selection
-from training.checkpoints import Description, write_description
-from training.examples import batches, read_examples
-from training.inputs import Featurizer
-from training.learners import Learners, Recipe
+from pipelines.store.artifacts import Store
+from pipelines.tracking.journal import Journal
+from training.data.examples import batches, read_examples
+from training.data.inputs import Featurizer
+from training.fit.checkpoints import Description, write_description
+from training.fit.learners import Learners, Recipe
 from training.models.cross_files import write_encodings
 
 pytestmark = pytest.mark.slow
@@ -62,9 +62,17 @@ def publish(store, artifact, day, fill):
 def write_day(out, seed):
     """Clicks depend on `ad` and `price`."""
     draw, appeal = np.random.default_rng(seed), np.random.default_rng(0).normal(size=20) * 2
-    ad, noise, price = draw.integers(20, size=ROWS), draw.integers(300, size=ROWS), draw.normal(size=ROWS)
+    ad, noise, price = (
+        draw.integers(20, size=ROWS),
+        draw.integers(300, size=ROWS),
+        draw.normal(size=ROWS),
+    )
     label = draw.random(ROWS) < 1 / (1 + np.exp(-appeal[ad] - price))
-    columns = {"record_id": np.arange(ROWS), "label": label.astype(np.int8), "timestamp_ms": np.arange(ROWS) * 1000}
+    columns = {
+        "record_id": np.arange(ROWS),
+        "label": label.astype(np.int8),
+        "timestamp_ms": np.arange(ROWS) * 1000,
+    }
     strings = {"user": ["u"] * ROWS, "ad": [f"a{x}" for x in ad], "noise": [f"n{x}" for x in noise]}
     tags = pa.array([[f"t{x % 7}"] * (x % 3) for x in noise], pa.list_(pa.string()))
     (out / "impressions").mkdir()
@@ -74,11 +82,16 @@ def write_day(out, seed):
 
 def write_checkpoint(out, partition, config):
     recipe = Recipe(SCHEMA, config.model, config.training, ())
-    learners, inputs = Learners.fresh(recipe), Featurizer(SCHEMA, (), {}, {}).inputs(read_examples(partition, SCHEMA))
+    learners, inputs = (
+        Learners.fresh(recipe),
+        Featurizer(SCHEMA, (), {}, {}).inputs(read_examples(partition, SCHEMA)),
+    )
     for rows in batches(len(inputs), 32, 1024, (0,)):
         learners.learn(learners.prepare(inputs.take(rows)))
     learners.save(out)
-    write_description(out, Description(SCHEMA, config.model, config.training, {}, (), learners.model.table.step))
+    write_description(
+        out, Description(SCHEMA, config.model, config.training, {}, (), learners.model.table.step)
+    )
     write_encodings(out / "encodings.npz", {})
 
 
@@ -88,8 +101,16 @@ def planted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
     config, store = folder / "tiny.yaml", Store(folder / "workspace")
     config.write_text(yaml.safe_dump(DOCUMENT), encoding="utf-8")
-    paths = [publish(store, "impressions", day, lambda out, n=n: write_day(out, n)) for n, day in enumerate(DAYS)]
-    publish(store, "checkpoint", DAYS[0], lambda out: write_checkpoint(out, paths[0], load_config(config)))
+    paths = [
+        publish(store, "impressions", day, lambda out, n=n: write_day(out, n))
+        for n, day in enumerate(DAYS)
+    ]
+    publish(
+        store,
+        "checkpoint",
+        DAYS[0],
+        lambda out: write_checkpoint(out, paths[0], load_config(config)),
+    )
     return config, store
 
 
@@ -110,7 +131,9 @@ def test_noise_is_dropped_and_everything_is_written(select, planted, tmp_path):
     assert code == 0, err
     report = json.loads(out, parse_constant=pytest.fail)
     assert report["kept"] == ["ad", "price"]
-    assert [line["name"] for line in report["fields"] if line["kept"]] == [line["name"] for line in report["fields"][:2]]
+    assert [line["name"] for line in report["fields"] if line["kept"]] == [
+        line["name"] for line in report["fields"][:2]
+    ]
     assert report["bytes_pruned"] < 0.5 * report["bytes_full"]
     assert report["auc_difference"] > -0.01
     assert [trial["model"] for trial in report["trials"]][-1] == "pruned, fine-tuned"
@@ -123,17 +146,27 @@ def test_noise_is_dropped_and_everything_is_written(select, planted, tmp_path):
 
 def test_it_is_journalled_for_mlflow(select, planted, tmp_path):
     assert select("--keep", "3")[0] == 0
-    events = [event for _, event in Journal(planted[1].workspace).pending() if event.stage == "select-features"]
+    events = [
+        event
+        for _, event in Journal(planted[1].workspace).pending()
+        if event.stage == "select-features"
+    ]
     newest = events[-1]
     assert (newest.pipeline, newest.day, newest.status) == ("tiny", "2026-01-03", "FINISHED")
     assert newest.metrics["inputs_pruned"] == 3
     assert newest.params["selection.learning_rate"] == "0.05"
-    assert {str(tmp_path / "out" / name) for name in ("pruned.yaml", "selection.json", "selection.png")} == {*newest.artifacts}
+    assert {
+        str(tmp_path / "out" / name) for name in ("pruned.yaml", "selection.json", "selection.png")
+    } == {*newest.artifacts}
 
 
 def test_without_a_budget_the_fields_are_ranked_and_all_stay(select, tmp_path):
     code, out, _ = select("--set", "selection.method=droprank", last="2026-01-02")
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    cells = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in out.splitlines()
+        if line.startswith("│")
+    ]
     assert code == 0
     assert {row[0] for row in cells[:4]} == {"ad", "price", "noise", "noise_tags"}
     assert {row[0] for row in cells[:2]} == {"ad", "price"}
@@ -143,11 +176,23 @@ def test_without_a_budget_the_fields_are_ranked_and_all_stay(select, tmp_path):
 
 REFUSED = {
     "no checkpoint before": ({"first": "2026-01-01"}, (), "no checkpoint before 2026-01-01"),
-    "no ingested day": ({"first": "2026-02-01", "last": "2026-02-02"}, (), "no day from 2026-02-01 to 2026-02-02 is ingested"),
-    "days the wrong way round": ({"first": "2026-01-03", "last": "2026-01-02"}, (), "2026-01-03 is after 2026-01-02"),
+    "no ingested day": (
+        {"first": "2026-02-01", "last": "2026-02-02"},
+        (),
+        "no day from 2026-02-01 to 2026-02-02 is ingested",
+    ),
+    "days the wrong way round": (
+        {"first": "2026-01-03", "last": "2026-01-02"},
+        (),
+        "2026-01-03 is after 2026-01-02",
+    ),
     "a budget for nothing": ({}, ("--budget-bytes", "1"), "not even one field fits"),
     "an unknown method": ({}, ("--set", "selection.method=lasso"), "selection.method"),
-    "a start outside the range": ({}, ("--set", "selection.initial_keep=0.01"), "must lie within keep_range"),
+    "a start outside the range": (
+        {},
+        ("--set", "selection.initial_keep=0.01"),
+        "must lie within keep_range",
+    ),
 }
 
 
@@ -163,13 +208,22 @@ def test_what_cannot_be_done_is_said(select, tmp_path, case):
 def selection(kept, importance=(0.9, 0.1), auc=(0.8, 0.79)):
     names = ("ad", "a_field_with_quite_a_long_name_of_its_own")
     footprint = Footprint(
-        {n: Complexity(1, 5, rows) for n, rows in zip(names, (0, 10**6), strict=True)}, {n: n for n in names}, 28, {}, {}, {}
+        {n: Complexity(1, 5, rows) for n, rows in zip(names, (0, 10**6), strict=True)},
+        {n: n for n in names},
+        28,
+        {},
+        {},
+        {},
     )
     full, pruned = (Trial(Quality(a, 0.5), Quality(a, 0.5)) for a in auc)
-    ranking = Ranking(dict(zip(names, importance, strict=True)), footprint, dict.fromkeys(names, 0.1))
+    ranking = Ranking(
+        dict(zip(names, importance, strict=True)), footprint, dict.fromkeys(names, 0.1)
+    )
     return Selection("fscd", ranking, frozenset(names[:kept]), full, pruned)
 
 
-@pytest.mark.parametrize("found", [selection(1), selection(2), selection(1, (1.0, 0.0), (float("nan"), 0.5))])
+@pytest.mark.parametrize(
+    "found", [selection(1), selection(2), selection(1, (1.0, 0.0), (float("nan"), 0.5))]
+)
 def test_every_selection_can_be_drawn(found, tmp_path):
     assert plot_selection(found, "tiny", tmp_path / "new" / "plot.png").stat().st_size > 10_000

@@ -52,7 +52,10 @@ def test_everything_stays_on_loopback_and_in_the_run_folder(tmp_path):
     environment = airflow_environment(layout(tmp_path))
     assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
     assert environment["AIRFLOW_HOME"].startswith(str(tmp_path))
-    assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{tmp_path}/airflow/airflow.db?timeout=60"
+    assert (
+        environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
+        == f"sqlite:///{tmp_path}/airflow/airflow.db?timeout=60"
+    )
     assert environment["MLFLOW_TRACKING_URI"].startswith("http://127.0.0.1:")
 
 
@@ -69,22 +72,32 @@ def test_another_installations_settings_do_not_leak_in(tmp_path, monkeypatch):
 def test_stages_find_the_spark_server_that_was_started_beside_airflow(tmp_path, monkeypatch):
     monkeypatch.delenv("SPARK_REMOTE", raising=False)
     where = control.new_layout(tmp_path)
-    found = {name: value for name, value in airflow_environment(where).items() if name.startswith("SPARK_")}
+    found = {
+        name: value
+        for name, value in airflow_environment(where).items()
+        if name.startswith("SPARK_")
+    }
     assert where.spark.client_environment().items() <= found.items()
     assert where.spark.url == f"sc://localhost:{where.spark.port}"
     assert "SPARK_REMOTE" not in spark_environment(where.spark)
     assert control.new_layout(tmp_path).spark.token != where.spark.token
 
 
-def test_where_the_environment_names_a_spark_server_none_is_started_and_stages_use_that(tmp_path, monkeypatch):
+def test_where_the_environment_names_a_spark_server_none_is_started_and_stages_use_that(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("SPARK_REMOTE", "sc://cluster:443/;use_ssl=true")
     where = control.new_layout(tmp_path)
     assert where.spark is None
     assert airflow_environment(where)["SPARK_REMOTE"] == "sc://cluster:443/;use_ssl=true"
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [(None, "False"), ("", "False"), ("0 3 * * *", "True")])
-def test_only_a_schedule_that_was_asked_for_runs_by_itself(tmp_path, monkeypatch, schedule, expected):
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [(None, "False"), ("", "False"), ("0 3 * * *", "True")]
+)
+def test_only_a_schedule_that_was_asked_for_runs_by_itself(
+    tmp_path, monkeypatch, schedule, expected
+):
     monkeypatch.delenv(SCHEDULE_VARIABLE, raising=False)
     if schedule is not None:
         monkeypatch.setenv(SCHEDULE_VARIABLE, schedule)
@@ -92,7 +105,9 @@ def test_only_a_schedule_that_was_asked_for_runs_by_itself(tmp_path, monkeypatch
     assert schedule_cron() == (schedule or "0 0 * * *")
 
 
-@pytest.mark.parametrize(("schedule", "expected"), [("", "0 * * * *"), ("20 * * * *", "20 * * * *")])
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [("", "0 * * * *"), ("20 * * * *", "20 * * * *")]
+)
 def test_by_the_hour_the_schedule_is_hourly_unless_one_is_given(monkeypatch, schedule, expected):
     monkeypatch.setenv(PARTITION_VARIABLE, "hour")
     monkeypatch.setenv(SCHEDULE_VARIABLE, schedule)
@@ -148,7 +163,9 @@ def test_mlflow_starts_answers_and_leaves_nothing(tmp_path):
     try:
         wait_until(lambda: _answers(f"{where.mlflow_url}/health"), [process], 120, "MLflow")
         body = {"name": "probe"}
-        made = httpx.post(f"{where.mlflow_url}/api/2.0/mlflow/experiments/create", json=body, trust_env=False)
+        made = httpx.post(
+            f"{where.mlflow_url}/api/2.0/mlflow/experiments/create", json=body, trust_env=False
+        )
         assert made.is_success
         assert made.json()["experiment_id"] == "1"
         assert _listening(tmp_path) == {("127.0.0.1", where.mlflow_port)}
@@ -164,7 +181,12 @@ def test_nothing_is_up_in_an_empty_folder(tmp_path):
 
 
 def test_a_record_of_processes_that_are_gone_is_not_up(tmp_path):
-    gone = control.Services(str(tmp_path), "http://127.0.0.1:9", "http://127.0.0.1:9", (control.Process("x", 1, 0.0, ""),))
+    gone = control.Services(
+        str(tmp_path),
+        "http://127.0.0.1:9",
+        "http://127.0.0.1:9",
+        (control.Process("x", 1, 0.0, ""),),
+    )
     control.record(gone)
     assert control.status(tmp_path) is None
 
@@ -187,13 +209,19 @@ def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_faile
         listening = _listening(folder)
         assert {ip for ip, _ in listening} == {"127.0.0.1"}
         urls = (services.airflow_url, services.mlflow_url, services.spark_url)
-        told = {httpx.URL(url).port for url in urls if url}  # no Spark of its own where SPARK_REMOTE names one
+        told = {
+            httpx.URL(url).port for url in urls if url
+        }  # no Spark of its own where SPARK_REMOTE names one
         assert told <= {port for _, port in listening}
-        assert len(listening) <= len(told) + 2  # Spark's driver and its block manager have a port each
+        assert (
+            len(listening) <= len(told) + 2
+        )  # Spark's driver and its block manager have a port each
         api = services.api()
         api.set_pool("gpu", 1, "as it is already")
         wait_until(lambda: api.has_dag(DAG_ID), services.processes, 120, DAG_ID)
-        missing, unknown = _outcome(api, date(2022, 4, 25), 2, {"config": str(tmp_path / "none.yaml")})
+        missing, unknown = _outcome(
+            api, date(2022, 4, 25), 2, {"config": str(tmp_path / "none.yaml")}
+        )
         assert missing["ingest"] == ("failed", 1)  # bad input is not tried again
         assert unknown["earlier_days"] == ("failed", 1)  # the next day does not train over the hole
         assert unknown["ingest"][0] == "upstream_failed"
@@ -201,7 +229,9 @@ def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_faile
         assert refused["earlier_days"] == ("failed", 1)  # unknown parameter
         empty = {"config": str(_with_an_empty_day(tmp_path)), "workspace": str(tmp_path / "ws")}
         (skipped,) = _outcome(api, SIMULATED.first, 1, empty)
-        assert {state for task, (state, _) in skipped.items() if task != "earlier_days"} == {"skipped"}
+        assert {state for task, (state, _) in skipped.items() if task != "earlier_days"} == {
+            "skipped"
+        }
         assert skipped["earlier_days"][0] == "success"
         log = (folder / "logs" / "stage-server.log").read_text()
         assert "pipelines.cli ingest" in log  # stages were forked from the server

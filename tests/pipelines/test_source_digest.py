@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from pipelines.source_digest import PACKAGES, ROOT, _imports, closure, source_digest
+from pipelines.store.source_digest import PACKAGES, ROOT, _imports, closure, source_digest
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_circles_end(tree):
 
 def test_the_train_stage_depends_on_the_table_but_not_on_spark():
     names = closure("pipelines.stages.train")
-    assert "training.trainer" in names
+    assert "training.fit.trainer" in names
     assert "spark_jobs.ingest" not in names
 
 
@@ -69,7 +69,9 @@ def test_the_statements_of_every_source_are_found():
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert len(paths) > 200
     for path in paths:
-        assert set(_imports(path)) == {name for name in parsed(path) if name.split(".")[0] in PACKAGES}, path
+        assert set(_imports(path)) == {
+            name for name in parsed(path) if name.split(".")[0] in PACKAGES
+        }, path
 
 
 def test_remarks_renamed_members_and_several_lines_are_read(tmp_path):

@@ -12,8 +12,8 @@ import pytest
 from tiny_days import DAYS, make_context, publish, write_config
 
 from features.errors import InputError, UnsoundError
-from pipelines.source_digest import PACKAGES, ROOT
 from pipelines.stages.stage import Stage, execute, require
+from pipelines.store.source_digest import PACKAGES, ROOT
 
 LIMIT = 100
 
@@ -53,7 +53,9 @@ def context(tmp_path):
 
 
 def give(context, number, version=None, day=DAYS[0]):
-    return publish(context.store, "number", day, version or f"n{number}", files={"n.txt": str(number)})
+    return publish(
+        context.store, "number", day, version or f"n{number}", files={"n.txt": str(number)}
+    )
 
 
 def configured(context, tmp_path, *overrides):
@@ -63,7 +65,12 @@ def configured(context, tmp_path, *overrides):
 def test_the_first_time_runs_and_publishes(context):
     stage = Double()
     outcome = execute(stage, context)
-    assert (stage.runs, outcome.stage, outcome.reused, outcome.version.metrics["n"]) == (1, "double", False, 6)
+    assert (stage.runs, outcome.stage, outcome.reused, outcome.version.metrics["n"]) == (
+        1,
+        "double",
+        False,
+        6,
+    )
     assert context.store.current("doubled", DAYS[0]) == outcome.version
     outcome.version.verify()
 
@@ -84,7 +91,9 @@ def test_the_second_time_does_nothing(context):
     assert second.version.manifest.stat().st_mtime_ns == written
 
 
-def test_a_changed_section_makes_a_new_version_and_going_back_restores_the_old_one(context, tmp_path):
+def test_a_changed_section_makes_a_new_version_and_going_back_restores_the_old_one(
+    context, tmp_path
+):
     stage = Double()
     old = execute(stage, context).version
     new = execute(stage, configured(context, tmp_path, "compression.zero_tolerance=0.5")).version
@@ -115,7 +124,9 @@ def test_an_input_with_other_content_makes_a_new_version(context):
 
 def test_a_new_input_version_with_equal_content_makes_no_new_run(context):
     first = execute(Double(), context).version
-    assert give(context, 3, "made-again").hash == context.store.current("number", DAYS[0]).hash != "n3"
+    assert (
+        give(context, 3, "made-again").hash == context.store.current("number", DAYS[0]).hash != "n3"
+    )
     outcome = execute(Double(), context)
     assert (outcome.reused, outcome.version) == (True, first)
 
@@ -144,7 +155,9 @@ def test_a_run_that_fails_publishes_nothing_and_leaves_the_version_before(contex
     with pytest.raises(ValueError, match="none"):
         execute(Double(), context)
     assert context.store.current("doubled", DAYS[0]) == before
-    assert sorted(p.name for p in before.path.parent.iterdir()) == sorted(["CURRENT", before.path.name])
+    assert sorted(p.name for p in before.path.parent.iterdir()) == sorted(
+        ["CURRENT", before.path.name]
+    )
 
 
 def test_a_run_that_failed_is_tried_again(context):
@@ -183,7 +196,7 @@ SCRIPT = """
     from pathlib import Path
 
     import pipelines.stages.stage as stage
-    from pipelines.artifacts import Store
+    from pipelines.store.artifacts import Store
     from pipelines.config import load_config
     from pipelines.stages.tiny import Tiny
 
@@ -199,7 +212,9 @@ SCRIPT = """
 def source_copy(tmp_path):
     """A copy of the project's source with one tiny stage more."""
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__")
+        )
     (tmp_path / "pipelines" / "stages" / "tiny.py").write_text(textwrap.dedent(TINY))
     (tmp_path / "pipelines" / "tiny_words.py").write_text("WORD = 'one'\n")
     write_config(tmp_path)
@@ -208,9 +223,16 @@ def source_copy(tmp_path):
 
 def executed(folder: Path, hash_seed=1):
     """Execute the tiny stage in a process of its own; returns `<reused> <word>`."""
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONHASHSEED": str(hash_seed), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(folder),
+        "PYTHONHASHSEED": str(hash_seed),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     command = [sys.executable, "-c", textwrap.dedent(SCRIPT), str(folder)]
-    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, env=environment, cwd=folder, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

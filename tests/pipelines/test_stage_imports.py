@@ -5,11 +5,21 @@ import sys
 
 import pytest
 
-from pipelines.chain import STAGES
+from pipelines.stages.chain import STAGES
 
 pytestmark = pytest.mark.process
 
-HEAVY = ("great_expectations", "matplotlib", "mlflow", "numba", "pandas", "pyspark", "scipy", "sklearn", "tensorflow")
+HEAVY = (
+    "great_expectations",
+    "matplotlib",
+    "mlflow",
+    "numba",
+    "pandas",
+    "pyspark",
+    "scipy",
+    "sklearn",
+    "tensorflow",
+)
 
 RUNS = {
     ("ingest", "feature-statistics", "cross-counts"): (
@@ -17,25 +27,37 @@ RUNS = {
         {"pyspark"},
     ),
     ("cross-graph",): ("spark_jobs.cross_graph, spark_jobs.session", {"matplotlib", "pyspark"}),
-    ("validate-data",): ("validation.expectations", {"great_expectations", "pandas"}),
-    ("pretrain",): ("spark_jobs.graph_files, training.pretraining.pretrain", {"matplotlib", "numba", "scipy"}),
+    ("validate-data",): ("validation.data.expectations", {"great_expectations", "pandas"}),
+    ("pretrain",): (
+        "spark_jobs.graph_files, training.pretraining.pretrain",
+        {"matplotlib", "numba", "scipy"},
+    ),
     ("train", "export", "validate-model"): (
-        "training.trainer, compression.export, validation.model_check",
+        "training.fit.trainer, compression.export.write, validation.model.check",
         {"matplotlib", "numba", "pandas", "scipy", "sklearn", "tensorflow"},
     ),
-    ("compress", "promote", "monitor"): ("compression.pruning, pipelines.registry, pipelines.tracking, pipelines.report", set()),
+    ("compress", "promote", "monitor"): (
+        "compression.pruning, pipelines.tracking.registry, pipelines.tracking.sync, pipelines.stages.report",
+        set(),
+    ),
 }
 """What stages import when they work, and the heavy libraries that may come with it. Great Expectations brings
 others along, Spark's client brings pandas; MLflow is loaded only where something is sent to it."""
 
-BRINGS = {"great_expectations": {"scipy", "sklearn", "pyspark", "matplotlib"}, "pyspark": {"pandas"}, "numba": {"scipy"}}
+BRINGS = {
+    "great_expectations": {"scipy", "sklearn", "pyspark", "matplotlib"},
+    "pyspark": {"pandas"},
+    "numba": {"scipy"},
+}
 
 
 def loaded(statement: str) -> set[str]:
     """The heavy libraries in a fresh process after a statement."""
     script = f"import sys\n{statement}\nprint(*(name for name in {HEAVY} if name in sys.modules))"
     # A file, not -c: PySpark ends a process whose main module has no file when it is imported.
-    done = subprocess.run([sys.executable, "/dev/stdin"], input=script, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "/dev/stdin"], input=script, capture_output=True, text=True, check=True
+    )
     return set(done.stdout.split())
 
 
@@ -45,10 +67,12 @@ def test_every_stage_is_listed():
 
 def test_the_command_line_and_every_stage_that_has_nothing_to_do_load_nothing_heavy():
     modules = ", ".join(target.partition(":")[0] for target in STAGES.values())
-    assert loaded(f"import pipelines.cli, {modules}") == set()
+    assert loaded(f"import pipelines.cli.main, {modules}") == set()
 
 
 @pytest.mark.parametrize("stages", RUNS, ids="+".join)
 def test_stages_that_work_load_only_what_they_use(stages):
     modules, allowed = RUNS[stages]
-    assert loaded(f"import {modules}") <= allowed.union(*(BRINGS.get(name, set()) for name in allowed))
+    assert loaded(f"import {modules}") <= allowed.union(
+        *(BRINGS.get(name, set()) for name in allowed)
+    )

@@ -11,10 +11,10 @@ from tiny_days import DAYS, DOCUMENT, EMPTY_DAY, make_context, publish, publish_
 
 from features.errors import InputError, NoDataError, UnsoundError
 from features.partition import days_between
-from pipelines.chain import STAGES, make_stage, run_day, run_stage
-from pipelines.journal import Journal
-from pipelines.report import ARTIFACTS
-from pipelines.tracking import RUN_KEY, Tracker
+from pipelines.stages.chain import STAGES, make_stage, run_day, run_stage
+from pipelines.stages.report import ARTIFACTS
+from pipelines.tracking.journal import Journal
+from pipelines.tracking.sync import RUN_KEY, Tracker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -38,17 +38,32 @@ def test_the_stages_make_every_artifact_in_the_reports_order():
 
 
 def test_each_stage_finds_what_it_reads_among_what_the_stages_before_it_made(context):
-    facts = {"data_verdict": {"passed": True}, "validation_report": {"verdict": "blessed"}, "promotion": {"promoted": True}}
+    facts = {
+        "data_verdict": {"passed": True},
+        "validation_report": {"verdict": "blessed"},
+        "promotion": {"promoted": True},
+    }
     for day in DAYS[:2]:
         for name in STAGES:
             stage, today = make_stage(name), replace(context, day=day)
             found = list(stage.inputs(today).values())
             assert all(v.day <= day for v in found)
-            publish(context.store, stage.artifact, day, inputs=found, **facts.get(stage.artifact, {}))
+            publish(
+                context.store, stage.artifact, day, inputs=found, **facts.get(stage.artifact, {})
+            )
 
 
 def test_in_another_order_a_stage_says_what_to_run_first(context):
-    for name in ("validate-data", "pretrain", "train", "compress", "export", "validate-model", "promote", "monitor"):
+    for name in (
+        "validate-data",
+        "pretrain",
+        "train",
+        "compress",
+        "export",
+        "validate-model",
+        "promote",
+        "monitor",
+    ):
         with pytest.raises(InputError, match="run `elastic-ctr") as caught:
             make_stage(name).inputs(context)
         asked = str(caught.value).split("`elastic-ctr ")[1].split("`")[0]
@@ -57,7 +72,10 @@ def test_in_another_order_a_stage_says_what_to_run_first(context):
 
 def test_the_documentation_describes_every_artifact():
     described = (
-        (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8").split("## Artifacts")[1].split("## Tracking")[0]
+        (REPOSITORY / "docs" / "architecture.md")
+        .read_text(encoding="utf-8")
+        .split("## Artifacts")[1]
+        .split("## Tracking")[0]
     )
     headings = [line for line in described.splitlines() if line.startswith("### ")]
     for artifact in set(ARTIFACTS) - {"data_verdict"}:
@@ -73,17 +91,29 @@ def test_the_readme_draws_the_stages_by_their_commands():
 @pytest.mark.process
 def test_naming_every_stage_loads_neither_tensorflow_nor_spark_nor_mlflow():
     code = (
-        "import sys; from pipelines.chain import STAGES, make_stage; [make_stage(n) for n in STAGES];"
+        "import sys; from pipelines.stages.chain import STAGES, make_stage; [make_stage(n) for n in STAGES];"
         "print(sorted({'tensorflow', 'pyspark', 'mlflow', 'great_expectations', 'airflow', 'pandas'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
     assert done.stdout.strip() == "[]"
 
 
 def test_a_finished_stage_is_journalled_with_its_figures_parameters_and_digest(context, tiny_chain):
     outcome = run_stage("train", context)
     (event,) = events(context)
-    assert (event.pipeline, event.day, event.stage, event.status) == ("tiny", "2026-01-01", "train", "FINISHED")
+    assert (event.pipeline, event.day, event.stage, event.status) == (
+        "tiny",
+        "2026-01-01",
+        "train",
+        "FINISHED",
+    )
     assert event.version == outcome.version.hash
     assert event.started_ms <= event.ended_ms
     assert {"rows_kept": 7.0, "inputs": 0.0}.items() <= event.metrics.items()
@@ -177,12 +207,19 @@ def test_a_failed_day_is_failed_in_mlflow(tmp_path, mlflow_here):
         run_stage("compress", make_context(tmp_path))
     client = Tracker(mlflow_here, "elastic-ctr").client()
     found = client.search_runs([client.get_experiment_by_name("elastic-ctr").experiment_id])
-    assert {run.info.run_name: run.info.status for run in found} == {"2026-01-01": "FAILED", "compress": "FAILED"}
+    assert {run.info.run_name: run.info.status for run in found} == {
+        "2026-01-01": "FAILED",
+        "compress": "FAILED",
+    }
 
 
 @pytest.mark.parametrize(
     ("first", "last", "count"),
-    [("2024-02-28", "2024-03-01", 3), ("2023-12-31", "2024-01-01", 2), ("2024-05-05", "2024-05-05", 1)],
+    [
+        ("2024-02-28", "2024-03-01", 3),
+        ("2023-12-31", "2024-01-01", 2),
+        ("2024-05-05", "2024-05-05", 1),
+    ],
 )
 def test_days_from_first_to_last(first, last, count):
     days = days_between(date.fromisoformat(first), date.fromisoformat(last))

@@ -5,8 +5,8 @@ from datetime import date
 import pytest
 from tiny_days import make_context
 
-from pipelines.artifacts import Store
 from pipelines.stages.train import gap_days
+from pipelines.store.artifacts import Store
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,9 @@ def test_a_gap_is_counted_in_days(tmp_path, before, day, gap):
     store = Store(tmp_path)
     with store.staging("checkpoint", before, "v") as out:
         (out / "data.txt").write_text("learned")
-        checkpoint = store.publish(out, "checkpoint", before, "v", {"stage": "train", "inputs": {}, "metrics": {}})
+        checkpoint = store.publish(
+            out, "checkpoint", before, "v", {"stage": "train", "inputs": {}, "metrics": {}}
+        )
     assert gap_days(make_context(tmp_path, day), checkpoint) == gap
 
 

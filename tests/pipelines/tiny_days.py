@@ -5,9 +5,9 @@ from datetime import date
 import yaml
 
 from features.errors import NoDataError
-from pipelines.artifacts import Store
 from pipelines.config import load_config
 from pipelines.stages.stage import Context, Stage
+from pipelines.store.artifacts import Store
 
 DAYS = [date(2026, 1, d) for d in range(1, 6)]
 EMPTY_DAY = DAYS[1]
@@ -22,7 +22,10 @@ DOCUMENT = {
         "item": "ad",
         "timestamp": {"column": "time", "unit": "s"},
         "forbidden": ["dwell", "like", "share", "bought", "rating", "finished"],
-        "fields": [{"name": "ad", "kind": "categorical"}, {"name": "tags", "kind": "multi_valued", "separator": "|"}],
+        "fields": [
+            {"name": "ad", "kind": "categorical"},
+            {"name": "tags", "kind": "multi_valued", "separator": "|"},
+        ],
     },
 }
 AWAY = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
@@ -46,20 +49,44 @@ def make_context(folder, day=DAYS[0], overrides=(), report=None, **sections):
 def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics):
     """Publish a version with made-up content; `inputs` are recorded under their artifacts' names."""
     version = version or f"{artifact}{_name(day)}"
-    entries = {v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash} for v in inputs}
+    entries = {
+        v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
+        for v in inputs
+    }
     with store.staging(artifact, day, version) as out:
         for name, text in (files or {"data.txt": f"{artifact} {day} {version}"}).items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)
             (out / name).write_text(text, encoding="utf-8")
-        facts = {"stage": artifact, "inputs": entries, "metrics": metrics, "config": {}, "seconds": 0.5}
+        facts = {
+            "stage": artifact,
+            "inputs": entries,
+            "metrics": metrics,
+            "config": {},
+            "seconds": 0.5,
+        }
         return store.publish(out, artifact, day, version, facts)
 
 
 def publish_candidate(store, day, verdict="blessed", content="weights"):
     """Publish what `promote` reads: an export, its compressed model, and the verdict on them."""
-    export = publish(store, "export", day, f"{content}{_name(day)}", files={"saved_model/saved_model.pb": f"{content} {day}"})
-    compressed = publish(store, "compressed", day, f"c{content}{_name(day)}", files={"data.txt": f"{content} {day}"})
-    publish(store, "validation_report", day, f"{verdict}{content}{_name(day)}", [export, compressed], verdict=verdict)
+    export = publish(
+        store,
+        "export",
+        day,
+        f"{content}{_name(day)}",
+        files={"saved_model/saved_model.pb": f"{content} {day}"},
+    )
+    compressed = publish(
+        store, "compressed", day, f"c{content}{_name(day)}", files={"data.txt": f"{content} {day}"}
+    )
+    publish(
+        store,
+        "validation_report",
+        day,
+        f"{verdict}{content}{_name(day)}",
+        [export, compressed],
+        verdict=verdict,
+    )
     return export
 
 

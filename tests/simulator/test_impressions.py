@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulator.impressions import DAY_MS, LOG_SCHEMA, Chunk, Stream, chunks, day_start_ms, impressions
+from simulator.impressions import (
+    DAY_MS,
+    LOG_SCHEMA,
+    Chunk,
+    Stream,
+    chunks,
+    day_start_ms,
+    impressions,
+)
 from simulator.settings import SimulatorSettings
 from simulator.world import World
 
@@ -38,13 +46,17 @@ def test_a_chunk_does_not_depend_on_the_ones_before(world):
 
 
 def test_chunks_are_drawn_independently(world):
-    one, two = (impressions(world, DAY, Chunk(i, i * 10_000, 10_000))["user_id"].to_numpy() for i in (0, 1))
+    one, two = (
+        impressions(world, DAY, Chunk(i, i * 10_000, 10_000))["user_id"].to_numpy() for i in (0, 1)
+    )
     assert abs(np.corrcoef(np.argsort(one), np.argsort(two))[0, 1]) < 0.05
     assert (one == two).mean() < 0.01
 
 
 def test_traffic_is_least_at_midnight_and_most_at_noon(world):
-    times = impressions(world, DAY, Chunk(0, 0, 60_000))["timestamp_ms"].to_numpy() - day_start_ms(DAY)
+    times = impressions(world, DAY, Chunk(0, 0, 60_000))["timestamp_ms"].to_numpy() - day_start_ms(
+        DAY
+    )
     counts = np.bincount(times // 3_600_000, minlength=24)
     hours = np.arange(25) / 24
     traffic = hours - 0.6 / (2 * np.pi) * np.sin(2 * np.pi * hours)
@@ -56,7 +68,10 @@ def test_traffic_is_least_at_midnight_and_most_at_noon(world):
 
 
 def test_ids_are_readable_and_late_ones_are_apart(world):
-    own, late = (impressions(world, DAY, Chunk(1, 200, 3), stream)["impression_id"].to_pylist() for stream in Stream)
+    own, late = (
+        impressions(world, DAY, Chunk(1, 200, 3), stream)["impression_id"].to_pylist()
+        for stream in Stream
+    )
     assert own == [202602010000000200, 202602010000000201, 202602010000000202]
     assert late == [202602015000000200, 202602015000000201, 202602015000000202]
 
@@ -75,7 +90,9 @@ def test_the_random_buckets_propensity_is_one_over_the_candidates(world):
 @pytest.mark.parametrize(("share", "bucket"), [(0.0, {"logged"}), (1.0, {"random"})])
 def test_a_bucket_may_be_empty(share, bucket):
     settings = SETTINGS.model_copy(update={"random_share": share})
-    assert set(impressions(World(settings), DAY, Chunk(0, 0, 2_000))["policy"].to_pylist()) == bucket
+    assert (
+        set(impressions(World(settings), DAY, Chunk(0, 0, 2_000))["policy"].to_pylist()) == bucket
+    )
 
 
 def test_prices_are_null_in_the_share_asked_for():
@@ -86,7 +103,13 @@ def test_prices_are_null_in_the_share_asked_for():
 
 def test_smallest_world():
     tiny = SimulatorSettings(
-        impressions_per_day=1, users=1, items=8, new_items_per_day=0, categories=1, advertisers=1, latent_dim=1
+        impressions_per_day=1,
+        users=1,
+        items=8,
+        new_items_per_day=0,
+        categories=1,
+        advertisers=1,
+        latent_dim=1,
     )
     table = impressions(World(tiny), tiny.first_day, chunks(tiny)[0])
     assert table.schema.equals(LOG_SCHEMA)

@@ -15,7 +15,9 @@ SCORES = arrays(np.float64, (5, 7), elements=st.floats(-50, 50))
 def test_softmax_mixed_with_exploration_by_hand():
     policy = PolicySettings(candidates=2, temperature=1.0, exploration=0.2)
     scores = np.array([[np.log(3.0)], [0.0]])
-    np.testing.assert_allclose(propensities(scores, policy), [[0.8 * 0.75 + 0.1], [0.8 * 0.25 + 0.1]], rtol=1e-12)
+    np.testing.assert_allclose(
+        propensities(scores, policy), [[0.8 * 0.75 + 0.1], [0.8 * 0.25 + 0.1]], rtol=1e-12
+    )
 
 
 def test_a_low_temperature_is_greedy_but_for_exploration():
@@ -25,7 +27,9 @@ def test_a_low_temperature_is_greedy_but_for_exploration():
 
 
 @given(scores=SCORES, temperature=st.floats(0.01, 10), exploration=st.floats(0, 1))
-def test_propensities_sum_to_one_over_the_candidates_and_respect_the_floor(scores, temperature, exploration):
+def test_propensities_sum_to_one_over_the_candidates_and_respect_the_floor(
+    scores, temperature, exploration
+):
     policy = PolicySettings(candidates=5, temperature=temperature, exploration=exploration)
     chances = propensities(scores, policy)
     np.testing.assert_allclose(chances.sum(axis=0), 1, rtol=1e-12)
@@ -60,7 +64,9 @@ def test_skill_makes_the_policy_prefer_what_is_clicked():
     logits = np.random.default_rng(3).standard_normal((8, 20_000))
     means = []
     for skill in (-1.0, 0.0, 1.0):
-        chosen = choose(np.random.default_rng(4), logits, PolicySettings(skill=skill), random_share=0.0)
+        chosen = choose(
+            np.random.default_rng(4), logits, PolicySettings(skill=skill), random_share=0.0
+        )
         means.append(logits[chosen.candidate, np.arange(20_000)].mean())
     assert means[0] < -0.3 < means[1] < 0.3 < means[2]
     assert abs(means[1]) < 0.05

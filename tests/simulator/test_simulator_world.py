@@ -37,14 +37,18 @@ def test_without_effects_every_impression_has_the_base_rate():
     np.testing.assert_allclose(sigmoid(logits(flat, ids, ids)), 0.2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("part", [name for name in NONE if name not in ("context", "interaction", "advertiser", "category")])
+@pytest.mark.parametrize(
+    "part",
+    [name for name in NONE if name not in ("context", "interaction", "advertiser", "category")],
+)
 def test_each_continuous_effect_has_the_standard_deviation_asked_for(part):
     rng = np.random.default_rng(5)
     users, items = rng.integers(0, 10**9, 100_000), rng.integers(0, 10**9, 100_000)
     values = logits(world(effects=only(**{part: 0.7})), users, items)
     assert values.std() == pytest.approx(0.7, rel=0.02)
     assert values.mean() == pytest.approx(
-        logits(world(effects=only()), users[:1], items[:1])[0] * np.sqrt(1 + np.pi * 0.49 / 8), abs=0.02
+        logits(world(effects=only()), users[:1], items[:1])[0] * np.sqrt(1 + np.pi * 0.49 / 8),
+        abs=0.02,
     )
 
 
@@ -68,7 +72,10 @@ def test_interactions_cannot_be_written_as_a_sum_over_slot_and_category():
 def test_the_latent_part_is_an_inner_product_of_traits():
     a_world = world(effects=only(latent=0.5), latent_dim=5)
     users, items = np.arange(50), np.arange(100, 150)
-    mine, theirs = a_world.traits(users, Property.USER, 3)[1:], a_world.traits(items, Property.ITEM, 3)[1:]
+    mine, theirs = (
+        a_world.traits(users, Property.USER, 3)[1:],
+        a_world.traits(items, Property.ITEM, 3)[1:],
+    )
     expected = a_world.base + 0.5 * (mine.astype(float) * theirs).sum(axis=0) / np.sqrt(5)
     np.testing.assert_allclose(logits(a_world, users, items, 3), expected, rtol=1e-6)
 
@@ -86,11 +93,15 @@ def test_drift_moves_probabilities_slowly_and_without_limit():
 
 def test_dearer_items_are_clicked_less():
     a_world, items = world(effects=only(price=0.7)), np.arange(1_000)
-    assert np.corrcoef(a_world.log_price(items), logits(a_world, items, items))[0, 1] == pytest.approx(-1)
+    assert np.corrcoef(a_world.log_price(items), logits(a_world, items, items))[
+        0, 1
+    ] == pytest.approx(-1)
 
 
 def test_probabilities_of_extreme_log_odds_are_finite():
-    np.testing.assert_allclose(sigmoid(np.array([-1e4, 0.0, np.log(3.0), 1e4])), [0, 0.5, 0.75, 1], rtol=1e-15)
+    np.testing.assert_allclose(
+        sigmoid(np.array([-1e4, 0.0, np.log(3.0), 1e4])), [0, 0.5, 0.75, 1], rtol=1e-15
+    )
 
 
 def test_the_inner_product_drifts_as_a_whole():
@@ -112,7 +123,9 @@ def test_drift_keeps_the_spread_of_the_world():
 def test_a_shifted_day_adds_its_logit_and_leaves_the_others():
     fault = ShiftedCtr(logit_shift=-0.75, days=(date(2026, 1, 3),))
     plain, shifted, ids = world(), world(faults=(fault,)), np.arange(10)
-    np.testing.assert_allclose(logits(shifted, ids, ids, 2), logits(plain, ids, ids, 2) - 0.75, rtol=1e-12)
+    np.testing.assert_allclose(
+        logits(shifted, ids, ids, 2), logits(plain, ids, ids, 2) - 0.75, rtol=1e-12
+    )
     np.testing.assert_array_equal(logits(shifted, ids, ids, 1), logits(plain, ids, ids, 1))
 
 

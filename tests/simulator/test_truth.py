@@ -68,7 +68,9 @@ def test_weights_average_to_one(table):
 @pytest.mark.parametrize("part", list(EffectSettings.model_fields))
 def test_where_one_effect_makes_the_truth_certain_every_label_agrees_with_it(part):
     effects = SETTINGS.effects.model_copy(update={part: 500.0})
-    certain = SETTINGS.model_copy(update={"effects": effects, "drift_per_day": 0.4, "base_ctr": 0.5})
+    certain = SETTINGS.model_copy(
+        update={"effects": effects, "drift_per_day": 0.4, "base_ctr": 0.5}
+    )
     table = impressions(World(certain), DAY, Chunk(1, 20_000, 20_000))
     truth, clicks = true_probability(certain, table), table["click"].to_numpy()
     sure = (truth < 1e-9) | (truth > 1 - 1e-9)
@@ -78,7 +80,9 @@ def test_where_one_effect_makes_the_truth_certain_every_label_agrees_with_it(par
 
 def test_the_truth_of_a_record_does_not_depend_on_the_others_or_their_order(table, truth):
     rows = np.random.default_rng(0).permutation(len(table))[:1_000]
-    np.testing.assert_array_equal(true_probability(SETTINGS, table.take(pa.array(rows))), truth[rows])
+    np.testing.assert_array_equal(
+        true_probability(SETTINGS, table.take(pa.array(rows))), truth[rows]
+    )
 
 
 def test_text_columns_as_ingest_writes_them_give_the_same_truth(table, truth):
@@ -91,7 +95,9 @@ def test_days_are_told_apart_by_the_timestamp(table):
     tomorrow = impressions(World(SETTINGS), date(2026, 1, 6), Chunk(0, 0, 1_000))
     both = true_probability(SETTINGS, pa.concat_tables([table.slice(0, 1_000), tomorrow]))
     np.testing.assert_array_equal(both[1_000:], true_probability(SETTINGS, tomorrow))
-    moved = tomorrow.set_column(1, "timestamp_ms", pc.subtract(tomorrow["timestamp_ms"], 10 * 86_400_000))
+    moved = tomorrow.set_column(
+        1, "timestamp_ms", pc.subtract(tomorrow["timestamp_ms"], 10 * 86_400_000)
+    )
     assert np.abs(true_probability(SETTINGS, moved) - both[1_000:]).max() > 0.01
 
 

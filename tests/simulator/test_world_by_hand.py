@@ -57,7 +57,10 @@ def traits(number, owner, turns):
     for position in range(1 + SETTINGS.latent_dim):
         word = splitmix(number, salted(seed, position // 4))
         phase = (word >> 16 * (position % 4)) & 0xFFFF
-        found.append(math.sqrt(2) * math.cos(2 * math.pi * phase / 2**16 + turns * DAY_INDEX * SETTINGS.drift_per_day))
+        found.append(
+            math.sqrt(2)
+            * math.cos(2 * math.pi * phase / 2**16 + turns * DAY_INDEX * SETTINGS.drift_per_day)
+        )
     return found
 
 
@@ -91,13 +94,26 @@ def expected_logit(world, record):
     hour = record["timestamp_ms"] // 3_600_000 % 24
     category = record["category_id"]
     visit = scale.user * mine[0] + tables.country[COUNTRIES.index(record["country"])]
-    visit += tables.slot[slot] + tables.device[device] + tables.hour[hour] + tables.position[record["position"] - 1]
+    visit += (
+        tables.slot[slot]
+        + tables.device[device]
+        + tables.hour[hour]
+        + tables.position[record["position"] - 1]
+    )
     log_price = math.sqrt(2) * math.cos(2 * math.pi * share(item, Property.PRICE))
     shown = (
-        scale.item * theirs[0] + tables.category[category] + tables.advertiser[record["advertiser_id"]] - scale.price * log_price
+        scale.item * theirs[0]
+        + tables.category[category]
+        + tables.advertiser[record["advertiser_id"]]
+        - scale.price * log_price
     )
-    both = scale.latent * sum(m * t for m, t in zip(mine[1:], theirs[1:], strict=True)) / math.sqrt(6)
-    both += tables.slot_category[slot, category] + tables.tags_category[rank(share(user, Property.TAG_SET), TAG_SETS), category]
+    both = (
+        scale.latent * sum(m * t for m, t in zip(mine[1:], theirs[1:], strict=True)) / math.sqrt(6)
+    )
+    both += (
+        tables.slot_category[slot, category]
+        + tables.tags_category[rank(share(user, Property.TAG_SET), TAG_SETS), category]
+    )
     return world.base + visit + shown + both
 
 
@@ -108,8 +124,12 @@ def test_the_true_probability_is_the_logistic_of_the_stated_sum(world):
 
 
 def test_the_base_logit_by_hand(world):
-    one = EffectSettings(user=1, item=0, category=0, advertiser=0, context=0, interaction=0, latent=0, price=0)
-    assert World(SETTINGS.model_copy(update={"effects": one})).base == pytest.approx(math.log(3 / 7) * math.sqrt(1 + math.pi / 8))
+    one = EffectSettings(
+        user=1, item=0, category=0, advertiser=0, context=0, interaction=0, latent=0, price=0
+    )
+    assert World(SETTINGS.model_copy(update={"effects": one})).base == pytest.approx(
+        math.log(3 / 7) * math.sqrt(1 + math.pi / 8)
+    )
 
 
 def test_hours_peak_in_the_evening_and_early_positions_are_clicked_most(world):
@@ -119,8 +139,18 @@ def test_hours_peak_in_the_evening_and_early_positions_are_clicked_most(world):
 
 def test_tags_affinities_of_single_tags_add_up_to_those_of_sets(world):
     """A set's effect is the sum of its tags' over the square root of their number; sets of one tag give the tags'."""
-    single = {tags[0]: world.effects.tags_category[i] for i, tags in enumerate(world.tag_sets) if len(tags) == 1}
-    pairs = [(i, tags) for i, tags in enumerate(world.tag_sets) if len(tags) == 2 and set(tags) <= set(single)]
+    single = {
+        tags[0]: world.effects.tags_category[i]
+        for i, tags in enumerate(world.tag_sets)
+        if len(tags) == 1
+    }
+    pairs = [
+        (i, tags)
+        for i, tags in enumerate(world.tag_sets)
+        if len(tags) == 2 and set(tags) <= set(single)
+    ]
     assert len(pairs) > 10
     for i, (one, other) in pairs:
-        np.testing.assert_allclose(world.effects.tags_category[i], (single[one] + single[other]) / math.sqrt(2))
+        np.testing.assert_allclose(
+            world.effects.tags_category[i], (single[one] + single[other]) / math.sqrt(2)
+        )

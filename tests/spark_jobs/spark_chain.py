@@ -16,7 +16,14 @@ from spark_jobs.cross_graph import cross_graph
 from spark_jobs.feature_statistics import feature_statistics
 from spark_jobs.ingest import ingest
 from spark_jobs.session import spark_session
-from spark_jobs.settings import LOCAL, GraphSettings, SideTable, Source, SparkSettings, StatisticsSettings
+from spark_jobs.settings import (
+    LOCAL,
+    GraphSettings,
+    SideTable,
+    Source,
+    SparkSettings,
+    StatisticsSettings,
+)
 
 STATISTICS = StatisticsSettings(window_days=2)
 RELATIONS = (Relation(left="site", right="tags"), Relation(left="site_age", right="hour"))

@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
 from features import canonical as rules
-from features.schema import Categorical, Cross, MultiValued, Numeric, Schema, Time, TimePart, Timestamp, TimeUnit
+from features.schema import (
+    Categorical,
+    Cross,
+    MultiValued,
+    Numeric,
+    Schema,
+    Time,
+    TimePart,
+    Timestamp,
+    TimeUnit,
+)
 from features.timezones import utc_offsets
 from spark_jobs.counting import SHOWN, counted
 from spark_jobs.times import bounds_ms, epoch_ms, in_partition, time_part

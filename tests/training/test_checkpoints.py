@@ -7,18 +7,28 @@ import pandas as pd
 import pytest
 from training_data import MODEL, SCHEMA, TRAINING
 
+from elastic_embeddings import ElasticTable, GroupAdam, SlabSpec
 from features.errors import InputError
 from features.schema import Relation, Schema
-from training.arrays import read_arrays, write_arrays
-from training.checkpoints import Description, read_checkpoint, read_description, write_description
-from training.elastic import ElasticTable, GroupAdam, SlabSpec
+from training.data.arrays import read_arrays, write_arrays
+from training.data.scalers import Scaler, as_arrays, scalers_from_numbers, scalers_from_statistics
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import (
+    Description,
+    read_checkpoint,
+    read_description,
+    write_description,
+)
 from training.models.cross_files import write_encodings
 from training.models.ctr import CtrModel
-from training.scalers import Scaler, as_arrays, scalers_from_numbers, scalers_from_statistics
-from training.scoring import Scorer
 
 DESCRIPTION = Description(
-    SCHEMA, MODEL, TRAINING, {"price": Scaler(1.5, 0.1 + 0.2)}, (Relation(left="user_id", right="item_id"),), 12
+    SCHEMA,
+    MODEL,
+    TRAINING,
+    {"price": Scaler(1.5, 0.1 + 0.2)},
+    (Relation(left="user_id", right="item_id"),),
+    12,
 )
 
 
@@ -28,9 +38,14 @@ def checkpoint(tmp_path):
     write_description(tmp_path, DESCRIPTION)
     write_arrays(tmp_path / "dense.npz", CtrModel(SCHEMA, MODEL, DESCRIPTION.relations).weights())
     write_encodings(tmp_path / "encodings.npz", {})
-    table = ElasticTable({"wide": SlabSpec(1, GroupAdam(), 0.5), "deep": SlabSpec(MODEL.dim, GroupAdam(), 0.5)})
+    table = ElasticTable(
+        {"wide": SlabSpec(1, GroupAdam(), 0.5), "deep": SlabSpec(MODEL.dim, GroupAdam(), 0.5)}
+    )
     keys = np.array([5, -2, 9], np.int64)
-    table.apply(table.prepare(keys), {name: np.ones((3, slab.spec.dim)) for name, slab in table.slabs.items()})
+    table.apply(
+        table.prepare(keys),
+        {name: np.ones((3, slab.spec.dim)) for name, slab in table.slabs.items()},
+    )
     table.save(tmp_path / "table")
     return tmp_path, table
 
@@ -41,12 +56,18 @@ def test_a_description_survives_the_disk(tmp_path):
 
 
 def test_the_same_description_gives_the_same_bytes(tmp_path):
-    many = Schema.model_validate(SCHEMA.model_dump() | {"forbidden": [f"outcome_{i}" for i in range(30)]})
+    many = Schema.model_validate(
+        SCHEMA.model_dump() | {"forbidden": [f"outcome_{i}" for i in range(30)]}
+    )
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         write_description(tmp_path / name, Description(many, MODEL, TRAINING, {}, (), 0))
-    assert (tmp_path / "a" / "model.json").read_bytes() == (tmp_path / "b" / "model.json").read_bytes()
-    assert json.loads((tmp_path / "a" / "model.json").read_text())["schema"]["forbidden"] == sorted(many.forbidden)
+    assert (tmp_path / "a" / "model.json").read_bytes() == (
+        tmp_path / "b" / "model.json"
+    ).read_bytes()
+    assert json.loads((tmp_path / "a" / "model.json").read_text())["schema"]["forbidden"] == sorted(
+        many.forbidden
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"schema": 1}', "[1]"])
@@ -80,7 +101,9 @@ def test_a_compressed_folder_reads_like_its_checkpoint(checkpoint):
     before = compress(folder)
     after = read_checkpoint(folder)
     np.testing.assert_array_equal(after.keys, before.keys)
-    assert {s: rows.tolist() for s, rows in after.vectors.items()} == {s: rows.tolist() for s, rows in before.vectors.items()}
+    assert {s: rows.tolist() for s, rows in after.vectors.items()} == {
+        s: rows.tolist() for s, rows in before.vectors.items()
+    }
 
 
 def test_slabs_that_do_not_fit_the_keys_are_refused(checkpoint):
@@ -91,7 +114,10 @@ def test_slabs_that_do_not_fit_the_keys_are_refused(checkpoint):
         read_checkpoint(folder)
 
 
-@pytest.mark.parametrize("name", ["model.json", "dense.npz", "encodings.npz", "table/table.json", "table/deep.weights.npy"])
+@pytest.mark.parametrize(
+    "name",
+    ["model.json", "dense.npz", "encodings.npz", "table/table.json", "table/deep.weights.npy"],
+)
 def test_a_missing_file_is_refused(checkpoint, name):
     folder, _ = checkpoint
     (folder / name).unlink()
@@ -110,7 +136,7 @@ def test_a_damaged_compressed_array_is_named(checkpoint):
 def test_a_model_without_a_row_scores(checkpoint):
     from training_data import planted_day
 
-    from training.examples import read_examples
+    from training.data.examples import read_examples
 
     folder, _ = checkpoint
     compress(folder)
@@ -135,19 +161,29 @@ def test_arrays_survive_the_disk_and_pickles_are_refused(tmp_path):
 def test_scalers_of_numbers_by_hand():
     values = np.array([[1.0, 9.0], [3.0, 9.0], [100.0, 0.0]])
     present = np.array([[True, True], [True, True], [False, False]])
-    assert scalers_from_numbers(("x", "constant"), values, present) == {"x": Scaler(2.0, 1.0), "constant": Scaler(9.0, 1.0)}
+    assert scalers_from_numbers(("x", "constant"), values, present) == {
+        "x": Scaler(2.0, 1.0),
+        "constant": Scaler(9.0, 1.0),
+    }
 
 
 def test_a_number_that_is_never_there_is_left_alone():
-    assert scalers_from_numbers(("x",), np.zeros((3, 1)), np.zeros((3, 1), bool)) == {"x": Scaler(0.0, 1.0)}
+    assert scalers_from_numbers(("x",), np.zeros((3, 1)), np.zeros((3, 1), bool)) == {
+        "x": Scaler(0.0, 1.0)
+    }
 
 
 def test_numbers_too_large_to_measure_are_left_alone():
-    assert scalers_from_numbers(("x",), np.array([[1e308], [1.7e308]]), np.ones((2, 1), bool))["x"].std == 1.0
+    assert (
+        scalers_from_numbers(("x",), np.array([[1e308], [1.7e308]]), np.ones((2, 1), bool))["x"].std
+        == 1.0
+    )
 
 
 def test_scalers_from_statistics_leave_out_what_is_unknown(tmp_path):
-    frame = pd.DataFrame({"field": ["x", "y", "id"], "mean": [1.0, None, None], "std": [0.0, None, None]})
+    frame = pd.DataFrame(
+        {"field": ["x", "y", "id"], "mean": [1.0, None, None], "std": [0.0, None, None]}
+    )
     frame.to_parquet(tmp_path / "fields.parquet")
     assert scalers_from_statistics(tmp_path, ("x", "y", "z")) == {"x": Scaler(1.0, 1.0)}
 

@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from training_data import SCHEMA, write_impressions
 
 from features.errors import InputError
-from training.columns import RECORD_COLUMNS, AbsentFields, coded, coded_list, distinct_pairs, read_impressions
+from training.data.columns import (
+    RECORD_COLUMNS,
+    AbsentFields,
+    coded,
+    coded_list,
+    distinct_pairs,
+    read_impressions,
+)
 
 TEXT = st.text(alphabet="ab7.é\x1f ", max_size=3)
 
@@ -39,7 +46,9 @@ def test_a_list_column_decodes_to_itself_with_nulls_empty(lists):
 
 
 def test_chunks_and_slices_do_not_matter():
-    chunked = pa.chunked_array([pa.array([["a"], ["b", "c"]]), pa.array([None, ["d"]], pa.list_(pa.string()))])
+    chunked = pa.chunked_array(
+        [pa.array([["a"], ["b", "c"]]), pa.array([None, ["d"]], pa.list_(pa.string()))]
+    )
     column = coded_list(pa.table({"x": chunked}).slice(1, 3), "x")
     assert column.offsets.tolist() == [0, 2, 2, 3]
     assert decoded(column.elements) == ["b", "c", "d"]
@@ -82,6 +91,8 @@ def test_record_columns_cannot_be_absent(tmp_path, column):
 
 
 def test_absent_fields_are_null_where_allowed(tmp_path):
-    table = read_impressions(write_impressions(tmp_path, {"user_id": ["a", "b"]}), SCHEMA, AbsentFields.NULL)
+    table = read_impressions(
+        write_impressions(tmp_path, {"user_id": ["a", "b"]}), SCHEMA, AbsentFields.NULL
+    )
     assert table["item_id"].to_pylist() == [None, None]
     assert table["tags"].type == pa.list_(pa.string())

@@ -10,13 +10,13 @@ from training_data import MODEL, SCHEMA, TRAINING, array_bytes, planted_day, wri
 
 from features import keys as feature_keys
 from features.schema import Relation
-from training.checkpoints import read_checkpoint
-from training.examples import read_examples
-from training.inputs import Featurizer
+from training.data.examples import read_examples
+from training.data.inputs import Featurizer
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import read_checkpoint
+from training.fit.trainer import TrainRequest, train_day
 from training.models.cross_files import write_encodings
 from training.models.cross_input import Encoding, sorted_nodes
-from training.scoring import Scorer
-from training.trainer import TrainRequest, train_day
 
 pytestmark = pytest.mark.slow
 
@@ -31,9 +31,14 @@ def nodes(field, tokens, biases):
 
 def write_truth(folder, scale=1.0):
     """Encodings that know the planted tastes and appeals (see `planted_day`)."""
-    taste, appeal = np.random.default_rng(1).normal(size=30) * 2, np.random.default_rng(2).normal(size=40) * 2
+    taste, appeal = (
+        np.random.default_rng(1).normal(size=30) * 2,
+        np.random.default_rng(2).normal(size=40) * 2,
+    )
     folder.mkdir()
-    encoding = Encoding(nodes("user_id", USERS, scale * taste), nodes("item_id", ITEMS, scale * appeal), 0.0)
+    encoding = Encoding(
+        nodes("user_id", USERS, scale * taste), nodes("item_id", ITEMS, scale * appeal), 0.0
+    )
     write_encodings(folder / "encodings.npz", {"user_id__item_id": encoding})
     return folder
 
@@ -62,7 +67,9 @@ def test_true_encodings_make_a_better_model_than_none(days, truth, tmp_path):
 def test_the_checkpoint_keeps_the_encodings_and_the_scorer_uses_them(days, truth, tmp_path):
     train_day(request(days[0], encodings=truth), tmp_path / "out")
     encoding = read_checkpoint(tmp_path / "out").encodings["user_id__item_id"]
-    np.testing.assert_array_equal(encoding.left.keys, np.sort(feature_keys.keys("user_id", tf.constant(USERS)).numpy()))
+    np.testing.assert_array_equal(
+        encoding.left.keys, np.sort(feature_keys.keys("user_id", tf.constant(USERS)).numpy())
+    )
     examples = read_examples(days[1], SCHEMA, RELATIONS)
     swapped = replace(examples, pairs=np.zeros_like(examples.pairs))
     scorer = Scorer.load(tmp_path / "out")
@@ -72,9 +79,15 @@ def test_the_checkpoint_keeps_the_encodings_and_the_scorer_uses_them(days, truth
 def test_unknown_nodes_get_the_mean_and_no_encoding_gets_zero(days, truth):
     examples = read_examples(days[0], SCHEMA, RELATIONS)
     nobody = replace(examples, pairs=np.zeros_like(examples.pairs))
-    known = Encoding(nodes("user_id", USERS, np.ones(30)), nodes("item_id", ITEMS, np.ones(40)), -0.75)
-    assert set(Featurizer(SCHEMA, RELATIONS, {}, {"user_id__item_id": known}).inputs(nobody).cross[:, 0]) == {-0.75}
-    assert set(Featurizer(SCHEMA, RELATIONS, {}, {"user_id__item_id": known}).inputs(examples).cross[:, 0]) == {1.25}
+    known = Encoding(
+        nodes("user_id", USERS, np.ones(30)), nodes("item_id", ITEMS, np.ones(40)), -0.75
+    )
+    assert set(
+        Featurizer(SCHEMA, RELATIONS, {}, {"user_id__item_id": known}).inputs(nobody).cross[:, 0]
+    ) == {-0.75}
+    assert set(
+        Featurizer(SCHEMA, RELATIONS, {}, {"user_id__item_id": known}).inputs(examples).cross[:, 0]
+    ) == {1.25}
     assert set(Featurizer(SCHEMA, RELATIONS, {}, {}).inputs(examples).cross[:, 0]) == {0.0}
 
 
@@ -87,7 +100,9 @@ def test_yesterdays_slice_and_score_use_yesterdays_encodings(days, truth, tmp_pa
     """Today's graph holds the labels of yesterday's slice: with the day itself left unlearned, it must change nothing."""
     train_day(request(days[0], encodings=truth), tmp_path / "first")
     lone = request(days[1], previous_checkpoint=tmp_path / "first", previous_partition=days[0])
-    write_impressions(tmp_path / "one", pd.read_parquet(days[1] / "impressions").head(1).to_dict("list"))
+    write_impressions(
+        tmp_path / "one", pd.read_parquet(days[1] / "impressions").head(1).to_dict("list")
+    )
     other = write_truth(tmp_path / "other", scale=-3.0)
     figures = [
         train_day(replace(lone, partition=tmp_path / "one", encodings=encodings), tmp_path / name)

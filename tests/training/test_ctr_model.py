@@ -19,7 +19,11 @@ def schema(*fields):
 
 
 SCHEMA = schema(
-    Categorical(name="a"), MultiValued(name="tags"), Numeric(name="x"), Categorical(name="b"), Cross(name="ab", of=("a", "b"))
+    Categorical(name="a"),
+    MultiValued(name="tags"),
+    Numeric(name="x"),
+    Categorical(name="b"),
+    Cross(name="ab", of=("a", "b")),
 )
 
 
@@ -27,7 +31,12 @@ def inputs(batch=6, fields=4, dim=3, numbers=1, relations=1, seed=0):
     draw = np.random.default_rng(seed)
     return [
         draw.normal(size=shape).astype(np.float32)
-        for shape in [(batch, fields), (batch, fields, dim), (batch, 2 * numbers), (batch, relations)]
+        for shape in [
+            (batch, fields),
+            (batch, fields, dim),
+            (batch, 2 * numbers),
+            (batch, relations),
+        ]
     ]
 
 
@@ -41,20 +50,31 @@ def logits(model, wide, deep, dense, cross, seed=None):
 def numpy_logits(weights, wide, deep, dense, cross):
     hidden = np.concatenate([deep.reshape(len(deep), -1), dense, cross], axis=1)
     for layer in ("0", "1"):
-        hidden = np.maximum(hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0)
-    return weights["bias"] + wide.sum(axis=1) + dense @ weights["wide/dense"] + hidden @ weights["deep/out"]
+        hidden = np.maximum(
+            hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0
+        )
+    return (
+        weights["bias"]
+        + wide.sum(axis=1)
+        + dense @ weights["wide/dense"]
+        + hidden @ weights["deep/out"]
+    )
 
 
 def random_weights(model, seed=1):
     draw = np.random.default_rng(seed)
-    return {name: draw.normal(size=w.shape).astype(np.float32) for name, w in model.weights().items()}
+    return {
+        name: draw.normal(size=w.shape).astype(np.float32) for name, w in model.weights().items()
+    }
 
 
 def test_logits_equal_a_numpy_reference():
     model = CtrModel(SCHEMA, SETTINGS, RELATIONS)
     weights = random_weights(model)
     model.load(weights)
-    np.testing.assert_allclose(logits(model, *inputs()), numpy_logits(weights, *inputs()), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        logits(model, *inputs()), numpy_logits(weights, *inputs()), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_an_empty_batch_has_no_logits():
@@ -63,7 +83,11 @@ def test_an_empty_batch_has_no_logits():
 
 def test_the_layout_lists_single_fields_then_lists():
     layout = CtrModel(SCHEMA, SETTINGS, RELATIONS).layout
-    assert (layout.keyed, layout.dense, layout.relations) == (("a", "b", "ab", "tags"), ("x",), ("a__b",))
+    assert (layout.keyed, layout.dense, layout.relations) == (
+        ("a", "b", "ab", "tags"),
+        ("x",),
+        ("a__b",),
+    )
 
 
 def test_weights_are_a_function_of_the_seed():
@@ -75,7 +99,9 @@ def test_weights_are_a_function_of_the_seed():
 def test_a_relation_changes_nothing_until_it_is_learned():
     model = CtrModel(SCHEMA, SETTINGS, RELATIONS)
     wide, deep, dense, cross = inputs()
-    np.testing.assert_array_equal(logits(model, wide, deep, dense, cross), logits(model, wide, deep, dense, 100 * cross))
+    np.testing.assert_array_equal(
+        logits(model, wide, deep, dense, cross), logits(model, wide, deep, dense, 100 * cross)
+    )
 
 
 @pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
@@ -113,7 +139,11 @@ def test_a_relation_of_a_multi_valued_field_is_refused():
 def test_a_removed_and_an_added_field_leave_the_other_fields_rows_in_place():
     before = CtrModel(SCHEMA, SETTINGS, RELATIONS)
     after = CtrModel(
-        schema(Categorical(name="new"), Categorical(name="b"), Numeric(name="x"), Numeric(name="z")), SETTINGS, seed=9
+        schema(
+            Categorical(name="new"), Categorical(name="b"), Numeric(name="x"), Numeric(name="z")
+        ),
+        SETTINGS,
+        seed=9,
     )
     learned, fresh = random_weights(before), after.weights()
     carried = carry_over(learned, fresh, before.blocks(), after.blocks())
@@ -127,9 +157,14 @@ def test_a_removed_and_an_added_field_leave_the_other_fields_rows_in_place():
 
 
 def test_layers_of_another_width_start_anew():
-    before, after = (CtrModel(SCHEMA, ModelSettings(dim=3, hidden=hidden), seed=hidden[0]) for hidden in ((5, 4), (6, 4)))
+    before, after = (
+        CtrModel(SCHEMA, ModelSettings(dim=3, hidden=hidden), seed=hidden[0])
+        for hidden in ((5, 4), (6, 4))
+    )
     carried = carry_over(before.weights(), after.weights(), before.blocks(), after.blocks())
-    assert {n: w.shape for n, w in carried.items()} == {n: w.shape for n, w in after.weights().items()}
+    assert {n: w.shape for n, w in carried.items()} == {
+        n: w.shape for n, w in after.weights().items()
+    }
     np.testing.assert_array_equal(carried["deep/0/kernel"], after.weights()["deep/0/kernel"])
     np.testing.assert_array_equal(carried["deep/out"], before.weights()["deep/out"])
 

@@ -12,8 +12,8 @@ from training_data import SCHEMA, write_impressions
 from features import keys as feature_keys
 from features.errors import InputError, NoDataError
 from features.schema import Relation, vocabulary_of
-from training.columns import AbsentFields
-from training.examples import batches, heldout_start, read_examples
+from training.data.columns import AbsentFields
+from training.data.examples import batches, heldout_start, read_examples
 
 COLUMNS = {
     "record_id": [5, 6, 7, 8],
@@ -35,14 +35,24 @@ def key(field, token):
 
 @pytest.fixture
 def examples(tmp_path):
-    return read_examples(write_impressions(tmp_path, COLUMNS), SCHEMA, (Relation(left="user_id", right="item_id"),))
+    return read_examples(
+        write_impressions(tmp_path, COLUMNS), SCHEMA, (Relation(left="user_id", right="item_id"),)
+    )
 
 
 def test_keys_of_single_fields_are_those_of_their_tokens(examples):
     ages = ["0", "1", "", "2"]
     expected = [
-        [key("user_id", u), key("item_id", i), key("age", a), key("hour", h), key("user_age", f"{u}\x1f{a}")]
-        for u, i, a, h in zip(COLUMNS["user_id"], COLUMNS["item_id"], ages, ["1", "1", "2", ""], strict=True)
+        [
+            key("user_id", u),
+            key("item_id", i),
+            key("age", a),
+            key("hour", h),
+            key("user_age", f"{u}\x1f{a}"),
+        ]
+        for u, i, a, h in zip(
+            COLUMNS["user_id"], COLUMNS["item_id"], ages, ["1", "1", "2", ""], strict=True
+        )
     ]
     np.testing.assert_array_equal(examples.keys, expected)
 
@@ -54,13 +64,19 @@ def test_lists_keep_present_values_only(examples):
 
 
 def test_numbers_are_transformed_and_what_is_no_finite_number_is_absent(examples):
-    np.testing.assert_allclose(examples.numbers, [[np.log1p(1.5)], [0], [0], [-np.log1p(3)]], rtol=1e-12)
+    np.testing.assert_allclose(
+        examples.numbers, [[np.log1p(1.5)], [0], [0], [-np.log1p(3)]], rtol=1e-12
+    )
     np.testing.assert_array_equal(examples.present, [[True], [False], [False], [True]])
 
 
 def test_pairs_are_salted_by_the_field(examples):
-    np.testing.assert_array_equal(examples.pairs[:, 0, 0], [key("user_id", u) for u in COLUMNS["user_id"]])
-    np.testing.assert_array_equal(examples.pairs[:, 0, 1], [key("item_id", i) for i in COLUMNS["item_id"]])
+    np.testing.assert_array_equal(
+        examples.pairs[:, 0, 0], [key("user_id", u) for u in COLUMNS["user_id"]]
+    )
+    np.testing.assert_array_equal(
+        examples.pairs[:, 0, 1], [key("item_id", i) for i in COLUMNS["item_id"]]
+    )
 
 
 def test_labels_users_and_records(examples):
@@ -78,7 +94,9 @@ def test_several_files_read_like_one(tmp_path, examples):
 
 def test_a_slice_is_what_reading_those_rows_gives(tmp_path, examples):
     part = examples.slice(1, 3)
-    alone = read_examples(write_impressions(tmp_path / "part", {n: v[1:3] for n, v in COLUMNS.items()}), SCHEMA)
+    alone = read_examples(
+        write_impressions(tmp_path / "part", {n: v[1:3] for n, v in COLUMNS.items()}), SCHEMA
+    )
     np.testing.assert_array_equal(part.keys, alone.keys)
     np.testing.assert_array_equal(part.lists[0].values, alone.lists[0].values)
     np.testing.assert_array_equal(part.lists[0].offsets, alone.lists[0].offsets)
@@ -97,7 +115,9 @@ def test_a_weight_is_read_as_a_number_and_sliced_with_its_impressions(tmp_path):
 def test_a_weight_column_of_numbers_is_taken_as_it_is(tmp_path):
     folder = write_impressions(tmp_path, COLUMNS)
     path = folder / "impressions" / "part-00000.parquet"
-    pq.write_table(pq.read_table(path).append_column("trust", pa.array([0.1, 3.0, None, 1.0])), path)
+    pq.write_table(
+        pq.read_table(path).append_column("trust", pa.array([0.1, 3.0, None, 1.0])), path
+    )
     with pytest.raises(InputError, match="trust of row 2 is None, no finite weight"):
         read_examples(folder, SCHEMA, weight="trust")
 
@@ -143,7 +163,9 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_a_missing_column_is_refused_or_null(tmp_path):
-    folder = write_impressions(tmp_path, {n: v for n, v in COLUMNS.items() if n not in ("item_id", "tags", "price")})
+    folder = write_impressions(
+        tmp_path, {n: v for n, v in COLUMNS.items() if n not in ("item_id", "tags", "price")}
+    )
     with pytest.raises(InputError, match=r"\['item_id', 'tags', 'price'\]"):
         read_examples(folder, SCHEMA)
     nulls = read_examples(folder, SCHEMA, absent=AbsentFields.NULL)
@@ -161,13 +183,19 @@ def test_a_missing_record_column_is_always_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "fraction", "start"), [(10, 0.2, 8), (10, 0.01, 9), (1, 0.2, 0), (3, 0.99, 0), (1000, 0.25, 750)]
+    ("rows", "fraction", "start"),
+    [(10, 0.2, 8), (10, 0.01, 9), (1, 0.2, 0), (3, 0.99, 0), (1000, 0.25, 750)],
 )
 def test_the_heldout_slice_is_the_last_one_and_never_empty(rows, fraction, start):
     assert heldout_start(rows, fraction) == start
 
 
-@given(rows=st.integers(0, 300), size=st.integers(1, 70), block=st.integers(1, 100), seed=st.integers(0, 9))
+@given(
+    rows=st.integers(0, 300),
+    size=st.integers(1, 70),
+    block=st.integers(1, 100),
+    seed=st.integers(0, 9),
+)
 def test_batches_hold_every_row_once_and_stay_near_their_time(rows, size, block, seed):
     parts = list(batches(rows, size, block, (seed,)))
     order = np.concatenate([np.zeros(0, np.int64), *parts])
@@ -177,7 +205,9 @@ def test_batches_hold_every_row_once_and_stay_near_their_time(rows, size, block,
 
 
 def test_batches_are_shuffled_by_the_seed():
-    first, same, other = (np.concatenate(list(batches(100, 10, 100, (seed,)))) for seed in (1, 1, 2))
+    first, same, other = (
+        np.concatenate(list(batches(100, 10, 100, (seed,)))) for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, same)
     assert not np.array_equal(first, other)
     assert not np.array_equal(first, np.arange(100))

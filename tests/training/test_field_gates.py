@@ -9,7 +9,7 @@ from training_data import MODEL, SCHEMA
 
 from features.errors import InputError
 from features.schema import Categorical, Relation, Schema, Timestamp
-from training.layout import Layout
+from training.data.layout import Layout
 from training.models.blocks import carry_over
 from training.models.ctr import DEEP, WIDE, CtrModel
 from training.models.gates import LOGITS, Draw, GatedModel, GateRule, concrete, temperature, uses
@@ -26,14 +26,26 @@ def gated(rule, relations=RELATIONS, costs=COSTS, seed=3):
     """Gates before a Wide & Deep model whose every weight matters."""
     inner = CtrModel(SCHEMA, MODEL, relations, seed)
     draw = np.random.default_rng(seed)
-    inner.load({name: w + draw.normal(0, 0.3, w.shape).astype(np.float32) for name, w in inner.weights().items()})
+    inner.load(
+        {
+            name: w + draw.normal(0, 0.3, w.shape).astype(np.float32)
+            for name, w in inner.weights().items()
+        }
+    )
     return GatedModel(inner, rule, costs)
 
 
 def inputs(rows=ROWS, seed=0):
     draw = np.random.default_rng(seed)
-    vectors = {name: draw.normal(size=(rows, 6, width)).astype(np.float32) for name, width in ((WIDE, 1), (DEEP, MODEL.dim))}
-    return vectors, draw.normal(size=(rows, 2)).astype(np.float32), draw.normal(size=(rows, 1)).astype(np.float32)
+    vectors = {
+        name: draw.normal(size=(rows, 6, width)).astype(np.float32)
+        for name, width in ((WIDE, 1), (DEEP, MODEL.dim))
+    }
+    return (
+        vectors,
+        draw.normal(size=(rows, 2)).astype(np.float32),
+        draw.normal(size=(rows, 1)).astype(np.float32),
+    )
 
 
 def sigmoid(x):
@@ -56,8 +68,13 @@ def test_every_use_of_a_field_has_a_gate():
 
 
 def test_fields_of_one_vocabulary_have_a_gate_each():
-    fields = [Categorical(name="clicked", vocabulary="ad"), Categorical(name="shown", vocabulary="ad")]
-    schema = Schema(label="l", user="u", item="i", timestamp=Timestamp(column="t"), fields=tuple(fields))
+    fields = [
+        Categorical(name="clicked", vocabulary="ad"),
+        Categorical(name="shown", vocabulary="ad"),
+    ]
+    schema = Schema(
+        label="l", user="u", item="i", timestamp=Timestamp(column="t"), fields=tuple(fields)
+    )
     assert uses(Layout.of(schema)) == ("clicked", "shown")
 
 
@@ -71,8 +88,14 @@ def test_gated_inputs_equal_a_numpy_reference(draw, rows, progress):
     keep = 0.05 + 0.94 * sigmoid(logit((0.6 - 0.05) / 0.94) + 2.0 * moved.astype(np.float64))
     factors = reference_factors(keep, rows, 0.8 * 0.25**progress)
     vectors, dense, cross = inputs()
-    by_hand = {name: v * factors[:, :6, None] for name, v in vectors.items()}, dense * factors[:, [6, 6]], cross * factors[:, 7:]
-    expected = model.inner.forward(*tf.nest.map_structure(lambda x: tf.constant(x, tf.float32), by_hand))
+    by_hand = (
+        {name: v * factors[:, :6, None] for name, v in vectors.items()},
+        dense * factors[:, [6, 6]],
+        cross * factors[:, 7:],
+    )
+    expected = model.inner.forward(
+        *tf.nest.map_structure(lambda x: tf.constant(x, tf.float32), by_hand)
+    )
     np.testing.assert_allclose(list(model.keep().values()), keep, rtol=1e-5)
     np.testing.assert_allclose(model.forward(*inputs(), SEED), expected, rtol=2e-4, atol=2e-4)
 
@@ -84,21 +107,30 @@ def test_without_a_seed_the_model_is_the_inner_one_to_the_bit():
 
 def test_a_schema_without_numbers_and_relations_has_gates_too():
     fields = (Categorical(name="ad"), Categorical(name="place"))
-    inner = CtrModel(Schema(label="l", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields), MODEL)
+    inner = CtrModel(
+        Schema(label="l", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields), MODEL
+    )
     model = GatedModel(inner, GateRule(), np.zeros(2))
     vectors = {name: np.ones((4, 2, width), np.float32) for name, width in inner.slabs.items()}
-    assert model.forward(vectors, np.zeros((4, 0), np.float32), np.zeros((4, 0), np.float32), SEED).shape == (4,)
+    assert model.forward(
+        vectors, np.zeros((4, 0), np.float32), np.zeros((4, 0), np.float32), SEED
+    ).shape == (4,)
 
 
 @pytest.mark.parametrize(("draw", "alike"), [(Draw.BATCH, True), (Draw.EXAMPLE, False)])
 def test_a_draw_is_shared_by_the_batch_or_each_impression_has_its_own(draw, alike):
-    vectors, dense, cross = (tf.nest.map_structure(lambda x: np.repeat(x[:1], ROWS, axis=0), part) for part in inputs())
+    vectors, dense, cross = (
+        tf.nest.map_structure(lambda x: np.repeat(x[:1], ROWS, axis=0), part) for part in inputs()
+    )
     logits = gated(GateRule(draw=draw)).forward(vectors, dense, cross, SEED).numpy()
     assert (np.ptp(logits) < 1e-4) == alike
 
 
 def test_the_seed_alone_decides_the_draw():
-    first, again, other = (gated(GateRule()).forward(*inputs(), SEED + tf.constant([0, n], tf.int64)) for n in (0, 0, 1024))
+    first, again, other = (
+        gated(GateRule()).forward(*inputs(), SEED + tf.constant([0, n], tf.int64))
+        for n in (0, 0, 1024)
+    )
     np.testing.assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.01
 
@@ -106,7 +138,13 @@ def test_the_seed_alone_decides_the_draw():
 @settings(deadline=None)
 @given(st.floats(0.01, 0.99), st.floats(1e-4, 0.9999), st.floats(0.05, 5))
 def test_a_draw_is_above_a_half_exactly_when_the_uniform_says_keep(keep, uniform, heat):
-    z = float(concrete(tf.constant([keep], tf.float64), tf.constant([uniform], tf.float64), tf.constant(heat, tf.float64))[0])
+    z = float(
+        concrete(
+            tf.constant([keep], tf.float64),
+            tf.constant([uniform], tf.float64),
+            tf.constant(heat, tf.float64),
+        )[0]
+    )
     if abs(uniform - (1 - keep)) > 1e-9:
         assert (z > 0.5) == (uniform > 1 - keep)
 
@@ -130,10 +168,14 @@ def test_draws_at_the_ends_of_the_uniform_are_finite():
 
 def test_the_temperature_is_geometric():
     rule = GateRule(temperatures=(0.5, 0.1))
-    np.testing.assert_allclose([temperature(rule, p) for p in (0.0, 0.5, 1.0)], [0.5, np.sqrt(0.05), 0.1], rtol=1e-6)
+    np.testing.assert_allclose(
+        [temperature(rule, p) for p in (0.0, 0.5, 1.0)], [0.5, np.sqrt(0.05), 0.1], rtol=1e-6
+    )
 
 
-@pytest.mark.parametrize(("ramp", "progress", "share"), [(0.0, 0.0, 1), (0.5, 0.0, 0), (0.5, 0.25, 0.5), (0.5, 0.75, 1)])
+@pytest.mark.parametrize(
+    ("ramp", "progress", "share"), [(0.0, 0.0, 1), (0.5, 0.0, 0), (0.5, 0.25, 0.5), (0.5, 0.75, 1)]
+)
 def test_the_penalty_is_the_price_of_what_is_kept(ramp, progress, share):
     model = gated(GateRule(initial_keep=0.7, ramp=ramp))
     model.progress.assign(progress)
@@ -147,7 +189,9 @@ def test_the_gradient_of_the_penalty_is_the_price_times_the_slope_of_delta():
         tape.watch(variable)
         penalty = model.penalty()
     share = (0.7 - 0.05) / 0.94
-    np.testing.assert_allclose(tape.gradient(penalty, variable), COSTS * 0.94 * share * (1 - share) * 3.0, rtol=1e-5)
+    np.testing.assert_allclose(
+        tape.gradient(penalty, variable), COSTS * 0.94 * share * (1 - share) * 3.0, rtol=1e-5
+    )
 
 
 def gate_gradient(model, vectors, dense, cross, label):
@@ -206,5 +250,10 @@ def test_gates_of_another_number_of_fields_are_refused():
 def test_gates_of_the_fields_that_stay_are_carried_over():
     before, after = gated(GateRule()), gated(GateRule(), relations=(), costs=COSTS[:-1])
     learned = np.arange(len(USES), dtype=np.float32)
-    carried = carry_over({LOGITS: learned}, {LOGITS: np.zeros(len(USES) - 1, np.float32)}, before.blocks(), after.blocks())
+    carried = carry_over(
+        {LOGITS: learned},
+        {LOGITS: np.zeros(len(USES) - 1, np.float32)},
+        before.blocks(),
+        after.blocks(),
+    )
     np.testing.assert_array_equal(carried[LOGITS], learned[:-1])

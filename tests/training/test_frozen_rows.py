@@ -3,20 +3,28 @@
 import numpy as np
 from training_data import MODEL, SCHEMA, TRAINING
 
-from training.checkpoints import Description, TrainedModel, TrainedRows
-from training.frozen_rows import FrozenRows
-from training.groups import groups_of
-from training.layout import Layout
-from training.routing import Routing
+from training.data.field_groups import groups_of
+from training.data.layout import Layout
+from training.fit.checkpoints import Description, TrainedModel, TrainedRows
+from training.fit.frozen_rows import FrozenRows
+from training.fit.routing import Routing
 from training.settings import GroupSettings
 
 
 def frozen():
     """Keys 10 and 20 in the table of all fields but user_id, whose own table has key 10."""
-    told = MODEL.model_copy(update={"groups": (GroupSettings(name="users", fields=("user_id",), dim=2),)})
+    told = MODEL.model_copy(
+        update={"groups": (GroupSettings(name="users", fields=("user_id",), dim=2),)}
+    )
     description = Description(SCHEMA, told, TRAINING, {}, (), 0)
-    rest = {"wide": np.array([[1], [2]], np.float32), "deep": np.arange(8, dtype=np.float32).reshape(2, 4)}
-    users = TrainedRows(np.array([10]), {"wide": np.array([[5]], np.float32), "deep": np.array([[6, 7]], np.float32)})
+    rest = {
+        "wide": np.array([[1], [2]], np.float32),
+        "deep": np.arange(8, dtype=np.float32).reshape(2, 4),
+    }
+    users = TrainedRows(
+        np.array([10]),
+        {"wide": np.array([[5]], np.float32), "deep": np.array([[6, 7]], np.float32)},
+    )
     layout = Layout.of(SCHEMA)
     trained = TrainedModel(description, {}, np.array([10, 20]), rest, {}, {"users": users})
     return FrozenRows(trained, Routing.of(layout, groups_of(layout, told))), layout.keyed
@@ -34,4 +42,6 @@ def test_rows_are_those_of_their_group_and_stay():
     for step in (1, 2):
         rows.apply(batch, {name: np.ones_like(vectors) for name, vectors in batch.items()})
         assert rows.step == step
-    assert {name: vectors.tolist() for name, vectors in rows.lookup_all(keys, fields).items()} == found
+    assert {
+        name: vectors.tolist() for name, vectors in rows.lookup_all(keys, fields).items()
+    } == found

@@ -5,7 +5,7 @@ import pytest
 from test_learner import learn, some_inputs
 from training_data import MODEL, SCHEMA, TRAINING
 
-from training.learners import Learners, Recipe
+from training.fit.learners import Learners, Recipe
 from training.models.build import build_model
 from training.models.ctr import CtrModel
 from training.models.fusion import FusionModel
@@ -42,15 +42,21 @@ def test_scores_are_the_mean_of_the_members_logits_each_learned_alone():
         for learner in (fusion, *members):
             learner.learn(learner.prepare(some_inputs(seed=seed)))
     inputs = some_inputs(seed=9)
-    alone = np.mean([logit(member.predict(inputs).astype(np.float64)) for member in members], axis=0)
-    np.testing.assert_allclose(logit(fusion.predict(inputs).astype(np.float64)), alone, rtol=1e-4, atol=1e-5)
+    alone = np.mean(
+        [logit(member.predict(inputs).astype(np.float64)) for member in members], axis=0
+    )
+    np.testing.assert_allclose(
+        logit(fusion.predict(inputs).astype(np.float64)), alone, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_its_loss_is_the_mean_of_the_members_losses():
     fusion = fresh(settings())
     members = [alone_as_in(fusion, kind) for kind in MEMBERS]
     losses = [member.learn(member.prepare(some_inputs(seed=1))) for member in members]
-    assert fusion.learn(fusion.prepare(some_inputs(seed=1))) == pytest.approx(np.mean(losses), rel=1e-6)
+    assert fusion.learn(fusion.prepare(some_inputs(seed=1))) == pytest.approx(
+        np.mean(losses), rel=1e-6
+    )
 
 
 def test_members_have_rows_and_weights_of_their_own():
@@ -74,9 +80,11 @@ def test_one_kind_is_one_model():
 def test_the_click_rate_sets_every_members_bias():
     learners = Learners.fresh(Recipe(SCHEMA, settings(), TRAINING, ()))
     learners.start_at_click_rate(np.array([1, 0, 0, 0], np.float32))
-    assert [float(w) for n, w in learners.model.model.weights().items() if n.endswith("/bias") and w.ndim == 0] == [
-        pytest.approx(np.log(1 / 3), rel=1e-6)
-    ] * 3
+    assert [
+        float(w)
+        for n, w in learners.model.model.weights().items()
+        if n.endswith("/bias") and w.ndim == 0
+    ] == [pytest.approx(np.log(1 / 3), rel=1e-6)] * 3
 
 
 def test_a_fusion_learns():
@@ -87,7 +95,13 @@ def test_a_fusion_learns():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"members": ()}, {"members": ("fm",)}, {"members": ("fm", "fm")}, {"kind": "wide_deep"}, {"members": ("fm", "fusion")}],
+    [
+        {"members": ()},
+        {"members": ("fm",)},
+        {"members": ("fm", "fm")},
+        {"kind": "wide_deep"},
+        {"members": ("fm", "fusion")},
+    ],
 )
 def test_members_and_fusion_go_together(wrong):
     with pytest.raises(ValueError, match=r"fusion|members"):

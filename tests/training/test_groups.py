@@ -8,16 +8,16 @@ from pydantic import ValidationError
 from training_data import MODEL, SCHEMA, TRAINING, array_bytes, planted_day
 
 from features.errors import InputError
-from training.checkpoints import Description, write_description
-from training.examples import read_examples
-from training.inputs import Featurizer
-from training.learners import Learners, Recipe
+from training.data.examples import read_examples
+from training.data.inputs import Featurizer
+from training.data.scalers import Scaler
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import Description, write_description
+from training.fit.learners import Learners, Recipe
+from training.fit.trainer import TrainRequest, train_day
 from training.models.build import build_model
 from training.models.cross_files import write_encodings
-from training.scalers import Scaler
-from training.scoring import Scorer
 from training.settings import GroupSettings, ModelSettings
-from training.trainer import TrainRequest, train_day
 
 pytestmark = pytest.mark.slow
 
@@ -67,19 +67,31 @@ def own_vector(table, slab, keys):
 
 def reference(learner, inputs):
     """float64 [n], row by row: user_id and user_age, then item_id and tags, then the mean of age and hour, then numbers."""
-    tables, weights = learner.table.tables, {n: w.astype(np.float64) for n, w in learner.model.weights().items()}
+    tables, weights = (
+        learner.table.tables,
+        {n: w.astype(np.float64) for n, w in learner.model.weights().items()},
+    )
     group_of = {"item_id": "ids", "tags": "ids", "age": "context", "hour": "context"}
     logits = []
     for i in range(len(inputs)):
         one = inputs.take(np.array([i]))
-        keys = {n: [k] for n, k in zip(learner.model.layout.singles, one.keys[0].tolist(), strict=True)}
+        keys = {
+            n: [k] for n, k in zip(learner.model.layout.singles, one.keys[0].tolist(), strict=True)
+        }
         keys["tags"] = one.lists[0].values.tolist()
-        wide, deep = ({n: own_vector(tables[group_of.get(n, "")], slab, k) for n, k in keys.items()} for slab in ("wide", "deep"))
+        wide, deep = (
+            {n: own_vector(tables[group_of.get(n, "")], slab, k) for n, k in keys.items()}
+            for slab in ("wide", "deep")
+        )
         dense = one.dense[0].astype(np.float64)
         pooled = (deep["age"] + deep["hour"]) / 2
-        hidden = np.concatenate([deep["user_id"], deep["user_age"], deep["item_id"], deep["tags"], pooled, dense])
+        hidden = np.concatenate(
+            [deep["user_id"], deep["user_age"], deep["item_id"], deep["tags"], pooled, dense]
+        )
         for layer in range(2):
-            hidden = np.maximum(hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0)
+            hidden = np.maximum(
+                hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0
+            )
         first = sum(v[0] for v in wide.values()) + dense @ weights["wide/dense"]
         logits.append(first + hidden @ weights["deep/out"] + weights["bias"])
     return 1 / (1 + np.exp(-np.array(logits)))
@@ -94,7 +106,9 @@ def test_mixed_widths_agree_with_numpy(inputs):
 
 def test_one_group_of_all_fields_is_no_group(inputs):
     every = tuple(f.name for f in SCHEMA.key_fields())
-    one = MODEL.model_copy(update={"groups": (GroupSettings(name="all", fields=every, dim=MODEL.dim),)})
+    one = MODEL.model_copy(
+        update={"groups": (GroupSettings(name="all", fields=every, dim=MODEL.dim),)}
+    )
     grouped, plain = (learn(fresh(model), inputs).model.predict(inputs) for model in (one, MODEL))
     np.testing.assert_array_equal(grouped, plain)
 
@@ -117,7 +131,9 @@ def test_it_goes_on_from_disk_as_if_it_had_never_stopped(inputs, tmp_path):
 def test_the_scorer_gives_the_learners_probabilities(inputs, examples, tmp_path):
     learners = learn(fresh(GROUPED), inputs)
     save(learners, GROUPED, tmp_path)
-    np.testing.assert_array_equal(Scorer.load(tmp_path).score(examples), learners.model.predict(inputs))
+    np.testing.assert_array_equal(
+        Scorer.load(tmp_path).score(examples), learners.model.predict(inputs)
+    )
 
 
 def test_a_row_costs_its_own_groups_widths(inputs):
@@ -135,15 +151,28 @@ def test_statistics_are_those_of_all_tables(inputs):
     plain = learn(fresh(MODEL), inputs).model.table.statistics()
     found = table.statistics()
     assert (found.rows, found.events, found.hit_rate) == (plain.rows, plain.events, plain.hit_rate)
-    assert {n: f.rows for n, f in found.fields.items()} == {n: f.rows for n, f in plain.fields.items()}
-    assert set(found.norms) == {"wide", "deep", "ids/wide", "ids/deep", "context/wide", "context/deep"}
+    assert {n: f.rows for n, f in found.fields.items()} == {
+        n: f.rows for n, f in plain.fields.items()
+    }
+    assert set(found.norms) == {
+        "wide",
+        "deep",
+        "ids/wide",
+        "ids/deep",
+        "context/wide",
+        "context/deep",
+    }
 
 
 def test_a_warm_start_keeps_groups_and_begins_new_ones(inputs, tmp_path):
     learners = learn(fresh(GROUPED), inputs)
     saved = save(learners, GROUPED, tmp_path)
-    smaller = MODEL.model_copy(update={"groups": (GROUPS[0], GroupSettings(name="age", fields=("age",), dim=3))})
-    after = Learners.restored(Recipe(SCHEMA, smaller, TRAINING, ()), tmp_path, saved).model.table.tables
+    smaller = MODEL.model_copy(
+        update={"groups": (GROUPS[0], GroupSettings(name="age", fields=("age",), dim=3))}
+    )
+    after = Learners.restored(
+        Recipe(SCHEMA, smaller, TRAINING, ()), tmp_path, saved
+    ).model.table.tables
     assert len(after["age"]) == 0
     for name in ("", "ids"):
         np.testing.assert_array_equal(after[name].keys(), learners.model.table.tables[name].keys())
@@ -180,5 +209,9 @@ def test_a_field_in_two_groups_is_refused():
 def test_a_fusion_has_groups_too(inputs):
     fusion = GROUPED.model_copy(update={"kind": "fusion", "members": ("wide_deep", "dcnv2")})
     learner = learn(fresh(fusion), inputs).model
-    assert set(learner.table.tables["ids"].slabs) == {"wide_deep_wide", "wide_deep_deep", "dcnv2_deep"}
+    assert set(learner.table.tables["ids"].slabs) == {
+        "wide_deep_wide",
+        "wide_deep_deep",
+        "dcnv2_deep",
+    }
     assert np.isfinite(learner.predict(inputs)).all()

@@ -32,7 +32,9 @@ def _plain(kept):
 
     def layer(affine, scale, bias):
         mean, variance = tf.nn.moments(affine, axes=[0])
-        return tf.nn.relu((affine - mean) / tf.sqrt(variance + EPSILON) * scale + bias) * mask / share
+        return (
+            tf.nn.relu((affine - mean) / tf.sqrt(variance + EPSILON) * scale + bias) * mask / share
+        )
 
     return layer
 
@@ -51,8 +53,12 @@ def test_it_is_dropout_of_relu_of_batch_norm(rate):
 @pytest.mark.parametrize("rate", [0.0, 0.2, 0.5])
 def test_its_gradients_are_those_of_the_plain_form_in_float64(rate):
     kept = _kept(rate)
-    ours = _gradients(lambda *arguments: batch_normed(*arguments, kept)[0], _float32(AFFINE, SCALE, BIAS))
-    plain = _gradients(_plain(kept), [tf.constant(array, tf.float64) for array in (AFFINE, SCALE, BIAS)])
+    ours = _gradients(
+        lambda *arguments: batch_normed(*arguments, kept)[0], _float32(AFFINE, SCALE, BIAS)
+    )
+    plain = _gradients(
+        _plain(kept), [tf.constant(array, tf.float64) for array in (AFFINE, SCALE, BIAS)]
+    )
     for mine, expected in zip(ours, plain, strict=True):
         np.testing.assert_allclose(mine, expected, atol=2e-5)
 
@@ -62,7 +68,9 @@ def test_dropout_keeps_its_share_and_the_mean(rate):
     kept = Kept.drawn(tf.zeros([1000, 301]), rate, SEED)
     assert set(np.unique(kept.mask)) == {0.0, 1.0}
     assert kept.share == pytest.approx(1 - rate, abs=2**-16)
-    assert float(tf.reduce_mean(kept.mask)) == pytest.approx(1 - rate, abs=5 * np.sqrt(rate * (1 - rate) / 301_000))
+    assert float(tf.reduce_mean(kept.mask)) == pytest.approx(
+        1 - rate, abs=5 * np.sqrt(rate * (1 - rate) / 301_000)
+    )
     np.testing.assert_allclose(kept.of(tf.ones([1000, 301])), kept.mask / kept.share)
 
 

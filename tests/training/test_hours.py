@@ -7,14 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.online.hours import local_hours, runs
+from training.fit.hours import local_hours, runs
 
 HOUR_MS = 3_600_000
 
 
 @pytest.mark.parametrize(
     ("timezone", "hours"),
-    [("UTC", [0, 0, 1, 23]), ("Asia/Shanghai", [8, 8, 9, 7]), ("+05:30", [5, 6, 6, 5]), ("-01:00", [23, 23, 0, 22])],
+    [
+        ("UTC", [0, 0, 1, 23]),
+        ("Asia/Shanghai", [8, 8, 9, 7]),
+        ("+05:30", [5, 6, 6, 5]),
+        ("-01:00", [23, 23, 0, 22]),
+    ],
 )
 def test_hours_are_those_of_the_zone(timezone, hours):
     stamps = np.array([0, HOUR_MS - 1, HOUR_MS, 24 * HOUR_MS - 1])

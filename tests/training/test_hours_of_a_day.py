@@ -6,8 +6,8 @@ import pytest
 from training_data import MODEL, SCHEMA, TRAINING, planted_day
 
 from features.errors import InputError
+from training.fit.trainer import TrainRequest, train_day
 from training.settings import EvictionSettings, StalenessSettings
-from training.trainer import TrainRequest, train_day
 
 pytestmark = pytest.mark.slow
 
@@ -21,14 +21,22 @@ def test_idle_days_count_days_however_many_hours_are_learned(tmp_path):
     for number, begins_day in enumerate((True, False, False, True), start=1):
         hour = planted_day(tmp_path / f"hour{number}", number, rows=200, items=8)
         before = tmp_path / f"{number - 1}"
-        learned = replace(request, partition=hour, previous_checkpoint=before, gap_days=1 / 24, begins_day=begins_day)
+        learned = replace(
+            request,
+            partition=hour,
+            previous_checkpoint=before,
+            gap_days=1 / 24,
+            begins_day=begins_day,
+        )
         evicted.append(train_day(learned, tmp_path / f"{number}")["table.evicted"])
     assert evicted[:3] == [0, 0, 0]
     assert evicted[3] > 30
 
 
 def test_a_part_of_a_day_is_no_gap_and_a_day_and_an_hour_is_one(tmp_path):
-    training = TRAINING.model_copy(update={"staleness": StalenessSettings(max_days=1, action="refuse")})
+    training = TRAINING.model_copy(
+        update={"staleness": StalenessSettings(max_days=1, action="refuse")}
+    )
     request = TrainRequest(SCHEMA, MODEL, training, (), planted_day(tmp_path / "0", 0, rows=200))
     train_day(request, tmp_path / "first")
     later = replace(request, previous_checkpoint=tmp_path / "first", gap_days=23 / 24)

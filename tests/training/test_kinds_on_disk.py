@@ -4,8 +4,8 @@ import pytest
 from test_learner import learn
 from training_data import MODEL, SCHEMA, TRAINING
 
-from training.checkpoints import Description
-from training.learners import Learners, Recipe
+from training.fit.checkpoints import Description
+from training.fit.learners import Learners, Recipe
 from training.settings import RelationNetworkSettings
 
 pytestmark = pytest.mark.slow
@@ -34,4 +34,7 @@ def test_a_kind_goes_on_from_disk_as_if_it_had_never_stopped(changes, tmp_path):
     files = [p for p in (tmp_path / "straight").rglob("*") if p.is_file()]
     assert len(files) > 8
     for path in files:
-        assert path.read_bytes() == (tmp_path / "resumed" / path.relative_to(tmp_path / "straight")).read_bytes(), path
+        assert (
+            path.read_bytes()
+            == (tmp_path / "resumed" / path.relative_to(tmp_path / "straight")).read_bytes()
+        ), path

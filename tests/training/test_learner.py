@@ -8,18 +8,18 @@ import pytest
 import tensorflow as tf
 from training_data import MODEL, SCHEMA, TRAINING
 
+from elastic_embeddings import ElasticTable, GroupAdam, SlabSpec
+from elastic_embeddings.core.ragged import Ragged
 from features.errors import InputError
-from training.checkpoints import Description, write_description
-from training.elastic import ElasticTable, GroupAdam, SlabSpec
-from training.forward import pool_flat, unpool_flat
-from training.groups import own_slab
-from training.inputs import Inputs
-from training.layout import Layout
-from training.learner import Learner, ahead, log_losses
-from training.learners import Learners, Recipe
+from training.data.field_groups import own_slab
+from training.data.inputs import Inputs
+from training.data.layout import Layout
+from training.fit.checkpoints import Description, write_description
+from training.fit.inference import pool_flat, unpool_flat
+from training.fit.learner import Learner, ahead, log_losses
+from training.fit.learners import Learners, Recipe
 from training.models.build import build_model
 from training.models.ctr import DEEP, WIDE, logistic_regression
-from training.ragged import Ragged
 from training.settings import GroupSettings
 
 RECIPE = Recipe(SCHEMA, MODEL, TRAINING, ())
@@ -35,7 +35,11 @@ def some_inputs(rows=50, seed=0):
     lengths = draw.integers(0, 4, rows)
     return Inputs(
         keys=draw.integers(-20, 20, (rows, 5)),
-        lists=(Ragged(draw.integers(100, 110, lengths.sum()), np.concatenate([[0], np.cumsum(lengths)])),),
+        lists=(
+            Ragged(
+                draw.integers(100, 110, lengths.sum()), np.concatenate([[0], np.cumsum(lengths)])
+            ),
+        ),
         dense=draw.normal(size=(rows, 2)).astype(np.float32),
         cross=np.zeros((rows, 0), np.float32),
         label=draw.integers(0, 2, rows).astype(np.float32),
@@ -48,12 +52,25 @@ def numpy_probabilities(learner, inputs):
     probabilities = []
     for i in range(len(inputs)):
         keys = [*inputs.keys[i][:, None], inputs.lists[0].take(np.array([i])).values]
-        fields = {slab: [learner.table.lookup(k, slab).astype(np.float64) for k in keys] for slab in (WIDE, DEEP)}
-        pooled = {slab: [v.mean(axis=0) if len(v) else np.zeros(v.shape[1]) for v in vectors] for slab, vectors in fields.items()}
+        fields = {
+            slab: [learner.table.lookup(k, slab).astype(np.float64) for k in keys]
+            for slab in (WIDE, DEEP)
+        }
+        pooled = {
+            slab: [v.mean(axis=0) if len(v) else np.zeros(v.shape[1]) for v in vectors]
+            for slab, vectors in fields.items()
+        }
         hidden = np.concatenate([*pooled[DEEP], inputs.dense[i]])
         for layer in range(2):
-            hidden = np.maximum(hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0)
-        logit = weights["bias"] + np.sum(pooled[WIDE]) + inputs.dense[i] @ weights["wide/dense"] + hidden @ weights["deep/out"]
+            hidden = np.maximum(
+                hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0
+            )
+        logit = (
+            weights["bias"]
+            + np.sum(pooled[WIDE])
+            + inputs.dense[i] @ weights["wide/dense"]
+            + hidden @ weights["deep/out"]
+        )
         probabilities.append(1 / (1 + np.exp(-logit)))
     return np.array(probabilities)
 
@@ -71,13 +88,23 @@ def learners():
 
 def test_probabilities_equal_a_numpy_reference(learners):
     inputs = some_inputs(rows=30, seed=9)
-    np.testing.assert_allclose(learners.model.predict(inputs), numpy_probabilities(learners.model, inputs), rtol=1e-5)
+    np.testing.assert_allclose(
+        learners.model.predict(inputs), numpy_probabilities(learners.model, inputs), rtol=1e-5
+    )
 
 
 def test_predicting_makes_no_row(learners):
     before = (len(learners.model.table), learners.model.table.keys_seen)
     strangers = some_inputs(seed=4)
-    learners.model.predict(Inputs(strangers.keys + 10_000, strangers.lists, strangers.dense, strangers.cross, strangers.label))
+    learners.model.predict(
+        Inputs(
+            strangers.keys + 10_000,
+            strangers.lists,
+            strangers.dense,
+            strangers.cross,
+            strangers.label,
+        )
+    )
     assert (len(learners.model.table), learners.model.table.keys_seen) == before
 
 
@@ -87,7 +114,9 @@ def test_predicting_nothing_gives_nothing(learners):
 
 def test_one_step_of_logistic_regression_by_hand():
     """Two impressions of one key, Adam's first step: every weight moves by the learning rate against its gradient's sign."""
-    table = ElasticTable({WIDE: SlabSpec(1, GroupAdam(learning_rate=0.1), 0.0)}, fields=Layout.of(SCHEMA).keyed)
+    table = ElasticTable(
+        {WIDE: SlabSpec(1, GroupAdam(learning_rate=0.1), 0.0)}, fields=Layout.of(SCHEMA).keyed
+    )
     learner = Learner(logistic_regression(SCHEMA), table, GroupAdam(learning_rate=0.2))
     inputs = Inputs(
         keys=np.full((2, 5), 7, np.int64),
@@ -113,7 +142,11 @@ def learned_weights(inputs):
     learners = Learners.fresh(RECIPE)
     for part in (inputs, some_inputs(seed=8)):
         learners.learn(learners.prepare(part))
-    return {f"{n}/{k}": w for n in ("model", "baseline") for k, w in getattr(learners, n).model.weights().items()}
+    return {
+        f"{n}/{k}": w
+        for n in ("model", "baseline")
+        for k, w in getattr(learners, n).model.weights().items()
+    }
 
 
 @pytest.mark.slow
@@ -128,15 +161,24 @@ def test_a_weight_counts_like_repeating_the_impression():
 def test_the_loss_is_taken_of_the_shifted_logit_and_weighted():
     """Nothing is learned yet, so a baseline's logit is 0: loss by hand."""
     shift, importance = np.log(5.0), np.array([0.5, 2.0], np.float32)
-    inputs = replace(some_inputs(2), label=np.array([1, 0], np.float32), importance=importance, log_odds_shift=shift)
+    inputs = replace(
+        some_inputs(2),
+        label=np.array([1, 0], np.float32),
+        importance=importance,
+        log_odds_shift=shift,
+    )
     learner = Learners.fresh(RECIPE).baseline
     losses = [np.log1p(np.exp(-shift)), np.log1p(np.exp(shift))]
-    assert learner.learn(learner.prepare(inputs)) == pytest.approx((0.5 * losses[0] + 2 * losses[1]) / 2, rel=1e-6)
+    assert learner.learn(learner.prepare(inputs)) == pytest.approx(
+        (0.5 * losses[0] + 2 * losses[1]) / 2, rel=1e-6
+    )
 
 
 def test_scoring_knows_no_weights_and_no_shift(learners):
     inputs = some_inputs(6)
-    drawn = replace(inputs, weight=np.ones(6), importance=np.full(6, 9, np.float32), log_odds_shift=3.0)
+    drawn = replace(
+        inputs, weight=np.ones(6), importance=np.full(6, 9, np.float32), log_odds_shift=3.0
+    )
     np.testing.assert_array_equal(learners.model.predict(drawn), learners.model.predict(inputs))
 
 
@@ -177,9 +219,16 @@ def test_learning_goes_on_from_disk_as_if_it_had_never_stopped(tmp_path):
     assert learn(resumed, 3, 4) == learn(straight, 3, 4)
     straight.save(tmp_path / "straight")
     resumed.save(tmp_path / "resumed")
-    files = sorted(p.relative_to(tmp_path / "straight") for p in (tmp_path / "straight").rglob("*") if p.is_file())
+    files = sorted(
+        p.relative_to(tmp_path / "straight")
+        for p in (tmp_path / "straight").rglob("*")
+        if p.is_file()
+    )
     assert len(files) > 10
-    assert all((tmp_path / "straight" / f).read_bytes() == (tmp_path / "resumed" / f).read_bytes() for f in files)
+    assert all(
+        (tmp_path / "straight" / f).read_bytes() == (tmp_path / "resumed" / f).read_bytes()
+        for f in files
+    )
 
 
 def test_a_checkpoint_without_its_baseline_is_refused(tmp_path):
@@ -193,13 +242,18 @@ def test_a_checkpoint_without_its_baseline_is_refused(tmp_path):
 def test_segments_and_flat_keys_by_hand():
     inputs = Inputs(
         keys=np.array([[1, 2], [3, 4]], np.int64),
-        lists=(Ragged(np.array([5, 6], np.int64), np.array([0, 0, 2])), Ragged(np.array([7], np.int64), np.array([0, 1, 1]))),
+        lists=(
+            Ragged(np.array([5, 6], np.int64), np.array([0, 0, 2])),
+            Ragged(np.array([7], np.int64), np.array([0, 1, 1])),
+        ),
         dense=np.zeros((2, 0), np.float32),
         cross=np.zeros((2, 0), np.float32),
         label=np.zeros(2, np.float32),
     )
     np.testing.assert_array_equal(inputs.flat_keys(), [1, 2, 3, 4, 5, 6, 7])
-    np.testing.assert_array_equal(inputs.segments(), [2, 2, 1])  # impression 1 of list 0 twice, impression 0 of list 1
+    np.testing.assert_array_equal(
+        inputs.segments(), [2, 2, 1]
+    )  # impression 1 of list 0 twice, impression 0 of list 1
 
 
 def test_ahead_keeps_the_order_and_works_in_one_other_thread():
@@ -238,7 +292,10 @@ def test_one_step_of_both_equals_a_step_of_each(groups):
         for weight, values in one.model.weights().items():
             np.testing.assert_array_equal(values, other.model.weights()[weight], err_msg=weight)
         inputs = some_inputs(seed=3)
-        rows, others = (learner.table.lookup_all(inputs.flat_keys(), inputs.flat_fields()) for learner in (one, other))
+        rows, others = (
+            learner.table.lookup_all(inputs.flat_keys(), inputs.flat_fields())
+            for learner in (one, other)
+        )
         for slab, vectors in rows.items():
             assert vectors.any()
             np.testing.assert_array_equal(vectors, others[slab], err_msg=slab)
@@ -247,19 +304,33 @@ def test_one_step_of_both_equals_a_step_of_each(groups):
 def test_all_dense_weights_as_one_vector_learn_as_each_by_itself():
     """Three steps in the graph, against the optimizer's own update of every weight with the gradients of that step."""
     model, optimizer = build_model(SCHEMA, MODEL), GroupAdam(learning_rate=0.05, l2=0.01, decay=0.1)
-    learner = Learner(model, ElasticTable({WIDE: SlabSpec(1), DEEP: SlabSpec(4)}, fields=model.layout.keyed), optimizer)
+    learner = Learner(
+        model,
+        ElasticTable({WIDE: SlabSpec(1), DEEP: SlabSpec(4)}, fields=model.layout.keyed),
+        optimizer,
+    )
     variables, draw = model.variables_by_name(), np.random.default_rng(5)
-    expected = {name: (tf.constant(v), {s: tf.zeros_like(v) for s in optimizer.slot_names}) for name, v in variables.items()}
+    expected = {
+        name: (tf.constant(v), {s: tf.zeros_like(v) for s in optimizer.slot_names})
+        for name, v in variables.items()
+    }
     apply = tf.function(learner.apply_dense, autograph=False)
     for step in (1, 2, 3):
         at = tf.constant(step, tf.int64)
-        gradients = {name: tf.constant(draw.normal(size=v.shape), tf.float32) for name, v in variables.items()}
+        gradients = {
+            name: tf.constant(draw.normal(size=v.shape), tf.float32)
+            for name, v in variables.items()
+        }
         apply(gradients, at)
-        expected = {name: optimizer.update(*expected[name], gradients[name], at) for name in variables}
+        expected = {
+            name: optimizer.update(*expected[name], gradients[name], at) for name in variables
+        }
     for name, (weights, slots) in expected.items():
         np.testing.assert_allclose(variables[name], weights, rtol=1e-5, atol=1e-7, err_msg=name)
         for slot, state in slots.items():
-            np.testing.assert_allclose(learner.slots[name][slot], state, rtol=1e-5, atol=1e-7, err_msg=f"{name} {slot}")
+            np.testing.assert_allclose(
+                learner.slots[name][slot], state, rtol=1e-5, atol=1e-7, err_msg=f"{name} {slot}"
+            )
 
 
 @pytest.mark.parametrize("model", [MODEL, MODEL.model_copy(update={"groups": GROUPS})])
@@ -267,13 +338,22 @@ def test_the_gradient_of_pooling_is_the_tape_s(model):
     """Singles and lists, in one group and in several."""
     built, inputs = build_model(SCHEMA, model), some_inputs(rows=20)
     draw, layouts = np.random.default_rng(2), {group.name: group.layout for group in built.groups}
-    counts = {n: 20 * len(g.singles) + len(inputs.lists[0].values) * len(g.lists) for n, g in layouts.items()}
-    flat = {s: tf.constant(draw.normal(size=(counts[own_slab(s)[0]], w)), tf.float32) for s, w in built.slabs.items()}
+    counts = {
+        n: 20 * len(g.singles) + len(inputs.lists[0].values) * len(g.lists)
+        for n, g in layouts.items()
+    }
+    flat = {
+        s: tf.constant(draw.normal(size=(counts[own_slab(s)[0]], w)), tf.float32)
+        for s, w in built.slabs.items()
+    }
     segments, batch = tf.constant(inputs.segments()), tf.constant(20)
     with tf.GradientTape() as tape:
         tape.watch(flat)
         pooled = pool_flat(built, flat, segments, batch)
-    upstream = {slab: tf.constant(draw.normal(size=vectors.shape), tf.float32) for slab, vectors in pooled.items()}
+    upstream = {
+        slab: tf.constant(draw.normal(size=vectors.shape), tf.float32)
+        for slab, vectors in pooled.items()
+    }
     expected = tape.gradient(pooled, flat, output_gradients=upstream)
     found = unpool_flat(built, upstream, segments, batch)
     assert found.keys() == expected.keys()
@@ -290,9 +370,13 @@ def test_the_loss_and_its_gradient_are_those_of_the_log_loss():
         losses = log_losses(tf.constant(label, tf.float32), variable)
     expected = np.logaddexp(0, logits) - label * logits
     np.testing.assert_allclose(losses[:, 0], expected, rtol=1e-6)
-    np.testing.assert_allclose(tape.gradient(losses, variable), 1 / (1 + np.exp(-logits)) - label, rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(
+        tape.gradient(losses, variable), 1 / (1 + np.exp(-logits)) - label, rtol=1e-6, atol=1e-30
+    )
 
 
 def test_members_of_a_fusion_have_a_loss_each():
     losses = log_losses(tf.constant([1.0, 0.0]), tf.constant([[0.0, 2.0], [0.0, 2.0]]))
-    np.testing.assert_allclose(losses, [[np.log(2), np.log1p(np.exp(-2))], [np.log(2), np.log1p(np.exp(2))]], rtol=1e-6)
+    np.testing.assert_allclose(
+        losses, [[np.log(2), np.log1p(np.exp(-2))], [np.log(2), np.log1p(np.exp(2))]], rtol=1e-6
+    )

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from training_data import MODEL, SCHEMA, TRAINING, planted_day
 
-from training.examples import read_examples
-from training.inputs import Featurizer
-from training.learners import Learners, Recipe
-from training.scalers import Scaler
+from training.data.examples import read_examples
+from training.data.inputs import Featurizer
+from training.data.scalers import Scaler
+from training.fit.learners import Learners, Recipe
 
 
 @pytest.fixture(scope="module")

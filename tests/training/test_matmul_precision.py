@@ -10,7 +10,7 @@ from test_model_kinds import RELATIONS, SCHEMA, forward, settings, some_inputs
 from training_data import MODEL
 from training_data import SCHEMA as LEARNED
 
-from training.learners import Learners, Recipe
+from training.fit.learners import Learners, Recipe
 from training.models.ctr import CtrModel
 from training.models.parts.part import Pooled
 from training.settings import ModelSettings, TrainingSettings
@@ -31,7 +31,9 @@ def pooled(learning=True, matmul="bfloat16"):
 
 def factors(rows=300, inner=40, columns=7):
     draw = np.random.default_rng(0)
-    return draw.normal(size=(rows, inner)).astype(np.float32), draw.normal(size=(inner, columns)).astype(np.float32)
+    return draw.normal(size=(rows, inner)).astype(np.float32), draw.normal(
+        size=(inner, columns)
+    ).astype(np.float32)
 
 
 def test_both_factors_are_rounded_and_the_sum_once():
@@ -41,18 +43,26 @@ def test_both_factors_are_rounded_and_the_sum_once():
     slack = 1e-5 * np.abs(rounded(inputs)) @ np.abs(rounded(kernel))  # float32 sums
     assert given.dtype == tf.float32
     assert (np.abs(given.numpy() - exact) <= HALF_UNIT * np.abs(exact) + slack).all()
-    assert np.abs(given.numpy() - inputs.astype(np.float64) @ kernel).max() > 1e-3, "or nothing is rounded"
+    assert np.abs(given.numpy() - inputs.astype(np.float64) @ kernel).max() > 1e-3, (
+        "or nothing is rounded"
+    )
 
 
 @pytest.mark.parametrize(("learning", "matmul"), [(False, "bfloat16"), (True, "float32")])
 def test_otherwise_it_is_the_float32_product_to_the_bit(learning, matmul):
     inputs, kernel = (tf.constant(factor) for factor in factors())
-    assert pooled(learning, matmul).product(inputs, kernel).numpy().tobytes() == tf.matmul(inputs, kernel).numpy().tobytes()
+    assert (
+        pooled(learning, matmul).product(inputs, kernel).numpy().tobytes()
+        == tf.matmul(inputs, kernel).numpy().tobytes()
+    )
 
 
 @pytest.mark.parametrize("kind", ["wide_deep", "deepfm", "dcnv2"])
 def test_scores_are_those_of_a_float32_model_to_the_bit_and_learning_is_close(kind):
-    plain, rough = (CtrModel(SCHEMA, settings(kind, matmul=matmul), RELATIONS) for matmul in ("float32", "bfloat16"))
+    plain, rough = (
+        CtrModel(SCHEMA, settings(kind, matmul=matmul), RELATIONS)
+        for matmul in ("float32", "bfloat16")
+    )
     inputs = some_inputs()
     assert forward(rough, inputs).tobytes() == forward(plain, inputs).tobytes()
     learned = forward(plain, inputs, SEED), forward(rough, inputs, SEED)
@@ -66,9 +76,19 @@ def gradients(matmul):
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         loss = tf.reduce_mean(
-            model.forward(tensors, tf.constant(dense, tf.float32), tf.constant(cross, tf.float32), tf.constant(SEED)) ** 2
+            model.forward(
+                tensors,
+                tf.constant(dense, tf.float32),
+                tf.constant(cross, tf.float32),
+                tf.constant(SEED),
+            )
+            ** 2
         )
-    return {n: g.numpy() for n, g in tape.gradient(loss, {**tensors, **model.variables_by_name()}).items() if g is not None}
+    return {
+        n: g.numpy()
+        for n, g in tape.gradient(loss, {**tensors, **model.variables_by_name()}).items()
+        if g is not None
+    }
 
 
 def test_gradients_differ_by_rounding_alone():
@@ -76,11 +96,18 @@ def test_gradients_differ_by_rounding_alone():
     assert set(exact) == set(rough)
     for name, gradient in exact.items():
         assert rough[name].dtype == np.float32
-        assert np.linalg.norm(rough[name] - gradient) <= 0.03 * np.linalg.norm(gradient) + 1e-7, name
+        assert np.linalg.norm(rough[name] - gradient) <= 0.03 * np.linalg.norm(gradient) + 1e-7, (
+            name
+        )
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    recipe = Recipe(LEARNED, MODEL.model_copy(update={"matmul": "bfloat16"}), TrainingSettings(batch_size=50), ())
+    recipe = Recipe(
+        LEARNED,
+        MODEL.model_copy(update={"matmul": "bfloat16"}),
+        TrainingSettings(batch_size=50),
+        (),
+    )
     once, again = (Learners.fresh(recipe) for _ in range(2))
     learn(once, 1, 2, 3)
     learn(again, 1, 2, 3)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from training.metrics import (
+from training.evaluation.metrics import (
     auc,
     auc_by_group,
     auc_within,
@@ -33,7 +33,9 @@ WEIGHTED = st.lists(st.tuples(st.booleans(), st.integers(0, 4), WEIGHTS), max_si
 
 def columns(rows):
     """Rows of (clicked, fifths of probability, group or weight) as arrays."""
-    label, fifths, last = (np.array(column) for column in zip(*rows, strict=True)) if rows else (NONE, NONE, NONE)
+    label, fifths, last = (
+        (np.array(column) for column in zip(*rows, strict=True)) if rows else (NONE, NONE, NONE)
+    )
     return label.astype(np.float32), (fifths / 5).astype(np.float32), last
 
 
@@ -67,7 +69,9 @@ def test_log_loss_by_hand():
 
 
 def test_log_loss_of_a_certain_mistake_is_large_but_finite():
-    assert log_loss(np.ones(1, np.float32), np.zeros(1, np.float32)) == pytest.approx(-math.log(1e-7), rel=1e-6)
+    assert log_loss(np.ones(1, np.float32), np.zeros(1, np.float32)) == pytest.approx(
+        -math.log(1e-7), rel=1e-6
+    )
 
 
 def test_calibration_is_expected_over_observed_clicks():
@@ -117,7 +121,9 @@ def test_a_curve_and_its_error_do_not_depend_on_the_order_of_the_rows(rows, bins
         np.testing.assert_allclose(column, getattr(forth, name), rtol=1e-12)
     assert back.rows.sum() == len(label)
     assert (np.diff(back.predicted) > 0).all()
-    error, turned = (expected_calibration_error(y, x, bins) for y, x in ((label, p), (label[::-1], p[::-1])))
+    error, turned = (
+        expected_calibration_error(y, x, bins) for y, x in ((label, p), (label[::-1], p[::-1]))
+    )
     assert error == pytest.approx(turned, rel=1e-9, abs=1e-12, nan_ok=True)
 
 
@@ -130,7 +136,9 @@ def test_bins_hold_equally_many_rows_where_no_rows_tie(rows, bins):
 
 
 def test_equal_probabilities_lie_in_the_bin_of_the_first_of_them():
-    curve = calibration_curve(np.array([0, 1, 1, 0], np.float32), np.array([0.1, 0.2, 0.1, 0.1]), bins=2)
+    curve = calibration_curve(
+        np.array([0, 1, 1, 0], np.float32), np.array([0.1, 0.2, 0.1, 0.1]), bins=2
+    )
     assert (curve.rows.tolist(), curve.observed.tolist()) == ([3, 1], [pytest.approx(1 / 3), 1.0])
 
 
@@ -153,7 +161,9 @@ def test_gauc_leaves_out_groups_of_one_class_and_weighs_by_rows():
 @given(GROUPED)
 def test_gauc_equals_its_definition(rows):
     label, p, group = columns(rows)
-    assert grouped_auc(label, p, group) == pytest.approx(slow_grouped_auc(label, p, group), rel=1e-12, nan_ok=True)
+    assert grouped_auc(label, p, group) == pytest.approx(
+        slow_grouped_auc(label, p, group), rel=1e-12, nan_ok=True
+    )
 
 
 def test_auc_by_group_goes_by_ascending_group():
@@ -180,7 +190,9 @@ def test_weighted_auc_equals_that_of_sklearn(rows):
     if len(np.unique(label[kept])) < 2:
         assert math.isnan(weighted_auc(label, p, weight))
     else:
-        assert weighted_auc(label, p, weight) == pytest.approx(roc_auc_score(label, p, sample_weight=weight), abs=1e-12)
+        assert weighted_auc(label, p, weight) == pytest.approx(
+            roc_auc_score(label, p, sample_weight=weight), abs=1e-12
+        )
 
 
 @given(GROUPED, st.integers(0, 3))
@@ -195,7 +207,9 @@ def test_auc_within_a_slice():
     assert auc_within(LABEL, P, np.array([True, True, False, False])) == 1.0
 
 
-@pytest.mark.parametrize("metric", [auc, calibration, log_loss, expected_calibration_error, relative_information_gain])
+@pytest.mark.parametrize(
+    "metric", [auc, calibration, log_loss, expected_calibration_error, relative_information_gain]
+)
 def test_no_rows_give_nan(metric):
     assert math.isnan(metric(NONE, NONE))
 

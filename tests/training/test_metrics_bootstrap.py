@@ -5,8 +5,15 @@ import math
 import numpy as np
 import pytest
 
-from training.metrics import auc, calibration, grouped_auc, interval, log_loss, resample_users
-from training.metrics.bootstrap import _draws
+from training.evaluation.metrics import (
+    auc,
+    calibration,
+    grouped_auc,
+    interval,
+    log_loss,
+    resample_users,
+)
+from training.evaluation.metrics.bootstrap import _draws
 
 NONE = np.zeros(0, np.float32)
 FIGURES = ("auc", "log_loss", "calibration", "gauc")
@@ -43,7 +50,9 @@ def test_figures_are_those_of_the_drawn_users_rows(simulated):
         rows = np.concatenate([np.flatnonzero(user == u) for u in drawn])
         y, x, copies = label[rows], p[rows], np.repeat(np.arange(60), 25)
         expected = (auc(y, x), log_loss(y, x), calibration(y, x), grouped_auc(y, x, copies))
-        np.testing.assert_allclose([getattr(found, name)[number] for name in FIGURES], expected, rtol=1e-9)
+        np.testing.assert_allclose(
+            [getattr(found, name)[number] for name in FIGURES], expected, rtol=1e-9
+        )
 
 
 def test_models_meet_the_same_draws(simulated):
@@ -58,7 +67,9 @@ def test_models_meet_the_same_draws(simulated):
 
 def test_the_seed_decides(simulated):
     label, p, user = simulated
-    first, again, other = (resample_users(label, {"m": p}, user, 20, seed)["m"] for seed in (1, 1, 2))
+    first, again, other = (
+        resample_users(label, {"m": p}, user, 20, seed)["m"] for seed in (1, 1, 2)
+    )
     for name in FIGURES:
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
         assert not np.array_equal(getattr(first, name), getattr(other, name))
@@ -66,7 +77,10 @@ def test_the_seed_decides(simulated):
 
 def test_users_may_be_any_integers():
     label, p, user = clicks_of_users(np.random.default_rng(5), users=6, rows_each=4)
-    ours, theirs = (resample_users(label, {"m": p}, codes, 10)["m"].log_loss for codes in (user, user * 10**12 - 7))
+    ours, theirs = (
+        resample_users(label, {"m": p}, codes, 10)["m"].log_loss
+        for codes in (user, user * 10**12 - 7)
+    )
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -79,7 +93,11 @@ def test_an_interval_is_made_of_percentiles_and_leaves_out_what_is_undefined():
 def test_an_interval_holds_the_figure_itself(simulated):
     label, p, user = simulated
     intervals = resample_users(label, {"m": p}, user)["m"].intervals()
-    whole = {"auc": auc(label, p), "log_loss": log_loss(label, p), "calibration": calibration(label, p)}
+    whole = {
+        "auc": auc(label, p),
+        "log_loss": log_loss(label, p),
+        "calibration": calibration(label, p),
+    }
     assert set(intervals) == set(FIGURES)
     for name, value in whole.items():
         assert intervals[name].low < value < intervals[name].high
@@ -90,7 +108,9 @@ def is_nan(found):
 
 
 def test_no_rows_and_one_user_say_nothing():
-    one = resample_users(np.array([0, 1], np.float32), {"m": np.array([0.1, 0.2])}, np.array([4, 4]))["m"]
+    one = resample_users(
+        np.array([0, 1], np.float32), {"m": np.array([0.1, 0.2])}, np.array([4, 4])
+    )["m"]
     none = resample_users(NONE, {"m": NONE}, NONE.astype(int))["m"]
     for drawn in (one, none):
         assert all(is_nan(found) for found in drawn.intervals().values())
@@ -119,7 +139,11 @@ def test_intervals_by_user_cover_and_intervals_by_row_do_not():
     for seed in range(120):
         label, p, user = clicks_of_users(np.random.default_rng(seed))
         rows = np.arange(len(user))
-        by_user += covered(truth, resample_users(label, {"m": p}, user, 150)["m"].intervals()["log_loss"])
-        by_row += covered(truth, resample_users(label, {"m": p}, rows, 150)["m"].intervals()["log_loss"])
+        by_user += covered(
+            truth, resample_users(label, {"m": p}, user, 150)["m"].intervals()["log_loss"]
+        )
+        by_row += covered(
+            truth, resample_users(label, {"m": p}, rows, 150)["m"].intervals()["log_loss"]
+        )
     assert 0.89 <= by_user / 120 <= 0.99
     assert by_row / 120 <= 0.8

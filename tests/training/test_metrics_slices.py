@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
-from training.metrics import Slice, auc, calibration, everything, log_loss, resample_users, slice_table
+from training.evaluation.metrics import (
+    Slice,
+    auc,
+    calibration,
+    everything,
+    log_loss,
+    resample_users,
+    slice_table,
+)
 
 LABEL = np.array([0, 1, 0, 1, 0, 0], np.float32)
 P = np.array([0.1, 0.9, 0.6, 0.4, 0.3, 0.2], np.float32)
@@ -30,15 +38,24 @@ def test_figures_by_hand():
 
 
 def test_everything_is_a_slice_and_order_is_kept():
-    table = slice_table(LABEL, P, USER, [Slice("none", inside()), everything(6), Slice("one", inside(1))])
+    table = slice_table(
+        LABEL, P, USER, [Slice("none", inside()), everything(6), Slice("one", inside(1))]
+    )
     assert [row.name for row in table] == ["none", "all", "one"]
-    assert (table[1].auc, table[1].log_loss, table[1].calibration) == (auc(LABEL, P), log_loss(LABEL, P), calibration(LABEL, P))
+    assert (table[1].auc, table[1].log_loss, table[1].calibration) == (
+        auc(LABEL, P),
+        log_loss(LABEL, P),
+        calibration(LABEL, P),
+    )
 
 
 def test_an_empty_slice_is_all_nan():
     (row,) = slice_table(LABEL, P, USER, [Slice("none", inside())])
     assert (row.rows, row.clicks, row.users) == (0, 0, 0)
-    assert all(math.isnan(value) for value in (row.auc, row.auc_low, row.auc_high, row.log_loss, row.calibration))
+    assert all(
+        math.isnan(value)
+        for value in (row.auc, row.auc_low, row.auc_high, row.log_loss, row.calibration)
+    )
 
 
 def test_a_slice_of_one_class_has_a_log_loss_and_no_auc():

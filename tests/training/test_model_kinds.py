@@ -17,7 +17,9 @@ def schema(*fields):
     return Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields)
 
 
-SCHEMA = schema(Categorical(name="a"), MultiValued(name="tags"), Numeric(name="x"), Categorical(name="b"))
+SCHEMA = schema(
+    Categorical(name="a"), MultiValued(name="tags"), Numeric(name="x"), Categorical(name="b")
+)
 FIELDS, DIM, BATCH = 3, 4, 7
 
 
@@ -27,7 +29,10 @@ def settings(kind, **changes):
 
 def some_inputs(seed=0, batch=BATCH):
     draw = np.random.default_rng(seed)
-    vectors = {WIDE: draw.normal(size=(batch, FIELDS, 1)), DEEP: draw.normal(size=(batch, FIELDS, DIM))}
+    vectors = {
+        WIDE: draw.normal(size=(batch, FIELDS, 1)),
+        DEEP: draw.normal(size=(batch, FIELDS, DIM)),
+    }
     return vectors, draw.normal(size=(batch, 2)), draw.normal(size=(batch, 1))
 
 
@@ -35,13 +40,21 @@ def forward(model, inputs, seed=None):
     vectors, dense, cross = inputs
     tensors = {name: tf.constant(rows, tf.float32) for name, rows in vectors.items()}
     drawn = None if seed is None else tf.constant(seed, tf.int64)
-    return model.forward(tensors, tf.constant(dense, tf.float32), tf.constant(cross, tf.float32), drawn).numpy()
+    return model.forward(
+        tensors, tf.constant(dense, tf.float32), tf.constant(cross, tf.float32), drawn
+    ).numpy()
 
 
 def randomised(model, seed=1):
     draw = np.random.default_rng(seed)
-    weights = {name: np.abs(draw.normal(size=w.shape)).astype(np.float32) for name, w in model.weights().items()}
-    signed = {n: w if n.endswith("variance") else w * draw.choice([-1, 1], w.shape) for n, w in weights.items()}
+    weights = {
+        name: np.abs(draw.normal(size=w.shape)).astype(np.float32)
+        for name, w in model.weights().items()
+    }
+    signed = {
+        n: w if n.endswith("variance") else w * draw.choice([-1, 1], w.shape)
+        for n, w in weights.items()
+    }
     model.load({n: w.astype(np.float32) for n, w in signed.items()})
     return {n: w.astype(np.float64) for n, w in model.weights().items()}
 
@@ -52,11 +65,15 @@ def linear(w, inputs):
 
 def second_order(w, inputs):
     vectors = inputs[0][DEEP]
-    return sum(np.sum(vectors[:, i] * vectors[:, j], axis=1) for i in range(FIELDS) for j in range(i))
+    return sum(
+        np.sum(vectors[:, i] * vectors[:, j], axis=1) for i in range(FIELDS) for j in range(i)
+    )
 
 
 def flat(inputs):
-    return np.concatenate([inputs[0][DEEP].reshape(len(inputs[1]), -1), inputs[1], inputs[2]], axis=1)
+    return np.concatenate(
+        [inputs[0][DEEP].reshape(len(inputs[1]), -1), inputs[1], inputs[2]], axis=1
+    )
 
 
 def deep(w, inputs):
@@ -92,7 +109,12 @@ def test_a_kind_equals_its_formula_in_numpy(kind):
 
 @pytest.mark.parametrize(
     ("kind", "slabs"),
-    [("logistic_regression", {WIDE: 1}), ("fm", {WIDE: 1, DEEP: DIM}), ("dcnv2", {DEEP: DIM}), ("deepfm", {WIDE: 1, DEEP: DIM})],
+    [
+        ("logistic_regression", {WIDE: 1}),
+        ("fm", {WIDE: 1, DEEP: DIM}),
+        ("dcnv2", {DEEP: DIM}),
+        ("deepfm", {WIDE: 1, DEEP: DIM}),
+    ],
 )
 def test_a_kind_asks_for_the_rows_it_reads_and_no_others(kind, slabs):
     assert CtrModel(SCHEMA, settings(kind), RELATIONS).slabs == slabs
@@ -101,12 +123,17 @@ def test_a_kind_asks_for_the_rows_it_reads_and_no_others(kind, slabs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_p_uv_changes_nothing_until_it_is_learned(kind):
     model, (vectors, dense, cross) = CtrModel(SCHEMA, settings(kind), RELATIONS), some_inputs()
-    np.testing.assert_array_equal(forward(model, (vectors, dense, cross)), forward(model, (vectors, dense, 0 * cross)))
+    np.testing.assert_array_equal(
+        forward(model, (vectors, dense, cross)), forward(model, (vectors, dense, 0 * cross))
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_learned_weight_has_a_gradient(kind):
-    model, (vectors, dense, cross) = CtrModel(SCHEMA, settings(kind, norm="batch"), RELATIONS), some_inputs()
+    model, (vectors, dense, cross) = (
+        CtrModel(SCHEMA, settings(kind, norm="batch"), RELATIONS),
+        some_inputs(),
+    )
     with tf.GradientTape() as tape:
         learned = model.variables_by_name()
         tape.watch(list(learned.values()))
@@ -123,7 +150,9 @@ def test_every_learned_weight_has_a_gradient(kind):
 def test_the_baseline_is_a_logistic_regression():
     model, inputs = logistic_regression(SCHEMA, RELATIONS), some_inputs()
     w = randomised(model)
-    np.testing.assert_allclose(forward(model, inputs), w["bias"] + linear(w, inputs), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        forward(model, inputs), w["bias"] + linear(w, inputs), rtol=1e-5, atol=1e-5
+    )
 
 
 def normed(hidden, axis, scale, shift):
@@ -144,7 +173,10 @@ def test_norms_equal_their_formula_while_learning(norm, axis):
 
 @pytest.mark.slow
 def test_batch_norm_scores_with_running_averages_that_only_learning_moves():
-    model, inputs = CtrModel(SCHEMA, settings("wide_deep", norm="batch"), RELATIONS), some_inputs(batch=500)
+    model, inputs = (
+        CtrModel(SCHEMA, settings("wide_deep", norm="batch"), RELATIONS),
+        some_inputs(batch=500),
+    )
     before = model.weights()
     forward(model, inputs)
     np.testing.assert_array_equal(model.weights()["deep/0/mean"], before["deep/0/mean"])
@@ -153,7 +185,9 @@ def test_batch_norm_scores_with_running_averages_that_only_learning_moves():
     learned = flat(inputs) @ before["deep/0/kernel"]
     np.testing.assert_allclose(model.weights()["deep/0/mean"], learned.mean(axis=0), atol=1e-4)
     np.testing.assert_allclose(model.weights()["deep/0/variance"], learned.var(axis=0), rtol=1e-4)
-    np.testing.assert_allclose(forward(model, inputs), forward(model, inputs, seed=[0, 0]), atol=1e-3)
+    np.testing.assert_allclose(
+        forward(model, inputs), forward(model, inputs, seed=[0, 0]), atol=1e-3
+    )
 
 
 def test_the_averages_are_saved_with_the_weights_and_no_optimizer_moves_them():
@@ -161,13 +195,22 @@ def test_the_averages_are_saved_with_the_weights_and_no_optimizer_moves_them():
     state = {"deep/0/mean", "deep/0/variance", "deep/1/mean", "deep/1/variance"}
     assert set(model.weights()) - set(model.variables_by_name()) == state
     weights = randomised(model)
-    np.testing.assert_array_equal(model.weights()["deep/1/variance"], weights["deep/1/variance"].astype(np.float32))
+    np.testing.assert_array_equal(
+        model.weights()["deep/1/variance"], weights["deep/1/variance"].astype(np.float32)
+    )
 
 
 def test_a_cross_network_keeps_rows_and_columns_of_the_fields_that_stay():
     before = CtrModel(SCHEMA, settings("dcnv2"), RELATIONS)
-    after = CtrModel(schema(Categorical(name="new"), Numeric(name="x"), Categorical(name="b")), settings("dcnv2"), seed=9)
-    learned, fresh = {n: np.asarray(w, np.float32) for n, w in randomised(before).items()}, after.weights()
+    after = CtrModel(
+        schema(Categorical(name="new"), Numeric(name="x"), Categorical(name="b")),
+        settings("dcnv2"),
+        seed=9,
+    )
+    learned, fresh = (
+        {n: np.asarray(w, np.float32) for n, w in randomised(before).items()},
+        after.weights(),
+    )
     carried = carry_over(learned, fresh, before.blocks(), after.blocks())
     b_then, b_now = slice(DIM, 2 * DIM), slice(DIM, 2 * DIM)  # a, b, tags, x, a__b; then new, b, x
     x_then, x_now = slice(3 * DIM, 3 * DIM + 2), slice(2 * DIM, 2 * DIM + 2)

@@ -9,8 +9,8 @@ import pytest
 from features.errors import InputError
 from training.models.multi_hash import collisions
 from training.models.multi_hash.keys import derived_keys, weight_keys
+from training.models.multi_hash.settings import MultiHashSettings
 from training.models.multi_hash.size import size
-from training.models.multi_hash_settings import MultiHashSettings
 
 SEEDS = 40
 DEVIATIONS = 4.5
@@ -18,9 +18,15 @@ DEVIATIONS = 4.5
 
 def test_a_million_ids_in_a_hundred_thousand_rows():
     """papers.md 6: k = 1 .99995; 2 tables of 50,000 rows 4.0e-4; 3 of 33,333 2.7e-8."""
-    full = [size(MultiHashSettings(rows=100_000, hashes=k), 16, 1_000_000).collision_probability_full for k in (1, 2, 3)]
+    full = [
+        size(MultiHashSettings(rows=100_000, hashes=k), 16, 1_000_000).collision_probability_full
+        for k in (1, 2, 3)
+    ]
     assert full == pytest.approx([0.99995, 4.0e-4, 2.7e-8], rel=2e-2)
-    assert size(MultiHashSettings(rows=100_000, hashes=3), 16, 1_000_000).collision_probability_any > 0.999
+    assert (
+        size(MultiHashSettings(rows=100_000, hashes=3), 16, 1_000_000).collision_probability_any
+        > 0.999
+    )
 
 
 def test_the_exponential_approximation_is_near():
@@ -28,7 +34,9 @@ def test_the_exponential_approximation_is_near():
     assert collisions.expected_used(1000, 500) == pytest.approx(1000 * (1 - exp(-0.5)), rel=1e-3)
 
 
-@pytest.mark.parametrize(("rows", "hashes", "ids"), [(2, 2, 2), (2, 3, 2), (3, 2, 3), (4, 2, 2), (2, 2, 3), (5, 3, 2)])
+@pytest.mark.parametrize(
+    ("rows", "hashes", "ids"), [(2, 2, 2), (2, 3, 2), (3, 2, 3), (4, 2, 2), (2, 2, 3), (5, 3, 2)]
+)
 def test_a_shared_table_by_enumeration_of_every_draw(rows, hashes, ids):
     same = touching = draws = 0
     tuples = list(product(range(rows), repeat=hashes))
@@ -64,7 +72,9 @@ def measured(settings, ids, vocabulary):
     keys = np.arange(ids, dtype=np.int64)
     derived = derived_keys(keys, settings, vocabulary)
     if settings.combine == "weighted":
-        derived = np.concatenate([derived, weight_keys(keys, settings, vocabulary)[:, None]], axis=1)
+        derived = np.concatenate(
+            [derived, weight_keys(keys, settings, vocabulary)[:, None]], axis=1
+        )
     ordered = np.sort(derived, axis=1) if settings.shared and settings.combine == "sum" else derived
     _, group, counts = np.unique(ordered, axis=0, return_inverse=True, return_counts=True)
     distinct_in_id = [np.unique(row) for row in derived]
@@ -95,8 +105,16 @@ def test_measured_collisions_are_those_of_the_formulas(settings):
     seen = np.array([measured(settings, ids, f"vocabulary {seed}") for seed in range(SEEDS)])
     told = size(settings, 12, ids)
     error = seen.std(axis=0) / np.sqrt(SEEDS) + 1e-4
-    expected = (told.collision_probability_full, told.collision_probability_any, told.expected_rows_used)
-    assert (np.abs(seen.mean(axis=0) - expected) < DEVIATIONS * error).all(), (seen.mean(axis=0), expected, error)
+    expected = (
+        told.collision_probability_full,
+        told.collision_probability_any,
+        told.expected_rows_used,
+    )
+    assert (np.abs(seen.mean(axis=0) - expected) < DEVIATIONS * error).all(), (
+        seen.mean(axis=0),
+        expected,
+        error,
+    )
 
 
 @pytest.mark.parametrize("ids", [1, 2, 8, 9, 10, 13, 16, 40])
@@ -126,7 +144,9 @@ def test_rows_in_use_of_quotient_and_remainder_are_counted_exactly(ids):
 
 
 def test_bytes_count_every_table():
-    told = size(MultiHashSettings(rows=100, hashes=2, combine="weighted", weight_rows=500), 32, 10_000)
+    told = size(
+        MultiHashSettings(rows=100, hashes=2, combine="weighted", weight_rows=500), 32, 10_000
+    )
     assert (told.rows, told.weight_rows) == (100, 500)
     assert told.bytes == 4 * (100 * 32 + 500 * 2)
     assert told.full_table_bytes == 4 * 10_000 * 32
@@ -152,6 +172,15 @@ def test_impossible_widths_are_refused_before_training():
 
 
 def test_a_size_is_told_in_a_sentence():
-    text = str(size(MultiHashSettings(rows=100, hashes=2, combine="weighted", weight_rows=500), 32, 10_000, own=50))
-    assert text.startswith("150 rows (50 of single ids) and 500 rows of weights, 650 of them expected in use; 0.02 MiB, 55.2")
+    text = str(
+        size(
+            MultiHashSettings(rows=100, hashes=2, combine="weighted", weight_rows=500),
+            32,
+            10_000,
+            own=50,
+        )
+    )
+    assert text.startswith(
+        "150 rows (50 of single ids) and 500 rows of weights, 650 of them expected in use; 0.02 MiB, 55.2"
+    )
     assert "all its rows in common with another with probability 0.0079, some with 1" in text

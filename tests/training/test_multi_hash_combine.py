@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from features.errors import InputError
 from training.models.multi_hash.combine import combine
-from training.models.multi_hash_settings import MultiHashSettings
+from training.models.multi_hash.settings import MultiHashSettings
 
 IDS, HASHES, WIDTH = 5, 3, 4
 EPSILON = 1e-6
@@ -27,14 +27,23 @@ def reference(way, vectors, weights, own):
         elif way == "multiply":
             made.append(rows[0] * rows[1] * rows[2])
         else:
-            made.append(sum((w if way == "weighted" else 1.0) * row for w, row in zip(shares, rows, strict=True)))
+            made.append(
+                sum(
+                    (w if way == "weighted" else 1.0) * row
+                    for w, row in zip(shares, rows, strict=True)
+                )
+            )
     return np.array(made)
 
 
 @pytest.fixture
 def drawn():
     rng = np.random.default_rng(3)
-    return rng.normal(size=(IDS, HASHES, WIDTH)), rng.normal(size=(IDS, HASHES)), np.array([0, 1, 0, 0, 1], bool)
+    return (
+        rng.normal(size=(IDS, HASHES, WIDTH)),
+        rng.normal(size=(IDS, HASHES)),
+        np.array([0, 1, 0, 0, 1], bool),
+    )
 
 
 def combined(way, vectors, weights, own):
@@ -63,7 +72,9 @@ def test_gradients_are_those_of_finite_differences_of_the_definition(way, drawn)
         return float(np.sum(reference(way, v, w, own) * ahead))
 
     for gradient, place in zip(gradients, (0, 1), strict=True):
-        np.testing.assert_allclose(gradient, slopes(scalar, [vectors, weights], place), rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(
+            gradient, slopes(scalar, [vectors, weights], place), rtol=1e-6, atol=1e-8
+        )
 
 
 def slopes(function, arguments, place):
@@ -72,7 +83,10 @@ def slopes(function, arguments, place):
     for entry in np.ndindex(found.shape):
         step = np.zeros_like(found)
         step[entry] = EPSILON
-        higher, lower = ([a + sign * step if i == place else a for i, a in enumerate(arguments)] for sign in (1, -1))
+        higher, lower = (
+            [a + sign * step if i == place else a for i, a in enumerate(arguments)]
+            for sign in (1, -1)
+        )
         found[entry] = (function(*higher) - function(*lower)) / (2 * EPSILON)
     return found
 
@@ -88,12 +102,19 @@ def test_an_id_with_a_row_of_its_own_gives_no_gradient_to_its_weights(drawn):
 @pytest.mark.parametrize("way", ["sum", "concat", "multiply", "weighted"])
 def test_leading_axes_are_kept_in_a_graph_of_unknown_size(way, drawn):
     vectors, weights, _ = drawn
-    signature = [tf.TensorSpec([None, None, HASHES, WIDTH], tf.float64), tf.TensorSpec([None, None, HASHES], tf.float64)]
+    signature = [
+        tf.TensorSpec([None, None, HASHES, WIDTH], tf.float64),
+        tf.TensorSpec([None, None, HASHES], tf.float64),
+    ]
     graph = tf.function(
-        lambda v, w: combine(v, settings(way), w if way == "weighted" else None), input_signature=signature, autograph=False
+        lambda v, w: combine(v, settings(way), w if way == "weighted" else None),
+        input_signature=signature,
+        autograph=False,
     )
     got = graph(vectors[None], weights[None])
-    np.testing.assert_allclose(got[0], reference(way, vectors, weights, np.zeros(IDS, bool)), rtol=1e-12)
+    np.testing.assert_allclose(
+        got[0], reference(way, vectors, weights, np.zeros(IDS, bool)), rtol=1e-12
+    )
 
 
 def test_a_wrong_number_of_rows_is_refused():
@@ -101,7 +122,10 @@ def test_a_wrong_number_of_rows_is_refused():
         combine(tf.zeros([5, 2, 4]), settings("sum"))
 
 
-@pytest.mark.parametrize(("way", "given", "told"), [("weighted", False, "need the weights"), ("sum", True, "take no weights")])
+@pytest.mark.parametrize(
+    ("way", "given", "told"),
+    [("weighted", False, "need the weights"), ("sum", True, "take no weights")],
+)
 def test_weights_are_for_weighted_sums_alone(way, given, told):
     with pytest.raises(InputError, match=told):
         combine(tf.zeros([5, 3, 4]), settings(way), tf.zeros([5, 3]) if given else None)

@@ -5,11 +5,11 @@ import pytest
 from training_data import MODEL, SCHEMA, TRAINING, planted_day, write_impressions
 
 from features.schema import Relation, Schema
-from training.examples import read_examples
-from training.layout import Layout
+from training.data.examples import read_examples
+from training.data.layout import Layout
+from training.fit.trainer import TrainRequest, train_day
 from training.models.multi_hash.keys import derived_keys
-from training.models.multi_hash_settings import MultiHashSettings
-from training.trainer import TrainRequest, train_day
+from training.models.multi_hash.settings import MultiHashSettings
 
 HASHES, ROWS = 3, 30
 
@@ -42,7 +42,10 @@ def test_its_keys_are_derived_from_the_ids_keys(tmp_path):
 
 
 def test_crosses_and_relations_of_the_field_go_on_with_its_own_values(tmp_path):
-    day, relations = planted_day(tmp_path / "day", 0, rows=300), (Relation(left="user_id", right="item_id"),)
+    day, relations = (
+        planted_day(tmp_path / "day", 0, rows=300),
+        (Relation(left="user_id", right="item_id"),),
+    )
     raw, hashed = read_examples(day, SCHEMA, relations), read_examples(day, HASHED, relations)
     np.testing.assert_array_equal(hashed.pairs, raw.pairs)
     cross = [Layout.of(s).singles.index("user_age") for s in (SCHEMA, HASHED)]
@@ -53,8 +56,14 @@ def test_crosses_and_relations_of_the_field_go_on_with_its_own_values(tmp_path):
 def test_however_many_ids_there_are_the_field_takes_no_more_rows(tmp_path):
     draw = np.random.default_rng(0)
     rows = 2000
-    columns = {name: [f"{i % 5}" for i in range(rows)] for name in ("item_id", "age", "hour", "price")}
-    columns |= {"user_id": [f"user {i}" for i in range(rows)], "tags": [[]] * rows, "label": draw.integers(0, 2, rows).tolist()}
+    columns = {
+        name: [f"{i % 5}" for i in range(rows)] for name in ("item_id", "age", "hour", "price")
+    }
+    columns |= {
+        "user_id": [f"user {i}" for i in range(rows)],
+        "tags": [[]] * rows,
+        "label": draw.integers(0, 2, rows).tolist(),
+    }
     day = write_impressions(tmp_path / "day", columns)
     schema = hashed_schema(rows=64)
     figures = train_day(TrainRequest(schema, MODEL, TRAINING, (), day), tmp_path / "out")
@@ -62,10 +71,18 @@ def test_however_many_ids_there_are_the_field_takes_no_more_rows(tmp_path):
     assert np.isfinite(figures["auc"])
 
 
-@pytest.mark.parametrize("wrong", [{"hashes": 1, "rows": 100}, {"hashes": 9, "rows": 100}, {"rows": 4}, {"rows": 64, "rowz": 1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"hashes": 1, "rows": 100}, {"hashes": 9, "rows": 100}, {"rows": 4}, {"rows": 64, "rowz": 1}],
+)
 def test_settings_that_cannot_be_are_refused(wrong):
     with pytest.raises(ValueError, match="multi_hash"):
         Schema.model_validate(
             SCHEMA.model_dump()
-            | {"fields": [f.model_dump() | ({"multi_hash": wrong} if f.name == "user_id" else {}) for f in SCHEMA.fields]}
+            | {
+                "fields": [
+                    f.model_dump() | ({"multi_hash": wrong} if f.name == "user_id" else {})
+                    for f in SCHEMA.fields
+                ]
+            }
         )

@@ -10,7 +10,7 @@ from hypothesis import settings as given_time
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from training.elastic.core.hashing import mix64
+from elastic_embeddings.core.hashing import mix64
 from training.models.multi_hash.keys import (
     derived_keys,
     derived_keys_graph,
@@ -20,7 +20,7 @@ from training.models.multi_hash.keys import (
     weight_keys,
     weight_keys_graph,
 )
-from training.models.multi_hash_settings import MultiHashSettings
+from training.models.multi_hash.settings import MultiHashSettings
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 EXTREMES = np.array([0, 1, -1, 2**63 - 1, -(2**63), 2**62, -(2**62), 2**31, -(2**31)], np.int64)
@@ -49,24 +49,36 @@ def test_mixing_in_tensorflow_is_mixing_in_numpy(keys, salt):
 
 def test_mixing_is_the_function_of_the_elastic_table():
     expected = [int(mix64(np.full(1, int(key) % 2**64 ^ 77, np.uint64))[0]) for key in EXTREMES]
-    np.testing.assert_array_equal(mixed(EXTREMES, 77).view(np.uint64), np.array(expected, np.uint64))
+    np.testing.assert_array_equal(
+        mixed(EXTREMES, 77).view(np.uint64), np.array(expected, np.uint64)
+    )
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 @given_time(deadline=None)
-@given(keys=arrays(np.int64, st.integers(0, 20), elements=INT64), draw=st.randoms(use_true_random=False))
+@given(
+    keys=arrays(np.int64, st.integers(0, 20), elements=INT64),
+    draw=st.randoms(use_true_random=False),
+)
 def test_the_exported_graph_derives_the_same_keys(settings, keys, draw):
     keys = np.concatenate([keys, EXTREMES])
     own = np.array([draw.random() < 0.5 for _ in keys])
-    np.testing.assert_array_equal(derived_keys_graph(tf.constant(keys), settings, "v"), derived_keys(keys, settings, "v"))
+    np.testing.assert_array_equal(
+        derived_keys_graph(tf.constant(keys), settings, "v"), derived_keys(keys, settings, "v")
+    )
     marked = derived_keys_graph(tf.constant(keys), settings, "v", tf.constant(own))
     np.testing.assert_array_equal(marked, derived_keys(keys, settings, "v", own))
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_a_compiled_function_derives_the_same_keys_and_nothing_fails_on_an_empty_batch(settings):
-    graph = tf.function(lambda keys: derived_keys_graph(keys, settings, "v"), input_signature=[tf.TensorSpec([None], tf.int64)])
-    np.testing.assert_array_equal(graph(tf.constant(EXTREMES)), derived_keys(EXTREMES, settings, "v"))
+    graph = tf.function(
+        lambda keys: derived_keys_graph(keys, settings, "v"),
+        input_signature=[tf.TensorSpec([None], tf.int64)],
+    )
+    np.testing.assert_array_equal(
+        graph(tf.constant(EXTREMES)), derived_keys(EXTREMES, settings, "v")
+    )
     assert graph(tf.zeros([0], tf.int64)).shape == (0, settings.hashes)
     assert derived_keys(ids(0), settings, "v").shape == (0, settings.hashes)
 
@@ -75,7 +87,9 @@ def test_a_compiled_function_derives_the_same_keys_and_nothing_fails_on_an_empty
 @given_time(deadline=None)
 @given(keys=arrays(np.int64, st.integers(0, 20), elements=INT64))
 def test_the_exported_graph_finds_the_same_weights(settings, keys):
-    np.testing.assert_array_equal(weight_keys_graph(tf.constant(keys), settings, "v"), weight_keys(keys, settings, "v"))
+    np.testing.assert_array_equal(
+        weight_keys_graph(tf.constant(keys), settings, "v"), weight_keys(keys, settings, "v")
+    )
 
 
 def test_the_transformation_never_changes():
@@ -113,7 +127,9 @@ def test_quotients_and_remainders_are_unique_for_every_index(kind, hashes, count
 
 
 def test_quotient_and_remainder_by_hand():
-    settings = MultiHashSettings(kind="quotient_remainder", ids=10, rows=7)  # remainders mod 5, quotients 0 and 1
+    settings = MultiHashSettings(
+        kind="quotient_remainder", ids=10, rows=7
+    )  # remainders mod 5, quotients 0 and 1
     keys = derived_keys(ids(10), settings, "v")
     np.testing.assert_array_equal(keys[:5, 0], keys[5:, 0])
     assert [len(np.unique(column)) for column in keys.T] == [5, 2]
@@ -144,7 +160,10 @@ def test_no_more_rows_than_the_tables_have_and_all_of_them_are_used():
 
 def test_rows_are_drawn_evenly_and_tables_independently():
     settings, count = MultiHashSettings(rows=20, hashes=2), 100_000
-    first, second = (np.unique(column, return_inverse=True)[1] for column in derived_keys(ids(count), settings, "v").T)
+    first, second = (
+        np.unique(column, return_inverse=True)[1]
+        for column in derived_keys(ids(count), settings, "v").T
+    )
     cells = np.bincount(first * 10 + second, minlength=100)
     chi2 = float(np.sum((cells - count / 100) ** 2 / (count / 100)))
     assert chi2 < 99 + 5 * np.sqrt(2 * 99)
@@ -154,7 +173,10 @@ def test_vocabularies_share_no_row_and_have_other_collisions():
     settings = MultiHashSettings(rows=1000, hashes=2)
     one, other = (derived_keys(ids(500), settings, name) for name in ("user", "video"))
     assert not set(one.ravel()) & set(other.ravel())
-    assert (np.unique(one[:, 0], return_inverse=True)[1] != np.unique(other[:, 0], return_inverse=True)[1]).any()
+    assert (
+        np.unique(one[:, 0], return_inverse=True)[1]
+        != np.unique(other[:, 0], return_inverse=True)[1]
+    ).any()
 
 
 def test_frequent_ids_keep_rows_of_their_own():
@@ -173,9 +195,14 @@ def test_frequent_ids_have_as_many_chunks_of_their_own_as_there_are_hashes():
 
 
 def test_every_index_has_weights_of_its_own_where_the_table_is_large_enough():
-    settings = MultiHashSettings(kind="quotient_remainder", ids=50, combine="weighted", weight_rows=50)
+    settings = MultiHashSettings(
+        kind="quotient_remainder", ids=50, combine="weighted", weight_rows=50
+    )
     assert len(np.unique(weight_keys(ids(50), settings, "v"))) == 50
-    assert len(np.unique(weight_keys(ids(50), settings.model_copy(update={"weight_rows": 49}), "v"))) < 50
+    assert (
+        len(np.unique(weight_keys(ids(50), settings.model_copy(update={"weight_rows": 49}), "v")))
+        < 50
+    )
     hashed = MultiHashSettings(rows=4, ids=50, combine="weighted")
     assert len(np.unique(weight_keys(ids(50), hashed, "v"))) == 50
     assert len(np.unique(derived_keys(ids(50), hashed, "v"), axis=0)) == 4
@@ -183,5 +210,7 @@ def test_every_index_has_weights_of_its_own_where_the_table_is_large_enough():
 
 def test_the_frequent_are_those_seen_often_enough():
     keys, counts = np.array([5, -3, 7], np.int64), np.array([10, 2, 3], np.int64)
-    np.testing.assert_array_equal(frequent(keys, counts, MultiHashSettings(rows=4, own_rows_from_count=3)), [5, 7])
+    np.testing.assert_array_equal(
+        frequent(keys, counts, MultiHashSettings(rows=4, own_rows_from_count=3)), [5, 7]
+    )
     assert not len(frequent(keys, counts, MultiHashSettings(rows=4)))

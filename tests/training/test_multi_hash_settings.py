@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from features.errors import InputError
+from training.models.multi_hash.settings import MultiHashSettings
 from training.models.multi_hash.tables import row_width, table_rows, vector_rows, weight_rows
-from training.models.multi_hash_settings import MultiHashSettings
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,14 @@ def indexed(ids, hashes=2, rows=None):
 
 @pytest.mark.parametrize(
     ("ids", "hashes", "rows"),
-    [(100, 2, (10, 10)), (101, 2, (10, 11)), (1, 2, (1, 1)), (2, 3, (1, 1, 2)), (1_000_000, 3, (100, 100, 100)), (7, 1, (7,))],
+    [
+        (100, 2, (10, 10)),
+        (101, 2, (10, 11)),
+        (1, 2, (1, 1)),
+        (2, 3, (1, 1, 2)),
+        (1_000_000, 3, (100, 100, 100)),
+        (7, 1, (7,)),
+    ],
 )
 def test_the_fewest_rows_of_quotients_and_remainders(ids, hashes, rows):
     assert table_rows(indexed(ids, hashes)) == rows
@@ -80,7 +87,9 @@ def test_the_remainder_takes_the_rows_that_are_left_over():
 
 @pytest.mark.parametrize(("hashes", "rows"), [(1, 99), (2, 19), (3, 13)])
 def test_too_few_rows_for_the_indices_are_refused(hashes, rows):
-    with pytest.raises(InputError, match=f"{hashes} tables of {rows} rows in all cannot tell 100 indices apart"):
+    with pytest.raises(
+        InputError, match=f"{hashes} tables of {rows} rows in all cannot tell 100 indices apart"
+    ):
         table_rows(indexed(100, hashes, rows))
 
 
@@ -96,7 +105,9 @@ def test_radices_always_tell_the_indices_apart(ids, hashes):
 @pytest.mark.slow
 @given(ids=st.integers(1, 60), hashes=st.integers(2, 3))
 def test_no_other_radices_need_fewer_rows(ids, hashes):
-    best = min(sum(radices) for radices in product(range(1, 9), repeat=hashes) if prod(radices) >= ids)
+    best = min(
+        sum(radices) for radices in product(range(1, 9), repeat=hashes) if prod(radices) >= ids
+    )
     assert sum(table_rows(indexed(ids, hashes))) == best
 
 
@@ -116,7 +127,12 @@ def remainders(ids, hashes=2, rows=None):
 
 @pytest.mark.parametrize(
     ("ids", "hashes", "rows", "sizes"),
-    [(10, 2, 9, (4, 3)), (10, 2, None, (4, 3)), (6040, 4, 4 * 4096, (4096, 4095, 4093, 4091)), (7, 1, 9, (9,))],
+    [
+        (10, 2, 9, (4, 3)),
+        (10, 2, None, (4, 3)),
+        (6040, 4, 4 * 4096, (4096, 4095, 4093, 4091)),
+        (7, 1, 9, (9,)),
+    ],
 )
 def test_remainders_are_by_sizes_without_a_common_divisor(ids, hashes, rows, sizes):
     assert table_rows(remainders(ids, hashes, rows)) == sizes

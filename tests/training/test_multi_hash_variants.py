@@ -9,20 +9,20 @@ from training_data import read_json as read
 
 from features.errors import InputError
 from features.schema import MultiHash, Schema
-from training.checkpoints import Description, write_description
-from training.examples import read_examples
-from training.groups import groups_of
-from training.inputs import Featurizer
-from training.layout import Layout
-from training.learners import Learners, Recipe
+from training.data.examples import read_examples
+from training.data.field_groups import groups_of
+from training.data.inputs import Featurizer
+from training.data.layout import Layout
+from training.data.own_rows import refuse_own_rows_for_all
+from training.fit.checkpoints import Description, write_description
+from training.fit.learners import Learners, Recipe
+from training.fit.trainer import TrainRequest, train_day
 from training.models.build import build_model
 from training.models.ctr import logistic_regression
 from training.models.multi_hash.field_keys import field_keys, field_keys_graph
 from training.models.multi_hash.keys import derived_keys
-from training.models.multi_hash_settings import MultiHashSettings
-from training.own_rows import refuse_own_rows_for_all
+from training.models.multi_hash.settings import MultiHashSettings
 from training.settings import AdmissionSettings, GroupSettings
-from training.trainer import TrainRequest, train_day
 
 VARIANTS = {
     "plain": {"hashes": 2, "rows": 40},
@@ -36,7 +36,10 @@ VARIANTS = {
 
 def schema_with(**multi_hashes):
     """The schema of the tests, fields multi-hashed by name."""
-    fields = [f.model_dump() | ({"multi_hash": multi_hashes[f.name]} if f.name in multi_hashes else {}) for f in SCHEMA.fields]
+    fields = [
+        f.model_dump() | ({"multi_hash": multi_hashes[f.name]} if f.name in multi_hashes else {})
+        for f in SCHEMA.fields
+    ]
     return Schema.model_validate(SCHEMA.model_dump() | {"fields": fields})
 
 
@@ -44,13 +47,20 @@ CONCAT = {"hashes": 2, "rows": 40, "combine": "concat"}
 MIXED = schema_with(user_id={"hashes": 2, "rows": 16, "own_rows": True}, item_id=CONCAT)
 GROUP = GroupSettings(name="items", fields=("item_id",), dim=6)
 GROUPED = MODEL.model_copy(
-    update={"groups": (GROUP, GroupSettings(name="context", fields=("hour", "age"), dim=2, pooling="sum"))}
+    update={
+        "groups": (
+            GROUP,
+            GroupSettings(name="context", fields=("hour", "age"), dim=2, pooling="sum"),
+        )
+    }
 )
 LATE = TRAINING.model_copy(update={"admission": AdmissionSettings(min_counts={"user_id": 12})})
 
 
 def inputs_of(schema, folder, rows=300):
-    return Featurizer(schema, (), {}, {}).inputs(read_examples(planted_day(folder, rows=rows), schema))
+    return Featurizer(schema, (), {}, {}).inputs(
+        read_examples(planted_day(folder, rows=rows), schema)
+    )
 
 
 def learned(schema, model, training, inputs):
@@ -76,8 +86,12 @@ def test_keys_are_the_librarys_and_the_graphs(variant):
     field = schema_with(user_id=told).field("user_id")
     found = field_keys(keys, field)
     library = MultiHashSettings(hashes=told["hashes"], rows=40, shared=told.get("shared", False))
-    np.testing.assert_array_equal(found[:, : told["hashes"]], derived_keys(keys, library, "user_id"))
-    np.testing.assert_array_equal(found[:, told["hashes"] :], keys[:, None] if told.get("own_rows") else np.zeros((500, 0)))
+    np.testing.assert_array_equal(
+        found[:, : told["hashes"]], derived_keys(keys, library, "user_id")
+    )
+    np.testing.assert_array_equal(
+        found[:, told["hashes"] :], keys[:, None] if told.get("own_rows") else np.zeros((500, 0))
+    )
     np.testing.assert_array_equal(field_keys_graph(tf.constant(keys), field).numpy(), found)
     assert len(np.unique(found[:, : told["hashes"]])) == 40
 
@@ -102,7 +116,10 @@ def vector(table, slab, keys):
 
 def reference(learner, inputs):
     """float64 [n], row by row: user_age, user_id and tags, then both halves of item_id, then age + hour, then numbers."""
-    tables, weights = learner.table.tables, {n: w.astype(np.float64) for n, w in learner.model.weights().items()}
+    tables, weights = (
+        learner.table.tables,
+        {n: w.astype(np.float64) for n, w in learner.model.weights().items()},
+    )
     layout = Layout.of(MIXED)
     table_of = {"item_id": tables["items"], "age": tables["context"], "hour": tables["context"]}
     logits = []
@@ -110,14 +127,25 @@ def reference(learner, inputs):
         one = inputs.take(np.array([i]))
         keys = {n: [k] for n, k in zip(layout.singles, one.keys[0].tolist(), strict=True)}
         keys |= {n: v.values.tolist() for n, v in zip(layout.lists, one.lists, strict=True)}
-        deep, wide = ({n: vector(table_of.get(n, tables[""]), slab, k) for n, k in keys.items()} for slab in ("deep", "wide"))
+        deep, wide = (
+            {n: vector(table_of.get(n, tables[""]), slab, k) for n, k in keys.items()}
+            for slab in ("deep", "wide")
+        )
         assert len(deep["user_id"]) == 3
         assert deep["item_id"].shape == (2, 3)
         means = {n: v.sum(axis=0) / max(1, len(v)) for n, v in deep.items()}
-        pooled, halves, dense = means["age"] + means["hour"], deep["item_id"].reshape(-1), one.dense[0].astype(np.float64)
-        hidden = np.concatenate([means["user_age"], means["user_id"], means["tags"], halves, pooled, dense])
+        pooled, halves, dense = (
+            means["age"] + means["hour"],
+            deep["item_id"].reshape(-1),
+            one.dense[0].astype(np.float64),
+        )
+        hidden = np.concatenate(
+            [means["user_age"], means["user_id"], means["tags"], halves, pooled, dense]
+        )
         for layer in range(2):
-            hidden = np.maximum(hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0)
+            hidden = np.maximum(
+                hidden @ weights[f"deep/{layer}/kernel"] + weights[f"deep/{layer}/bias"], 0
+            )
         first = sum(v.sum() / max(1, len(v)) for v in wide.values()) + dense @ weights["wide/dense"]
         logits.append(first + hidden @ weights["deep/out"] + weights["bias"])
     return 1 / (1 + np.exp(-np.array(logits)))
@@ -180,9 +208,15 @@ def test_a_whole_model_of_concatenated_fields_in_every_kind(tmp_path):
         {"kind": "fusion", "members": ("wide_deep", "dcnv2", "fm")},
         {"kind": "logistic_regression"},
     ):
-        found = learned(schema, MODEL.model_copy(update={"groups": (ids,), **changes}), TRAINING, inputs).model
+        found = learned(
+            schema, MODEL.model_copy(update={"groups": (ids,), **changes}), TRAINING, inputs
+        ).model
         assert np.isfinite(found.predict(inputs)).all()
-        widths = {slab.rsplit("_")[-1]: width for slab, width in found.model.slabs.items() if slab.startswith("ids/")}
+        widths = {
+            slab.rsplit("_")[-1]: width
+            for slab, width in found.model.slabs.items()
+            if slab.startswith("ids/")
+        }
         assert all(width == (2 if role.endswith("deep") else 1) for role, width in widths.items())
 
 
@@ -192,7 +226,10 @@ def test_the_baseline_reads_weights_pooled_by_the_mean():
 
 
 REFUSED = {
-    "no group": ((), r"field 'item_id' has multi_hash.combine: concat.*no group: add .*dim: 4.*combine: sum"),
+    "no group": (
+        (),
+        r"field 'item_id' has multi_hash.combine: concat.*no group: add .*dim: 4.*combine: sum",
+    ),
     "a group with another field": (
         (GroupSettings(name="ids", fields=("item_id", "tags"), dim=6),),
         r"group 'ids' has field 'item_id'.*hashes: 2.*beside \['tags'\]: move these to another group",
@@ -216,8 +253,12 @@ def test_groups_without_place_for_narrow_rows_are_refused(case):
 def test_other_numbers_of_hashes_and_pooled_fields_are_refused_in_one_group():
     for other in ({**CONCAT, "hashes": 3}, {"rows": 40}):
         schema = schema_with(user_id=other, item_id=CONCAT)
-        model = MODEL.model_copy(update={"groups": (GroupSettings(name="ids", fields=("user_id", "item_id"), dim=6),)})
-        with pytest.raises(InputError, match=r"group 'ids' has field .* beside \['(user|item)_id'\]"):
+        model = MODEL.model_copy(
+            update={"groups": (GroupSettings(name="ids", fields=("user_id", "item_id"), dim=6),)}
+        )
+        with pytest.raises(
+            InputError, match=r"group 'ids' has field .* beside \['(user|item)_id'\]"
+        ):
             groups_of(Layout.of(schema), model)
 
 
@@ -241,7 +282,10 @@ def test_own_rows_for_every_id_are_refused(settings, refused):
     admission = AdmissionSettings(**settings)
     if not refused:
         return refuse_own_rows_for_all(MIXED, admission)
-    with pytest.raises(InputError, match=r"'user_id' has multi_hash.own_rows.*admission.min_counts.user_id to 2 or more"):
+    with pytest.raises(
+        InputError,
+        match=r"'user_id' has multi_hash.own_rows.*admission.min_counts.user_id to 2 or more",
+    ):
         refuse_own_rows_for_all(MIXED, admission)
 
 
@@ -250,7 +294,11 @@ def test_a_day_says_its_sizes_first_and_keeps_them_as_figures(tmp_path):
     lines, day = [], planted_day(tmp_path / "day", rows=400, users=30)
     request = TrainRequest(MIXED, GROUPED, LATE, (), day)
     figures = train_day(request, tmp_path / "out", lambda _: lines.append("learned"), lines.append)
-    assert [line.split(":")[0] for line in lines[:3]] == ["multi-hash field user_id", "multi-hash field item_id", "learned"]
+    assert [line.split(":")[0] for line in lines[:3]] == [
+        "multi-hash field user_id",
+        "multi-hash field item_id",
+        "learned",
+    ]
     assert "40 rows" in lines[1]
     assert "0.00 MiB" in lines[1]
     ids = read_examples(day, SCHEMA).keys[:, 0]
@@ -265,6 +313,10 @@ def test_a_day_says_its_sizes_first_and_keeps_them_as_figures(tmp_path):
     }
     assert figures["multi_hash.user_id.rows"] == 16 + own
     assert figures["multi_hash.user_id.bytes"] == (16 + own) * 4 * 4
-    assert figures["multi_hash.user_id.collision_probability_full"] == pytest.approx(1 - (1 - 1 / 64) ** (30 - own - 1))
-    assert figures["multi_hash.user_id.collision_probability_any"] == pytest.approx(1 - (1 - 1 / 8) ** 58)
+    assert figures["multi_hash.user_id.collision_probability_full"] == pytest.approx(
+        1 - (1 - 1 / 64) ** (30 - own - 1)
+    )
+    assert figures["multi_hash.user_id.collision_probability_any"] == pytest.approx(
+        1 - (1 - 1 / 8) ** 58
+    )
     assert read(tmp_path / "out" / "metrics.json")["multi_hash.item_id.rows"] == 40

@@ -12,13 +12,22 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from training_data import DAY_MS, MODEL, SCHEMA, TRAINING, array_bytes, planted_day, read_json, write_impressions
+from training_data import (
+    DAY_MS,
+    MODEL,
+    SCHEMA,
+    TRAINING,
+    array_bytes,
+    planted_day,
+    read_json,
+    write_impressions,
+)
 
 from features.errors import InputError
 from features.schema import Schema
-from training.checkpoints import read_checkpoint
-from training.examples import read_examples
-from training.trainer import TrainRequest, train_day
+from training.data.examples import read_examples
+from training.fit.checkpoints import read_checkpoint
+from training.fit.trainer import TrainRequest, train_day
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +81,9 @@ def relabelled(source, target, chosen):
     frame = pd.read_parquet(source / "impressions")
     hour = frame["timestamp_ms"].to_numpy() % DAY_MS // HOUR_MS
     label = frame["label"].to_numpy()
-    return rewritten(source, target, label=np.where(chosen(hour, np.arange(len(frame))), 1 - label, label))
+    return rewritten(
+        source, target, label=np.where(chosen(hour, np.arange(len(frame))), 1 - label, label)
+    )
 
 
 def test_the_first_day_scores_all_but_its_first_hour(days, tmp_path):
@@ -82,7 +93,9 @@ def test_the_first_day_scores_all_but_its_first_hour(days, tmp_path):
     assert (hours[0]["scored"], hours[0]["auc"]) == (0, None)
     assert all(hours[h]["scored"] == hours[h]["rows"] for h in range(1, 24))
     assert sum(hour["rows"] for hour in hours.values()) == figures["rows"] == 1200
-    assert 0.5 < figures["auc_progressive"] < figures["auc"]  # later hours know more than the first ones
+    assert (
+        0.5 < figures["auc_progressive"] < figures["auc"]
+    )  # later hours know more than the first ones
 
 
 def test_learned_as_a_whole_the_first_day_scores_nothing(first):
@@ -101,12 +114,19 @@ def test_the_first_hour_is_scored_by_the_model_of_the_day_before(second, second_
     """As the whole day is where it is learned as a whole; from the second hour on the scores are other ones."""
     train_day(replace(second_request, training=TRAINING), tmp_path / "whole")
     by_hour, whole = hours_of(second[0]), hours_of(tmp_path / "whole")
-    assert by_hour[0] == pytest.approx(whole[0], rel=1e-6)  # batches of other sizes differ in the last bits
-    assert all(by_hour[h]["log_loss"] != pytest.approx(whole[h]["log_loss"], rel=1e-4) for h in range(1, 24))
+    assert by_hour[0] == pytest.approx(
+        whole[0], rel=1e-6
+    )  # batches of other sizes differ in the last bits
+    assert all(
+        by_hour[h]["log_loss"] != pytest.approx(whole[h]["log_loss"], rel=1e-4)
+        for h in range(1, 24)
+    )
 
 
 @pytest.mark.parametrize("hour", [0, 9])
-def test_an_hour_is_scored_before_it_is_learned_and_after_those_before(hour, second, second_request, days, tmp_path):
+def test_an_hour_is_scored_before_it_is_learned_and_after_those_before(
+    hour, second, second_request, days, tmp_path
+):
     """Labels turned around from an hour on: figures before it stay, its own are mirrored, those after differ."""
     flipped = relabelled(days[1], tmp_path / "day", lambda h, _: h >= hour)
     train_day(replace(second_request, partition=flipped), tmp_path / "out")
@@ -137,10 +157,17 @@ def test_an_hour_belongs_to_the_time_zone(days, tmp_path):
 def test_where_the_world_changes_hourly_learning_is_ahead_of_daily(first, days, tmp_path):
     """A second day on which every item is clicked as another was the day before."""
     items = pd.read_parquet(days[1] / "impressions")["item_id"].str[1:].astype(int)
-    turned = rewritten(days[1], tmp_path / "day", item_id=[f"i{(i + 17) % 40}" for i in items], tags=[[]] * len(items))
+    turned = rewritten(
+        days[1],
+        tmp_path / "day",
+        item_id=[f"i{(i + 17) % 40}" for i in items],
+        tags=[[]] * len(items),
+    )
     rows = request(turned, previous_checkpoint=first)
     daily = train_day(rows, tmp_path / "daily")
-    hourly = train_day(replace(rows, training=HOURLY.model_copy(update={"batch_size": 8})), tmp_path / "hourly")
+    hourly = train_day(
+        replace(rows, training=HOURLY.model_copy(update={"batch_size": 8})), tmp_path / "hourly"
+    )
     assert hourly["auc_progressive"] > daily["auc_progressive"] + 0.02
 
 
@@ -162,7 +189,9 @@ def test_negatives_are_left_out_of_what_is_learned_alone(second_request, days, t
     label = read_examples(days[1], SCHEMA).label
     clicks = label[:960].sum()
     assert clicks < learned_rows(told)["day"] < clicks + 0.3 * (960 - clicks)
-    assert figures["rows_heldout"] == len(pq.read_table(tmp_path / "out" / "heldout.parquet")) == 240
+    assert (
+        figures["rows_heldout"] == len(pq.read_table(tmp_path / "out" / "heldout.parquet")) == 240
+    )
     assert sum(hour["scored"] for hour in hours_of(tmp_path / "out").values()) == 1200
     assert 0.75 < figures["calibration"] < 1.35
 
@@ -180,7 +209,11 @@ def test_the_informative_are_chosen_where_there_are_scores(days, first, second_r
 
 def test_by_the_hour_the_informative_are_chosen_from_the_second_on(days, tmp_path):
     told = []
-    train_day(request(days[0], HOURLY.model_copy(update={"informative_rate": 0.4})), tmp_path / "out", told.append)
+    train_day(
+        request(days[0], HOURLY.model_copy(update={"informative_rate": 0.4})),
+        tmp_path / "out",
+        told.append,
+    )
     rows, phases = hours_of(tmp_path / "out"), learned_rows(told)
     assert phases["hour 0"] == rows[0]["rows"]
     assert sum(phases.values()) < rows[0]["rows"] + 0.5 * (960 - rows[0]["rows"])
@@ -206,15 +239,26 @@ def test_impressions_of_no_weight_teach_nothing(days, tmp_path):
     frame = pd.read_parquet(days[0] / "impressions")
     bad = np.random.default_rng(0).random(len(frame)) < 0.5
     bad[960:] = False
-    turned = rewritten(days[0], tmp_path / "turned", label=np.where(bad, 1 - frame["label"], frame["label"]))
+    turned = rewritten(
+        days[0], tmp_path / "turned", label=np.where(bad, 1 - frame["label"], frame["label"])
+    )
     passes = TRAINING.model_copy(update={"passes": 4})
     honest = weighed([turned], tmp_path / "a", np.where(bad, "0", "1"), passes)
     fooled = weighed([turned], tmp_path / "b", ["1"] * 1200, passes)
-    assert read_json(honest / "metrics.json")["auc"] > read_json(fooled / "metrics.json")["auc"] + 0.1
+    assert (
+        read_json(honest / "metrics.json")["auc"] > read_json(fooled / "metrics.json")["auc"] + 0.1
+    )
 
 
 @pytest.mark.parametrize(
-    ("value", "message"), [("", "row 7 is ''"), ("nan", "row 7"), ("inf", "row 7"), ("-1", "row 7 is '-1'"), ("x", "row 7")]
+    ("value", "message"),
+    [
+        ("", "row 7 is ''"),
+        ("nan", "row 7"),
+        ("inf", "row 7"),
+        ("-1", "row 7 is '-1'"),
+        ("x", "row 7"),
+    ],
 )
 def test_a_weight_that_is_none_is_refused_with_its_row(days, tmp_path, value, message):
     trust = ["1"] * 1200
@@ -225,37 +269,54 @@ def test_a_weight_that_is_none_is_refused_with_its_row(days, tmp_path, value, me
 
 def test_a_weight_must_be_among_the_extras(days, tmp_path):
     with pytest.raises(InputError, match=r"features\.extras"):
-        train_day(request(days[0], TRAINING.model_copy(update={"weight": "trust"})), tmp_path / "out")
+        train_day(
+            request(days[0], TRAINING.model_copy(update={"weight": "trust"})), tmp_path / "out"
+        )
 
 
 def test_a_partition_without_the_weight_is_refused(days, tmp_path):
     with pytest.raises(InputError, match=r"\['trust'\]"):
-        train_day(request(days[0], TRAINING.model_copy(update={"weight": "trust"}), schema=WEIGHED), tmp_path / "out")
+        train_day(
+            request(days[0], TRAINING.model_copy(update={"weight": "trust"}), schema=WEIGHED),
+            tmp_path / "out",
+        )
 
 
 def test_a_weight_may_be_new_today(days, first, tmp_path):
-    out = weighed(days, tmp_path, ["1", "2"] * 600, previous_partition=days[0], previous_checkpoint=first)
+    out = weighed(
+        days, tmp_path, ["1", "2"] * 600, previous_partition=days[0], previous_checkpoint=first
+    )
     assert read_json(out / "metrics.json")["auc_progressive"] > 0.5
 
 
-EVERYTHING = HOURLY.model_copy(update={"negative_rate": 0.5, "informative_rate": 0.6, "weight": "trust"})
+EVERYTHING = HOURLY.model_copy(
+    update={"negative_rate": 0.5, "informative_rate": 0.6, "weight": "trust"}
+)
 
 
 @pytest.fixture(scope="module")
 def everything(days, first, tmp_path_factory):
     """A request that uses every option."""
-    day = rewritten(days[1], tmp_path_factory.mktemp("weighed") / "day", trust=[str(1 + i % 3) for i in range(1200)])
-    return request(day, EVERYTHING, schema=WEIGHED, previous_partition=days[0], previous_checkpoint=first)
+    day = rewritten(
+        days[1],
+        tmp_path_factory.mktemp("weighed") / "day",
+        trust=[str(1 + i % 3) for i in range(1200)],
+    )
+    return request(
+        day, EVERYTHING, schema=WEIGHED, previous_partition=days[0], previous_checkpoint=first
+    )
 
 
 def digests(folder):
-    return {name: hashlib.sha256(content).hexdigest() for name, content in array_bytes(folder).items()}
+    return {
+        name: hashlib.sha256(content).hexdigest() for name, content in array_bytes(folder).items()
+    }
 
 
 KILLED = """
 import os, pickle, signal
 from pathlib import Path
-from training.trainer import train_day
+from training.fit.trainer import train_day
 
 request, out = pickle.loads(Path({request!r}).read_bytes()), Path({out!r})
 
@@ -273,14 +334,21 @@ def test_killed_in_the_middle_and_run_again_it_gives_the_same_bytes(everything, 
     train_day(everything, tmp_path / "straight")
     (tmp_path / "request.pickle").write_bytes(pickle.dumps(everything))
     script = KILLED.format(request=str(tmp_path / "request.pickle"), out=str(tmp_path / "again"))
-    assert subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode == -signal.SIGKILL
+    assert (
+        subprocess.run([sys.executable, "-c", script], check=False, capture_output=True).returncode
+        == -signal.SIGKILL
+    )
     assert not (tmp_path / "again").exists()
     train_day(everything, tmp_path / "again")
     assert digests(tmp_path / "again") == digests(tmp_path / "straight")
-    assert {"progressive.json", "plots/progressive.png", "table/table.json"} <= set(digests(tmp_path / "again"))
+    assert {"progressive.json", "plots/progressive.png", "table/table.json"} <= set(
+        digests(tmp_path / "again")
+    )
 
 
 def test_the_share_of_input_is_reported(second):
     figures = second[1]
-    assert figures["input_share"] == pytest.approx(figures["input_s"] / (figures["input_s"] + figures["step_s"]))
+    assert figures["input_share"] == pytest.approx(
+        figures["input_s"] / (figures["input_s"] + figures["step_s"])
+    )
     assert 0 < figures["input_share"] < 1

@@ -9,15 +9,15 @@ import pyarrow.parquet as pq
 import pytest
 from training_data import MODEL, SCHEMA, TRAINING
 
-from training.checkpoints import Description, write_description
-from training.examples import Examples
-from training.inputs import Featurizer
-from training.layout import Layout
-from training.learners import Learners, Recipe
+from elastic_embeddings.core.ragged import Ragged
+from training.data.examples import Examples
+from training.data.inputs import Featurizer
+from training.data.layout import Layout
+from training.evaluation.day_report import Outcome, Timing, write_outcome
+from training.evaluation.slices import Slicing
+from training.fit.checkpoints import Description, write_description
+from training.fit.learners import Learners, Recipe
 from training.models.cross_files import write_encodings
-from training.outcome import Outcome, Timing, write_outcome
-from training.quality.heldout import Slicing
-from training.ragged import Ragged
 
 
 def examples(label):
@@ -77,7 +77,9 @@ def test_heldout_figures_by_hand(written):
 def test_progressive_figures_cover_the_whole_day(checkpoint, learners):
     progressive = np.array([0.1, 0.9, 0.2, 0.8, 0.3, 0.4], np.float32)
     figures = write_outcome(outcome(progressive=progressive), learners, checkpoint)
-    assert figures["auc_progressive"] == pytest.approx(8 / 9)  # of nine pairs only (.3, .4) is the wrong way round
+    assert figures["auc_progressive"] == pytest.approx(
+        8 / 9
+    )  # of nine pairs only (.3, .4) is the wrong way round
     label = np.array([0, 1, 0, 1, 1, 0])
     assert figures["log_loss_progressive"] == pytest.approx(
         -np.mean(np.log(np.where(label, progressive, 1 - progressive))), rel=1e-6
@@ -91,7 +93,10 @@ def test_undefined_figures_are_nan_and_null_on_disk(checkpoint, learners):
         "auc", "auc_lr_baseline", "calibration", "auc_progressive", "log_loss_progressive", "rig", "gauc", "auc_low", "auc_high",
         "auc_gain_over_baseline", "auc_gain_over_baseline_low", "auc_gain_over_baseline_high",
     }  # fmt: skip
-    on_disk = json.loads((checkpoint / "metrics.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    on_disk = json.loads(
+        (checkpoint / "metrics.json").read_text(),
+        parse_constant=lambda name: pytest.fail(f"{name} is no JSON"),
+    )
     assert {name for name, value in on_disk.items() if value is None} == undefined
 
 
@@ -107,7 +112,13 @@ def test_quality_figures_by_hand(written):
 def test_without_slicing_the_quality_file_holds_all_impressions(written):
     document = json.loads((written[1] / "quality.json").read_text(), parse_constant=pytest.fail)
     (row,) = document["slices"]["model"]
-    assert (row["name"], row["rows"], row["clicks"], row["users"], row["auc"]) == ("all", 2, 1, 2, 1.0)
+    assert (row["name"], row["rows"], row["clicks"], row["users"], row["auc"]) == (
+        "all",
+        2,
+        1,
+        2,
+        1.0,
+    )
     assert document["slices"]["baseline"][0]["auc"] == 0.0
     assert len(document["calibration_curve"]["model"]["rows"]) == 2
 
@@ -126,11 +137,20 @@ def test_slices_know_what_the_table_counted(tmp_path, checkpoint):
     slicing = Slicing.of(tmp_path, schema, ())
     write_outcome(replace(outcome(), examples=day, slicing=slicing), learned, checkpoint)
     rows = json.loads((checkpoint / "quality.json").read_text())["slices"]["model"]
-    assert {row["name"]: row["rows"] for row in rows} == {"all": 2, "item_id: new": 1, "item_id: rare": 1, "item_id: frequent": 0}
+    assert {row["name"]: row["rows"] for row in rows} == {
+        "all": 2,
+        "item_id: new": 1,
+        "item_id: rare": 1,
+        "item_id: frequent": 0,
+    }
 
 
 def test_pictures_lie_beside_that_of_the_table(written):
-    assert {path.name for path in (written[1] / "plots").iterdir()} == {"table.png", "calibration.png", "slices.png"}
+    assert {path.name for path in (written[1] / "plots").iterdir()} == {
+        "table.png",
+        "calibration.png",
+        "slices.png",
+    }
 
 
 def test_the_heldout_file_by_hand(written):

@@ -27,7 +27,13 @@ def fbgemm_row(row, bits):
     scale = float(np.float16(np.float32(np.float32(max(row)) - np.float32(low)) / np.float32(most)))
     if scale <= 0 or np.isinf(np.float32(1) / np.float32(scale)):
         scale = 1.0
-    codes = [min(max(round(float(np.float32(np.float32(x) - np.float32(low)) / np.float32(scale))), 0), most) for x in row]
+    codes = [
+        min(
+            max(round(float(np.float32(np.float32(x) - np.float32(low)) / np.float32(scale))), 0),
+            most,
+        )
+        for x in row
+    ]
     return codes, scale, low
 
 
@@ -68,14 +74,20 @@ def test_what_half_precision_cannot_hold_is_refused(bad):
         quantize(np.array([[1.0, bad]], np.float32), 8)
 
 
-@given(hnp.arrays(np.uint8, st.tuples(st.integers(0, 5), st.integers(1, 9)), elements=st.integers(0, 15)))
+@given(
+    hnp.arrays(
+        np.uint8, st.tuples(st.integers(0, 5), st.integers(1, 9)), elements=st.integers(0, 15)
+    )
+)
 def test_two_codes_a_byte_and_back(codes):
     packed = two_a_byte(codes)
     assert packed.shape == (len(codes), -(-codes.shape[1] // 2))
     assert one_a_byte(packed, codes.shape[1]).tolist() == codes.tolist()
 
 
-@pytest.mark.parametrize(("form", "row_bytes"), [("float32", 64), ("float16", 32), ("int8", 20), ("int4", 12)])
+@pytest.mark.parametrize(
+    ("form", "row_bytes"), [("float32", 64), ("float16", 32), ("int8", 20), ("int4", 12)]
+)
 def test_bytes_of_a_row_of_sixteen_are_the_published_ones(form, row_bytes):
     assert Matrix.of(np.ones((10, 16), np.float32), Form(form)).nbytes == 10 * row_bytes
 
@@ -91,7 +103,10 @@ def test_arrays_of_another_form_are_refused():
 def banded():
     draw = np.random.default_rng(1)
     wide = Band(Matrix.of(draw.normal(size=(3, 4)).astype(np.float32), Form.INT8))
-    narrow = Band(Matrix.of(draw.normal(size=(2, 2)).astype(np.float32), Form.INT4), draw.normal(size=(2, 4)).astype(np.float32))
+    narrow = Band(
+        Matrix.of(draw.normal(size=(2, 2)).astype(np.float32), Form.INT4),
+        draw.normal(size=(2, 4)).astype(np.float32),
+    )
     return PackedSlab((wide, narrow))
 
 
@@ -110,7 +125,11 @@ def test_rows_come_back_from_their_files(tmp_path):
     plain = PackedSlab.of(np.arange(5, dtype=np.float32)[:, None])
     rows = PackedRows(np.array([5, -1, 3, 9, 2**62]), {"deep": banded(), "wide": plain})
     write_rows(tmp_path / "table", rows)
-    assert sorted(p.name for p in (tmp_path / "table").iterdir()) == ["deep.npz", "keys.npy", "wide.npy"]
+    assert sorted(p.name for p in (tmp_path / "table").iterdir()) == [
+        "deep.npz",
+        "keys.npy",
+        "wide.npy",
+    ]
     again = read_rows(tmp_path / "table")
     assert again.keys.tolist() == rows.keys.tolist()
     for name, slab in rows.slabs.items():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from compression.serving.crosses import cross_value
+from compression.export.crosses import cross_value
 from features.errors import InputError
 from training.models.cross_files import read_encodings, write_encodings
 from training.models.cross_input import Encoding, Nodes, sorted_nodes
@@ -15,7 +15,9 @@ from training.models.pooling import LIMIT, dense_inputs, lay_together, pool_fiel
 
 def test_lists_are_pooled_by_the_mean_of_all_present_values():
     singles = tf.constant([[[1.0, 2.0]], [[3.0, 4.0]]])
-    listed = tf.constant([[2.0, 4.0], [0.0, 0.0], [5.0, 6.0]])  # the second value has no row: zero, but it counts
+    listed = tf.constant(
+        [[2.0, 4.0], [0.0, 0.0], [5.0, 6.0]]
+    )  # the second value has no row: zero, but it counts
     segments = tf.constant([0, 0, 3])  # impression 0 list 0 (twice), impression 1 list 1
     pooled = pool_fields(singles, listed, segments, lists=2)
     np.testing.assert_array_equal(pooled, [[[1, 2], [1, 2], [0, 0]], [[3, 4], [0, 0], [5, 6]]])
@@ -27,30 +29,43 @@ def test_without_lists_the_single_fields_pass_through():
 
 
 def test_no_single_field_and_an_empty_batch():
-    assert pool_fields(tf.zeros([0, 0, 4]), tf.zeros([0, 4]), tf.zeros([0], tf.int32), lists=2).shape == [0, 2, 4]
+    assert pool_fields(
+        tf.zeros([0, 0, 4]), tf.zeros([0, 4]), tf.zeros([0], tf.int32), lists=2
+    ).shape == [0, 2, 4]
 
 
 def test_numbers_are_standardised_and_followed_by_their_flags():
     values = tf.constant([[3.0, 10.0], [0.0, 20.0]], tf.float64)
     present = tf.constant([[True, True], [False, True]])
-    got = dense_inputs(values, present, tf.constant([1.0, 20.0], tf.float64), tf.constant([4.0, 5.0], tf.float64))
+    got = dense_inputs(
+        values, present, tf.constant([1.0, 20.0], tf.float64), tf.constant([4.0, 5.0], tf.float64)
+    )
     np.testing.assert_array_equal(got, [[0.5, 1, -2, 1], [0, 0, 0, 1]])
     assert got.dtype == tf.float32
 
 
 def test_absurd_numbers_are_cut():
     values = tf.constant([[1e300], [-1e300]], tf.float64)
-    got = dense_inputs(values, tf.constant([[True], [True]]), tf.zeros([1], tf.float64), tf.constant([1e-300], tf.float64))
+    got = dense_inputs(
+        values,
+        tf.constant([[True], [True]]),
+        tf.zeros([1], tf.float64),
+        tf.constant([1e-300], tf.float64),
+    )
     np.testing.assert_array_equal(got, [[LIMIT, 1], [-LIMIT, 1]])
 
 
 def nodes():
-    return sorted_nodes(np.array([7, -3], np.int64), np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0.5, 0.25]))
+    return sorted_nodes(
+        np.array([7, -3], np.int64), np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0.5, 0.25])
+    )
 
 
 def test_nodes_are_sorted_and_unknown_keys_have_the_zero_row():
     positions = nodes().positions(np.array([7, 5, -3, 2**62], np.int64))
-    np.testing.assert_array_equal(nodes().table()[positions], [[1, 2, 0.5], [0, 0, 0], [3, 4, 0.25], [0, 0, 0]])
+    np.testing.assert_array_equal(
+        nodes().table()[positions], [[1, 2, 0.5], [0, 0, 0], [3, 4, 0.25], [0, 0, 0]]
+    )
 
 
 def test_without_nodes_every_key_is_unknown():
@@ -70,11 +85,16 @@ def test_a_column_is_what_the_graph_computes(layers):
     """`Encoding.column` needs no TensorFlow; the exported graph's operations say the same, unknown nodes included."""
     rng = np.random.default_rng(3)
     sides = [
-        sorted_nodes(np.arange(5) * 7, rng.normal(size=(5, 4)).astype(np.float32), rng.normal(size=5).astype(np.float32))
+        sorted_nodes(
+            np.arange(5) * 7,
+            rng.normal(size=(5, 4)).astype(np.float32),
+            rng.normal(size=5).astype(np.float32),
+        )
         for _ in range(2)
     ]
     network = tuple(
-        (rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[1]).astype(np.float32)) for shape in pairwise(layers)
+        (rng.normal(size=shape).astype(np.float32), rng.normal(size=shape[1]).astype(np.float32))
+        for shape in pairwise(layers)
     )
     pairs = np.array([[0, 0], [7, 28], [1, 14], [21, 3], [1, 3]])
     left, right = (tf.constant(n.table()[n.positions(pairs[:, i])]) for i, n in enumerate(sides))
@@ -110,7 +130,10 @@ def test_missing_and_damaged_files_are_named(tmp_path):
 
 
 def test_incomplete_encodings_are_refused(tmp_path):
-    np.savez(tmp_path / "encodings.npz", **{"a__b/mean": np.float32(0), "a__b/left_keys": np.zeros(2, np.int64)})
+    np.savez(
+        tmp_path / "encodings.npz",
+        **{"a__b/mean": np.float32(0), "a__b/left_keys": np.zeros(2, np.int64)},
+    )
     with pytest.raises(InputError, match="incomplete"):
         read_encodings(tmp_path / "encodings.npz")
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from training.metrics import (
+from training.evaluation.metrics import (
     Slice,
     auc,
     calibration_curve,
@@ -19,8 +19,8 @@ from training.metrics import (
     resample_users,
     slice_table,
 )
-from training.quality.plots import plot_calibration, plot_slices
-from training.quality.report import HeldOut, judge
+from training.evaluation.plots import plot_calibration, plot_slices
+from training.evaluation.quality import HeldOut, judge
 
 NONE = np.zeros(0, np.float32)
 
@@ -63,7 +63,9 @@ def test_intervals_hold_their_figures_and_are_by_user(heldout, quality):
     gain = "auc_gain_over_baseline"
     assert 0 < figures[f"{gain}_low"] < figures[gain] < figures[f"{gain}_high"]
     own = resample_users(heldout.label, {"m": heldout.model}, heldout.user)["m"].intervals()
-    assert {f"model.{name}": found for name, found in own.items()}.items() <= quality.intervals.items()
+    assert {
+        f"model.{name}": found for name, found in own.items()
+    }.items() <= quality.intervals.items()
 
 
 def test_a_model_gains_nothing_over_itself(heldout):
@@ -83,7 +85,10 @@ def test_the_file_holds_everything_and_is_strict_json(heldout, quality, tmp_path
     document = json.loads((tmp_path / "quality.json").read_text(), parse_constant=pytest.fail)
     assert set(document) == {"level", "resamples", "intervals", "slices", "calibration_curve"}
     assert (document["level"], document["resamples"]) == (0.95, 200)
-    assert document["intervals"]["model.auc"] == {"low": quality.figures["auc_low"], "high": quality.figures["auc_high"]}
+    assert document["intervals"]["model.auc"] == {
+        "low": quality.figures["auc_low"],
+        "high": quality.figures["auc_high"],
+    }
     rows = document["slices"]["model"]
     assert [row["rows"] for row in rows] == [600, 7, 0]
     assert rows[2]["log_loss"] is None
@@ -92,7 +97,11 @@ def test_the_file_holds_everything_and_is_strict_json(heldout, quality, tmp_path
 
 
 def test_the_seed_decides(heldout, parts, quality, tmp_path):
-    for name, found in {"a": quality, "b": judge(heldout, parts), "c": judge(heldout, parts, seed=1)}.items():
+    for name, found in {
+        "a": quality,
+        "b": judge(heldout, parts),
+        "c": judge(heldout, parts, seed=1),
+    }.items():
         found.write(tmp_path / name)
     first, again, other = ((tmp_path / name).read_bytes() for name in "abc")
     assert first == again
@@ -102,7 +111,9 @@ def test_the_seed_decides(heldout, parts, quality, tmp_path):
 DEGENERATE = {
     "no rows": HeldOut(NONE, NONE, NONE, NONE.astype(np.int64)),
     "no click": HeldOut(np.zeros(3, np.float32), *np.full((2, 3), 0.2, np.float32), np.arange(3)),
-    "one user": HeldOut(np.array([0, 1], np.float32), *np.full((2, 2), 0.5, np.float32), np.zeros(2, np.int64)),
+    "one user": HeldOut(
+        np.array([0, 1], np.float32), *np.full((2, 2), 0.5, np.float32), np.zeros(2, np.int64)
+    ),
 }
 
 
@@ -115,7 +126,10 @@ def test_degenerate_impressions_give_nan_and_pictures_without_warnings(case, tmp
         found.write(tmp_path / "quality.json")
         plot_calibration(found.curves, tmp_path / "calibration.png")
         plot_slices(found.slices, found.baseline_slices, tmp_path / "slices.png")
-    assert all(math.isnan(found.figures[name]) for name in ("auc_low", "auc_high", "auc_gain_over_baseline_low"))
+    assert all(
+        math.isnan(found.figures[name])
+        for name in ("auc_low", "auc_high", "auc_gain_over_baseline_low")
+    )
     assert imread(tmp_path / "calibration.png").std() > 0.01
 
 
@@ -134,11 +148,16 @@ def test_pictures_are_drawn_into_folders_that_they_make(quality, tmp_path):
 
 
 def test_pictures_are_the_same_bytes_each_time(quality, tmp_path):
-    first, again = (plot_slices(quality.slices, quality.baseline_slices, tmp_path / f"{name}.png").read_bytes() for name in "ab")
+    first, again = (
+        plot_slices(quality.slices, quality.baseline_slices, tmp_path / f"{name}.png").read_bytes()
+        for name in "ab"
+    )
     assert first == again
 
 
 def test_more_slices_make_a_higher_picture_up_to_forty(quality, tmp_path):
     few, many, most = (quality.slices[:1] * count for count in (3, 40, 90))
-    heights = [imread(plot_slices(rows, rows, tmp_path / "p.png")).shape[0] for rows in (few, many, most)]
+    heights = [
+        imread(plot_slices(rows, rows, tmp_path / "p.png")).shape[0] for rows in (few, many, most)
+    ]
     assert heights[0] < heights[1] == heights[2]

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.ragged import Ragged
+from elastic_embeddings.core.ragged import Ragged
 
 LISTS = st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=4), min_size=1, max_size=12)
 
@@ -15,7 +15,10 @@ def ragged(lists):
 
 
 def as_lists(values):
-    return [values.values[a:b].tolist() for a, b in zip(values.offsets[:-1], values.offsets[1:], strict=True)]
+    return [
+        values.values[a:b].tolist()
+        for a, b in zip(values.offsets[:-1], values.offsets[1:], strict=True)
+    ]
 
 
 @given(LISTS, st.data())

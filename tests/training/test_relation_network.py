@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from features.errors import InputError
 from features.schema import Categorical, Schema, Timestamp
-from training.layout import Layout
+from training.data.layout import Layout
 from training.models.blocks import carry_over
 from training.models.ctr import DEEP, WIDE, CtrModel
 from training.models.parts.relation_network import RelationNetwork
@@ -17,7 +17,9 @@ DIM, BATCH = 8, 50
 
 def layout(*names):
     fields = tuple(Categorical(name=name) for name in names)
-    return Layout.of(Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields))
+    return Layout.of(
+        Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields)
+    )
 
 
 def network(names=("a", "b", "c"), **settings):
@@ -26,7 +28,10 @@ def network(names=("a", "b", "c"), **settings):
 
 def some_weights(relations, seed=0):
     draw = np.random.default_rng(seed)
-    return {n: tf.constant(draw.normal(size=w.shape), tf.float32) for n, w in relations.fresh(draw).items()}
+    return {
+        n: tf.constant(draw.normal(size=w.shape), tf.float32)
+        for n, w in relations.fresh(draw).items()
+    }
 
 
 def some_vectors(fields=3, seed=1, batch=BATCH):
@@ -38,12 +43,18 @@ def symmetric(weights):
     if "relation/matrix" in weights:
         matrix = weights["relation/matrix"].numpy().astype(np.float64)
         return (matrix + matrix.transpose(0, 2, 1)) / 2
-    basis, scales = weights["relation/basis"].numpy().astype(np.float64), weights["relation/scales"].numpy()
+    basis, scales = (
+        weights["relation/basis"].numpy().astype(np.float64),
+        weights["relation/scales"].numpy(),
+    )
     return np.einsum("hdr,hr,her->hde", basis, scales, basis)
 
 
 VARIANTS = [
-    {"heads": heads, "rank": rank, "form": form} for heads in (1, 3) for rank in (None, 2) for form in ("scalar", "vector")
+    {"heads": heads, "rank": rank, "form": form}
+    for heads in (1, 3)
+    for rank in (None, 2)
+    for form in ("scalar", "vector")
 ]
 
 
@@ -55,8 +66,17 @@ def test_relations_equal_their_formula(variant):
     for i, j in ((0, 1), (0, 2), (1, 2)):
         for head in s:
             related = ((v[:, i] @ head) * v[:, j] + (v[:, j] @ head) * v[:, i]) / 2
-            expected.append(related if variant["form"] == "vector" else related.sum(axis=1, keepdims=True) / DIM**0.5)
-    np.testing.assert_allclose(relations.outputs(weights, tf.constant(v)), np.concatenate(expected, axis=1), rtol=2e-4, atol=2e-4)
+            expected.append(
+                related
+                if variant["form"] == "vector"
+                else related.sum(axis=1, keepdims=True) / DIM**0.5
+            )
+    np.testing.assert_allclose(
+        relations.outputs(weights, tf.constant(v)),
+        np.concatenate(expected, axis=1),
+        rtol=2e-4,
+        atol=2e-4,
+    )
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
@@ -64,7 +84,10 @@ def test_relations_equal_their_formula(variant):
 def test_swapping_two_fields_changes_no_bit_of_their_relation(variant, batch):
     relations, v = network(("a", "b"), **variant), some_vectors(fields=2, batch=batch)
     weights = some_weights(relations)
-    there, back = (relations.outputs(weights, tf.constant(x)).numpy() for x in (v, np.ascontiguousarray(v[:, ::-1])))
+    there, back = (
+        relations.outputs(weights, tf.constant(x)).numpy()
+        for x in (v, np.ascontiguousarray(v[:, ::-1]))
+    )
     np.testing.assert_array_equal(there, back)
 
 
@@ -72,7 +95,9 @@ def test_the_scalar_form_is_that_of_the_bilinear_form():
     relations, v = network(("a", "b")), some_vectors(fields=2)
     weights = some_weights(relations)
     expected = np.einsum("bd,de,be->b", v[:, 0], symmetric(weights)[0], v[:, 1]) / DIM**0.5
-    np.testing.assert_allclose(relations.outputs(weights, tf.constant(v))[:, 0], expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        relations.outputs(weights, tf.constant(v))[:, 0], expected, rtol=1e-4, atol=1e-4
+    )
 
 
 def test_the_identity_gives_the_inner_product_of_a_factorisation_machine():
@@ -98,12 +123,18 @@ def test_named_fields_are_related_and_no_others():
     weights, v = some_weights(relations), some_vectors(fields=4)
     changed = v.copy()
     changed[:, [0, 2]] += 1
-    np.testing.assert_array_equal(*(relations.outputs(weights, tf.constant(x)) for x in (v, changed)))
+    np.testing.assert_array_equal(
+        *(relations.outputs(weights, tf.constant(x)) for x in (v, changed))
+    )
 
 
 @pytest.mark.parametrize(
     ("settings", "complaint"),
-    [({"fields": ("a", "z")}, "'z'"), ({"fields": ("a", "a")}, "two id fields"), ({"rank": DIM + 1}, "exceeds the width")],
+    [
+        ({"fields": ("a", "z")}, "'z'"),
+        ({"fields": ("a", "a")}, "two id fields"),
+        ({"rank": DIM + 1}, "exceeds the width"),
+    ],
 )
 def test_relations_that_cannot_be_are_refused(settings, complaint):
     with pytest.raises(InputError, match=complaint):
@@ -112,12 +143,22 @@ def test_relations_that_cannot_be_are_refused(settings, complaint):
 
 def test_a_removed_field_takes_its_relations_with_it_and_leaves_the_others():
     settings = ModelSettings(dim=DIM, hidden=(4,), relations=RelationNetworkSettings())
-    before, after = (CtrModel(_schema(*names), settings, seed=len(names)) for names in (("a", "b", "c"), ("a", "c")))
-    learned = {n: np.random.default_rng(5).normal(size=w.shape).astype(np.float32) for n, w in before.weights().items()}
+    before, after = (
+        CtrModel(_schema(*names), settings, seed=len(names))
+        for names in (("a", "b", "c"), ("a", "c"))
+    )
+    learned = {
+        n: np.random.default_rng(5).normal(size=w.shape).astype(np.float32)
+        for n, w in before.weights().items()
+    }
     carried = carry_over(learned, after.weights(), before.blocks(), after.blocks())
     np.testing.assert_array_equal(carried["relation/matrix"], learned["relation/matrix"])
-    np.testing.assert_array_equal(carried["deep/0/kernel"][-1], learned["deep/0/kernel"][-2])  # a×c: second of three pairs
-    np.testing.assert_array_equal(carried["deep/0/kernel"][DIM : 2 * DIM], learned["deep/0/kernel"][2 * DIM : 3 * DIM])  # c
+    np.testing.assert_array_equal(
+        carried["deep/0/kernel"][-1], learned["deep/0/kernel"][-2]
+    )  # a×c: second of three pairs
+    np.testing.assert_array_equal(
+        carried["deep/0/kernel"][DIM : 2 * DIM], learned["deep/0/kernel"][2 * DIM : 3 * DIM]
+    )  # c
 
 
 def _schema(*names):
@@ -149,7 +190,9 @@ def _fitted_loss(settings, vectors, target, steps=400):
 
 def _logit(model, vectors):
     batch = tf.shape(vectors)[0]
-    return model.forward({WIDE: tf.zeros([batch, 2, 1]), DEEP: vectors}, tf.zeros([batch, 0]), tf.zeros([batch, 0]))
+    return model.forward(
+        {WIDE: tf.zeros([batch, 2, 1]), DEEP: vectors}, tf.zeros([batch, 0]), tf.zeros([batch, 0])
+    )
 
 
 @pytest.mark.slow
@@ -157,7 +200,14 @@ def test_it_recovers_a_planted_symmetric_bilinear_logit_that_a_perceptron_misses
     draw = np.random.default_rng(3)
     planted = draw.normal(size=(DIM, DIM))
     vectors = draw.normal(size=(4000, 2, DIM)).astype(np.float32)
-    target = np.einsum("bd,de,be->b", vectors[:, 0], planted + planted.T, vectors[:, 1]).astype(np.float32) / DIM
-    with_relations = _fitted_loss(ModelSettings(dim=DIM, hidden=(), relations={"fields": "all"}), vectors, target)
+    target = (
+        np.einsum("bd,de,be->b", vectors[:, 0], planted + planted.T, vectors[:, 1]).astype(
+            np.float32
+        )
+        / DIM
+    )
+    with_relations = _fitted_loss(
+        ModelSettings(dim=DIM, hidden=(), relations={"fields": "all"}), vectors, target
+    )
     without = _fitted_loss(ModelSettings(dim=DIM, hidden=(32, 16)), vectors, target)
     assert with_relations < 0.01 * target.var() < without

@@ -10,14 +10,18 @@ from hypothesis import strategies as st
 from training_data import MODEL, TRAINING
 
 from features.schema import Categorical, Schema, Timestamp
-from training.examples import Examples, batches
-from training.inputs import Inputs
-from training.learners import Learners, Recipe
-from training.online.sampling import FLOOR_OF_RATE, draw, keep_probabilities, log_odds_shift, sampled
+from training.data.examples import Examples, batches
+from training.data.inputs import Inputs
+from training.fit.learners import Learners, Recipe
+from training.fit.sampling import FLOOR_OF_RATE, draw, keep_probabilities, log_odds_shift, sampled
 from training.settings import OptimizerSettings
 
 ITEMS = Schema(
-    label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=(Categorical(name="item_id"),)
+    label="y",
+    user="u",
+    item="i",
+    timestamp=Timestamp(column="t"),
+    fields=(Categorical(name="item_id"),),
 )  # one field: an item's logit is free to be whatever its clicks say
 
 
@@ -78,7 +82,9 @@ def test_the_draw_follows_the_record_whatever_the_order(order, rate):
 
 def test_the_draw_follows_the_seed():
     examples = impressions(np.zeros(200))
-    first, same, other = (draw(examples, rates(negative_rate=0.5, seed=seed)).rows for seed in (1, 1, 2))
+    first, same, other = (
+        draw(examples, rates(negative_rate=0.5, seed=seed)).rows for seed in (1, 1, 2)
+    )
     np.testing.assert_array_equal(first, same)
     assert first.tolist() != other.tolist()
 
@@ -86,7 +92,9 @@ def test_the_draw_follows_the_seed():
 def test_the_two_draws_are_independent():
     """Of the negatives that were kept, the informative draw keeps its share again."""
     before = np.full(40_000, 0.5, np.float32)
-    kept = draw(impressions(np.zeros(40_000)), rates(negative_rate=0.5, informative_rate=0.5), before).rows
+    kept = draw(
+        impressions(np.zeros(40_000)), rates(negative_rate=0.5, informative_rate=0.5), before
+    ).rows
     assert len(kept) / 40_000 == pytest.approx(0.25, abs=0.01)
 
 
@@ -119,15 +127,22 @@ def test_chances_stay_in_range_and_grow_with_the_surprise(probability, rate):
     assert (np.diff(kept[order]) >= -1e-12).all()
 
 
-@given(probability=st.lists(st.floats(1 / 64, 63 / 64, width=32), min_size=1, max_size=80), rate=st.floats(0.01, 1))
+@given(
+    probability=st.lists(st.floats(1 / 64, 63 / 64, width=32), min_size=1, max_size=80),
+    rate=st.floats(0.01, 1),
+)
 def test_the_expected_share_is_the_rate(probability, rate):
     p = np.array(probability, np.float32)
-    assert keep_probabilities(p, np.zeros(len(p), np.float32), rate).mean() == pytest.approx(rate, rel=1e-6)
+    assert keep_probabilities(p, np.zeros(len(p), np.float32), rate).mean() == pytest.approx(
+        rate, rel=1e-6
+    )
 
 
 def test_chances_by_hand():
     """|p - y| of .1, .2, .3 and .4 has the mean .25: a rate of .5 takes c = 2, and nothing is cut off."""
-    kept = keep_probabilities(np.array([0.1, 0.2, 0.7, 0.6], np.float32), np.array([0, 0, 1, 1], np.float32), 0.5)
+    kept = keep_probabilities(
+        np.array([0.1, 0.2, 0.7, 0.6], np.float32), np.array([0, 0, 1, 1], np.float32), 0.5
+    )
     np.testing.assert_allclose(kept, [0.2, 0.4, 0.6, 0.8], rtol=1e-6)
 
 
@@ -138,11 +153,18 @@ def test_with_nothing_left_to_learn_the_floor_is_kept():
 
 def test_of_nothing_nothing_is_kept():
     both = rates(negative_rate=0.5, informative_rate=0.5)
-    assert len(sampled(as_inputs(impressions([])), impressions([]), both, np.zeros(0, np.float32))) == 0
+    assert (
+        len(sampled(as_inputs(impressions([])), impressions([]), both, np.zeros(0, np.float32)))
+        == 0
+    )
 
 
 def test_no_negatives_left_is_no_trouble():
-    sample = draw(impressions(np.zeros(3)), rates(negative_rate=1e-9, informative_rate=0.5), np.full(3, 0.5, np.float32))
+    sample = draw(
+        impressions(np.zeros(3)),
+        rates(negative_rate=1e-9, informative_rate=0.5),
+        np.full(3, 0.5, np.float32),
+    )
     assert len(sample.rows) == 0
 
 
@@ -151,7 +173,9 @@ def test_importance_makes_the_gradient_unbiased():
     rows, rate, seeds = 300, 0.2, 3000
     draw_ = np.random.default_rng(3)
     label, before = labels(rows), draw_.uniform(0.02, 0.9, rows).astype(np.float32)
-    gradients = (before - label)[:, None] * draw_.normal(1.0, 1.0, (rows, 4))  # of a logit that is linear in four features
+    gradients = (before - label)[:, None] * draw_.normal(
+        1.0, 1.0, (rows, 4)
+    )  # of a logit that is linear in four features
     examples = impressions(label)
     weighted, plain = [], []
     for seed in range(seeds):
@@ -186,7 +210,10 @@ def stream(rows, seed):
 
 def learned_probabilities(shifted=True, **changes):
     """Probabilities by item, of the model and of the baseline, after a stream of which some impressions were left out."""
-    slow, settings = OptimizerSettings(learning_rate=0.003), rates(baseline_learning_rate=0.02, **changes)
+    slow, settings = (
+        OptimizerSettings(learning_rate=0.003),
+        rates(baseline_learning_rate=0.02, **changes),
+    )
     model = MODEL.model_copy(update={"wide": slow, "deep": slow, "dense": slow})
     learners = Learners.fresh(Recipe(ITEMS, model, settings, ()))
     examples = stream(30_000, seed=1)
@@ -196,7 +223,9 @@ def learned_probabilities(shifted=True, **changes):
         part = lesson.take(rows)
         learners.learn(learners.prepare(part if shifted else replace(part, log_odds_shift=0.0)))
     asked = as_inputs(impressions(np.zeros(len(CLICK_RATES)), np.arange(len(CLICK_RATES))))
-    return np.stack([learners.model.predict(asked), learners.baseline.predict(asked)]).astype(np.float64)
+    return np.stack([learners.model.predict(asked), learners.baseline.predict(asked)]).astype(
+        np.float64
+    )
 
 
 def odds(p):
@@ -212,5 +241,8 @@ def test_a_fifth_of_the_negatives_leaves_both_learners_as_calibrated_as_all():
 
 @pytest.mark.slow
 def test_without_the_correction_the_odds_are_off_by_the_rate():
-    corrected, plain = learned_probabilities(negative_rate=0.2), learned_probabilities(shifted=False, negative_rate=0.2)
+    corrected, plain = (
+        learned_probabilities(negative_rate=0.2),
+        learned_probabilities(shifted=False, negative_rate=0.2),
+    )
     np.testing.assert_allclose((odds(plain) / odds(corrected)).mean(axis=1), 5, rtol=0.15)

@@ -7,13 +7,13 @@ import pytest
 from training_data import MODEL, SCHEMA, TRAINING, planted_day, write_impressions
 
 from features.schema import Categorical, MultiValued, Numeric, Relation, Schema
-from training.checkpoints import Description, write_description
-from training.examples import read_examples
-from training.learners import Learners, Recipe
+from training.data.examples import read_examples
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import Description, write_description
+from training.fit.learners import Learners, Recipe
+from training.fit.trainer import TrainRequest, train_day
 from training.models.ctr import CtrModel
-from training.scoring import Scorer
 from training.settings import OptimizerSettings
-from training.trainer import TrainRequest, train_day
 
 DIM = MODEL.dim
 
@@ -49,20 +49,32 @@ def restored(learned, schema, model=MODEL, relations=()):
 
 def block(learner, name, state=None):
     """Rows of the first layer (or of one of its slots) that belong to an input."""
-    start, rows = next((s, r) for n, s, r in learner.model.blocks()["deep/0/kernel"].ranges if n == name)
-    weights = learner.slots["deep/0/kernel"][state].numpy() if state else learner.model.weights()["deep/0/kernel"]
+    start, rows = next(
+        (s, r) for n, s, r in learner.model.blocks()["deep/0/kernel"].ranges if n == name
+    )
+    weights = (
+        learner.slots["deep/0/kernel"][state].numpy()
+        if state
+        else learner.model.weights()["deep/0/kernel"]
+    )
     return weights[start : start + rows]
 
 
 @pytest.mark.parametrize("state", [None, "z", "m", "v"])
 def test_weights_and_slots_of_the_fields_that_stay_are_kept(learned, state):
-    after = restored(learned, with_fields(Categorical(name="new"), *reversed(kept_but("item_id", "tags"))))
+    after = restored(
+        learned, with_fields(Categorical(name="new"), *reversed(kept_but("item_id", "tags")))
+    )
     for name in ("field:user_id", "field:age", "field:hour", "field:user_age", "dense:price"):
-        np.testing.assert_array_equal(block(after.model, name, state), block(learned[1].model, name, state))
+        np.testing.assert_array_equal(
+            block(after.model, name, state), block(learned[1].model, name, state)
+        )
 
 
 def test_slots_of_a_new_field_start_at_zero(learned):
-    after = restored(learned, with_fields(Categorical(name="new"), Numeric(name="depth"), *SCHEMA.fields))
+    after = restored(
+        learned, with_fields(Categorical(name="new"), Numeric(name="depth"), *SCHEMA.fields)
+    )
     for state in ("z", "m", "v"):
         np.testing.assert_array_equal(block(after.model, "field:new", state), np.zeros((DIM, 16)))
         np.testing.assert_array_equal(block(after.model, "dense:depth", state), np.zeros((2, 16)))
@@ -77,19 +89,25 @@ def test_weights_of_a_new_field_are_those_of_a_new_model(learned):
 def test_a_new_relation_starts_at_zero_and_leaves_the_rest(learned):
     after = restored(learned, SCHEMA, relations=(Relation(left="user_id", right="item_id"),))
     np.testing.assert_array_equal(block(after.model, "cross:user_id__item_id"), np.zeros((1, 16)))
-    np.testing.assert_array_equal(block(after.model, "field:tags"), block(learned[1].model, "field:tags"))
+    np.testing.assert_array_equal(
+        block(after.model, "field:tags"), block(learned[1].model, "field:tags")
+    )
 
 
 def test_a_field_that_became_a_list_keeps_its_block(learned):
     fields = [MultiValued(name="item_id") if f.name == "item_id" else f for f in SCHEMA.fields]
     after = restored(learned, with_fields(*fields))
-    np.testing.assert_array_equal(block(after.model, "field:item_id"), block(learned[1].model, "field:item_id"))
+    np.testing.assert_array_equal(
+        block(after.model, "field:item_id"), block(learned[1].model, "field:item_id")
+    )
 
 
 def test_the_later_layers_and_the_baseline_are_kept(learned):
     after = restored(learned, with_fields(*kept_but("tags")))
     for name in ("deep/1/kernel", "deep/0/bias", "deep/out", "bias"):
-        np.testing.assert_array_equal(after.model.model.weights()[name], learned[1].model.model.weights()[name])
+        np.testing.assert_array_equal(
+            after.model.model.weights()[name], learned[1].model.model.weights()[name]
+        )
     for name, weight in learned[1].baseline.model.weights().items():
         np.testing.assert_array_equal(after.baseline.model.weights()[name], weight)
 
@@ -97,10 +115,16 @@ def test_the_later_layers_and_the_baseline_are_kept(learned):
 @pytest.mark.parametrize("factor", [0.5, 1.0, 4.0])
 def test_a_changed_learning_rate_restates_the_dual_sums_only(learned, factor):
     rate = MODEL.dense.learning_rate * factor
-    after = restored(learned, SCHEMA, MODEL.model_copy(update={"dense": OptimizerSettings(learning_rate=rate)}))
+    after = restored(
+        learned, SCHEMA, MODEL.model_copy(update={"dense": OptimizerSettings(learning_rate=rate)})
+    )
     before = learned[1].model
-    np.testing.assert_allclose(block(after.model, "field:tags", "z"), block(before, "field:tags", "z") / factor, rtol=1e-6)
-    np.testing.assert_array_equal(block(after.model, "field:tags", "m"), block(before, "field:tags", "m"))
+    np.testing.assert_allclose(
+        block(after.model, "field:tags", "z"), block(before, "field:tags", "z") / factor, rtol=1e-6
+    )
+    np.testing.assert_array_equal(
+        block(after.model, "field:tags", "m"), block(before, "field:tags", "m")
+    )
     np.testing.assert_array_equal(block(after.model, "field:tags"), block(before, "field:tags"))
 
 
@@ -111,12 +135,17 @@ def test_rows_of_a_removed_field_come_back_with_it(tmp_path):
     request = TrainRequest(SCHEMA, MODEL, TRAINING, (), days[0])
     train_day(request, tmp_path / "first")
     without = replace(
-        request, schema=with_fields(*kept_but("item_id")), partition=days[1], previous_checkpoint=tmp_path / "first"
+        request,
+        schema=with_fields(*kept_but("item_id")),
+        partition=days[1],
+        previous_checkpoint=tmp_path / "first",
     )
     train_day(without, tmp_path / "second")
     keys = read_examples(days[0], SCHEMA).keys[:50, 1]  # of item_id
     first, second = (
-        Learners.fresh(Recipe(SCHEMA, MODEL, TRAINING, ())).model.table.restore(tmp_path / n / "table")
+        Learners.fresh(Recipe(SCHEMA, MODEL, TRAINING, ())).model.table.restore(
+            tmp_path / n / "table"
+        )
         for n in ("first", "second")
     )
     assert np.abs(first.lookup(keys, "wide")).max() > 0
@@ -128,8 +157,14 @@ def test_numbers_that_cannot_be_read_do_no_harm(tmp_path):
     """inf, nan, words and absurdly large numbers in a numeric field leave a finite model."""
     awkward = ["inf", "-inf", "nan", "1e308", "-1e308", "1e999", "", "seven", "0x10", "5"]
     rows = 200
-    columns = {name: [str(i % 7) for i in range(rows)] for name in ("user_id", "item_id", "age", "hour")}
-    columns |= {"tags": [[]] * rows, "label": [i % 2 for i in range(rows)], "price": [awkward[i % 10] for i in range(rows)]}
+    columns = {
+        name: [str(i % 7) for i in range(rows)] for name in ("user_id", "item_id", "age", "hour")
+    }
+    columns |= {
+        "tags": [[]] * rows,
+        "label": [i % 2 for i in range(rows)],
+        "price": [awkward[i % 10] for i in range(rows)],
+    }
     day = write_impressions(tmp_path / "day", columns)
     schema = with_fields(*kept_but("price"), Numeric(name="price"))
     train_day(TrainRequest(schema, MODEL, TRAINING, (), day), tmp_path / "out")

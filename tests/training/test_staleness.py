@@ -7,17 +7,18 @@ import pytest
 import tensorflow as tf
 from training_data import MODEL, SCHEMA, TRAINING, planted_day
 
+from elastic_embeddings.optimizers.learning_rates import ExponentialDecay, Warmup
+from elastic_embeddings.optimizers.rules import GroupAdam
 from features.errors import InputError
-from training.checkpoints import read_checkpoint, read_description
-from training.elastic.optimizers.learning_rates import ExponentialDecay, Warmup
-from training.elastic.optimizers.rules import GroupAdam
-from training.online.staleness import Rewarmed, is_stale, starts_fresh
+from training.fit.checkpoints import read_checkpoint, read_description
+from training.fit.staleness import Rewarmed, is_stale, starts_fresh
+from training.fit.trainer import TrainRequest, train_day
 from training.settings import StalenessSettings
-from training.trainer import TrainRequest, train_day
 
 
 @pytest.mark.parametrize(
-    ("max_days", "gap_days", "stale"), [(None, 1000, False), (1, 1, False), (1, 2, True), (7, 7, False), (7, 8, True)]
+    ("max_days", "gap_days", "stale"),
+    [(None, 1000, False), (1, 1, False), (1, 2, True), (7, 7, False), (7, 8, True)],
 )
 def test_stale_is_older_than_allowed(max_days, gap_days, stale):
     assert is_stale(StalenessSettings(max_days=max_days), gap_days) is stale
@@ -30,11 +31,15 @@ def test_in_time_every_action_goes_on(action, caplog):
 
 
 def test_refusing_names_the_ages_and_the_cure():
-    with pytest.raises(InputError, match=r"5 days .* allows 3; train the days between .*staleness\.action"):
+    with pytest.raises(
+        InputError, match=r"5 days .* allows 3; train the days between .*staleness\.action"
+    ):
         starts_fresh(StalenessSettings(max_days=3, action="refuse"), 5)
 
 
-@pytest.mark.parametrize(("action", "fresh", "words"), [("warn", False, "going on"), ("fresh", True, "nothing learned")])
+@pytest.mark.parametrize(
+    ("action", "fresh", "words"), [("warn", False, "going on"), ("fresh", True, "nothing learned")]
+)
 def test_going_on_says_so(action, fresh, words, caplog):
     assert starts_fresh(StalenessSettings(max_days=3, action=action), 5) is fresh
     assert words in caplog.text
@@ -42,7 +47,9 @@ def test_going_on_says_so(action, fresh, words, caplog):
 
 def test_a_rewarmed_rate_by_hand():
     rate = Rewarmed(since=100, steps=4)(GroupAdam(learning_rate=0.2)).learning_rate
-    assert [rate.at(step) for step in (101, 102, 104, 105, 1000)] == pytest.approx([0.05, 0.1, 0.2, 0.2, 0.2])
+    assert [rate.at(step) for step in (101, 102, 104, 105, 1000)] == pytest.approx(
+        [0.05, 0.1, 0.2, 0.2, 0.2]
+    )
     assert float(rate.at(tf.constant(103, tf.int64))) == pytest.approx(0.15)
     assert rate.base == 0.2
 
@@ -108,7 +115,9 @@ def warming(days, first, tmp_path_factory):
 @pytest.mark.slow
 def test_a_warm_up_shortens_the_steps_after_a_gap_alone(days, first, warming, tmp_path):
     """Without a gap there is none."""
-    train_day(after_a_gap(days, first, gap_days=4, max_days=4, warmup_steps=1_000_000), tmp_path / "none")
+    train_day(
+        after_a_gap(days, first, gap_days=4, max_days=4, warmup_steps=1_000_000), tmp_path / "none"
+    )
     train_day(after_a_gap(days, first), tmp_path / "plain")
     np.testing.assert_array_equal(vectors(tmp_path / "none"), vectors(tmp_path / "plain"))
     weights = {out.name: read_checkpoint(out).dense for out in (warming, tmp_path / "plain")}

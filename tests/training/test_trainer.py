@@ -7,16 +7,24 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from training_data import MODEL, SCHEMA, TRAINING, array_bytes, planted_day, read_json, write_impressions
+from training_data import (
+    MODEL,
+    SCHEMA,
+    TRAINING,
+    array_bytes,
+    planted_day,
+    read_json,
+    write_impressions,
+)
 
 from features.errors import InputError, UnsoundError
 from features.schema import Categorical, Schema
-from training.checkpoints import read_checkpoint, read_description
-from training.examples import heldout_start, read_examples
-from training.scalers import Scaler
-from training.scoring import Scorer
+from training.data.examples import heldout_start, read_examples
+from training.data.scalers import Scaler
+from training.evaluation.scoring import Scorer
+from training.fit.checkpoints import read_checkpoint, read_description
+from training.fit.trainer import TrainRequest, train_day
 from training.settings import AdmissionSettings, OptimizerSettings
-from training.trainer import TrainRequest, train_day
 
 pytestmark = pytest.mark.slow
 
@@ -85,7 +93,9 @@ def test_the_first_day_learns_the_planted_signal(first):
 def test_the_second_day_starts_from_the_first(first, second):
     assert second[1]["auc_progressive"] > 0.75
     assert second[1]["rows_in_table"] >= first[1]["rows_in_table"]
-    assert read_description(second[0]).step == read_description(first[0]).step + math.ceil(240 / 64) + math.ceil(960 / 64)
+    assert read_description(second[0]).step == read_description(first[0]).step + math.ceil(
+        240 / 64
+    ) + math.ceil(960 / 64)
 
 
 def test_metrics_json_is_strict_json(first):
@@ -115,8 +125,14 @@ def test_the_same_request_gives_the_same_bytes(second_request, second, tmp_path)
 
 
 def test_another_seed_gives_another_model(second_request, second, tmp_path):
-    train_day(replace(second_request, training=TRAINING.model_copy(update={"seed": 5})), tmp_path / "other")
-    assert not np.array_equal(read_checkpoint(tmp_path / "other").vectors["deep"], read_checkpoint(second[0]).vectors["deep"])
+    train_day(
+        replace(second_request, training=TRAINING.model_copy(update={"seed": 5})),
+        tmp_path / "other",
+    )
+    assert not np.array_equal(
+        read_checkpoint(tmp_path / "other").vectors["deep"],
+        read_checkpoint(second[0]).vectors["deep"],
+    )
 
 
 def test_progressive_figures_use_no_label_of_the_day(second_request, second, days, tmp_path):
@@ -135,33 +151,45 @@ def test_the_heldout_slice_is_not_learned(second_request, second, days, tmp_path
     assert {name for name in theirs if ours[name] != theirs[name]} == judged
 
 
-def test_the_slice_of_the_day_before_is_learned_and_nothing_else_of_it(second_request, second, days, tmp_path):
+def test_the_slice_of_the_day_before_is_learned_and_nothing_else_of_it(
+    second_request, second, days, tmp_path
+):
     learned_before = relabelled(days[0], tmp_path / "a", slice(0, 960))
     train_day(replace(second_request, previous_partition=learned_before), tmp_path / "same")
     assert array_bytes(tmp_path / "same") == array_bytes(second[0])
     slice_changed = relabelled(days[0], tmp_path / "b", slice(960, None))
     train_day(replace(second_request, previous_partition=slice_changed), tmp_path / "other")
-    assert not np.array_equal(read_checkpoint(tmp_path / "other").vectors["deep"], read_checkpoint(second[0]).vectors["deep"])
+    assert not np.array_equal(
+        read_checkpoint(tmp_path / "other").vectors["deep"],
+        read_checkpoint(second[0]).vectors["deep"],
+    )
 
 
 def test_without_statistics_scalers_come_from_the_days_own_rows(first, days):
     examples = read_examples(days[0], SCHEMA)
     values = examples.numbers[:, 0][examples.present[:, 0]]
-    assert read_description(first[0]).scalers == {"price": Scaler(float(values.mean()), float(values.std()))}
+    assert read_description(first[0]).scalers == {
+        "price": Scaler(float(values.mean()), float(values.std()))
+    }
 
 
 def test_scalers_come_from_the_statistics_given(days, tmp_path):
-    pd.DataFrame({"field": ["price", "user_id"], "mean": [0.25, None], "std": [2.0, None]}).to_parquet(
-        tmp_path / "fields.parquet"
-    )
+    pd.DataFrame(
+        {"field": ["price", "user_id"], "mean": [0.25, None], "std": [2.0, None]}
+    ).to_parquet(tmp_path / "fields.parquet")
     train_day(request(days[0], statistics=tmp_path), tmp_path / "out")
     assert read_description(tmp_path / "out").scalers == {"price": Scaler(0.25, 2.0)}
 
 
 def test_the_heldout_slice_is_told_apart_by_the_fields_asked_for(days, tmp_path):
-    schema, settings = SCHEMA.model_copy(update={"item": "item_id"}), TRAINING.model_copy(update={"slices": ("age",)})
+    schema, settings = (
+        SCHEMA.model_copy(update={"item": "item_id"}),
+        TRAINING.model_copy(update={"slices": ("age",)}),
+    )
     figures = train_day(request(days[0], schema=schema, training=settings), tmp_path / "out")
-    rows = {row["name"]: row for row in read_json(tmp_path / "out" / "quality.json")["slices"]["model"]}
+    rows = {
+        row["name"]: row for row in read_json(tmp_path / "out" / "quality.json")["slices"]["model"]
+    }
     ages = pq.read_table(days[0] / "impressions").slice(960)["age"].to_numpy().astype(int)
     middle = int(((ages >= 20) & (ages < 40)).sum())  # the only bucket of a hundred rows
     assert {name: row["rows"] for name, row in rows.items() if "age" in name} == {
@@ -192,32 +220,46 @@ def test_a_removed_field_leaves_what_was_learned_of_the_others(second_request, f
 def test_an_added_field_is_learned_beside_the_others(days, first, tmp_path):
     """The days before have no column for it; the field's rows begin with this day."""
     frame = pd.read_parquet(days[1] / "impressions")
-    wider = write_impressions(tmp_path / "day", frame.assign(shop=[f"s{i % 7}" for i in range(len(frame))]).to_dict("list"))
+    wider = write_impressions(
+        tmp_path / "day",
+        frame.assign(shop=[f"s{i % 7}" for i in range(len(frame))]).to_dict("list"),
+    )
     schema = with_fields(Categorical(name="shop"), *SCHEMA.fields)
     out = tmp_path / "out"
-    figures = train_day(request(wider, schema=schema, previous_partition=days[0], previous_checkpoint=first[0]), out)
+    figures = train_day(
+        request(wider, schema=schema, previous_partition=days[0], previous_checkpoint=first[0]), out
+    )
     assert figures["auc_progressive"] > 0.75
     assert Scorer.load(out).score(read_examples(wider, schema)).shape == (1200,)
 
 
-def test_a_changed_learning_rate_leaves_the_weights_as_they_are(second_request, first, days, tmp_path):
+def test_a_changed_learning_rate_leaves_the_weights_as_they_are(
+    second_request, first, days, tmp_path
+):
     """The optimizer's dual sums hold weights in units of 1 / rate: unless restated, a tenth of the rate shrinks every weight."""
     slow = MODEL.model_copy(
         update={
-            part: OptimizerSettings(learning_rate=getattr(MODEL, part).learning_rate / 1e4) for part in ("wide", "deep", "dense")
+            part: OptimizerSettings(learning_rate=getattr(MODEL, part).learning_rate / 1e4)
+            for part in ("wide", "deep", "dense")
         }
     )
     scaler = read_description(first[0]).scalers["price"]
-    pd.DataFrame({"field": ["price"], "mean": [scaler.mean], "std": [scaler.std]}).to_parquet(tmp_path / "fields.parquet")
+    pd.DataFrame({"field": ["price"], "mean": [scaler.mean], "std": [scaler.std]}).to_parquet(
+        tmp_path / "fields.parquet"
+    )
     train_day(replace(second_request, model=slow, statistics=tmp_path), tmp_path / "out")
     examples = read_examples(days[2], SCHEMA)
     before, after = (Scorer.load(folder).score(examples) for folder in (first[0], tmp_path / "out"))
-    np.testing.assert_allclose(after, before, atol=0.01)  # ids that got a row meanwhile differ by their initial vectors
+    np.testing.assert_allclose(
+        after, before, atol=0.01
+    )  # ids that got a row meanwhile differ by their initial vectors
 
 
 def test_another_width_is_refused(second_request, tmp_path):
     with pytest.raises(InputError, match="width"):
-        train_day(replace(second_request, model=MODEL.model_copy(update={"dim": 5})), tmp_path / "out")
+        train_day(
+            replace(second_request, model=MODEL.model_copy(update={"dim": 5})), tmp_path / "out"
+        )
 
 
 def test_a_loss_that_is_not_finite_is_unsound_and_nothing_is_written(days, tmp_path):
@@ -236,7 +278,10 @@ def test_rare_ids_get_no_row_until_admitted(days, first, tmp_path):
 
 def test_group_lasso_leaves_zero_rows(days, tmp_path):
     lasso = MODEL.model_copy(
-        update={"deep": OptimizerSettings(learning_rate=0.01, l21=1e-3), "wide": OptimizerSettings(learning_rate=0.01, l21=1e-3)}
+        update={
+            "deep": OptimizerSettings(learning_rate=0.01, l21=1e-3),
+            "wide": OptimizerSettings(learning_rate=0.01, l21=1e-3),
+        }
     )
     figures = train_day(request(days[0], model=lasso), tmp_path / "out")
     assert 0 < figures["zero_rows"] <= figures["rows_in_table"]
@@ -246,7 +291,9 @@ def test_progress_is_told_at_the_end_of_each_phase(second):
     told = second[2]
     ends = [(p.phase, p.done) for p in told if p.done == p.total]
     assert ends == [("slice of the day before", 240), ("day", 960)]
-    assert all(p.examples_per_s > 0 and p.examples_per_cpu_s > 0 and math.isfinite(p.loss) for p in told)
+    assert all(
+        p.examples_per_s > 0 and p.examples_per_cpu_s > 0 and math.isfinite(p.loss) for p in told
+    )
 
 
 def test_a_day_of_one_impression_is_scored_and_not_learned(first, days, tmp_path):
@@ -257,11 +304,15 @@ def test_a_day_of_one_impression_is_scored_and_not_learned(first, days, tmp_path
     assert math.isnan(figures["auc"])
     assert math.isnan(figures["examples_per_s"])
     assert math.isnan(figures["examples_per_cpu_s"])
-    np.testing.assert_array_equal(read_checkpoint(tmp_path / "out").vectors["deep"], read_checkpoint(first[0]).vectors["deep"])
+    np.testing.assert_array_equal(
+        read_checkpoint(tmp_path / "out").vectors["deep"], read_checkpoint(first[0]).vectors["deep"]
+    )
 
 
 def test_a_schema_of_numbers_alone_can_be_learned(days, tmp_path):
-    figures = train_day(request(days[0], schema=with_fields(SCHEMA.field("price"))), tmp_path / "out")
+    figures = train_day(
+        request(days[0], schema=with_fields(SCHEMA.field("price"))), tmp_path / "out"
+    )
     assert figures["rows_in_table"] == 0
     assert figures["auc"] > 0.5
 

@@ -9,7 +9,7 @@ from training_data import SCHEMA
 
 from features.errors import InputError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Timestamp
-from training.layout import Layout
+from training.data.layout import Layout
 from training.pretraining.settings import PretrainSettings
 from training.settings import ModelSettings, OptimizerSettings, StalenessSettings, TrainingSettings
 
@@ -59,7 +59,12 @@ def test_settings_survive_json():
 def test_a_description_of_before_there_were_rates_still_reads():
     """Checkpoints of yesterday hold the settings of yesterday."""
     settings = TrainingSettings.model_validate_json('{"batch_size": 64, "seed": 5}')
-    assert (settings.learn_by, settings.negative_rate, settings.informative_rate, settings.weight) == ("day", 1.0, 1.0, None)
+    assert (
+        settings.learn_by,
+        settings.negative_rate,
+        settings.informative_rate,
+        settings.weight,
+    ) == ("day", 1.0, 1.0, None)
     assert settings.staleness == StalenessSettings(max_days=None, action="warn", warmup_steps=0)
 
 
@@ -87,7 +92,9 @@ def test_a_layout_follows_the_order_of_the_schema():
         Cross(name="c", of=("a", "b")),
     )
     schema = Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields)
-    assert Layout.of(schema) == Layout(singles=("b", "a", "c"), lists=("l",), dense=("n",), relations=())
+    assert Layout.of(schema) == Layout(
+        singles=("b", "a", "c"), lists=("l",), dense=("n",), relations=()
+    )
 
 
 @pytest.mark.parametrize("right", ["tags", "price", "nobody"])

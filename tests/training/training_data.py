@@ -8,7 +8,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from features.schema import Categorical, Cross, MultiValued, Numeric, Schema, Time, Timestamp, Transform
+from features.schema import (
+    Categorical,
+    Cross,
+    MultiValued,
+    Numeric,
+    Schema,
+    Time,
+    Timestamp,
+    Transform,
+)
 from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
 
 DAY_MS = 86_400_000
@@ -30,7 +39,10 @@ SCHEMA = Schema(
 )
 
 MODEL = ModelSettings(
-    dim=4, hidden=(16, 8), deep=OptimizerSettings(learning_rate=0.01), dense=OptimizerSettings(learning_rate=0.01)
+    dim=4,
+    hidden=(16, 8),
+    deep=OptimizerSettings(learning_rate=0.01),
+    dense=OptimizerSettings(learning_rate=0.01),
 )
 TRAINING = TrainingSettings(batch_size=64, shuffle_block=256)
 
@@ -46,19 +58,36 @@ def write_impressions(folder: Path, columns: dict, files: int = 1) -> Path:
         "item": ["i"] * rows,
     }
     full = made_up | columns
-    types = {"record_id": pa.int64(), "label": pa.int8(), "timestamp_ms": pa.int64(), "tags": pa.list_(pa.string())}
-    table = pa.table({name: pa.array(list(values), types.get(name, pa.string())) for name, values in full.items()})
+    types = {
+        "record_id": pa.int64(),
+        "label": pa.int8(),
+        "timestamp_ms": pa.int64(),
+        "tags": pa.list_(pa.string()),
+    }
+    table = pa.table(
+        {
+            name: pa.array(list(values), types.get(name, pa.string()))
+            for name, values in full.items()
+        }
+    )
     (folder / "impressions").mkdir(parents=True)
     cuts = np.linspace(0, rows, files + 1).astype(int)
     for number, (start, stop) in enumerate(pairwise(cuts)):
-        pq.write_table(table.slice(start, stop - start), folder / "impressions" / f"part-{number:05d}.parquet")
+        pq.write_table(
+            table.slice(start, stop - start), folder / "impressions" / f"part-{number:05d}.parquet"
+        )
     return folder
 
 
-def planted_day(folder: Path, day: int = 0, rows: int = 1200, seed: int = 0, users: int = 30, items: int = 40) -> Path:
+def planted_day(
+    folder: Path, day: int = 0, rows: int = 1200, seed: int = 0, users: int = 30, items: int = 40
+) -> Path:
     """Write a day whose clicks depend on user, item, tags and price in a way that stays the same every day."""
     draw = np.random.default_rng((seed, day))
-    taste, appeal = np.random.default_rng(1).normal(size=users) * 2, np.random.default_rng(2).normal(size=items) * 2
+    taste, appeal = (
+        np.random.default_rng(1).normal(size=users) * 2,
+        np.random.default_rng(2).normal(size=items) * 2,
+    )
     user, item = draw.integers(users, size=rows), draw.integers(items, size=rows)
     price = draw.lognormal(size=rows)
     logit = taste[user] + appeal[item] - 0.5 * np.log1p(price)
@@ -81,7 +110,9 @@ def planted_day(folder: Path, day: int = 0, rows: int = 1200, seed: int = 0, use
 def array_bytes(folder: Path) -> dict:
     """The bytes of every file of a checkpoint that no clock enters."""
     return {
-        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "metrics.json"
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name != "metrics.json"
     }
 
 

@@ -18,8 +18,12 @@ def test_a_check_is_an_interval(value, first, second):
     low, high = sorted((first, second))
     inside = value is not None and math.isfinite(value) and low <= value <= high
     assert Check("x", value, low, high, "x").passed is inside
-    assert Check("x", value, low, None, "x").passed is (value is not None and math.isfinite(value) and value >= low)
-    assert Check("x", value, None, high, "x").passed is (value is not None and math.isfinite(value) and value <= high)
+    assert Check("x", value, low, None, "x").passed is (
+        value is not None and math.isfinite(value) and value >= low
+    )
+    assert Check("x", value, None, high, "x").passed is (
+        value is not None and math.isfinite(value) and value <= high
+    )
 
 
 @given(ANY, NUMBER)
@@ -34,10 +38,14 @@ def test_every_check_can_be_written_and_said(value, low):
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
 def test_what_is_no_number_is_said_to_be_none(value):
-    assert Check("x", value, 0, 1, "share").finding == "share: not a number, must be between 0 and 1"
+    assert (
+        Check("x", value, 0, 1, "share").finding == "share: not a number, must be between 0 and 1"
+    )
 
 
-@pytest.mark.parametrize("limits", [(None, None), (math.nan, None), (None, math.inf), (math.nan, math.inf)])
+@pytest.mark.parametrize(
+    "limits", [(None, None), (math.nan, None), (None, math.inf), (math.nan, math.inf)]
+)
 def test_limits_that_limit_nothing_are_refused(limits):
     with pytest.raises(ValueError, match="has no limit"):
         Check("x", 0.5, *limits, "x")

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from features.errors import InputError
 from features.schema import Schema
-from validation.aggregates import Aggregates, read_aggregates
-from validation.data_checks import data_checks
+from validation.data.aggregates import Aggregates, read_aggregates
+from validation.data.checks import data_checks
 from validation.settings import DataGateSettings
 
 SCHEMA = Schema.model_validate(
@@ -41,7 +41,13 @@ def check(name, aggregates, history=(), settings=None):
 def test_the_checks_come_in_the_order_of_the_report():
     names = [c.name for c in data_checks(day(), [day()], SCHEMA, DataGateSettings())]
     whole = ["rows_kept", "rows_unaccounted", "quarantined_share", "ctr", "rows_ratio"]
-    assert names == [*whole, "city.null_share", "age.null_share", "age.unreadable_share", "age.not_finite"]
+    assert names == [
+        *whole,
+        "city.null_share",
+        "age.null_share",
+        "age.unreadable_share",
+        "age.not_finite",
+    ]
 
 
 def test_shares_and_ratios_by_hand():
@@ -55,7 +61,10 @@ def test_the_ratio_has_a_limit_on_both_sides():
     ratio = check("rows_ratio", day(), [day()], settings)
     assert (ratio.low, ratio.high) == (0.25, 4)
     history = [day(rows_kept=1000)]
-    passed = {n: check("rows_ratio", day(rows_kept=n), history, settings).passed for n in (249, 250, 4000, 4001)}
+    passed = {
+        n: check("rows_ratio", day(rows_kept=n), history, settings).passed
+        for n in (249, 250, 4000, 4001)
+    }
     assert passed == {249: False, 250: True, 4000: True, 4001: False}
 
 
@@ -95,18 +104,32 @@ def test_a_field_that_is_partly_there_must_have_bounds():
     missing = {("age", m): math.nan for m in ("mean", "std", "min", "max")}
     there = {("age", "null_share"): 0.5, ("age", "unreadable_share"): 0.4}
     assert check("age.not_finite", Aggregates(missing | there)).value == 4
-    assert check("age.not_finite", Aggregates(missing | there | {("age", "null_share"): 0.6})).value == 0
+    assert (
+        check("age.not_finite", Aggregates(missing | there | {("age", "null_share"): 0.6})).value
+        == 0
+    )
     thirds = {("age", "null_share"): 0.333333333333, ("age", "unreadable_share"): 0.666666666666}
     assert check("age.not_finite", Aggregates(missing | thirds)).value == 0
     assert check("age.not_finite", Aggregates({})).value == 4
 
 
 def test_aggregates_are_read_as_ingest_writes_them(tmp_path):
-    rows = [("", "rows_in", 7.0), ("city", "null_share", 0.25), ("", "quarantined:no_label", 1.0), ("", "ctr", None)]
-    table = pa.table(dict(zip(("field", "metric", "value"), map(list, zip(*rows, strict=True)), strict=True)))
+    rows = [
+        ("", "rows_in", 7.0),
+        ("city", "null_share", 0.25),
+        ("", "quarantined:no_label", 1.0),
+        ("", "ctr", None),
+    ]
+    table = pa.table(
+        dict(zip(("field", "metric", "value"), map(list, zip(*rows, strict=True)), strict=True))
+    )
     pq.write_table(table, tmp_path / "aggregates.parquet")
     read = read_aggregates(tmp_path / "aggregates.parquet")
-    assert (read.day("rows_in"), read.of("city", "null_share"), read.day("quarantined:no_label")) == (7.0, 0.25, 1.0)
+    assert (
+        read.day("rows_in"),
+        read.of("city", "null_share"),
+        read.day("quarantined:no_label"),
+    ) == (7.0, 0.25, 1.0)
     assert math.isnan(read.day("ctr"))
     assert math.isnan(read.day("clicks"))
     assert math.isnan(read.of("town", "null_share"))

@@ -13,9 +13,9 @@ import pytest
 
 from features.errors import InputError
 from features.schema import Schema
-from validation.data_checks import data_checks
-from validation.data_docs import standalone
-from validation.expectations import DataVerdict, check_data
+from validation.data.checks import data_checks
+from validation.data.data_docs import standalone
+from validation.data.expectations import DataVerdict, check_data
 from validation.settings import DataGateSettings
 
 SCHEMA = Schema.model_validate(
@@ -65,8 +65,13 @@ def write(path, metrics):
 
 
 def judge(folder, changes, settings=None, history=(1900, 2100)):
-    earlier = [write(folder / f"h{i}.parquet", GOOD | {("", "rows_kept"): n}) for i, n in enumerate(history)]
-    day = write(folder / "day.parquet", {k: v for k, v in (GOOD | changes).items() if v != "absent"})
+    earlier = [
+        write(folder / f"h{i}.parquet", GOOD | {("", "rows_kept"): n})
+        for i, n in enumerate(history)
+    ]
+    day = write(
+        folder / "day.parquet", {k: v for k, v in (GOOD | changes).items() if v != "absent"}
+    )
     return check_data(day, earlier, SCHEMA, settings or DataGateSettings(), folder)
 
 
@@ -79,16 +84,28 @@ def test_a_good_day_passes_and_every_expectation_is_evaluated(tmp_path):
 
 
 BAD = [
-    ("too few rows", {("", "rows_in"): 990, ("", "rows_kept"): 940}, {"rows_kept", "quarantined_share"}),
+    (
+        "too few rows",
+        {("", "rows_in"): 990, ("", "rows_kept"): 940},
+        {"rows_kept", "quarantined_share"},
+    ),
     ("rows lost between reading and keeping", {("", "rows_in"): 2001}, {"rows_unaccounted"}),
     ("rows invented", {("", "rows_in"): 1999}, {"rows_unaccounted"}),
-    ("a sixth of the day in quarantine", {("", "rows_in"): 2400, ("", "rows_quarantined"): 450}, {"quarantined_share"}),
+    (
+        "a sixth of the day in quarantine",
+        {("", "rows_in"): 2400, ("", "rows_quarantined"): 450},
+        {"quarantined_share"},
+    ),
     ("no click at all", {("", "ctr"): 0.0}, {"ctr"}),
     ("only clicks", {("", "ctr"): 1.0}, {"ctr"}),
     ("the rate is not a number", {("", "ctr"): math.nan}, {"ctr"}),
     ("the rate is missing", {("", "ctr"): "absent"}, {"ctr"}),
     ("a field became null", {("tags", "null_share"): 0.9}, {"tags.null_share"}),
-    ("ingest did not look at a field", {("user_id", "null_share"): "absent"}, {"user_id.null_share"}),
+    (
+        "ingest did not look at a field",
+        {("user_id", "null_share"): "absent"},
+        {"user_id.null_share"},
+    ),
     ("numbers became text", {("price", "unreadable_share"): 0.8}, {"price.unreadable_share"}),
     ("an infinite price", {("price", "max"): math.inf}, {"price.not_finite"}),
     ("a missing mean", {("price", "mean"): "absent"}, {"price.not_finite"}),
@@ -101,7 +118,9 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "expected"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+@pytest.mark.parametrize(
+    ("changes", "expected"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
+)
 def test_each_bad_aggregate_fails_exactly_its_expectation(tmp_path, changes, expected):
     verdict = judge(tmp_path, changes)
     assert not verdict.passed
@@ -114,7 +133,9 @@ def test_the_verdict_file_says_what_was_seen_and_what_was_allowed(tmp_path):
     judge(tmp_path, {("", "ctr"): 0.99})
     document = json.loads((tmp_path / "verdict.json").read_text())
     assert document["passed"] is False
-    assert document["reasons"] == ["click-through rate of the day: 0.99, must be between 0.0005 and 0.95"]
+    assert document["reasons"] == [
+        "click-through rate of the day: 0.99, must be between 0.0005 and 0.95"
+    ]
     failed = [c for c in document["checks"] if not c["passed"]]
     assert failed == [
         {
@@ -143,7 +164,9 @@ def test_the_first_day_has_no_history_to_be_compared_with(tmp_path):
 def test_history_without_row_counts_fails_closed(tmp_path):
     history = write(tmp_path / "history.parquet", {("", "clicks"): 3})
     day = write(tmp_path / "day.parquet", GOOD)
-    assert {c.name for c in check_data(day, [history], SCHEMA, DataGateSettings(), tmp_path).failed} == {"rows_ratio"}
+    assert {
+        c.name for c in check_data(day, [history], SCHEMA, DataGateSettings(), tmp_path).failed
+    } == {"rows_ratio"}
 
 
 def test_a_field_may_have_a_null_limit_of_its_own(tmp_path):
@@ -179,11 +202,15 @@ def test_the_report_shows_each_figure_and_contacts_no_host(tmp_path):
     assert all(name in page for name in ALL)
     assert "click-through rate of the day: between 0.0005 and 0.95" in page
     assert "0.99" in page
-    assert page.count("text-danger") - page.count(".text-danger") == 2  # the overview and the one failure
+    assert (
+        page.count("text-danger") - page.count(".text-danger") == 2
+    )  # the overview and the one failure
 
 
 def test_markup_in_a_title_is_escaped():
-    page = standalone('<html><head></head><body><a href="https://x.example/">x</a></body></html>', "a < b")
+    page = standalone(
+        '<html><head></head><body><a href="https://x.example/">x</a></body></html>', "a < b"
+    )
     assert "<title>a &lt; b</title>" in page
     assert "x.example" not in page
 
@@ -206,7 +233,7 @@ def test_a_metric_written_twice_is_refused(tmp_path):
 @pytest.mark.process
 def test_loading_the_gate_starts_neither_tensorflow_nor_a_spark_session_nor_telemetry():
     code = (
-        "import os, sys, validation.expectations;"
+        "import os, sys, validation.data.expectations;"
         "assert 'tensorflow' not in sys.modules;"
         "from pyspark.sql import SparkSession;"  # Great Expectations imports it
         "assert SparkSession.getActiveSession() is None;"
@@ -214,12 +241,19 @@ def test_loading_the_gate_starts_neither_tensorflow_nor_a_spark_session_nor_tele
         "print('all of it ran')"
     )
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
+    )
     assert done.stdout.strip() == "all of it ran", done.stderr[-2000:]
 
 
 def test_a_day_that_only_needs_checks_needs_no_great_expectations():
-    from validation.aggregates import Aggregates
+    from validation.data.aggregates import Aggregates
 
     checks = data_checks(Aggregates(GOOD), [Aggregates(GOOD)], SCHEMA, DataGateSettings())
     assert all(c.passed for c in checks)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from validation.checks import Check
-from validation.gates import BOOTSTRAP, Evidence, Outcome, judge
+from validation.model.gates import BOOTSTRAP, Evidence, Outcome, judge
 from validation.settings import DataGateSettings, ModelGateSettings
 
 GOOD = Evidence(
@@ -28,12 +28,22 @@ SETTINGS = ModelGateSettings()
 
 TABLE = [
     ("as good as it gets", {}, Outcome.BLESSED, set()),
-    ("a little worse than the champion, within the margin", {"auc_champion": 0.7449}, Outcome.BLESSED, set()),
+    (
+        "a little worse than the champion, within the margin",
+        {"auc_champion": 0.7449},
+        Outcome.BLESSED,
+        set(),
+    ),
     ("worse than the champion", {"auc_champion": 0.7451}, Outcome.REFUSED, {"auc_minus_champion"}),
     ("within the margin of the baseline", {"auc_baseline": 0.7499}, Outcome.BLESSED, set()),
     ("worse than the baseline", {"auc_baseline": 0.7501}, Outcome.REFUSED, {"auc_minus_baseline"}),
     ("too slow", {"p99_ms": 251.0}, Outcome.REFUSED, {"p99_ms"}),
-    ("worse and slow", {"auc_champion": 0.8, "p99_ms": 251.0}, Outcome.REFUSED, {"auc_minus_champion", "p99_ms"}),
+    (
+        "worse and slow",
+        {"auc_champion": 0.8, "p99_ms": 251.0},
+        Outcome.REFUSED,
+        {"auc_minus_champion", "p99_ms"},
+    ),
     ("parity at the limit", {"parity_max_abs_diff": 1e-6}, Outcome.BLESSED, set()),
     ("parity broken", {"parity_max_abs_diff": 1.1e-6}, Outcome.UNSOUND, {"parity_max_abs_diff"}),
     ("parity unknown", {"parity_max_abs_diff": math.nan}, Outcome.UNSOUND, {"parity_max_abs_diff"}),
@@ -45,10 +55,25 @@ TABLE = [
     ("AUC undefined", {"auc": math.nan}, Outcome.UNSOUND, {"auc"}),
     ("log loss is NaN", {"log_loss": math.nan}, Outcome.UNSOUND, {"log_loss"}),
     ("log loss is infinite", {"log_loss": math.inf}, Outcome.UNSOUND, {"log_loss"}),
-    ("the champion's AUC is NaN", {"auc_champion": math.nan}, Outcome.REFUSED, {"auc_minus_champion"}),
-    ("the baseline's AUC is NaN", {"auc_baseline": math.nan}, Outcome.REFUSED, {"auc_minus_baseline"}),
+    (
+        "the champion's AUC is NaN",
+        {"auc_champion": math.nan},
+        Outcome.REFUSED,
+        {"auc_minus_champion"},
+    ),
+    (
+        "the baseline's AUC is NaN",
+        {"auc_baseline": math.nan},
+        Outcome.REFUSED,
+        {"auc_minus_baseline"},
+    ),
     ("latency unknown", {"p99_ms": math.nan}, Outcome.REFUSED, {"p99_ms"}),
-    ("unsound beats refused", {"calibration": 9.0, "p99_ms": 999.0}, Outcome.UNSOUND, {"calibration", "p99_ms"}),
+    (
+        "unsound beats refused",
+        {"calibration": 9.0, "p99_ms": 999.0},
+        Outcome.UNSOUND,
+        {"calibration", "p99_ms"},
+    ),
     (
         "the export lost what training learned",
         {"auc_exported": 0.4},
@@ -58,7 +83,9 @@ TABLE = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "outcome", "failed"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
+@pytest.mark.parametrize(
+    ("changes", "outcome", "failed"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
 def test_the_truth_table(changes, outcome, failed):
     verdict = judge(replace(GOOD, **changes), SETTINGS)
     assert verdict.outcome is outcome
@@ -67,11 +94,15 @@ def test_the_truth_table(changes, outcome, failed):
     assert len(verdict.checks) == 8
 
 
-@pytest.mark.parametrize(("auc_compressed", "passes"), [(0.7396, True), (0.7394, False), (0.75, True), (math.nan, False)])
+@pytest.mark.parametrize(
+    ("auc_compressed", "passes"), [(0.7396, True), (0.7394, False), (0.75, True), (math.nan, False)]
+)
 def test_lossy_compression_may_cost_so_much_and_no_more(auc_compressed, passes):
     verdict = judge(replace(GOOD, auc_compressed=auc_compressed), SETTINGS)
     assert verdict.outcome is (Outcome.BLESSED if passes else Outcome.REFUSED)
-    assert {c.name for c in verdict.checks if not c.passed} == (set() if passes else {"auc_minus_trained"})
+    assert {c.name for c in verdict.checks if not c.passed} == (
+        set() if passes else {"auc_minus_trained"}
+    )
     assert "compressed model's probability" in verdict.checks[0].words
 
 
@@ -98,7 +129,9 @@ def test_no_figure_may_be_nan(name):
 def test_a_better_candidate_never_gets_a_worse_verdict(first, second):
     rank = [Outcome.UNSOUND, Outcome.REFUSED, Outcome.BLESSED]
     low, high = sorted((first, second))
-    worse, better = (judge(replace(GOOD, auc=a, auc_exported=a), SETTINGS).outcome for a in (low, high))
+    worse, better = (
+        judge(replace(GOOD, auc=a, auc_exported=a), SETTINGS).outcome for a in (low, high)
+    )
     assert rank.index(worse) <= rank.index(better)
 
 
@@ -127,16 +160,23 @@ def test_a_check_without_a_limit_cannot_be_made():
 
 
 def test_the_verdict_file_is_plain_json_even_with_nan():
-    document = json.loads(json.dumps(judge(replace(GOOD, log_loss=math.nan), SETTINGS).as_dict(), allow_nan=False))
+    document = json.loads(
+        json.dumps(judge(replace(GOOD, log_loss=math.nan), SETTINGS).as_dict(), allow_nan=False)
+    )
     assert document["verdict"] == "unsound"
-    assert document["reasons"] == ["log loss of the exported model: not a number, must be at least 0"]
+    assert document["reasons"] == [
+        "log loss of the exported model: not a number, must be at least 0"
+    ]
     assert document["metrics"]["log_loss"] is None
     assert document["metrics"]["auc"] == 0.74
     assert set(document["checks"][0]) == {"name", "value", "limit", "passed", "words"}
 
 
 def test_limits_are_said_in_words():
-    limits = [Check("x", 1.0, low, high, "x").limit for low, high in [(0.5, None), (None, 1e-6), (0, 0), (0.7, 1.4)]]
+    limits = [
+        Check("x", 1.0, low, high, "x").limit
+        for low, high in [(0.5, None), (None, 1e-6), (0, 0), (0.7, 1.4)]
+    ]
     assert limits == ["at least 0.5", "at most 1e-06", "exactly 0", "between 0.7 and 1.4"]
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
-from validation.model_report import plot_model
+from validation.model.report import plot_model
 
 BYTES = {"trained": 9_000_000, "compressed": 3_000_000, "exported": 3_300_000}
 
@@ -27,7 +27,11 @@ def size(png):
 @pytest.mark.slow
 def test_each_picture_is_written_into_a_new_folder(tmp_path):
     label, probability = draw()
-    models = {"exported model": probability, "champion": 1 - probability, "logistic regression": probability**2}
+    models = {
+        "exported model": probability,
+        "champion": 1 - probability,
+        "logistic regression": probability**2,
+    }
     paths = plot_model(label, models, tmp_path / "plots", BYTES)
     assert [p.name for p in paths] == ["calibration.png", "roc.png", "scores.png", "bytes.png"]
     assert all(size(path) == (936, 676) for path in paths)
@@ -36,7 +40,9 @@ def test_each_picture_is_written_into_a_new_folder(tmp_path):
 @pytest.mark.slow
 def test_the_same_scores_give_the_same_bytes_and_other_scores_do_not(tmp_path):
     (label, probability), other = draw(), draw(seed=1)
-    first, second = (plot_model(label, {"m": probability}, tmp_path / name, BYTES) for name in ("1", "2"))
+    first, second = (
+        plot_model(label, {"m": probability}, tmp_path / name, BYTES) for name in ("1", "2")
+    )
     third = plot_model(other[0], {"m": other[1]}, tmp_path / "3")
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
     assert all(one.read_bytes() != two.read_bytes() for one, two in zip(first, third, strict=False))
@@ -44,7 +50,11 @@ def test_the_same_scores_give_the_same_bytes_and_other_scores_do_not(tmp_path):
 
 def test_without_sizes_there_is_no_picture_of_sizes(tmp_path):
     label, probability = draw()
-    assert [p.name for p in plot_model(label, {"m": probability}, tmp_path)] == ["calibration.png", "roc.png", "scores.png"]
+    assert [p.name for p in plot_model(label, {"m": probability}, tmp_path)] == [
+        "calibration.png",
+        "roc.png",
+        "scores.png",
+    ]
 
 
 ODD = [
@@ -57,7 +67,9 @@ ODD = [
 ]
 
 
-@pytest.mark.parametrize(("label", "probability"), [case[1:] for case in ODD], ids=[case[0] for case in ODD])
+@pytest.mark.parametrize(
+    ("label", "probability"), [case[1:] for case in ODD], ids=[case[0] for case in ODD]
+)
 def test_an_odd_day_still_gets_its_pictures(tmp_path, label, probability):
     paths = plot_model(label, {"m": probability}, tmp_path, {"trained": 0, "exported": 5})
     assert [size(path) for path in paths] == [(936, 676)] * 4

@@ -15,12 +15,12 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-import validation.parity_worker as worker
+import validation.model.parity_worker as worker
 from features.errors import InputError, UnsoundError
 from features.schema import Schema
-from validation.parity import check_parity, compare
-from validation.requests import RawRequests, read_requests
-from validation.serving import serve
+from validation.model.parity import check_parity, compare
+from validation.model.requests import RawRequests, read_requests
+from validation.serving.measure import serve
 
 SCHEMA = Schema.model_validate(
     {
@@ -60,15 +60,22 @@ class ByHand(tf.Module):
         self.weight = tf.Variable(weight, dtype=tf.float32)
 
     def probability(self, inputs):
-        users, given = (tf.cast(tf.strings.length(inputs[name]), tf.float32) for name in ("user_id", "Input"))
+        users, given = (
+            tf.cast(tf.strings.length(inputs[name]), tf.float32) for name in ("user_id", "Input")
+        )
         present = tf.reduce_sum(tf.cast(inputs["tags"] != "", tf.float32), axis=1)
         return tf.sigmoid(users / 100 - self.weight * present + given / 10)
 
 
 def save(folder, weight=0.25):
     model = ByHand(weight)
-    specs = {name: tf.TensorSpec([None, None] if name == "tags" else [None], tf.string, name) for name in COLUMNS}
-    function = tf.function(lambda inputs: {"probability": model.probability(inputs)}, input_signature=[specs])
+    specs = {
+        name: tf.TensorSpec([None, None] if name == "tags" else [None], tf.string, name)
+        for name in COLUMNS
+    }
+    function = tf.function(
+        lambda inputs: {"probability": model.probability(inputs)}, input_signature=[specs]
+    )
     tf.saved_model.save(model, str(folder), signatures={"serving_default": function})
     return folder
 
@@ -111,7 +118,9 @@ def test_the_answers_are_the_expected_ones_at_every_batch_size(report):
 def test_small_batches_are_sampled_over_the_whole_file_and_the_largest_answers_all(served):
     assert served.answers[1].positions.tolist() == [0, 3, 6, 9]
     assert served.answers[16].positions.tolist() == list(range(10))
-    np.testing.assert_allclose(served.answers[1].probability, true_probability()[[0, 3, 6, 9]], atol=1e-6)
+    np.testing.assert_allclose(
+        served.answers[1].probability, true_probability()[[0, 3, 6, 9]], atol=1e-6
+    )
     assert len(served.probability) == 10
 
 
@@ -138,7 +147,8 @@ def test_a_tampered_weight_is_noticed(tmp_path, served):
 
 def test_a_model_that_answers_nan_does_not_pass(tmp_path, served):
     broken = compare(
-        with_answers(served, answer_here(save(tmp_path / "nan", math.nan), REQUESTS, tmp_path, 16)), true_probability()
+        with_answers(served, answer_here(save(tmp_path / "nan", math.nan), REQUESTS, tmp_path, 16)),
+        true_probability(),
     )
     assert math.isnan(broken.max_abs_diff)
     assert broken.as_dict()["max_abs_diff"] == {"16": None}
@@ -152,19 +162,27 @@ def test_one_wrong_expectation_among_many_is_noticed(served):
 
 
 def test_a_nan_at_one_batch_size_is_not_hidden_by_the_others(report):
-    assert math.isnan(replace(report, max_abs_diff_by_batch_size={1: 1e-9, 3: math.nan, 16: 0.0}).max_abs_diff)
+    assert math.isnan(
+        replace(report, max_abs_diff_by_batch_size={1: 1e-9, 3: math.nan, 16: 0.0}).max_abs_diff
+    )
     assert math.isnan(replace(report, max_abs_diff_by_batch_size={}).max_abs_diff)
 
 
 def test_an_answer_too_few_does_not_pass(served):
-    assert math.isnan(compare(with_answers(served, served.probability[:-1]), true_probability()).max_abs_diff)
+    assert math.isnan(
+        compare(with_answers(served, served.probability[:-1]), true_probability()).max_abs_diff
+    )
 
 
 def test_no_requests_prove_nothing(saved_model, served, tmp_path):
     none = RawRequests.of(SCHEMA, {name: [] for name in COLUMNS})
     assert answer_here(saved_model, none, tmp_path, 8).shape == (0,)
-    empty = replace(served.answers[16], positions=np.empty(0, np.int64), probability=np.empty(0, np.float32))
-    assert math.isnan(compare(replace(served, answers={8: empty}), np.empty(0, np.float32)).max_abs_diff)
+    empty = replace(
+        served.answers[16], positions=np.empty(0, np.int64), probability=np.empty(0, np.float32)
+    )
+    assert math.isnan(
+        compare(replace(served, answers={8: empty}), np.empty(0, np.float32)).max_abs_diff
+    )
 
 
 def test_each_request_needs_an_expected_probability(saved_model):
@@ -181,8 +199,17 @@ def test_a_model_that_cannot_be_served_is_unsound_and_says_why(saved_model):
 
 def test_the_worker_imports_tensorflow_numpy_and_the_standard_library_only():
     tree = ast.parse(Path(worker.__file__).read_text(encoding="utf-8"))
-    imported = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
-    imported |= {(node.module or "").split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imported = {
+        alias.name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    imported |= {
+        (node.module or "").split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+    }
     assert imported - set(sys.stdlib_module_names) == {"tensorflow", "numpy"}
 
 
@@ -192,7 +219,11 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 @given(st.lists(st.tuples(st.none() | TEXT, st.lists(TEXT, max_size=4)), min_size=1, max_size=20))
 def test_the_file_gives_back_every_byte(tmp_path_factory, values):
     path = tmp_path_factory.mktemp("file") / "requests.npz"
-    columns = {"user_id": [v for v, _ in values], "tags": [t for _, t in values], "Input": ["x"] * len(values)}
+    columns = {
+        "user_id": [v for v, _ in values],
+        "tags": [t for _, t in values],
+        "Input": ["x"] * len(values),
+    }
     RawRequests.of(SCHEMA, columns).save(path)
     read = worker.Requests(path)
     assert read.rows == len(values)
@@ -217,7 +248,12 @@ def test_lists_are_padded_to_the_longest_of_their_batch(tmp_path):
 
 def partition(folder):
     table = pa.table(
-        {"record_id": [50, 40, 30], "user_id": ["a", "b", ""], "tags": [["x"], [], ["y", "z"]], "Input": ["1", "2", "3"]}
+        {
+            "record_id": [50, 40, 30],
+            "user_id": ["a", "b", ""],
+            "tags": [["x"], [], ["y", "z"]],
+            "Input": ["1", "2", "3"],
+        }
     )
     (folder / "impressions").mkdir()
     pq.write_table(table.slice(0, 2), folder / "impressions" / "part-0.parquet")
@@ -227,9 +263,17 @@ def partition(folder):
 
 def test_requests_are_the_logged_strings_of_the_records_asked_for(tmp_path):
     whole = read_requests(partition(tmp_path), SCHEMA)
-    assert whole.table.to_pydict() == {"user_id": ["a", "b", ""], "tags": [["x"], [], ["y", "z"]], "Input": ["1", "2", "3"]}
+    assert whole.table.to_pydict() == {
+        "user_id": ["a", "b", ""],
+        "tags": [["x"], [], ["y", "z"]],
+        "Input": ["1", "2", "3"],
+    }
     some = read_requests(tmp_path, SCHEMA, np.array([30, 50]))
-    assert some.table.to_pydict() == {"user_id": ["", "a"], "tags": [["y", "z"], ["x"]], "Input": ["3", "1"]}
+    assert some.table.to_pydict() == {
+        "user_id": ["", "a"],
+        "tags": [["y", "z"], ["x"]],
+        "Input": ["3", "1"],
+    }
 
 
 def test_a_record_of_another_day_is_refused(tmp_path):
@@ -240,7 +284,8 @@ def test_a_record_of_another_day_is_refused(tmp_path):
 @pytest.mark.slow
 def test_a_partition_without_a_field_is_refused(tmp_path):
     wider = Schema.model_validate(
-        SCHEMA.model_dump() | {"fields": [*SCHEMA.model_dump()["fields"], {"kind": "categorical", "name": "city"}]}
+        SCHEMA.model_dump()
+        | {"fields": [*SCHEMA.model_dump()["fields"], {"kind": "categorical", "name": "city"}]}
     )
     with pytest.raises(InputError, match="city"):
         read_requests(partition(tmp_path), wider)

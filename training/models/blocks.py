@@ -11,8 +11,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.groups import Group
-from training.layout import Layout
+from training.data.field_groups import Group
+from training.data.layout import Layout
 
 Weights = Mapping[str, NDArray[np.float32]]
 """Dense weights, or one of their optimizer slots, by name."""
@@ -34,7 +34,11 @@ class Blocks:
     def of(cls, widths: Sequence[tuple[str, int]]) -> Self:
         """Lay blocks of these widths one after the other."""
         starts = np.cumsum([0] + [width for _, width in widths]).tolist()
-        return cls(tuple((name, start, width) for (name, width), start in zip(widths, starts, strict=False)))
+        return cls(
+            tuple(
+                (name, start, width) for (name, width), start in zip(widths, starts, strict=False)
+            )
+        )
 
     def on_axes(self, axes: int) -> Self:
         """Return the same ranges for a weight's first `axes` axes."""
@@ -57,7 +61,9 @@ def dense_blocks(layout: Layout) -> Blocks:
     return Blocks.of(_numbers(layout))
 
 
-def carry_over(learned: Weights, fresh: Weights, before: Mapping[str, Blocks], after: Mapping[str, Blocks]) -> Weights:
+def carry_over(
+    learned: Weights, fresh: Weights, before: Mapping[str, Blocks], after: Mapping[str, Blocks]
+) -> Weights:
     """Fit learned weights (or one of their optimizer slots) to a model of another schema.
 
     A weight with blocks keeps the rows of every input that both models have; any other keeps its values if its shape
@@ -72,7 +78,10 @@ def carry_over(learned: Weights, fresh: Weights, before: Mapping[str, Blocks], a
     Returns:
         arrays in the shapes of `fresh`.
     """
-    return {name: _fit(learned.get(name), value, before.get(name), after.get(name)) for name, value in fresh.items()}
+    return {
+        name: _fit(learned.get(name), value, before.get(name), after.get(name))
+        for name, value in fresh.items()
+    }
 
 
 def load_weights(variables: Mapping[str, tf.Variable], weights: Weights) -> None:
@@ -105,11 +114,18 @@ def _numbers(layout: Layout) -> list[tuple[str, int]]:
 
 
 def _fit(
-    learned: NDArray[np.float32] | None, fresh: NDArray[np.float32], before: Blocks | None, after: Blocks | None
+    learned: NDArray[np.float32] | None,
+    fresh: NDArray[np.float32],
+    before: Blocks | None,
+    after: Blocks | None,
 ) -> NDArray[np.float32]:
     if before is None or after is None:
         return fresh if learned is None or learned.shape != fresh.shape else learned
-    if learned is None or learned.ndim != fresh.ndim or learned.shape[after.axes :] != fresh.shape[after.axes :]:
+    if (
+        learned is None
+        or learned.ndim != fresh.ndim
+        or learned.shape[after.axes :] != fresh.shape[after.axes :]
+    ):
         return fresh
     here, there = _shared(before, after)
     fitted = fresh.copy()
@@ -120,7 +136,13 @@ def _fit(
 def _shared(before: Blocks, after: Blocks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions, int64 [k] each, of the rows that both have: in `after` and in `before`."""
     known = {(name, rows): start for name, start, rows in before.ranges}
-    both = [(start, known[name, rows], rows) for name, start, rows in after.ranges if (name, rows) in known]
-    here, there = ([np.arange(starts[side], starts[side] + starts[2]) for starts in both] for side in (0, 1))
+    both = [
+        (start, known[name, rows], rows)
+        for name, start, rows in after.ranges
+        if (name, rows) in known
+    ]
+    here, there = (
+        [np.arange(starts[side], starts[side] + starts[2]) for starts in both] for side in (0, 1)
+    )
     empty = np.zeros(0, np.int64)
     return np.concatenate([empty, *here]), np.concatenate([empty, *there])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.arrays import Arrays, read_arrays, write_arrays
+from training.data.arrays import Arrays, read_arrays, write_arrays
 from training.models.cross_input import Encoding, Encodings, Network, Nodes, PairTable, sorted_nodes
 
 
@@ -31,7 +31,11 @@ def write_encodings(path: Path, encodings: Encodings) -> None:
     arrays: Arrays = {}
     for name, encoding in encodings.items():
         arrays[f"{name}/mean"] = np.array(encoding.mean, np.float32)
-        arrays |= _table_arrays(name, encoding) if isinstance(encoding, PairTable) else _arrays(name, encoding)
+        arrays |= (
+            _table_arrays(name, encoding)
+            if isinstance(encoding, PairTable)
+            else _arrays(name, encoding)
+        )
     write_arrays(path, arrays)
 
 
@@ -42,18 +46,32 @@ def _table_arrays(name: str, table: PairTable) -> Arrays:
 def _arrays(name: str, encoding: Encoding) -> Arrays:
     arrays: Arrays = {}
     for side, nodes in (("left", encoding.left), ("right", encoding.right)):
-        arrays |= {f"{name}/{side}_{part}": getattr(nodes, part) for part in ("keys", "vectors", "biases")}
+        arrays |= {
+            f"{name}/{side}_{part}": getattr(nodes, part) for part in ("keys", "vectors", "biases")
+        }
     for i, (kernel, bias) in enumerate(encoding.network):
         arrays |= {f"{name}/network/{i}/kernel": kernel, f"{name}/network/{i}/bias": bias}
-    return arrays | (_table_arrays(f"{name}/corrections", encoding.corrections) if encoding.corrections else {})
+    return arrays | (
+        _table_arrays(f"{name}/corrections", encoding.corrections) if encoding.corrections else {}
+    )
 
 
 def _relation(arrays: Arrays, name: str) -> Encoding | PairTable:
     mean = float(arrays[f"{name}/mean"])
     if f"{name}/pair_keys" in arrays:
         return _pairs(arrays, name, mean)
-    corrections = _pairs(arrays, f"{name}/corrections", 0.0) if f"{name}/corrections/pair_keys" in arrays else None
-    return Encoding(_nodes(arrays, name, "left"), _nodes(arrays, name, "right"), mean, _network(arrays, name), corrections)
+    corrections = (
+        _pairs(arrays, f"{name}/corrections", 0.0)
+        if f"{name}/corrections/pair_keys" in arrays
+        else None
+    )
+    return Encoding(
+        _nodes(arrays, name, "left"),
+        _nodes(arrays, name, "right"),
+        mean,
+        _network(arrays, name),
+        corrections,
+    )
 
 
 def _pairs(arrays: Arrays, name: str, mean: float) -> PairTable:
@@ -64,9 +82,13 @@ def _pairs(arrays: Arrays, name: str, mean: float) -> PairTable:
 
 
 def _nodes(arrays: Arrays, relation: str, side: str) -> Nodes:
-    keys, vectors, biases = (arrays[f"{relation}/{side}_{part}"] for part in ("keys", "vectors", "biases"))
+    keys, vectors, biases = (
+        arrays[f"{relation}/{side}_{part}"] for part in ("keys", "vectors", "biases")
+    )
     if vectors.ndim != 2 or not len(keys) == len(vectors) == len(biases):
-        raise ValueError(f"{relation}/{side}: {len(keys)} keys, vectors {vectors.shape}, {len(biases)} biases")
+        raise ValueError(
+            f"{relation}/{side}: {len(keys)} keys, vectors {vectors.shape}, {len(biases)} biases"
+        )
     return sorted_nodes(keys, vectors, biases, vectors.dtype)
 
 

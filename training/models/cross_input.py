@@ -45,7 +45,9 @@ class PairTable:
     mean: float
 
     @classmethod
-    def of(cls, pairs: NDArray[np.int64], values: NDArray[Any], mean: float, dtype: Any = np.float32) -> Self:
+    def of(
+        cls, pairs: NDArray[np.int64], values: NDArray[Any], mean: float, dtype: Any = np.float32
+    ) -> Self:
         """Make the table of pairs of node keys int64 [E, 2], in any order, stored as `dtype`."""
         keys = pair_keys(pairs[:, 0], pairs[:, 1])
         order = np.argsort(keys, kind="stable")
@@ -94,25 +96,43 @@ class Encoding:
     @property
     def rows(self) -> int:
         """Nodes of both sides, and pairs with a correction."""
-        return len(self.left.keys) + len(self.right.keys) + (self.corrections.rows if self.corrections else 0)
+        return (
+            len(self.left.keys)
+            + len(self.right.keys)
+            + (self.corrections.rows if self.corrections else 0)
+        )
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays."""
         network = sum(k.nbytes + b.nbytes for k, b in self.network)
-        return self.left.nbytes + self.right.nbytes + network + (self.corrections.nbytes if self.corrections else 0)
+        return (
+            self.left.nbytes
+            + self.right.nbytes
+            + network
+            + (self.corrections.nbytes if self.corrections else 0)
+        )
 
 
-def _cross_values(left: NDArray[np.float32], right: NDArray[np.float32], mean: float, network: Network) -> NDArray[np.float32]:
-    """Return what `compression.serving.crosses.cross_value` gives in a graph, here without TensorFlow."""
+def _cross_values(
+    left: NDArray[np.float32], right: NDArray[np.float32], mean: float, network: Network
+) -> NDArray[np.float32]:
+    """Return what `compression.export.crosses.cross_value` gives in a graph, here without TensorFlow."""
     product = left[:, :-1] * right[:, :-1]
-    crossed = _perceptron(left[:, :-1], right[:, :-1], product, network) if network else product.sum(axis=1)
+    crossed = (
+        _perceptron(left[:, :-1], right[:, :-1], product, network)
+        if network
+        else product.sum(axis=1)
+    )
     values: NDArray[np.float32] = crossed + left[:, -1] + right[:, -1] + np.float32(mean)
     return values
 
 
 def _perceptron(
-    left: NDArray[np.float32], right: NDArray[np.float32], product: NDArray[np.float32], network: Network
+    left: NDArray[np.float32],
+    right: NDArray[np.float32],
+    product: NDArray[np.float32],
+    network: Network,
 ) -> NDArray[np.float32]:
     x = np.concatenate([left, right, product], axis=1)
     for kernel, bias in network[:-1]:
@@ -126,7 +146,9 @@ Encodings = Mapping[str, Encoding | PairTable]
 """By the relation's name; a relation without an entry gives a column of zeros."""
 
 
-_PAIR_FACTOR = -7046029254386353131  # odd, 2⁶⁴ / golden ratio as a signed number (Knuth's multiplicative hashing)
+_PAIR_FACTOR = (
+    -7046029254386353131
+)  # odd, 2⁶⁴ / golden ratio as a signed number (Knuth's multiplicative hashing)
 
 
 def pair_keys(left: Any, right: Any) -> Any:
@@ -145,7 +167,9 @@ def key_positions(known: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[
     return np.where(known[found] == keys, found + 1, 0).astype(np.int32)
 
 
-def sorted_nodes(keys: NDArray[np.int64], vectors: NDArray[Any], biases: NDArray[Any], dtype: Any = np.float32) -> Nodes:
+def sorted_nodes(
+    keys: NDArray[np.int64], vectors: NDArray[Any], biases: NDArray[Any], dtype: Any = np.float32
+) -> Nodes:
     """Make `Nodes` of keys in any order, stored as `dtype`."""
     order = np.argsort(keys, kind="stable")
     return Nodes(keys[order], vectors[order].astype(dtype), biases[order].astype(dtype))

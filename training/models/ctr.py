@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from features.schema import Relation, Schema
-from training.arrays import Arrays
-from training.groups import groups_of
-from training.layout import Layout
+from training.data.arrays import Arrays
+from training.data.field_groups import groups_of
+from training.data.layout import Layout
 from training.models.blocks import Blocks, Weights, load_weights
 from training.models.parts.cross_network import CrossNetwork
 from training.models.parts.factorisation import Factorisation
@@ -45,14 +45,22 @@ class CtrModel(tf.Module):
             needs vectors of one width and the groups' differ.
     """
 
-    def __init__(self, schema: Schema, settings: ModelSettings, relations: Sequence[Relation] = (), seed: int = 0) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        settings: ModelSettings,
+        relations: Sequence[Relation] = (),
+        seed: int = 0,
+    ) -> None:
         super().__init__(name="ctr")
         self.layout = Layout.of(schema, relations)
         self.settings = settings
         self.groups = groups_of(self.layout, settings)
         self._parts = _parts(Shape(self.layout, self.groups), settings)
         draw = np.random.default_rng(seed)
-        learned = {"bias": np.zeros((), np.float32)} | _joined(part.fresh(draw) for part in self._parts)
+        learned = {"bias": np.zeros((), np.float32)} | _joined(
+            part.fresh(draw) for part in self._parts
+        )
         self._learned = _variables(learned)
         self._state = _variables(_joined(part.state() for part in self._parts))
 
@@ -60,7 +68,11 @@ class CtrModel(tf.Module):
     def slabs(self) -> dict[str, int]:
         """Names and widths of the slabs whose rows `forward` takes."""
         read = {name for part in self._parts for name in part.slabs}
-        widths = [(group.slab(name), width, name) for group in self.groups for name, width in ((WIDE, 1), (DEEP, group.row_dim))]
+        widths = [
+            (group.slab(name), width, name)
+            for group in self.groups
+            for name, width in ((WIDE, 1), (DEEP, group.row_dim))
+        ]
         return {slab: width for slab, width, name in widths if name in read}
 
     def blocks(self) -> dict[str, Blocks]:
@@ -111,7 +123,10 @@ class CtrModel(tf.Module):
         Returns:
             float32 [b].
         """
-        batch, read = Pooled(vectors, dense, cross, dropout_seed, self.settings.matmul), weights or self.all_variables()
+        batch, read = (
+            Pooled(vectors, dense, cross, dropout_seed, self.settings.matmul),
+            weights or self.all_variables(),
+        )
         return tf.add_n([part.logit(read, batch) for part in self._parts]) + read["bias"]
 
 
@@ -123,7 +138,10 @@ def logistic_regression(schema: Schema, relations: Sequence[Relation] = ()) -> C
 def _parts(shape: Shape, settings: ModelSettings) -> tuple[Part, ...]:
     network = _relation_network(shape, settings.relations) if settings.relations else None
     linear, second_order = partial(Linear, shape), partial(Factorisation, shape)
-    deep, crosses = partial(Perceptron, shape, settings, network), partial(CrossNetwork, shape, settings.cross_layers)
+    deep, crosses = (
+        partial(Perceptron, shape, settings, network),
+        partial(CrossNetwork, shape, settings.cross_layers),
+    )
     by_kind: dict[MemberKind, tuple[Callable[[], Part], ...]] = {
         "logistic_regression": (linear,),
         "fm": (linear, second_order),
@@ -144,4 +162,7 @@ def _joined(parts: Iterable[Mapping[str, Value]]) -> dict[str, Value]:
 
 
 def _variables(arrays: Arrays) -> dict[str, tf.Variable]:
-    return {name: tf.Variable(value, trainable=False, name=name.replace("/", "_")) for name, value in arrays.items()}
+    return {
+        name: tf.Variable(value, trainable=False, name=name.replace("/", "_"))
+        for name, value in arrays.items()
+    }

@@ -21,13 +21,13 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from training.arrays import Arrays
-from training.groups import Group, own_slab
-from training.layout import Layout
+from training.data.arrays import Arrays
+from training.data.field_groups import Group, own_slab
+from training.data.layout import Layout
 from training.models.blocks import Blocks, Weights, load_weights
 
 if TYPE_CHECKING:
-    from training.learner import Model
+    from training.fit.learner import Model
 
 LOGITS = "gates/logits"
 """The gates among the dense weights: float32 [uses], each logit's way from where it began, in units of `GateRule.speed`."""
@@ -84,7 +84,9 @@ class GatedModel:
         self.progress = tf.Variable(0.0, trainable=False, name="progress")
         self._costs = tf.constant(costs, tf.float32)
         self._gate_of = _gates(inner.layout, inner.groups)
-        self._moved = tf.Variable(tf.zeros(len(uses(inner.layout))), trainable=False, name=LOGITS.replace("/", "_"))
+        self._moved = tf.Variable(
+            tf.zeros(len(uses(inner.layout))), trainable=False, name=LOGITS.replace("/", "_")
+        )
 
     @property
     def slabs(self) -> dict[str, int]:
@@ -95,7 +97,9 @@ class GatedModel:
         """Those of the inner model, and which gate belongs to which use."""
         layout = self.layout
         kinds = [("field", layout.keyed), ("dense", layout.dense), ("cross", layout.relations)]
-        return self.inner.blocks() | {LOGITS: Blocks.of([(f"{kind}:{name}", 1) for kind, names in kinds for name in names])}
+        return self.inner.blocks() | {
+            LOGITS: Blocks.of([(f"{kind}:{name}", 1) for kind, names in kinds for name in names])
+        }
 
     def variables_by_name(self) -> dict[str, tf.Variable]:
         """Dense weights and gates, for the optimizer."""
@@ -111,7 +115,9 @@ class GatedModel:
         Raises:
             InputError: a weight is missing, unknown, or of another shape.
         """
-        load_weights({LOGITS: self._moved}, {name: w for name, w in weights.items() if name == LOGITS})
+        load_weights(
+            {LOGITS: self._moved}, {name: w for name, w in weights.items() if name == LOGITS}
+        )
         self.inner.load({name: w for name, w in weights.items() if name != LOGITS})
 
     def start_at(self, logit: float) -> None:
@@ -124,11 +130,17 @@ class GatedModel:
 
     def penalty(self) -> tf.Tensor:
         """Return `ramp · Σ cost_j · δ_j`, float32 []: what learning adds to the mean log loss."""
-        rise = tf.minimum(1.0, self.progress / self.rule.ramp) if self.rule.ramp else tf.constant(1.0)
+        rise = (
+            tf.minimum(1.0, self.progress / self.rule.ramp) if self.rule.ramp else tf.constant(1.0)
+        )
         return rise * tf.reduce_sum(self._costs * self._keep())
 
     def forward(
-        self, vectors: Mapping[str, tf.Tensor], dense: tf.Tensor, cross: tf.Tensor, dropout_seed: tf.Tensor | None = None
+        self,
+        vectors: Mapping[str, tf.Tensor],
+        dense: tf.Tensor,
+        cross: tf.Tensor,
+        dropout_seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Return the inner model's logits [b]; in learning, where there is a seed, of gated inputs.
 
@@ -140,9 +152,15 @@ class GatedModel:
         """
         if dropout_seed is None:
             return self.inner.forward(vectors, dense, cross)
-        ids, numbers, relations = tf.split(self._factors(tf.shape(dense)[0], dropout_seed), self._counts(), axis=1)
-        gated = {name: rows * self._of_slab(name, ids)[:, :, None] for name, rows in vectors.items()}
-        return self.inner.forward(gated, dense * tf.repeat(numbers, 2, axis=1), cross * relations, dropout_seed)
+        ids, numbers, relations = tf.split(
+            self._factors(tf.shape(dense)[0], dropout_seed), self._counts(), axis=1
+        )
+        gated = {
+            name: rows * self._of_slab(name, ids)[:, :, None] for name, rows in vectors.items()
+        }
+        return self.inner.forward(
+            gated, dense * tf.repeat(numbers, 2, axis=1), cross * relations, dropout_seed
+        )
 
     def _factors(self, batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Return `z / δ`, float32 [b or 1, uses]."""
@@ -160,7 +178,11 @@ class GatedModel:
 
     def _shared(self, values: tf.Tensor) -> tf.Tensor:
         """Give each use of a group [..., uses] the value of the group's first; others stay as they are."""
-        return values if len(self.groups) == 1 and not self.groups[0].name else tf.gather(values, self._gate_of, axis=-1)
+        return (
+            values
+            if len(self.groups) == 1 and not self.groups[0].name
+            else tf.gather(values, self._gate_of, axis=-1)
+        )
 
     def _of_slab(self, slab: str, ids: tf.Tensor) -> tf.Tensor:
         """Factors [b or 1, F] of the fields of a slab's group, of those of all id fields."""
@@ -181,7 +203,9 @@ def uses(layout: Layout) -> tuple[str, ...]:
 def _gates(layout: Layout, groups: Sequence[Group]) -> list[int]:
     """By use, the place of the use whose gate it has: the first of its group, or itself."""
     names = uses(layout)
-    first = {name: group.layout.keyed[0] for group in groups if group.name for name in group.layout.keyed}
+    first = {
+        name: group.layout.keyed[0] for group in groups if group.name for name in group.layout.keyed
+    }
     return [names.index(first.get(name, name)) for name in names]
 
 

@@ -6,7 +6,11 @@ import tensorflow as tf
 
 
 def pool_fields(
-    singles: tf.Tensor, listed: tf.Tensor, segments: tf.Tensor, lists: int, batch: tf.Tensor | None = None
+    singles: tf.Tensor,
+    listed: tf.Tensor,
+    segments: tf.Tensor,
+    lists: int,
+    batch: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Append the mean vector of each multi-valued field to the vectors of the single-valued ones.
 
@@ -24,7 +28,9 @@ def pool_fields(
     if lists == 0:
         return singles
     batch, dim = tf.shape(singles)[0] if batch is None else batch, singles.shape[-1]
-    pooled = tf.math.unsorted_segment_sum(listed, segments, batch * lists) / list_lengths(segments, batch * lists)
+    pooled = tf.math.unsorted_segment_sum(listed, segments, batch * lists) / list_lengths(
+        segments, batch * lists
+    )
     return tf.concat([singles, tf.reshape(pooled, [batch, lists, dim])], axis=1)
 
 
@@ -54,7 +60,9 @@ def lay_together(vectors: tf.Tensor, fields: int, chunks: int, batch: tf.Tensor)
     return tf.transpose(tf.reshape(vectors, [fields, batch, chunks * vectors.shape[-1]]), [1, 0, 2])
 
 
-def dense_inputs(values: tf.Tensor, present: tf.Tensor, means: tf.Tensor, stds: tf.Tensor) -> tf.Tensor:
+def dense_inputs(
+    values: tf.Tensor, present: tf.Tensor, means: tf.Tensor, stds: tf.Tensor
+) -> tf.Tensor:
     """Standardise numbers, each followed by a flag that says whether it is present.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.arrays import Arrays, read_arrays, write_arrays
+from training.data.arrays import Arrays, read_arrays, write_arrays
 from training.packed.matrix import Form, Matrix
 
 DenseWeight = NDArray[Any] | Matrix
@@ -24,7 +24,10 @@ def pack_dense(weights: Mapping[str, NDArray[Any]], form: Form) -> dict[str, Den
     Raises:
         ValueError: a kernel holds what the form cannot hold.
     """
-    return {name: Matrix.of(w, form) if w.ndim == 2 and form is not Form.FLOAT32 else w for name, w in weights.items()}
+    return {
+        name: Matrix.of(w, form) if w.ndim == 2 and form is not Form.FLOAT32 else w
+        for name, w in weights.items()
+    }
 
 
 def unpacked(weights: DenseWeights) -> Arrays:
@@ -54,9 +57,13 @@ def read_dense(path: Path) -> dict[str, DenseWeight]:
     arrays = read_arrays(path)
     packed = sorted({name.partition(_MARK)[0] for name in arrays if _MARK in name})
     try:
-        matrices: dict[str, DenseWeight] = {name: Matrix.from_arrays(arrays, name + _MARK) for name in packed}
+        matrices: dict[str, DenseWeight] = {
+            name: Matrix.from_arrays(arrays, name + _MARK) for name in packed
+        }
     except (KeyError, ValueError) as error:
-        raise InputError(f"{path}: packed weights without a readable {error}; compress this day again") from error
+        raise InputError(
+            f"{path}: packed weights without a readable {error}; compress this day again"
+        ) from error
     return {name: array for name, array in arrays.items() if _MARK not in name} | matrices
 
 

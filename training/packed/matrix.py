@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.packed.quantize import dequantize, one_a_byte, quantize, two_a_byte
 
 
@@ -25,7 +25,12 @@ class Form(StrEnum):
 
 
 _BITS = {Form.INT8: 8, Form.INT4: 4}
-_DTYPES: dict[Form, Any] = {Form.FLOAT32: np.float32, Form.FLOAT16: np.float16, Form.INT8: np.uint8, Form.INT4: np.uint8}
+_DTYPES: dict[Form, Any] = {
+    Form.FLOAT32: np.float32,
+    Form.FLOAT16: np.float16,
+    Form.INT8: np.uint8,
+    Form.INT4: np.uint8,
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,10 @@ class Matrix:
         """
         columns = -(-self.width // 2) if self.form is Form.INT4 else self.width
         scales = 2 if self.form in _BITS else 0
-        right = self.values.shape[1:] == (columns,) and self.scales.shape == (len(self.values), scales)
+        right = self.values.shape[1:] == (columns,) and self.scales.shape == (
+            len(self.values),
+            scales,
+        )
         if not right or self.values.dtype != _DTYPES[self.form]:
             raise InputError(
                 f"rows of {self.width} values as {self.form}: values {self.values.dtype} {self.values.shape} and scales "
@@ -92,7 +100,9 @@ class Matrix:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], prefix: str = "") -> Self:
         """Make a matrix of what `arrays` returned, named behind a prefix; raises KeyError, ValueError or InputError otherwise."""
-        form, width, values, scales = (arrays[prefix + name] for name in ("form", "width", "values", "scales"))
+        form, width, values, scales = (
+            arrays[prefix + name] for name in ("form", "width", "values", "scales")
+        )
         return cls(Form(str(form)), int(width), values, scales)
 
     def __len__(self) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 
 PRODUCT = "product"
 
@@ -39,7 +39,11 @@ class Product:
             InputError: they do not.
         """
         book, codes = self.codebook, self.codes
-        if not self._fits() or (codes.dtype, book.dtype) != (np.uint8, np.float16) or book[:, 0].any():
+        if (
+            not self._fits()
+            or (codes.dtype, book.dtype) != (np.uint8, np.float16)
+            or book[:, 0].any()
+        ):
             raise InputError(
                 f"rows of {self.width} values: codes {codes.dtype} {codes.shape} and codebook {book.dtype} {book.shape} do not "
                 "fit; compress this day again"
@@ -47,14 +51,21 @@ class Product:
 
     def _fits(self) -> bool:
         book, codes = self.codebook, self.codes
-        if book.ndim != 3 or codes.ndim != 2 or codes.shape[1] != len(book) or codes.max(initial=0) >= book.shape[1]:
+        if (
+            book.ndim != 3
+            or codes.ndim != 2
+            or codes.shape[1] != len(book)
+            or codes.max(initial=0) >= book.shape[1]
+        ):
             return False
         return len(book) * book.shape[2] >= self.width
 
     def rows(self) -> NDArray[np.float32]:
         """Return float32 [N, d]."""
         found = self.codebook[np.arange(len(self.codebook)), self.codes]
-        rows: NDArray[np.float32] = found.reshape(len(self.codes), -1)[:, : self.width].astype(np.float32)
+        rows: NDArray[np.float32] = found.reshape(len(self.codes), -1)[:, : self.width].astype(
+            np.float32
+        )
         return rows
 
     def take(self, rows: NDArray[Any]) -> Self:

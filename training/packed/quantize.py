@@ -25,11 +25,17 @@ def quantize(rows: NDArray[np.float32], bits: int) -> tuple[Codes, Scales]:
         ValueError: a value is not finite or too large for half precision: such a model is unsound.
     """
     if not np.all(np.abs(rows) <= np.finfo(np.float16).max):
-        raise ValueError("rows hold values that are not finite or beyond ±65504, which half precision cannot hold")
+        raise ValueError(
+            "rows hold values that are not finite or beyond ±65504, which half precision cannot hold"
+        )
     most = (1 << bits) - 1
     low = rows.min(axis=1, keepdims=True, initial=np.inf).astype(np.float16).astype(np.float32)
-    scale = ((rows.max(axis=1, keepdims=True, initial=-np.inf) - low) / np.float32(most)).astype(np.float16)
-    scale = np.where((scale <= 0) | np.isinf(np.float32(1) / np.maximum(scale, _TINY)), np.float16(1), scale)
+    scale = ((rows.max(axis=1, keepdims=True, initial=-np.inf) - low) / np.float32(most)).astype(
+        np.float16
+    )
+    scale = np.where(
+        (scale <= 0) | np.isinf(np.float32(1) / np.maximum(scale, _TINY)), np.float16(1), scale
+    )
     codes = np.clip(np.rint((rows - low) / scale.astype(np.float32)), 0, most).astype(np.uint8)
     return codes, np.concatenate([scale, low.astype(np.float16)], axis=1)
 
@@ -49,7 +55,9 @@ def two_a_byte(codes: Codes) -> Codes:
 
 def one_a_byte(packed: Codes, width: int) -> Codes:
     """Return the 4-bit codes [N, width] that `two_a_byte` packed."""
-    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), 2 * packed.shape[1])[:, :width]
+    return np.stack([packed & 15, packed >> 4], axis=2).reshape(len(packed), 2 * packed.shape[1])[
+        :, :width
+    ]
 
 
 _TINY = np.float16(6e-8)  # the least positive half: dividing by it is what overflow means here

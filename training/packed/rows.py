@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.arrays import read_arrays, write_arrays
+from training.data.arrays import read_arrays, write_arrays
 from training.packed.slab import PackedSlab
 
 _KEYS = "keys"
@@ -38,13 +38,17 @@ class PackedRows:
         Raises:
             InputError: there are some.
         """
-        wrong = {name: len(slab) for name, slab in self.slabs.items() if len(slab) != len(self.keys)}
+        wrong = {
+            name: len(slab) for name, slab in self.slabs.items() if len(slab) != len(self.keys)
+        }
         if wrong:
             raise InputError(f"{len(self.keys)} keys but {wrong} rows; write the folder again")
 
     def take(self, kept: NDArray[np.bool_]) -> Self:
         """Return the rows where `kept` bool [N] is true."""
-        return type(self)(self.keys[kept], {name: slab.take(kept) for name, slab in self.slabs.items()})
+        return type(self)(
+            self.keys[kept], {name: slab.take(kept) for name, slab in self.slabs.items()}
+        )
 
     def vectors(self) -> dict[str, NDArray[np.float32]]:
         """Return float32 [N, width] by slab."""
@@ -75,15 +79,21 @@ def read_rows(folder: Path) -> PackedRows:
     """
     plain = {path.stem: _load(path) for path in sorted(folder.glob("*.npy"))}
     if _KEYS not in plain:
-        raise InputError(f"{folder}: neither the table of a checkpoint (table.json) nor of a compressed model (keys.npy)")
+        raise InputError(
+            f"{folder}: neither the table of a checkpoint (table.json) nor of a compressed model (keys.npy)"
+        )
     keys = plain.pop(_KEYS).astype(np.int64)
     flat = {name: rows.shape for name, rows in plain.items() if rows.ndim != 2}
     if flat:
-        raise InputError(f"{folder}: {len(keys)} keys but rows of shape {flat}; write the folder again")
+        raise InputError(
+            f"{folder}: {len(keys)} keys but rows of shape {flat}; write the folder again"
+        )
     packed = {path.stem: read_arrays(path) for path in sorted(folder.glob("*.npz"))}
     try:
         slabs = {name: PackedSlab.of(rows) for name, rows in plain.items()}
-        return PackedRows(keys, slabs | {name: PackedSlab.from_arrays(arrays) for name, arrays in packed.items()})
+        return PackedRows(
+            keys, slabs | {name: PackedSlab.from_arrays(arrays) for name, arrays in packed.items()}
+        )
     except InputError as error:
         raise InputError(f"{folder}: {error}") from error
 

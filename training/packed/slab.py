@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.packed.matrix import Form, Matrix
 from training.packed.product import PRODUCT, Product
 
@@ -80,7 +80,11 @@ class PackedSlab:
         """Return the slab of the rows where `kept` bool [N] is true."""
         ends = np.cumsum([0, *(len(band.matrix) for band in self.bands)])
         parts = (kept[start:end] for start, end in pairwise(ends))
-        return type(self)(tuple(Band(b.matrix.take(p), b.projection) for b, p in zip(self.bands, parts, strict=True)))
+        return type(self)(
+            tuple(
+                Band(b.matrix.take(p), b.projection) for b, p in zip(self.bands, parts, strict=True)
+            )
+        )
 
     def only_matrix(self) -> Matrix:
         """Return what a slab of one band without projection and codebook is stored in."""
@@ -90,7 +94,11 @@ class PackedSlab:
 
     def is_plain(self) -> bool:
         """Whether it is one band of float32 rows as they are."""
-        return len(self.bands) == 1 and self.bands[0].projection is None and self.bands[0].matrix.form is Form.FLOAT32
+        return (
+            len(self.bands) == 1
+            and self.bands[0].projection is None
+            and self.bands[0].matrix.form is Form.FLOAT32
+        )
 
     def arrays(self) -> Arrays:
         """Return plain arrays by name, from which `from_arrays` makes the slab again."""
@@ -111,9 +119,13 @@ class PackedSlab:
         try:
             bands = tuple(_band(arrays, f"{number}/") for number in range(count))
         except (KeyError, ValueError) as error:
-            raise InputError(f"packed rows without a readable {error}; compress this day again") from error
+            raise InputError(
+                f"packed rows without a readable {error}; compress this day again"
+            ) from error
         if not bands or len({band.width for band in bands}) > 1:
-            raise InputError(f"packed rows of widths {[band.width for band in bands]}, one is needed; compress this day again")
+            raise InputError(
+                f"packed rows of widths {[band.width for band in bands]}, one is needed; compress this day again"
+            )
         return cls(bands)
 
 

@@ -52,8 +52,13 @@ class Adjacency:
             lefts, rights = len(graph.keys[relation.left]), len(graph.keys[relation.right])
             offsets = np.searchsorted(left, np.arange(lefts + 1)).astype(np.int64)
             slots[relation.left].append(Slot(name, relation.left, relation.right, offsets, right))
-            slots[relation.right].append(Slot(name, relation.right, relation.left, *kernels.reverse(left, right, rights)))
-        return cls({f: len(keys) for f, keys in graph.keys.items()}, {f: tuple(found) for f, found in slots.items()})
+            slots[relation.right].append(
+                Slot(name, relation.right, relation.left, *kernels.reverse(left, right, rights))
+            )
+        return cls(
+            {f: len(keys) for f, keys in graph.keys.items()},
+            {f: tuple(found) for f, found in slots.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -87,13 +92,18 @@ class Sampler:
 
     def __init__(self, adjacency: Adjacency, fanouts: Sequence[int]) -> None:
         self._adjacency, self._fanouts = adjacency, fanouts
-        self._places = {field: np.zeros(count, np.int32) for field, count in adjacency.nodes.items()}
+        self._places = {
+            field: np.zeros(count, np.int32) for field, count in adjacency.nodes.items()
+        }
 
     def block(self, fields: tuple[str, str], left: Ints, right: Ints, seed: int) -> Block:
         """Return the block of edges between nodes `left` and `right`, int32 [b], of two fields; a seed draws the same."""
         state = np.array([seed], np.uint64)
         found: dict[str, tuple[Ints, int]] = {}
-        numbers = [self._number(field, nodes, found) for field, nodes in zip(fields, (left, right), strict=True)]
+        numbers = [
+            self._number(field, nodes, found)
+            for field, nodes in zip(fields, (left, right), strict=True)
+        ]
         layers, drawn = [_cut(found)], []
         for fanout in self._fanouts:
             drawn.append(self._layer(layers[-1], fanout, state, found))
@@ -109,15 +119,31 @@ class Sampler:
         return numbers
 
     def _layer(
-        self, targets: Mapping[str, Ints], fanout: int, state: NDArray[np.uint64], found: dict[str, tuple[Ints, int]]
+        self,
+        targets: Mapping[str, Ints],
+        fanout: int,
+        state: NDArray[np.uint64],
+        found: dict[str, tuple[Ints, int]],
     ) -> dict[str, tuple[Drawn, ...]]:
         drawn: dict[str, tuple[Drawn, ...]] = {}
         for field, nodes in targets.items():
-            drawn[field] = tuple(self._draw(slot, nodes, fanout, state, found) for slot in self._adjacency.slots[field])
+            drawn[field] = tuple(
+                self._draw(slot, nodes, fanout, state, found)
+                for slot in self._adjacency.slots[field]
+            )
         return drawn
 
-    def _draw(self, slot: Slot, nodes: Ints, fanout: int, state: NDArray[np.uint64], found: dict[str, tuple[Ints, int]]) -> Drawn:
-        known, count = _room(found, slot.other, len(nodes) * fanout, self._adjacency.nodes[slot.other])
+    def _draw(
+        self,
+        slot: Slot,
+        nodes: Ints,
+        fanout: int,
+        state: NDArray[np.uint64],
+        found: dict[str, tuple[Ints, int]],
+    ) -> Drawn:
+        known, count = _room(
+            found, slot.other, len(nodes) * fanout, self._adjacency.nodes[slot.other]
+        )
         numbers, counts, count = kernels.sample(
             slot.offsets, slot.ends, nodes, fanout, state, self._places[slot.other], known, count
         )
@@ -125,7 +151,9 @@ class Sampler:
         return Drawn(numbers, counts)
 
 
-def _room(found: Mapping[str, tuple[Ints, int]], field: str, more: int, all_nodes: int) -> tuple[Ints, int]:
+def _room(
+    found: Mapping[str, tuple[Ints, int]], field: str, more: int, all_nodes: int
+) -> tuple[Ints, int]:
     """The nodes found so far in an array with room for more."""
     known, count = found.get(field, (np.empty(0, np.int32), 0))
     wanted = min(count + more, all_nodes)

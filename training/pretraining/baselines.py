@@ -21,7 +21,12 @@ def lookup(task: Task) -> Fitted:
 
 def node_bias(task: Task) -> Fitted:
     """Return mean + b_u + b_v, by alternating least squares with the settings' ridge."""
-    return Fitted({name: biases(task.graph, name, each, task.settings.l2) for name, each in task.learned().items()})
+    return Fitted(
+        {
+            name: biases(task.graph, name, each, task.settings.l2)
+            for name, each in task.learned().items()
+        }
+    )
 
 
 def factorisation(task: Task) -> Fitted:
@@ -41,22 +46,42 @@ def _table(graph: Graph, name: str, edges: Targets) -> PairTable:
 
 def _factors(task: Task, name: str, edges: Targets) -> Encoding:
     settings, (left, right) = task.settings, task.graph.sides(name)
-    first = np.random.default_rng(settings.seed).normal(scale=_START_SCALE, size=(len(right), settings.dim + 1))
+    first = np.random.default_rng(settings.seed).normal(
+        scale=_START_SCALE, size=(len(right), settings.dim + 1)
+    )
     start = Factors(np.zeros((len(left), settings.dim + 1)), first, 0.0)
     return _encoded(task.graph, name, edges, start, settings.l2, settings.epochs, settings.storage)
 
 
 def _encoded(
-    graph: Graph, name: str, edges: Targets, start: Factors, l2: float, sweeps: int, storage: str = "float32"
+    graph: Graph,
+    name: str,
+    edges: Targets,
+    start: Factors,
+    l2: float,
+    sweeps: int,
+    storage: str = "float32",
 ) -> Encoding:
     """Fit in units of the spread, so that the ridge means the same for every statistic."""
     mean, spread = edges.mean(), edges.spread()
-    scaled = Edges(edges.left.astype(np.int64), edges.right.astype(np.int64), (edges.value - mean) / spread, edges.weight)
+    scaled = Edges(
+        edges.left.astype(np.int64),
+        edges.right.astype(np.int64),
+        (edges.value - mean) / spread,
+        edges.weight,
+    )
     factors = factorise(scaled, start, l2, sweeps)
     left, right = graph.sides(name)
-    sides = (_nodes(left, factors.left, spread, spread, storage), _nodes(right, factors.right, 1.0, spread, storage))
+    sides = (
+        _nodes(left, factors.left, spread, spread, storage),
+        _nodes(right, factors.right, 1.0, spread, storage),
+    )
     return Encoding(*sides, mean=mean + spread * factors.mean)
 
 
-def _nodes(keys: np.ndarray, factors: np.ndarray, of_vectors: float, of_biases: float, storage: str) -> Nodes:
-    return sorted_nodes(keys, factors[:, :-1] * of_vectors, factors[:, -1] * of_biases, np.dtype(storage))
+def _nodes(
+    keys: np.ndarray, factors: np.ndarray, of_vectors: float, of_biases: float, storage: str
+) -> Nodes:
+    return sorted_nodes(
+        keys, factors[:, :-1] * of_vectors, factors[:, -1] * of_biases, np.dtype(storage)
+    )

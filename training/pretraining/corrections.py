@@ -21,12 +21,18 @@ def corrected(encodings: Encodings, task: Task) -> Encodings:
     if not share:
         return encodings
     return {
-        name: _corrected(each, learned[name], task) if isinstance(each, Encoding) else each for name, each in encodings.items()
+        name: _corrected(each, learned[name], task) if isinstance(each, Encoding) else each
+        for name, each in encodings.items()
     }
 
 
 def _corrected(encoding: Encoding, edges: Targets, task: Task) -> Encoding:
     pairs = edges.pairs_in(task.graph)
     missed = edges.value - encoding.column(pairs)
-    worst = np.argsort(-edges.weight * missed**2, kind="stable")[: int(task.settings.corrections * len(edges))]
-    return replace(encoding, corrections=PairTable.of(pairs[worst], missed[worst], 0.0, np.dtype(task.settings.storage)))
+    worst = np.argsort(-edges.weight * missed**2, kind="stable")[
+        : int(task.settings.corrections * len(edges))
+    ]
+    return replace(
+        encoding,
+        corrections=PairTable.of(pairs[worst], missed[worst], 0.0, np.dtype(task.settings.storage)),
+    )

@@ -1,6 +1,6 @@
 """CrossNet: two encodings in, one number out, forward and backward. No weights: the dot product; else an MLP with ReLU.
 
-The MLP reads [h_u || h_v || h_u * h_v]. `compression.serving.crosses.cross_value` is the same in TensorFlow, for serving.
+The MLP reads [h_u || h_v || h_u * h_v]. `compression.export.crosses.cross_value` is the same in TensorFlow, for serving.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def layers_of(dense: Mapping[str, Floats], relation: str) -> list[tuple[Floats, 
     return found
 
 
-def forward(left: Floats, right: Floats, layers: list[tuple[Floats, Floats]]) -> tuple[Floats, list[Floats]]:
+def forward(
+    left: Floats, right: Floats, layers: list[tuple[Floats, Floats]]
+) -> tuple[Floats, list[Floats]]:
     """Return the values [b] of encodings [b, d] each, and the inputs of every layer."""
     if not layers:
         return np.einsum("ed,ed->e", left, right), []
@@ -34,7 +36,11 @@ def forward(left: Floats, right: Floats, layers: list[tuple[Floats, Floats]]) ->
 
 
 def backward(
-    left: Floats, right: Floats, layers: list[tuple[Floats, Floats]], inputs: list[Floats], gradient: Floats
+    left: Floats,
+    right: Floats,
+    layers: list[tuple[Floats, Floats]],
+    inputs: list[Floats],
+    gradient: Floats,
 ) -> tuple[Floats, Floats, list[tuple[Floats, Floats]]]:
     """Return the gradients of both encodings [b, d] and of the layers, from that of the values [b]."""
     up = gradient[:, None]

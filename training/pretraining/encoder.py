@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.elastic.core.native import split_rows
+from elastic_embeddings.core.native import split_rows
 from training.pretraining import kernels
 from training.pretraining.adjacency import Adjacency, Block, Drawn, Slot
 from training.pretraining.parameters import Parameters
@@ -48,7 +48,9 @@ class Encoder:
     layers: int
     scaled: bool
 
-    def forward(self, parameters: Parameters, block: Block, shown: ByField) -> tuple[dict[str, Floats], Tape]:
+    def forward(
+        self, parameters: Parameters, block: Block, shown: ByField
+    ) -> tuple[dict[str, Floats], Tape]:
         """Return the encodings [T, d] of a block's targets by field, and the tape.
 
         Args:
@@ -57,11 +59,16 @@ class Encoder:
             shown: by field [n, 1], 0 for the nodes of the lowest layer whose own vector is hidden, else 1.
         """
         lowest = block.nodes[self.layers]
-        vectors = {f: _gathered(parameters.tables[f], nodes, shown[f], parameters.dim) for f, nodes in lowest.items()}
+        vectors = {
+            f: _gathered(parameters.tables[f], nodes, shown[f], parameters.dim)
+            for f, nodes in lowest.items()
+        }
         tape = Tape(shown, [], [])
         for layer in range(1, self.layers + 1):
             level = self.layers - layer
-            inputs = {f: self._inputs(f, vectors, block.drawn[level][f]) for f in block.nodes[level]}
+            inputs = {
+                f: self._inputs(f, vectors, block.drawn[level][f]) for f in block.nodes[level]
+            }
             vectors = {f: self._layer(parameters, layer, f, x) for f, x in inputs.items()}
             tape.inputs.append(inputs)
             tape.outputs.append(vectors)
@@ -81,25 +88,38 @@ class Encoder:
         dense: dict[str, Floats] = {}
         for layer in range(self.layers, 0, -1):
             level = self.layers - layer
-            below = {f: np.zeros((len(n), parameters.dim), _dtype(gradients)) for f, n in block.nodes[level + 1].items()}
+            below = {
+                f: np.zeros((len(n), parameters.dim), _dtype(gradients))
+                for f, n in block.nodes[level + 1].items()
+            }
             for field, x in tape.inputs[layer - 1].items():
                 up = gradients[field]
                 if layer < self.layers:
                     up = up * (tape.outputs[layer - 1][field] > 0)
                 name = f"layer/{layer}/{field}"
                 dense |= {f"{name}/kernel": x.T @ up, f"{name}/bias": up.sum(axis=0)}
-                self._share(field, up @ parameters.dense[f"{name}/kernel"].T, block.drawn[level][field], below)
+                self._share(
+                    field,
+                    up @ parameters.dense[f"{name}/kernel"].T,
+                    block.drawn[level][field],
+                    below,
+                )
             gradients = below
         for field, gradient in gradients.items():
             gradient *= tape.shown[field]
         return gradients, dense
 
-    def all_nodes(self, parameters: Parameters, adjacency: Adjacency, fanouts: tuple[int, ...]) -> dict[str, Floats]:
+    def all_nodes(
+        self, parameters: Parameters, adjacency: Adjacency, fanouts: tuple[int, ...]
+    ) -> dict[str, Floats]:
         """Return the encodings [N, d] of all nodes by field, from all of their neighbours: no draw.
 
         A sum is that of the mean times the number that would have been drawn, which is what a drawn sum is on average.
         """
-        vectors = {f: np.ascontiguousarray(table[:, : parameters.dim]) for f, table in parameters.tables.items()}
+        vectors = {
+            f: np.ascontiguousarray(table[:, : parameters.dim])
+            for f, table in parameters.tables.items()
+        }
         for layer in range(1, self.layers + 1):
             most = fanouts[self.layers - layer] if self.scaled else 1
             inputs = {f: self._full_inputs(f, vectors, adjacency.slots[f], most) for f in vectors}
@@ -118,31 +138,55 @@ class Encoder:
         x = np.empty((count, (1 + len(drawn)) * dim), own.dtype)
         x[:, :dim] = own[:count]
         for i, (slot, each) in enumerate(zip(self.slots[field], drawn, strict=True)):
-            gather = partial(kernels.gather_mean, vectors[slot.other], each.numbers, each.counts, self.scaled, x, (1 + i) * dim)
+            gather = partial(
+                kernels.gather_mean,
+                vectors[slot.other],
+                each.numbers,
+                each.counts,
+                self.scaled,
+                x,
+                (1 + i) * dim,
+            )
             split_rows(gather, count, at_least=_FEW_ROWS)
         return x
 
-    def _share(self, field: str, gradient: Floats, drawn: tuple[Drawn, ...], below: dict[str, Floats]) -> None:
+    def _share(
+        self, field: str, gradient: Floats, drawn: tuple[Drawn, ...], below: dict[str, Floats]
+    ) -> None:
         """Give the gradient of a layer's inputs to the vectors that they were made of."""
         dim = below[field].shape[1]
         below[field][: len(gradient)] += gradient[:, :dim]
         for i, (slot, each) in enumerate(zip(self.slots[field], drawn, strict=True)):
-            kernels.scatter_mean(gradient, (1 + i) * dim, each.numbers, each.counts, self.scaled, below[slot.other])
+            kernels.scatter_mean(
+                gradient, (1 + i) * dim, each.numbers, each.counts, self.scaled, below[slot.other]
+            )
 
-    def _full_inputs(self, field: str, vectors: ByField, slots: tuple[Slot, ...], most: int) -> Floats:
+    def _full_inputs(
+        self, field: str, vectors: ByField, slots: tuple[Slot, ...], most: int
+    ) -> Floats:
         own = vectors[field]
         dim = own.shape[1]
         x = np.empty((len(own), (1 + len(slots)) * dim), own.dtype)
         x[:, :dim] = own
         for i, slot in enumerate(slots):
-            gather = partial(kernels.all_mean, vectors[slot.other], slot.offsets, slot.ends, most, x, (1 + i) * dim)
+            gather = partial(
+                kernels.all_mean,
+                vectors[slot.other],
+                slot.offsets,
+                slot.ends,
+                most,
+                x,
+                (1 + i) * dim,
+            )
             split_rows(gather, len(own), at_least=_FEW_ROWS)
         return x
 
 
 def _gathered(table: Floats, nodes: NDArray[np.int32], shown: Floats, dim: int) -> Floats:
     out = np.empty((len(nodes), dim), table.dtype)
-    split_rows(partial(kernels.gather_shown, table, nodes, shown, out), len(nodes), at_least=_FEW_ROWS)
+    split_rows(
+        partial(kernels.gather_shown, table, nodes, shown, out), len(nodes), at_least=_FEW_ROWS
+    )
     return out
 
 

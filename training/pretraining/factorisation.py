@@ -36,7 +36,12 @@ class Factors:
     def predict(self, edges: Edges) -> Floats:
         """Return the modelled value of each edge, float64 [E]."""
         left, right = self.left[edges.left], self.right[edges.right]
-        return self.mean + left[:, -1] + right[:, -1] + np.einsum("ed,ed->e", left[:, :-1], right[:, :-1])
+        return (
+            self.mean
+            + left[:, -1]
+            + right[:, -1]
+            + np.einsum("ed,ed->e", left[:, :-1], right[:, :-1])
+        )
 
 
 def factorise(edges: Edges, start: Factors, l2: float, sweeps: int) -> Factors:
@@ -52,11 +57,19 @@ def factorise(edges: Edges, start: Factors, l2: float, sweeps: int) -> Factors:
         sweeps: full sweeps.
     """
     factors = replace(start, mean=float(np.average(edges.value, weights=edges.weight)))
-    by_left, by_right = np.argsort(edges.left, kind="stable"), np.argsort(edges.right, kind="stable")
+    by_left, by_right = (
+        np.argsort(edges.left, kind="stable"),
+        np.argsort(edges.right, kind="stable"),
+    )
     turned = Edges(edges.right, edges.left, edges.value, edges.weight)
     for _ in range(sweeps):
-        factors = replace(factors, left=_solve(edges, by_left, factors.right, len(factors.left), factors.mean, l2))
-        factors = replace(factors, right=_solve(turned, by_right, factors.left, len(factors.right), factors.mean, l2))
+        factors = replace(
+            factors, left=_solve(edges, by_left, factors.right, len(factors.left), factors.mean, l2)
+        )
+        factors = replace(
+            factors,
+            right=_solve(turned, by_right, factors.left, len(factors.right), factors.mean, l2),
+        )
     return factors
 
 
@@ -73,17 +86,23 @@ def _solve(edges: Edges, order: Codes, other: Floats, nodes: int, mean: float, l
     while first < len(present):
         last = max(first + 1, int(np.searchsorted(stops, starts[first] + _CHUNK, side="right")))
         part = order[starts[first] : stops[last - 1]]
-        solved[present[first:last]] = _ridge(edges, part, starts[first:last] - starts[first], other, mean, l2)
+        solved[present[first:last]] = _ridge(
+            edges, part, starts[first:last] - starts[first], other, mean, l2
+        )
         first = last
     return solved
 
 
-def _ridge(edges: Edges, part: Codes, starts: Codes, other: Floats, mean: float, l2: float) -> Floats:
+def _ridge(
+    edges: Edges, part: Codes, starts: Codes, other: Floats, mean: float, l2: float
+) -> Floats:
     partner = other[edges.right[part]]
     design = np.concatenate([partner[:, :-1], np.ones((len(part), 1))], axis=1)
     weighted = design * edges.weight[part, None]
     target = edges.value[part] - mean - partner[:, -1]
-    gram = np.add.reduceat(weighted[:, :, None] * design[:, None, :], starts, axis=0) + l2 * np.eye(design.shape[1])
+    gram = np.add.reduceat(weighted[:, :, None] * design[:, None, :], starts, axis=0) + l2 * np.eye(
+        design.shape[1]
+    )
     moment = np.add.reduceat(weighted * target[:, None], starts, axis=0)
     solved: Floats = np.linalg.solve(gram, moment[:, :, None])[:, :, 0].astype(np.float64)
     return solved

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.models.cross_input import Encodings
 from training.pretraining.adjacency import Chosen
 from training.pretraining.graph import Graph
@@ -39,18 +39,27 @@ class Task:
     def of(cls, graph: Graph, settings: PretrainSettings, previous: Arrays) -> Self:
         """Return the task that is measured: the edges that are not held out, judged by those that are."""
         held = {name: held_out(graph, name, settings) for name in graph.edges}
-        heldout = {name: targets(edges, settings).where(held[name]) for name, edges in graph.edges.items()}
-        return cls(graph, {name: ~which for name, which in held.items()}, settings, heldout, previous)
+        heldout = {
+            name: targets(edges, settings).where(held[name]) for name, edges in graph.edges.items()
+        }
+        return cls(
+            graph, {name: ~which for name, which in held.items()}, settings, heldout, previous
+        )
 
     def whole(self, epochs: int) -> Self:
         """Return the task with all edges, for so many epochs."""
-        everything = {name: np.ones(len(edges), np.bool_) for name, edges in self.graph.edges.items()}
+        everything = {
+            name: np.ones(len(edges), np.bool_) for name, edges in self.graph.edges.items()
+        }
         settings = self.settings.model_copy(update={"epochs": epochs})
         return replace(self, chosen=everything, settings=settings, heldout={})
 
     def learned(self) -> dict[str, Targets]:
         """Return the edges that are learned, by relation; relations without any are left out."""
-        each = {n: targets(edges, self.settings).where(self.chosen[n]) for n, edges in self.graph.edges.items()}
+        each = {
+            n: targets(edges, self.settings).where(self.chosen[n])
+            for n, edges in self.graph.edges.items()
+        }
         return {name: edges for name, edges in each.items() if len(edges)}
 
     def heldout_pairs(self, name: str) -> NDArray[np.int64]:

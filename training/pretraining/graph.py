@@ -82,31 +82,54 @@ def read_graph(folder: Path) -> Graph:
             is not a finite number; the message names the file.
     """
     told = _told(folder / "graph.json")
-    fields = sorted({field for relation in told["relations"].values() for field in (relation.left, relation.right)})
+    fields = sorted(
+        {
+            field
+            for relation in told["relations"].values()
+            for field in (relation.left, relation.right)
+        }
+    )
     keys = dict.fromkeys(fields, np.empty(0, np.int64)) | _keys(folder / "nodes.parquet")
-    edges = {name: _edges(folder, name, relation, keys) for name, relation in sorted(told["relations"].items())}
+    edges = {
+        name: _edges(folder, name, relation, keys)
+        for name, relation in sorted(told["relations"].items())
+    }
     return Graph(keys, edges, told["first_day"], told["last_day"], told["days"], told["hours"])
 
 
 def _told(path: Path) -> dict[str, Any]:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-        days = {name: parse_partition(told[name]) if told[name] else None for name in ("first_day", "last_day")}
-        relations = {name: Relation(left=about["left"], right=about["right"]) for name, about in told["relations"].items()}
-        return {**days, **{name: int(told[name]) for name in ("days", "hours")}, "relations": relations}
+        days = {
+            name: parse_partition(told[name]) if told[name] else None
+            for name in ("first_day", "last_day")
+        }
+        relations = {
+            name: Relation(left=about["left"], right=about["right"])
+            for name, about in told["relations"].items()
+        }
+        return {
+            **days,
+            **{name: int(told[name]) for name in ("days", "hours")},
+            "relations": relations,
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: object) -> InputError:
-    return InputError(f"{path}: cannot read the graph ({error}); run `elastic-ctr cross-graph` again")
+    return InputError(
+        f"{path}: cannot read the graph ({error}); run `elastic-ctr cross-graph` again"
+    )
 
 
 def _keys(path: Path) -> dict[str, NDArray[np.int64]]:
     table = _read([path], ("field", "node", "token"))
     fields, nodes = table["field"].to_numpy(zero_copy_only=False), table["node"].to_numpy()
     tokens = table["token"].combine_chunks()
-    bounds = [0, *(np.flatnonzero(fields[1:] != fields[:-1]) + 1), len(fields)] if len(fields) else []
+    bounds = (
+        [0, *(np.flatnonzero(fields[1:] != fields[:-1]) + 1), len(fields)] if len(fields) else []
+    )
     found: dict[str, NDArray[np.int64]] = {}
     for first, stop in pairwise(bounds):
         field = str(fields[first])
@@ -116,20 +139,30 @@ def _keys(path: Path) -> dict[str, NDArray[np.int64]]:
     return found
 
 
-def _edges(folder: Path, name: str, relation: Relation, keys: Mapping[str, NDArray[np.int64]]) -> Edges:
+def _edges(
+    folder: Path, name: str, relation: Relation, keys: Mapping[str, NDArray[np.int64]]
+) -> Edges:
     path = folder / "edges" / f"relation={name}"
     files = sorted(path.glob("part-*.parquet"))
-    table = _read(files, _EDGE_COLUMNS) if files else pa.table({column: np.empty(0) for column in _EDGE_COLUMNS})
+    table = (
+        _read(files, _EDGE_COLUMNS)
+        if files
+        else pa.table({column: np.empty(0) for column in _EDGE_COLUMNS})
+    )
     left, right = (table[side].to_numpy().astype(np.int32) for side in ("left", "right"))
     for side, field, nodes in (("left", relation.left, left), ("right", relation.right, right)):
         if len(nodes) and not 0 <= nodes.min() <= nodes.max() < len(keys[field]):
-            raise _unreadable(path, f"a {side} node is not among the {len(keys[field])} nodes of {field}")
+            raise _unreadable(
+                path, f"a {side} node is not among the {len(keys[field])} nodes of {field}"
+            )
     if np.any(np.diff(left) < 0):
         raise _unreadable(path, "the edges are not sorted by their left node")
     statistics = {column: table[column].to_numpy().astype(np.float64) for column in STATISTICS}
     if odd := [column for column, values in statistics.items() if not np.isfinite(values).all()]:
         raise _unreadable(path, f"{', '.join(odd)} holds values that are not finite")
-    return Edges(relation, left, right, table["impressions"].to_numpy().astype(np.int64), statistics)
+    return Edges(
+        relation, left, right, table["impressions"].to_numpy().astype(np.int64), statistics
+    )
 
 
 def _read(files: list[Path], columns: tuple[str, ...]) -> pa.Table:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.elastic.core.native import compiled
+from elastic_embeddings.core.native import compiled
 
 Ints = NDArray[np.int32]
 Floats = NDArray[Any]
@@ -114,7 +114,16 @@ def sample(
 
 
 @compiled
-def gather_mean(vectors: Floats, drawn: Ints, counts: Ints, scaled: bool, out: Floats, column: int, lo: int, hi: int) -> None:
+def gather_mean(
+    vectors: Floats,
+    drawn: Ints,
+    counts: Ints,
+    scaled: bool,
+    out: Floats,
+    column: int,
+    lo: int,
+    hi: int,
+) -> None:
     """Write the mean (`scaled`: the sum) of the drawn vectors [N, d] of targets lo … hi - 1 into `out` from `column` on."""
     width = vectors.shape[1]
     for t in range(lo, hi):
@@ -130,7 +139,9 @@ def gather_mean(vectors: Floats, drawn: Ints, counts: Ints, scaled: bool, out: F
 
 
 @compiled
-def scatter_mean(gradients: Floats, column: int, drawn: Ints, counts: Ints, scaled: bool, into: Floats) -> None:
+def scatter_mean(
+    gradients: Floats, column: int, drawn: Ints, counts: Ints, scaled: bool, into: Floats
+) -> None:
     """Add the gradient of `gather_mean`'s result to that of the vectors it read."""
     width = into.shape[1]
     for t in range(len(counts)):
@@ -146,7 +157,14 @@ def scatter_mean(gradients: Floats, column: int, drawn: Ints, counts: Ints, scal
 
 @compiled
 def all_mean(
-    vectors: Floats, offsets: NDArray[np.int64], ends: Ints, most: int, out: Floats, column: int, lo: int, hi: int
+    vectors: Floats,
+    offsets: NDArray[np.int64],
+    ends: Ints,
+    most: int,
+    out: Floats,
+    column: int,
+    lo: int,
+    hi: int,
 ) -> None:
     """Write the mean of all neighbours' vectors times min(degree, most) into rows lo … hi - 1 of `out`; most 1: the mean."""
     width = vectors.shape[1]
@@ -181,7 +199,15 @@ def gather_shown(table: Floats, nodes: Ints, shown: Floats, out: Floats, lo: int
 
 @compiled
 def adam(
-    weights: Floats, first: Floats, second: Floats, rows: Ints, column: int, gradients: Floats, numbers: Floats, lo: int, hi: int
+    weights: Floats,
+    first: Floats,
+    second: Floats,
+    rows: Ints,
+    column: int,
+    gradients: Floats,
+    numbers: Floats,
+    lo: int,
+    hi: int,
 ) -> None:
     """One step of Adam (Kingma and Ba, ICLR 2015) on numbers from `column` on of the rows named lo … hi - 1.
 

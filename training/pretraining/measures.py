@@ -69,14 +69,19 @@ def predictions(task: Task, measured: Fitted) -> dict[str, Prediction]:
         heldout = task.heldout[name]
         seen = heldout.seen_in(learned[name])
         predicted = encoding.column(task.heldout_pairs(name)).astype(np.float64)[seen]
-        found[name] = Prediction(heldout.value[seen], predicted, heldout.weight[seen], heldout.impressions[seen])
+        found[name] = Prediction(
+            heldout.value[seen], predicted, heldout.weight[seen], heldout.impressions[seen]
+        )
     return found
 
 
 def judge(task: Task, predicted: dict[str, Prediction], final: Fitted) -> dict[str, Judgement]:
     """Return the figures and the verdict of every relation of the graph."""
     learned = task.learned()
-    return {name: _judgement(task, name, learned.get(name), predicted.get(name), final) for name in task.graph.edges}
+    return {
+        name: _judgement(task, name, learned.get(name), predicted.get(name), final)
+        for name in task.graph.edges
+    }
 
 
 def refusal(kind: Kind, r2: float, r2_node_bias: float) -> str:
@@ -92,14 +97,20 @@ def refusal(kind: Kind, r2: float, r2_node_bias: float) -> str:
     return ""
 
 
-def _judgement(task: Task, name: str, learned: Targets | None, predicted: Prediction | None, final: Fitted) -> Judgement:
+def _judgement(
+    task: Task, name: str, learned: Targets | None, predicted: Prediction | None, final: Fitted
+) -> Judgement:
     edges = len(task.graph.edges[name])
     if learned is None or predicted is None or name not in final.encodings:
         return Judgement(edges, 0, math.nan, math.nan, 0, 0, "no edges")
     r2 = explained(predicted.observed, predicted.predicted, predicted.weight)
     bias = _best_biases(task, name, learned)
     encoding = final.encodings[name]
-    why = refusal(task.settings.kind, r2, bias) if _is_finite(encoding) else "not finite: lower pretraining.learning_rate"
+    why = (
+        refusal(task.settings.kind, r2, bias)
+        if _is_finite(encoding)
+        else "not finite: lower pretraining.learning_rate"
+    )
     return Judgement(edges, len(predicted.observed), r2, bias, encoding.rows, encoding.nbytes, why)
 
 
@@ -109,7 +120,10 @@ def _is_finite(encoding: Encoding | PairTable) -> bool:
     if encoding.corrections and not _is_finite(encoding.corrections):
         return False
     sides, layers = (encoding.left, encoding.right), encoding.network
-    arrays = [*(a for side in sides for a in (side.vectors, side.biases)), *(weights for layer in layers for weights in layer)]
+    arrays = [
+        *(a for side in sides for a in (side.vectors, side.biases)),
+        *(weights for layer in layers for weights in layer),
+    ]
     return all(bool(np.isfinite(array).all()) for array in arrays)
 
 
@@ -117,5 +131,7 @@ def _best_biases(task: Task, name: str, learned: Targets) -> float:
     heldout, pairs = task.heldout[name], task.heldout_pairs(name)
     seen = heldout.seen_in(learned)
     fits = (biases(task.graph, name, learned, l2).column(pairs)[seen] for l2 in _RIDGES)
-    figures = [explained(heldout.value[seen], fit.astype(np.float64), heldout.weight[seen]) for fit in fits]
+    figures = [
+        explained(heldout.value[seen], fit.astype(np.float64), heldout.weight[seen]) for fit in fits
+    ]
     return max(figures) if all(map(math.isfinite, figures)) else math.nan

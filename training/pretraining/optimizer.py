@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.elastic.core.native import split_rows
+from elastic_embeddings.core.native import split_rows
 from training.pretraining import kernels
 from training.pretraining.parameters import Parameters
 
@@ -40,7 +40,9 @@ class SparseAdam:
     def __init__(self, parameters: Parameters, learning_rate: float) -> None:
         self._parameters, self._learning_rate, self._step = parameters, learning_rate, 0
         tables = {**parameters.tables, **parameters.dense}
-        self._moments = {name: (np.zeros_like(table), np.zeros_like(table)) for name, table in tables.items()}
+        self._moments = {
+            name: (np.zeros_like(table), np.zeros_like(table)) for name, table in tables.items()
+        }
 
     def step(self, rows: Sequence[RowGradients], dense: Mapping[str, Floats]) -> None:
         """Move the parameters by gradients of rows, and of dense weights by name."""
@@ -48,14 +50,31 @@ class SparseAdam:
         rate = self._learning_rate * np.sqrt(1 - _BETA_2**self._step) / (1 - _BETA_1**self._step)
         numbers = (rate, _BETA_1, 1 - _BETA_1, _BETA_2, 1 - _BETA_2, _EPSILON)
         for each in rows:
-            self._move(each.field, self._parameters.tables[each.field], each.nodes, each.column, each.gradients, numbers)
+            self._move(
+                each.field,
+                self._parameters.tables[each.field],
+                each.nodes,
+                each.column,
+                each.gradients,
+                numbers,
+            )
         for name, gradient in dense.items():
             flat = self._parameters.dense[name].reshape(1, -1)
             self._move(name, flat, _ONE_ROW, 0, gradient.reshape(1, -1), numbers)
 
     def _move(
-        self, name: str, table: Floats, rows: NDArray[np.int32], column: int, gradients: Floats, numbers: tuple[float, ...]
+        self,
+        name: str,
+        table: Floats,
+        rows: NDArray[np.int32],
+        column: int,
+        gradients: Floats,
+        numbers: tuple[float, ...],
     ) -> None:
         first, second = (moment.reshape(table.shape) for moment in self._moments[name])
         typed = np.array(numbers, table.dtype)
-        split_rows(partial(kernels.adam, table, first, second, rows, column, gradients, typed), len(rows), at_least=_FEW_ROWS)
+        split_rows(
+            partial(kernels.adam, table, first, second, rows, column, gradients, typed),
+            len(rows),
+            at_least=_FEW_ROWS,
+        )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.models.cross_input import key_positions
 from training.pretraining import kernels
 from training.pretraining.adjacency import Adjacency
@@ -48,19 +48,29 @@ class Parameters:
     def copy(self) -> Parameters:
         """Return the same with arrays of its own."""
         return Parameters(
-            self.dim, self.keys, {f: t.copy() for f, t in self.tables.items()}, {n: w.copy() for n, w in self.dense.items()}
+            self.dim,
+            self.keys,
+            {f: t.copy() for f, t in self.tables.items()},
+            {n: w.copy() for n, w in self.dense.items()},
         )
 
     def aligned(self, graph: Graph, adjacency: Adjacency) -> Parameters:
         """Return the weights for the nodes of another graph; a node that is new to them has a row of zeros."""
         tables = {
-            field: _rows(self.keys.get(field), self.tables.get(field), keys, self.dim + len(adjacency.slots[field]))
+            field: _rows(
+                self.keys.get(field),
+                self.tables.get(field),
+                keys,
+                self.dim + len(adjacency.slots[field]),
+            )
             for field, keys in graph.keys.items()
         }
         return Parameters(self.dim, graph.keys, tables, dict(self.dense))
 
 
-def fresh(graph: Graph, adjacency: Adjacency, settings: PretrainSettings, dtype: DTypeLike = np.float32) -> Parameters:
+def fresh(
+    graph: Graph, adjacency: Adjacency, settings: PretrainSettings, dtype: DTypeLike = np.float32
+) -> Parameters:
     """Return a start: a node's vector is a function of its key and the seed, biases are 0, kernels Glorot-uniform.
 
     A layer's kernel has the identity added where a node's own vector enters: it starts near the model without the layer.
@@ -70,19 +80,28 @@ def fresh(graph: Graph, adjacency: Adjacency, settings: PretrainSettings, dtype:
     dense: dict[str, Floats] = {}
     for field, keys in graph.keys.items():
         biases = np.zeros((len(keys), len(adjacency.slots[field])), dtype)
-        tables[field] = np.concatenate([_vectors(keys, dim, settings.seed).astype(dtype), biases], axis=1)
+        tables[field] = np.concatenate(
+            [_vectors(keys, dim, settings.seed).astype(dtype), biases], axis=1
+        )
     for layer in range(1, settings.encoder.layers + 1):
         for field, slots in adjacency.slots.items():
             kernel = _glorot(draw, (1 + len(slots)) * dim, dim)
             kernel[:dim] += np.eye(dim)
-            dense |= {f"layer/{layer}/{field}/kernel": kernel, f"layer/{layer}/{field}/bias": np.zeros(dim)}
+            dense |= {
+                f"layer/{layer}/{field}/kernel": kernel,
+                f"layer/{layer}/{field}/bias": np.zeros(dim),
+            }
     if settings.cross_net.kind == "mlp":
         for name in graph.edges:
             dense |= _network(draw, name, (3 * dim, *settings.cross_net.hidden, 1))
-    return Parameters(dim, graph.keys, tables, {name: weights.astype(dtype) for name, weights in dense.items()})
+    return Parameters(
+        dim, graph.keys, tables, {name: weights.astype(dtype) for name, weights in dense.items()}
+    )
 
 
-def started(graph: Graph, adjacency: Adjacency, settings: PretrainSettings, previous: Arrays | None) -> Parameters:
+def started(
+    graph: Graph, adjacency: Adjacency, settings: PretrainSettings, previous: Arrays | None
+) -> Parameters:
     """Return a start that takes over rows by key and dense weights by name from `Parameters.arrays` of before.
 
     What has another shape there starts anew; with another `dim`, everything does.
@@ -103,7 +122,9 @@ def started(graph: Graph, adjacency: Adjacency, settings: PretrainSettings, prev
     return start
 
 
-def _rows(known: NDArray[np.int64] | None, table: Floats | None, keys: NDArray[np.int64], width: int) -> Floats:
+def _rows(
+    known: NDArray[np.int64] | None, table: Floats | None, keys: NDArray[np.int64], width: int
+) -> Floats:
     """Rows [N, width] of `table` for keys, zeros for keys that it has not."""
     if known is None or table is None or table.shape[1] != width:
         return np.zeros((len(keys), width), np.float32)
@@ -120,7 +141,9 @@ def _vectors(keys: NDArray[np.int64], dim: int, seed: int) -> Floats:
     return (_START_SCALE * (2 * uniform - 1)).reshape(len(keys), dim)
 
 
-def _network(draw: np.random.Generator, relation: str, widths: tuple[int, ...]) -> dict[str, Floats]:
+def _network(
+    draw: np.random.Generator, relation: str, widths: tuple[int, ...]
+) -> dict[str, Floats]:
     weights = {}
     for i, (rows, columns) in enumerate(pairwise(widths)):
         weights[f"cross/{relation}/{i}/kernel"] = _glorot(draw, rows, columns)

@@ -58,7 +58,9 @@ class PcfGnn:
         settings: shape, sampling and regularisation.
     """
 
-    def __init__(self, adjacency: Adjacency, edges: Mapping[str, Targets], settings: PretrainSettings) -> None:
+    def __init__(
+        self, adjacency: Adjacency, edges: Mapping[str, Targets], settings: PretrainSettings
+    ) -> None:
         encoder = settings.encoder
         self.encoder = Encoder(adjacency.slots, encoder.layers, encoder.aggregation == "sum")
         self._adjacency, self._edges, self._settings = adjacency, edges, settings
@@ -80,7 +82,10 @@ class PcfGnn:
         """Yield the batches of an epoch; seed and epoch decide edges, order and neighbours."""
         plan = self._plan(epoch)
         dtype = next(iter(parameters.tables.values())).dtype
-        jobs = ((name, chosen, [self._settings.seed, epoch, i], dtype) for i, (name, chosen) in enumerate(plan))
+        jobs = (
+            (name, chosen, [self._settings.seed, epoch, i], dtype)
+            for i, (name, chosen) in enumerate(plan)
+        )
         with ThreadPoolExecutor(1, "sampling") as pool:
             waiting = [pool.submit(self._batch, *job) for job in islice(jobs, _AHEAD)]
             while waiting:
@@ -103,7 +108,10 @@ class PcfGnn:
         kernels.scatter_rows(of_right, block.right, outer[relation.right])
         vectors, dense = self.encoder.backward(parameters, block, tape, outer)
         for i, (kernel, bias) in enumerate(of_layers):
-            dense |= {f"cross/{batch.relation}/{i}/kernel": kernel, f"cross/{batch.relation}/{i}/bias": bias}
+            dense |= {
+                f"cross/{batch.relation}/{i}/kernel": kernel,
+                f"cross/{batch.relation}/{i}/bias": bias,
+            }
         loss = float(np.sum(batch.weight * residual**2))
         return Gradients(self._rows(parameters, batch, vectors, up), dense, loss)
 
@@ -111,13 +119,21 @@ class PcfGnn:
         """Return the encodings [N, d] of all nodes by field, from all their neighbours."""
         return self.encoder.all_nodes(parameters, self._adjacency, self._fanouts)
 
-    def predictions(self, parameters: Parameters, edges: Mapping[str, Targets]) -> dict[str, Floats]:
+    def predictions(
+        self, parameters: Parameters, edges: Mapping[str, Targets]
+    ) -> dict[str, Floats]:
         """Return the modelled statistic of edges by relation, float64 [E]."""
         encodings, predicted = self.encodings(parameters), {}
         for name, each in edges.items():
-            left, right = encodings[each.relation.left][each.left], encodings[each.relation.right][each.right]
+            left, right = (
+                encodings[each.relation.left][each.left],
+                encodings[each.relation.right][each.right],
+            )
             crossed, _ = cross_net.forward(left, right, cross_net.layers_of(parameters.dense, name))
-            own_left, own_right = (parameters.tables[f][n, c] for f, n, c in self._bias_places(name, each.left, each.right))
+            own_left, own_right = (
+                parameters.tables[f][n, c]
+                for f, n, c in self._bias_places(name, each.left, each.right)
+            )
             mean, spread = self._scale[name]
             predicted[name] = mean + spread * (crossed + own_left + own_right).astype(np.float64)
         return predicted
@@ -134,27 +150,49 @@ class PcfGnn:
     def bias_columns(self, name: str) -> tuple[int, int]:
         """Return where in the tables of its two fields a relation's biases lie."""
         relation, dim = self._edges[name].relation, self._settings.dim
-        places = [i for i, slot in enumerate(self._adjacency.slots[relation.left]) if slot.relation == name]
-        others = [i for i, slot in enumerate(self._adjacency.slots[relation.right]) if slot.relation == name]
+        places = [
+            i
+            for i, slot in enumerate(self._adjacency.slots[relation.left])
+            if slot.relation == name
+        ]
+        others = [
+            i
+            for i, slot in enumerate(self._adjacency.slots[relation.right])
+            if slot.relation == name
+        ]
         return dim + places[0], dim + others[-1]
 
     def _plan(self, epoch: int) -> list[tuple[str, NDArray[np.int64]]]:
         """The epoch's batches: relation and edges of each, shuffled within and across relations."""
         draw, plan = np.random.default_rng([self._settings.seed, epoch]), []
         for name, each in self._edges.items():
-            order, size = draw.permutation(len(each)), min(self._settings.batch_size, max(1, len(each) // _LEAST_BATCHES))
+            order, size = (
+                draw.permutation(len(each)),
+                min(self._settings.batch_size, max(1, len(each) // _LEAST_BATCHES)),
+            )
             plan += [(name, order[i : i + size]) for i in range(0, len(each), size)]
         return [plan[i] for i in draw.permutation(len(plan))]
 
     def _batch(self, name: str, chosen: NDArray[np.int64], seed: list[int], dtype: Any) -> Batch:
         edges, draw = self._edges[name], np.random.default_rng(seed)
         fields = (edges.relation.left, edges.relation.right)
-        block = self._sampler.block(fields, edges.left[chosen], edges.right[chosen], int(draw.integers(2**63)))
+        block = self._sampler.block(
+            fields, edges.left[chosen], edges.right[chosen], int(draw.integers(2**63))
+        )
         hidden = self._settings.encoder.own_dropout if self.encoder.layers else 0.0
-        shown = {f: (draw.random((len(n), 1)) >= hidden).astype(dtype) for f, n in block.nodes[-1].items()}
+        shown = {
+            f: (draw.random((len(n), 1)) >= hidden).astype(dtype)
+            for f, n in block.nodes[-1].items()
+        }
         mean, spread = self._scale[name]
         weight = edges.weight[chosen] / edges.weight[chosen].sum()
-        return Batch(name, block, ((edges.value[chosen] - mean) / spread).astype(dtype), weight.astype(dtype), shown)
+        return Batch(
+            name,
+            block,
+            ((edges.value[chosen] - mean) / spread).astype(dtype),
+            weight.astype(dtype),
+            shown,
+        )
 
     def _bias_places(self, name: str, left: Any, right: Any) -> tuple[tuple[str, Any, int], ...]:
         relation, columns = self._edges[name].relation, self.bias_columns(name)
@@ -171,7 +209,9 @@ class PcfGnn:
         )
         return left + right
 
-    def _rows(self, parameters: Parameters, batch: Batch, vectors: Mapping[str, Floats], up: Floats) -> tuple[RowGradients, ...]:
+    def _rows(
+        self, parameters: Parameters, batch: Batch, vectors: Mapping[str, Floats], up: Floats
+    ) -> tuple[RowGradients, ...]:
         """Gradients of vectors, through the encoder, and of the biases of the edges' ends; the ridge of the ends with both."""
         lowest, found = batch.block.nodes[-1], []
         for side, (field, numbers, column) in enumerate(self._ends(batch)):
@@ -184,11 +224,18 @@ class PcfGnn:
                 vectors[field][:count] += ridge * table[ends, : parameters.dim]
                 bias += ridge * table[ends, column : column + 1]
             found.append(RowGradients(field, ends, column, bias))
-        return (*found, *(RowGradients(field, nodes, 0, vectors[field]) for field, nodes in lowest.items()))
+        return (
+            *found,
+            *(RowGradients(field, nodes, 0, vectors[field]) for field, nodes in lowest.items()),
+        )
 
-    def _ridge(self, batch: Batch, side: int, ends: NDArray[np.int32], numbers: NDArray[np.int32]) -> Floats:
+    def _ridge(
+        self, batch: Batch, side: int, ends: NDArray[np.int32], numbers: NDArray[np.int32]
+    ) -> Floats:
         """The factor [T, 1] of the ends' own numbers: 2 l2 / degree for each time that an edge of the batch ends there."""
-        times = np.bincount(numbers, minlength=len(ends)) / np.maximum(self._degrees[batch.relation][side][ends], 1)
+        times = np.bincount(numbers, minlength=len(ends)) / np.maximum(
+            self._degrees[batch.relation][side][ends], 1
+        )
         total = self._edges[batch.relation].weight.mean() * len(batch.target)
         return (2 * self._settings.l2 / total * times)[:, None]
 

@@ -31,12 +31,22 @@ def plot_relation(name: str, edges: Prediction, judged: Judgement, path: Path) -
     with _drawing(path) as axes:
         for (low, high), chosen, colour in _supports(edges):
             observed, predicted = _binned(edges, chosen)
-            axes.plot(predicted, observed, "o-", color=colour, markersize=4, label=f"{low:,} to {high:,} impressions")
+            axes.plot(
+                predicted,
+                observed,
+                "o-",
+                color=colour,
+                markersize=4,
+                label=f"{low:,} to {high:,} impressions",
+            )
         if len(edges.observed):
             ends = (float(edges.predicted.min()), float(edges.predicted.max()))
             axes.plot(ends, ends, color=_INK, linewidth=1, linestyle="--", label="as predicted")
             axes.legend(frameon=False)
-        axes.set(xlabel="predicted statistic, mean of a bin", ylabel="observed statistic, weighted mean of the bin")
+        axes.set(
+            xlabel="predicted statistic, mean of a bin",
+            ylabel="observed statistic, weighted mean of the bin",
+        )
         axes.set_title(
             f"{name}: R² {judged.r2:.3f}, node biases {judged.r2_node_bias:.3f}, {len(edges.observed):,} held-out edges"
         )
@@ -47,10 +57,26 @@ def plot_losses(curve: Sequence[Epoch], best: int, path: Path) -> Path:
     """Draw the loss of learned and of held-out edges by epoch and return the PNG's path."""
     with _drawing(path) as axes:
         numbers = [epoch.number for epoch in curve]
-        axes.plot(numbers, [epoch.loss for epoch in curve], "o-", color=_COLOURS[1], label="learned edges, while learned")
-        axes.plot(numbers, [epoch.heldout_loss for epoch in curve], "o-", color=_COLOURS[2], label="held-out edges")
+        axes.plot(
+            numbers,
+            [epoch.loss for epoch in curve],
+            "o-",
+            color=_COLOURS[1],
+            label="learned edges, while learned",
+        )
+        axes.plot(
+            numbers,
+            [epoch.heldout_loss for epoch in curve],
+            "o-",
+            color=_COLOURS[2],
+            label="held-out edges",
+        )
         axes.axvline(best, color=_INK, linewidth=1, linestyle="--", label="kept")
-        axes.set(xlabel="epoch", ylabel="weighted square error, variances of the statistic", ylim=(0, None))
+        axes.set(
+            xlabel="epoch",
+            ylabel="weighted square error, variances of the statistic",
+            ylim=(0, None),
+        )
         axes.set_title(f"Stopped after epoch {curve[-1].number}, kept epoch {best}")
         axes.legend(frameon=False)
     return path
@@ -60,7 +86,9 @@ def _supports(edges: Prediction) -> Iterator[tuple[tuple[int, int], np.ndarray, 
     """The edges in parts of about equally many, by impressions."""
     if not len(edges.observed):
         return
-    bounds = np.unique(np.quantile(edges.impressions, np.linspace(0, 1, _SUPPORTS + 1), method="lower"))
+    bounds = np.unique(
+        np.quantile(edges.impressions, np.linspace(0, 1, _SUPPORTS + 1), method="lower")
+    )
     for i, colour in zip(range(max(1, len(bounds) - 1)), _COLOURS, strict=False):
         last = i + 2 >= len(bounds)
         high = bounds[-1] if last else bounds[i + 1] - 1
@@ -72,8 +100,12 @@ def _binned(edges: Prediction, chosen: np.ndarray) -> tuple[list[float], list[fl
     """Mean observed and predicted of bins of equally many edges, by what is predicted."""
     order = np.flatnonzero(chosen)[np.argsort(edges.predicted[chosen], kind="stable")]
     bins = [part for part in np.array_split(order, _BINS) if len(part)]
-    observed = [float(np.average(edges.observed[part], weights=edges.weight[part])) for part in bins]
-    return observed, [float(np.average(edges.predicted[part], weights=edges.weight[part])) for part in bins]
+    observed = [
+        float(np.average(edges.observed[part], weights=edges.weight[part])) for part in bins
+    ]
+    return observed, [
+        float(np.average(edges.predicted[part], weights=edges.weight[part])) for part in bins
+    ]
 
 
 @contextmanager

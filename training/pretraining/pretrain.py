@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from training.arrays import Arrays, read_arrays, write_arrays
+from training.data.arrays import Arrays, read_arrays, write_arrays
 from training.models.cross_files import write_encodings
 from training.pretraining.baselines import factorisation, lookup, node_bias
 from training.pretraining.corrections import corrected
@@ -22,13 +22,22 @@ from training.pretraining.settings import Kind, PretrainSettings
 
 ENCODINGS, PARAMETERS, METRICS, PLOTS = "encodings.npz", "parameters.npz", "metrics.json", "plots"
 
-FITS: Mapping[Kind, Fit] = {"pcf_gnn": pcf_gnn, "factorisation": factorisation, "node_bias": node_bias, "lookup": lookup}
+FITS: Mapping[Kind, Fit] = {
+    "pcf_gnn": pcf_gnn,
+    "factorisation": factorisation,
+    "node_bias": node_bias,
+    "lookup": lookup,
+}
 
 Tell = Callable[[str], None]
 
 
 def pretrain(
-    folder: Path, settings: PretrainSettings, out: Path, previous: Path | None = None, tell: Tell = lambda _: None
+    folder: Path,
+    settings: PretrainSettings,
+    out: Path,
+    previous: Path | None = None,
+    tell: Tell = lambda _: None,
 ) -> dict[str, Any]:
     """Fit the relations of a graph and write `encodings.npz`, `parameters.npz`, `metrics.json` and plots.
 
@@ -56,7 +65,9 @@ def pretrain(
     final = final_fit(task, measured)
     predicted = predictions(task, measured)
     judged = judge(task, predicted, final)
-    used = {name: encoding for name, encoding in final.encodings.items() if not judged[name].refused}
+    used = {
+        name: encoding for name, encoding in final.encodings.items() if not judged[name].refused
+    }
     out.mkdir(parents=True, exist_ok=True)
     write_encodings(out / ENCODINGS, used)
     write_arrays(out / PARAMETERS, measured.arrays)
@@ -86,12 +97,21 @@ def _previous(folder: Path | None, settings: PretrainSettings) -> Arrays:
 
 
 def _write_metrics(
-    path: Path, graph: Graph, settings: PretrainSettings, judged: Mapping[str, Judgement], measured: Fitted
+    path: Path,
+    graph: Graph,
+    settings: PretrainSettings,
+    judged: Mapping[str, Judgement],
+    measured: Fitted,
 ) -> None:
     told = {
         "kind": settings.kind,
         "statistic": settings.statistic,
-        "graph": {"first_day": graph.first_day, "last_day": graph.last_day, "days": graph.days, "hours": graph.hours},
+        "graph": {
+            "first_day": graph.first_day,
+            "last_day": graph.last_day,
+            "days": graph.days,
+            "hours": graph.hours,
+        },
         "best_epoch": measured.best_epoch,
         "epochs": [asdict(epoch) for epoch in measured.curve],
         "relations": {name: asdict(each) for name, each in judged.items()},
@@ -109,14 +129,20 @@ def _plain(value: Any) -> Any:
 
 
 def _words(name: str, each: Judgement) -> str:
-    figures = (
-        f"{name}: held-out R² {each.r2:.4f}, node biases {each.r2_node_bias:.4f}, {each.edges:,} edges, {each.bytes:,} bytes"
+    figures = f"{name}: held-out R² {each.r2:.4f}, node biases {each.r2_node_bias:.4f}, {each.edges:,} edges, {each.bytes:,} bytes"
+    return (
+        f"{figures}; NOT USED, the click model sees zeros: {each.refused}"
+        if each.refused
+        else figures
     )
-    return f"{figures}; NOT USED, the click model sees zeros: {each.refused}" if each.refused else figures
 
 
 def _figures(graph: Graph, judged: Mapping[str, Judgement]) -> dict[str, Any]:
-    figures = {f"{name}/{figure}": value for name, each in judged.items() for figure, value in asdict(each).items()}
+    figures = {
+        f"{name}/{figure}": value
+        for name, each in judged.items()
+        for figure, value in asdict(each).items()
+    }
     return figures | {
         "edges": sum(len(edges) for edges in graph.edges.values()),
         "graph_days": graph.days,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from features.schema import Frozen
+from features.schema import Settings
 from training.settings import Count, NonNegative, Positive, Seed
 
 Kind = Literal["pcf_gnn", "factorisation", "node_bias", "lookup"]
@@ -14,14 +14,14 @@ Statistic = Literal["logit", "pmi", "log_count"]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class WeightSettings(Frozen):
+class WeightSettings(Settings):
     """The weight of an edge of n impressions in the square loss: `log`, ln(1 + n), or `saturating`, n / (n + kappa)."""
 
     kind: Literal["log", "saturating"] = "log"
     kappa: Positive = 20.0
 
 
-class EncoderSettings(Frozen):
+class EncoderSettings(Settings):
     """The node encoder: layers of sampled-neighbour aggregation (0: a node is its own vector), and the neighbours drawn.
 
     `fanouts` names a number for each layer, the one next to the output first; `own_dropout` is the share of nodes whose own
@@ -42,14 +42,14 @@ class EncoderSettings(Frozen):
         return self
 
 
-class CrossNetSettings(Frozen):
+class CrossNetSettings(Settings):
     """What turns two encodings into a number: their `dot` product, or an `mlp` of [h_u, h_v, h_u * h_v] with ReLU layers."""
 
     kind: Literal["dot", "mlp"] = "dot"
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (16,)
 
 
-class PretrainSettings(Frozen):
+class PretrainSettings(Settings):
     """What is fitted to the cross graph's statistic, how, and how often (`every_days`; 1: anew for every day).
 
     `epochs` are passes over the edges (`pcf_gnn`), at most, or sweeps (the others); `l2` is in units of edge weight.
@@ -81,5 +81,7 @@ class PretrainSettings(Frozen):
     @model_validator(mode="after")
     def _sides_can_be_solved(self) -> Self:
         if self.kind in ("factorisation", "node_bias") and not self.l2:
-            raise ValueError(f"pretraining.l2 of 0 leaves {self.kind} without a single solution: choose a number above 0")
+            raise ValueError(
+                f"pretraining.l2 of 0 leaves {self.kind} without a single solution: choose a number above 0"
+            )
         return self

@@ -93,5 +93,8 @@ def held_out(graph: Graph, name: str, settings: PretrainSettings) -> NDArray[np.
     """
     edges = graph.edges[name]
     left, right = graph.sides(name)
-    uniform = kernels.pair_hash(left[edges.left], right[edges.right], settings.seed).astype(np.float64) / 2**64
+    uniform = (
+        kernels.pair_hash(left[edges.left], right[edges.right], settings.seed).astype(np.float64)
+        / 2**64
+    )
     return uniform < settings.heldout_fraction

@@ -22,7 +22,9 @@ class KerasEmbedding:
     def __init__(self, work: Workload, drawn: Traffic, rows: int) -> None:
         self._work, self._drawn, self._rows = work, drawn, rows
         ids = (drawn.ids % rows).astype(np.int32).reshape(work.batches, work.batch, work.fields)
-        self._batches = [(tf.constant(i), tf.constant(label)) for i, label in zip(ids, drawn.labels, strict=True)]
+        self._batches = [
+            (tf.constant(i), tf.constant(label)) for i, label in zip(ids, drawn.labels, strict=True)
+        ]
 
     def step(self, mlp: str) -> Step:
         """Return the step of a Keras model in a `tf.function`, without what `model.fit` adds."""
@@ -34,7 +36,9 @@ class KerasEmbedding:
             """Take one step; return its loss."""
             with tf.GradientTape() as tape:
                 loss = mean_loss(label, tf.squeeze(model(ids, training=True), axis=1))
-            optimizer.apply(tape.gradient(loss, model.trainable_variables), model.trainable_variables)
+            optimizer.apply(
+                tape.gradient(loss, model.trainable_variables), model.trainable_variables
+            )
             return loss
 
         return lambda number: float(step(*self._batches[number]))
@@ -46,9 +50,20 @@ class KerasEmbedding:
     def _model(self, mlp: str) -> keras.Model:
         layers = initial_layers(self._work, mlp)
         initial = keras.initializers.RandomUniform(-0.01, 0.01, seed=self._work.seed)
-        embedding = keras.layers.Embedding(self._rows, self._work.dim, embeddings_initializer=initial)
-        dense = [keras.layers.Dense(len(bias), "relu") for _, bias in layers[:-1]] + [keras.layers.Dense(1)]
-        model = keras.Sequential([keras.Input([self._work.fields], dtype="int32"), embedding, keras.layers.Flatten(), *dense])
+        embedding = keras.layers.Embedding(
+            self._rows, self._work.dim, embeddings_initializer=initial
+        )
+        dense = [keras.layers.Dense(len(bias), "relu") for _, bias in layers[:-1]] + [
+            keras.layers.Dense(1)
+        ]
+        model = keras.Sequential(
+            [
+                keras.Input([self._work.fields], dtype="int32"),
+                embedding,
+                keras.layers.Flatten(),
+                *dense,
+            ]
+        )
         for layer, weights in zip(dense, layers, strict=True):
             layer.set_weights(list(weights))
         return model

@@ -22,9 +22,14 @@ class MutableHashTable:
 
     def __init__(self, work: Workload, drawn: Traffic) -> None:
         self._work, self._drawn = work, drawn
-        self._batches = [(tf.constant(k), tf.constant(label)) for k, label in zip(drawn.keys, drawn.labels, strict=True)]
+        self._batches = [
+            (tf.constant(k), tf.constant(label))
+            for k, label in zip(drawn.keys, drawn.labels, strict=True)
+        ]
         zeros = tf.zeros([work.dim])
-        self._tables = [tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, zeros) for _ in range(3)]
+        self._tables = [
+            tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, zeros) for _ in range(3)
+        ]
         self._prefill()
 
     def step(self, mlp: str) -> Step:
@@ -41,7 +46,9 @@ class MutableHashTable:
             steps = dense.apply(by_variables)
             flat = tf.reshape(by_inputs, [-1, self._work.dim])
             gradients = tf.math.unsorted_segment_sum(flat, inverse, tf.shape(distinct)[0])
-            for table, values in zip(self._tables, _adam(rows, m, v, gradients, steps), strict=True):
+            for table, values in zip(
+                self._tables, _adam(rows, m, v, gradients, steps), strict=True
+            ):
                 table.insert(distinct, values)
             return loss
 
@@ -61,7 +68,9 @@ class MutableHashTable:
                 table.insert(keys, np.zeros_like(part))
 
 
-def _adam(rows: tf.Tensor, m: tf.Tensor, v: tf.Tensor, gradients: tf.Tensor, steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
+def _adam(
+    rows: tf.Tensor, m: tf.Tensor, v: tf.Tensor, gradients: tf.Tensor, steps: tf.Tensor
+) -> tuple[tf.Tensor, ...]:
     t = tf.cast(steps, tf.float32)
     rate = LEARNING_RATE * tf.sqrt(1 - BETA_2**t) / (1 - BETA_1**t)
     m = BETA_1 * m + (1 - BETA_1) * gradients

@@ -7,12 +7,12 @@ from itertools import cycle
 import numpy as np
 import tensorflow as tf
 
+from elastic_embeddings import Batch, ElasticTable, GroupAdam, SlabSpec
+from elastic_embeddings.slabs.tensors import as_tensor
 from elastic_peers.dense_tf import LEARNING_RATE, DenseTf, dense_step
 from elastic_peers.worker import Step
 from elastic_peers.workload import Traffic, Workload, initial_layers, keys_of
-from training.elastic import Batch, ElasticTable, GroupAdam, SlabSpec
-from training.elastic.slabs.tensors import as_tensor
-from training.learner import ahead
+from training.fit.learner import ahead
 
 L21 = 1e-7  # the cost of a step does not depend on it
 INIT_SCALE = 0.01
@@ -32,7 +32,9 @@ def new_table(dim: int, l21: float = L21, seed: int = 17) -> ElasticTable:
 
 def fill(table: ElasticTable, first: int, last: int, dim: int, part: int = _PREFILL) -> None:
     """Give the keys of ids first … last - 1 a row each, in that order, by a step with a small random gradient a part."""
-    gradients = (np.random.default_rng(first).standard_normal((part, dim)) * _FIRST_GRADIENT).astype(np.float32)
+    gradients = (
+        np.random.default_rng(first).standard_normal((part, dim)) * _FIRST_GRADIENT
+    ).astype(np.float32)
     for start in range(first, last, part):
         keys = keys_of(np.arange(start, min(start + part, last)))
         table.apply_gradients(table.prepare(keys), gradients[: len(keys)])

@@ -48,7 +48,11 @@ class TorchSparse:
     def dense(self, mlp: str) -> Step:
         """Return the dense part of an MLP, the gradient of its input included."""
         model, adam = self._mlp(mlp)
-        inputs = torch.empty(self._work.batch, self._work.fields * self._work.dim).uniform_(-0.01, 0.01).requires_grad_()
+        inputs = (
+            torch.empty(self._work.batch, self._work.fields * self._work.dim)
+            .uniform_(-0.01, 0.01)
+            .requires_grad_()
+        )
 
         def step(number: int) -> float:
             """Take one step; return its loss."""

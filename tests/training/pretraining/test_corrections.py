@@ -22,7 +22,9 @@ def edges():
 
 @pytest.fixture(scope="module")
 def graph_folder(edges, tmp_path_factory):
-    return write_graph(tmp_path_factory.mktemp("planted") / "graph", {NAME: edges}, "2026-01-01", "2026-01-03", 3)
+    return write_graph(
+        tmp_path_factory.mktemp("planted") / "graph", {NAME: edges}, "2026-01-01", "2026-01-03", 3
+    )
 
 
 def learned(graph_folder, out, **changes):
@@ -34,7 +36,8 @@ def learned(graph_folder, out, **changes):
 
 def pairs_of(edges):
     sides = (
-        feature_keys.keys(field, tf.constant(list(edges[side]))).numpy() for field, side in (("user", "left"), ("item", "right"))
+        feature_keys.keys(field, tf.constant(list(edges[side]))).numpy()
+        for field, side in (("user", "left"), ("item", "right"))
     )
     return np.stack(list(sides), axis=1)
 
@@ -55,22 +58,39 @@ def test_the_heaviest_misses_are_corrected_and_no_other_pair_moves(graph_folder,
 
 
 def test_what_is_held_out_is_judged_without_them(graph_folder, tmp_path):
-    (_, plain), (_, corrected) = (learned(graph_folder, tmp_path / str(share), corrections=share) for share in (0.0, 1.0))
+    (_, plain), (_, corrected) = (
+        learned(graph_folder, tmp_path / str(share), corrections=share) for share in (0.0, 1.0)
+    )
     assert corrected[f"{NAME}/r2"] == plain[f"{NAME}/r2"] < 0.99
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("refit", [True, False])
 def test_pcf_gnn_with_all_pairs_corrected_is_the_table(graph_folder, edges, tmp_path, refit):
-    gnn = {"kind": "pcf_gnn", "dim": 4, "epochs": 30, "l2": 0.1, "batch_size": 64, "learning_rate": 0.02, "refit": refit}
+    gnn = {
+        "kind": "pcf_gnn",
+        "dim": 4,
+        "epochs": 30,
+        "l2": 0.1,
+        "batch_size": 64,
+        "learning_rate": 0.02,
+        "refit": refit,
+    }
     encoding, _ = learned(graph_folder, tmp_path, corrections=1.0, storage="float16", **gnn)
-    assert (encoding.corrections.rows, encoding.corrections.values.dtype) == (len(edges), np.float16)
+    assert (encoding.corrections.rows, encoding.corrections.values.dtype) == (
+        len(edges),
+        np.float16,
+    )
     np.testing.assert_allclose(encoding.column(pairs_of(edges)), edges["logit"], atol=4e-3)
 
 
 def test_a_table_has_nothing_to_correct(graph_folder, tmp_path):
-    (plain, _), (table, _) = (learned(graph_folder, tmp_path / str(s), kind="lookup", corrections=s) for s in (0.0, 0.5))
-    assert [a.tobytes() for a in (table.keys, table.values)] == [a.tobytes() for a in (plain.keys, plain.values)]
+    (plain, _), (table, _) = (
+        learned(graph_folder, tmp_path / str(s), kind="lookup", corrections=s) for s in (0.0, 0.5)
+    )
+    assert [a.tobytes() for a in (table.keys, table.values)] == [
+        a.tobytes() for a in (plain.keys, plain.values)
+    ]
 
 
 def test_more_corrections_leave_less_loss(graph_folder, edges, tmp_path):

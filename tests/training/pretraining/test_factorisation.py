@@ -12,7 +12,9 @@ from training.pretraining.factorisation import Edges, Factors, factorise
 
 def objective(edges, factors, l2):
     residual = edges.value - factors.predict(edges)
-    return np.sum(edges.weight * residual**2) + l2 * (np.sum(factors.left**2) + np.sum(factors.right**2))
+    return np.sum(edges.weight * residual**2) + l2 * (
+        np.sum(factors.left**2) + np.sum(factors.right**2)
+    )
 
 
 def random_edges(seed, count=60, nodes=8):
@@ -30,7 +32,10 @@ def start(nodes=8, dim=2, seed=0):
 @given(st.integers(0, 1000))
 def test_the_objective_never_rises(seed):
     edges = random_edges(seed)
-    values = [objective(edges, factorise(edges, start(seed=seed), 0.5, sweeps), 0.5) for sweeps in range(1, 6)]
+    values = [
+        objective(edges, factorise(edges, start(seed=seed), 0.5, sweeps), 0.5)
+        for sweeps in range(1, 6)
+    ]
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(values))
 
 
@@ -41,7 +46,10 @@ def test_a_half_sweep_solves_each_node_exactly():
     for node, column in [(0, 0), (3, 1), (5, 2)]:
         shift = np.zeros_like(factors.right)
         shift[node, column] = 1e-4
-        up, down = (objective(edges, Factors(factors.left, factors.right + s * shift, factors.mean), 0.5) for s in (1, -1))
+        up, down = (
+            objective(edges, Factors(factors.left, factors.right + s * shift, factors.mean), 0.5)
+            for s in (1, -1)
+        )
         assert (up - down) / 2e-4 == pytest.approx(0, abs=1e-6)
 
 

@@ -28,12 +28,24 @@ def folder(tmp_path):
 
 def test_nodes_edges_and_days(folder):
     graph = read_graph(folder)
-    assert graph.keys["user"].tolist() == feature_keys.keys("user", tf.constant(["a", "b", "ä"])).numpy().tolist()
+    assert (
+        graph.keys["user"].tolist()
+        == feature_keys.keys("user", tf.constant(["a", "b", "ä"])).numpy().tolist()
+    )
     edges = graph.edges["user__item"]
-    assert list(zip(edges.left.tolist(), edges.right.tolist(), strict=True)) == [(0, 1), (1, 0), (1, 1), (2, 0)]
+    assert list(zip(edges.left.tolist(), edges.right.tolist(), strict=True)) == [
+        (0, 1),
+        (1, 0),
+        (1, 1),
+        (2, 0),
+    ]
     assert edges.statistics["logit"].tolist() == [0.4, 0.2, 0.3, 0.1]
     assert edges.impressions.tolist() == [7, 5, 6, 4]
-    assert (str(graph.first_day), str(graph.last_day), graph.days) == ("2026-01-01", "2026-01-02", 2)
+    assert (str(graph.first_day), str(graph.last_day), graph.days) == (
+        "2026-01-01",
+        "2026-01-02",
+        2,
+    )
 
 
 def rewritten(path, **columns):
@@ -41,7 +53,10 @@ def rewritten(path, **columns):
 
 
 def spoil(folder, name):
-    nodes, part = folder / "nodes.parquet", folder / "edges" / "relation=user__item" / "part-00001.parquet"
+    nodes, part = (
+        folder / "nodes.parquet",
+        folder / "edges" / "relation=user__item" / "part-00001.parquet",
+    )
     {
         "no nodes": nodes.unlink,
         "a cut file": lambda: part.write_bytes(part.read_bytes()[:50]),
@@ -91,7 +106,10 @@ def test_both_sides_have_their_neighbours(folder):
 
 @pytest.fixture(scope="module")
 def adjacency(tmp_path_factory):
-    edges = {"user__item": planted_edges(40, 15, 400), "item__tab": planted_edges(15, 30, 200, seed=1)}
+    edges = {
+        "user__item": planted_edges(40, 15, 400),
+        "item__tab": planted_edges(15, 30, 200, seed=1),
+    }
     edges["item__tab"]["left"] = edges["item__tab"]["left"].str.replace("u", "i")
     return Adjacency.of(read_graph(write_graph(tmp_path_factory.mktemp("graph"), edges)))
 
@@ -135,25 +153,33 @@ def test_neighbours_are_drawn_evenly(adjacency):
     target = np.array([2], np.int32)
     for seed in range(3000):
         block = sampler.block(("item", "tab"), target, target, seed)
-        nodes = drawn_nodes(block, 0, [s.other for s in adjacency.slots["item"]].index(slot.other), "item")
+        nodes = drawn_nodes(
+            block, 0, [s.other for s in adjacency.slots["item"]].index(slot.other), "item"
+        )
         for node in nodes(slot.other)[0]:
             times[node] = times.get(node, 0) + 1
     degree = slot.offsets[3] - slot.offsets[2]
     share = 4 / degree
     assert len(times) == degree > 8
-    assert np.abs(np.array(list(times.values())) - 3000 * share).max() < 6 * np.sqrt(3000 * share * (1 - share))
+    assert np.abs(np.array(list(times.values())) - 3000 * share).max() < 6 * np.sqrt(
+        3000 * share * (1 - share)
+    )
 
 
 def test_weights_by_hand():
     n = np.array([0, 1, 20])
     np.testing.assert_allclose(edge_weights(n, WeightSettings()), [0, np.log(2), np.log(21)])
-    np.testing.assert_allclose(edge_weights(n, WeightSettings(kind="saturating", kappa=20)), [0, 1 / 21, 0.5])
+    np.testing.assert_allclose(
+        edge_weights(n, WeightSettings(kind="saturating", kappa=20)), [0, 1 / 21, 0.5]
+    )
 
 
 def test_about_the_share_asked_for_is_held_out(tmp_path):
     graph = read_graph(write_graph(tmp_path / "g", {"user__item": planted_edges(200, 200, 20_000)}))
     for seed in (1, 2):
-        share = held_out(graph, "user__item", PretrainSettings(heldout_fraction=0.2, seed=seed)).mean()
+        share = held_out(
+            graph, "user__item", PretrainSettings(heldout_fraction=0.2, seed=seed)
+        ).mean()
         assert share == pytest.approx(0.2, abs=0.02)
 
 

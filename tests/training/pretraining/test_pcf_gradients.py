@@ -24,8 +24,19 @@ def graph(tmp_path_factory):
 
 
 def model_of(graph, aggregation, layers, cross_net):
-    encoder = {"aggregation": aggregation, "layers": layers, "fanouts": (3, 2, 2), "own_dropout": 0.3}
-    settings = PretrainSettings(dim=3, encoder=encoder, cross_net={"kind": cross_net, "hidden": (4, 3)}, batch_size=12, l2=0.7)
+    encoder = {
+        "aggregation": aggregation,
+        "layers": layers,
+        "fanouts": (3, 2, 2),
+        "own_dropout": 0.3,
+    }
+    settings = PretrainSettings(
+        dim=3,
+        encoder=encoder,
+        cross_net={"kind": cross_net, "hidden": (4, 3)},
+        batch_size=12,
+        l2=0.7,
+    )
     adjacency = Adjacency.of(graph)
     edges = {name: targets(each, settings) for name, each in graph.edges.items()}
     parameters = fresh(graph, adjacency, settings, np.float64)
@@ -41,11 +52,20 @@ def encode(parameters, adjacency, settings, batch, level, field, number):
     """h of one node of a block's level (0: the output), by the formula, one neighbour after the other."""
     encoder, block = settings.encoder, batch.block
     if level == encoder.layers:
-        return parameters.tables[field][block.nodes[level][field][number], : settings.dim] * batch.shown[field][number, 0]
-    layer, parts = encoder.layers - level, [encode(parameters, adjacency, settings, batch, level + 1, field, number)]
+        return (
+            parameters.tables[field][block.nodes[level][field][number], : settings.dim]
+            * batch.shown[field][number, 0]
+        )
+    layer, parts = (
+        encoder.layers - level,
+        [encode(parameters, adjacency, settings, batch, level + 1, field, number)],
+    )
     for slot, drawn in zip(adjacency.slots[field], block.drawn[level][field], strict=True):
         others = drawn.numbers[number][: drawn.counts[number]]
-        messages = [encode(parameters, adjacency, settings, batch, level + 1, slot.other, other) for other in others]
+        messages = [
+            encode(parameters, adjacency, settings, batch, level + 1, slot.other, other)
+            for other in others
+        ]
         total = np.sum(messages, axis=0) if messages else np.zeros(settings.dim)
         parts.append(total / max(1, len(messages)) if encoder.aggregation == "mean" else total)
     z = (
@@ -60,7 +80,10 @@ def crossed(parameters, relation, left, right):
         return left @ right
     x = np.concatenate([left, right, left * right])
     for i in range(3):
-        x = x @ parameters.dense[f"cross/{relation}/{i}/kernel"] + parameters.dense[f"cross/{relation}/{i}/bias"]
+        x = (
+            x @ parameters.dense[f"cross/{relation}/{i}/kernel"]
+            + parameters.dense[f"cross/{relation}/{i}/bias"]
+        )
         x = np.maximum(x, 0) if i < 2 else x
     return x[0]
 
@@ -74,12 +97,19 @@ def reference(graph, parameters, adjacency, settings, batch):
         value = crossed(parameters, batch.relation, *(
             encode(parameters, adjacency, settings, batch, 0, f, n) for f, n in ((relation.left, left), (relation.right, right))
         ))  # fmt: skip
-        for field, number, ends in ((relation.left, left, edges.left), (relation.right, right, edges.right)):
-            at = settings.dim + [slot.relation for slot in adjacency.slots[field]].index(batch.relation)
+        for field, number, ends in (
+            (relation.left, left, edges.left),
+            (relation.right, right, edges.right),
+        ):
+            at = settings.dim + [slot.relation for slot in adjacency.slots[field]].index(
+                batch.relation
+            )
             node = lowest[field][number]
             row = parameters.tables[field][node]
             value += row[at] * batch.shown[field][number, 0]
-            total += scale / np.sum(ends == node) * (np.sum(row[: settings.dim] ** 2) + row[at] ** 2)
+            total += (
+                scale / np.sum(ends == node) * (np.sum(row[: settings.dim] ** 2) + row[at] ** 2)
+            )
         total += batch.weight[e] * (value - batch.target[e]) ** 2
     return total
 
@@ -116,7 +146,9 @@ def test_gradients_are_those_of_the_reference(graph, aggregation, layers, cross_
             losses.append(reference(graph, parameters, adjacency, settings, batch))
         holder[name] = start
         expected = np.diff(losses[::-1])[0] / 2e-6
-        assert dot(found, name, direction, holder is parameters.tables) == pytest.approx(expected, rel=1e-6, abs=2e-7)
+        assert dot(found, name, direction, holder is parameters.tables) == pytest.approx(
+            expected, rel=1e-6, abs=2e-7
+        )
 
 
 def dot(found, name, direction, is_table):
@@ -127,7 +159,9 @@ def dot(found, name, direction, is_table):
         if rows.field == name:
             assert len(np.unique(rows.nodes)) == len(rows.nodes)
             width = rows.gradients.shape[1]
-            total += np.sum(rows.gradients * direction[rows.nodes, rows.column : rows.column + width])
+            total += np.sum(
+                rows.gradients * direction[rows.nodes, rows.column : rows.column + width]
+            )
     return total
 
 
@@ -138,7 +172,9 @@ def test_all_neighbours_are_what_sampling_all_of_them_gives(graph, aggregation):
     encoder = {"aggregation": aggregation, "layers": 2, "fanouts": (64, 64), "own_dropout": 0.0}
     settings = PretrainSettings(dim=3, encoder=encoder, batch_size=12)
     adjacency = Adjacency.of(graph)
-    model = PcfGnn(adjacency, {name: targets(each, settings) for name, each in graph.edges.items()}, settings)
+    model = PcfGnn(
+        adjacency, {name: targets(each, settings) for name, each in graph.edges.items()}, settings
+    )
     parameters = fresh(graph, adjacency, settings, np.float64)
     everything = model.encodings(parameters)
     batch = batch_of(model, parameters, "tab__item")

@@ -12,7 +12,7 @@ from graph_files import planted_edges, write_graph
 
 from features import keys as feature_keys
 from features.errors import InputError
-from training.arrays import read_arrays
+from training.data.arrays import read_arrays
 from training.models.cross_files import read_encodings
 from training.models.cross_input import PairTable, pair_keys
 from training.pretraining.adjacency import Adjacency
@@ -26,7 +26,9 @@ from training.pretraining.pretrain import PLOTS, pretrain
 from training.pretraining.settings import PretrainSettings
 
 NAME = "user__item"
-SETTINGS = PretrainSettings(dim=4, epochs=60, patience=10, l2=0.1, batch_size=64, learning_rate=0.02)
+SETTINGS = PretrainSettings(
+    dim=4, epochs=60, patience=10, l2=0.1, batch_size=64, learning_rate=0.02
+)
 
 
 def keys(field, tokens):
@@ -48,7 +50,9 @@ def edges():
 
 @pytest.fixture(scope="module")
 def graph_folder(edges, tmp_path_factory):
-    return write_graph(tmp_path_factory.mktemp("planted") / "graph", {NAME: edges}, "2026-01-01", "2026-01-03", 3)
+    return write_graph(
+        tmp_path_factory.mktemp("planted") / "graph", {NAME: edges}, "2026-01-01", "2026-01-03", 3
+    )
 
 
 @pytest.mark.slow
@@ -62,12 +66,18 @@ def graph_folder(edges, tmp_path_factory):
     ],
     ids=["factorisation", "no layer", "one layer", "mlp"],
 )
-def test_the_interaction_is_found_and_beats_node_biases(graph_folder, edges, tmp_path, changes, least):
+def test_the_interaction_is_found_and_beats_node_biases(
+    graph_folder, edges, tmp_path, changes, least
+):
     figures = pretrain(graph_folder, settings(**changes), tmp_path / "out")
     assert figures[f"{NAME}/r2"] > least
     assert 0.2 < figures[f"{NAME}/r2_node_bias"] < figures[f"{NAME}/r2"] - 0.2
     assert 0 < figures[f"{NAME}/heldout_edges"] < figures[f"{NAME}/edges"] == len(edges)
-    assert (figures["relations_used"], figures["graph_last_day"], figures["graph_days"]) == (1, "2026-01-03", 3)
+    assert (figures["relations_used"], figures["graph_last_day"], figures["graph_days"]) == (
+        1,
+        "2026-01-03",
+        3,
+    )
     encoding = read_encodings(tmp_path / "out" / "encodings.npz")[NAME]
     assert np.corrcoef(encoding.column(pairs_of(edges)), edges["logit"])[0, 1] > 0.95
     assert figures[f"{NAME}/bytes"] == encoding.nbytes
@@ -77,17 +87,29 @@ def test_metrics_and_plots_are_written(graph_folder, tmp_path):
     figures = pretrain(graph_folder, settings(epochs=3), tmp_path / "out")
     told = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert told["relations"][NAME]["r2"] == figures[f"{NAME}/r2"]
-    assert told["graph"] == {"first_day": "2026-01-01", "last_day": "2026-01-03", "days": 3, "hours": 72}
+    assert told["graph"] == {
+        "first_day": "2026-01-01",
+        "last_day": "2026-01-03",
+        "days": 3,
+        "hours": 72,
+    }
     assert [epoch["number"] for epoch in told["epochs"]] == [0, 1, 2, 3]
     assert told["epochs"][0]["loss"] is None
-    assert {path.name for path in (tmp_path / "out" / PLOTS).iterdir()} == {f"{NAME}.png", "loss.png"}
+    assert {path.name for path in (tmp_path / "out" / PLOTS).iterdir()} == {
+        f"{NAME}.png",
+        "loss.png",
+    }
 
 
-def test_a_table_gives_the_statistic_back_and_the_mean_for_other_pairs(graph_folder, edges, tmp_path):
+def test_a_table_gives_the_statistic_back_and_the_mean_for_other_pairs(
+    graph_folder, edges, tmp_path
+):
     figures = pretrain(graph_folder, settings(kind="lookup"), tmp_path / "out")
     table = read_encodings(tmp_path / "out" / "encodings.npz")[NAME]
     assert isinstance(table, PairTable)
-    np.testing.assert_array_equal(table.column(pairs_of(edges)), edges["logit"].to_numpy(np.float32))
+    np.testing.assert_array_equal(
+        table.column(pairs_of(edges)), edges["logit"].to_numpy(np.float32)
+    )
     mean = np.average(edges["logit"], weights=np.log1p(edges["impressions"]))
     assert table.column(np.array([[1, 2]]))[0] == pytest.approx(mean)
     assert figures[f"{NAME}/bytes"] == 12 * len(edges)
@@ -108,18 +130,25 @@ def test_the_same_graph_and_seed_give_the_same_bytes(graph_folder, tmp_path, kin
     for file in ("encodings.npz", "parameters.npz", "metrics.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
     pretrain(graph_folder, settings(kind=kind, epochs=3, seed=18), tmp_path / "c")
-    assert (tmp_path / "a" / "encodings.npz").read_bytes() != (tmp_path / "c" / "encodings.npz").read_bytes()
+    assert (tmp_path / "a" / "encodings.npz").read_bytes() != (
+        tmp_path / "c" / "encodings.npz"
+    ).read_bytes()
 
 
 def test_a_statistic_without_pattern_fails_the_gate_and_is_left_out(graph_folder, tmp_path):
     """`pmi` is drawn at random here."""
     said = []
-    figures = pretrain(graph_folder, settings(statistic="pmi", epochs=5), tmp_path / "out", tell=said.append)
+    figures = pretrain(
+        graph_folder, settings(statistic="pmi", epochs=5), tmp_path / "out", tell=said.append
+    )
     assert figures["relations_used"] == 0
     assert "not above the node biases" in figures[f"{NAME}/refused"]
     assert read_encodings(tmp_path / "out" / "encodings.npz") == {}
     assert "NOT USED, the click model sees zeros" in said[0]
-    assert "not above" in json.loads((tmp_path / "out" / "metrics.json").read_text())["relations"][NAME]["refused"]
+    assert (
+        "not above"
+        in json.loads((tmp_path / "out" / "metrics.json").read_text())["relations"][NAME]["refused"]
+    )
 
 
 def test_a_relation_that_fails_does_not_take_the_others_with_it(edges, tmp_path):
@@ -150,7 +179,9 @@ def test_the_gate(kind, r2, bias, refused):
 def test_explained_by_hand():
     one = np.ones(2)
     assert explained(np.array([1.0, -1.0]), np.array([0.5, -0.5]), one) == 0.75
-    assert explained(np.array([1.0, -1.0]), np.array([1.0, 0.0]), np.array([3.0, 1.0])) == pytest.approx(1 - 1 / 3)
+    assert explained(
+        np.array([1.0, -1.0]), np.array([1.0, 0.0]), np.array([3.0, 1.0])
+    ) == pytest.approx(1 - 1 / 3)
     assert math.isnan(explained(one[:1], one[:1], one[:1]))
     assert math.isnan(explained(one[:0], one[:0], one[:0]))
 
@@ -161,7 +192,9 @@ def split(graph_folder, changes):
 
 
 def test_it_stops_early_and_keeps_the_best_epoch(graph_folder):
-    task, fitted = split(graph_folder, {"epochs": 200, "patience": 3, "l2": 0.0, "learning_rate": 0.05})
+    task, fitted = split(
+        graph_folder, {"epochs": 200, "patience": 3, "l2": 0.0, "learning_rate": 0.05}
+    )
     losses = [epoch.heldout_loss for epoch in fitted.curve]
     assert len(losses) < 150
     assert fitted.best_epoch == int(np.argmin(losses)) == len(losses) - 1 - 3
@@ -173,8 +206,13 @@ def test_it_stops_early_and_keeps_the_best_epoch(graph_folder):
 
 def test_held_out_pairs_are_held_out_of_every_graph(graph_folder, edges, tmp_path):
     """A warm start takes over what has not seen them either."""
-    later = write_graph(tmp_path / "later", {NAME: edges.iloc[200:].assign(left=edges["left"].iloc[200:])})
-    held = [set(map(tuple, Task.of(read_graph(f), SETTINGS, {}).heldout_pairs(NAME).tolist())) for f in (graph_folder, later)]
+    later = write_graph(
+        tmp_path / "later", {NAME: edges.iloc[200:].assign(left=edges["left"].iloc[200:])}
+    )
+    held = [
+        set(map(tuple, Task.of(read_graph(f), SETTINGS, {}).heldout_pairs(NAME).tolist()))
+        for f in (graph_folder, later)
+    ]
     remaining = set(map(tuple, pairs_of(edges.iloc[200:]).tolist()))
     assert held[1] == held[0] & remaining
     assert len(held[1]) > 50
@@ -184,7 +222,11 @@ def test_held_out_pairs_are_held_out_of_every_graph(graph_folder, edges, tmp_pat
 def test_a_warm_start_is_ahead_and_goes_by_keys(graph_folder, edges, tmp_path):
     """Items that are new shift the numbers of the nodes; the rows of the others are those of before."""
     pretrain(graph_folder, settings(encoder={"layers": 0}), tmp_path / "before")
-    fresh_items = edges.head(40).assign(right=[f"a{i % 5}" for i in range(40)]).drop_duplicates(["left", "right"])
+    fresh_items = (
+        edges.head(40)
+        .assign(right=[f"a{i % 5}" for i in range(40)])
+        .drop_duplicates(["left", "right"])
+    )
     later = write_graph(tmp_path / "later", {NAME: pd.concat([edges, fresh_items])})
     graph, changed = read_graph(later), settings(encoder={"layers": 0}, epochs=1)
     before = read_arrays(tmp_path / "before" / "parameters.npz")
@@ -195,7 +237,12 @@ def test_a_warm_start_is_ahead_and_goes_by_keys(graph_folder, edges, tmp_path):
     assert len(graph.keys["item"]) == 55
     anew = pretrain(later, changed, tmp_path / "anew")
     warm = pretrain(later, changed, tmp_path / "warm", tmp_path / "before")
-    cold = pretrain(later, settings(encoder={"layers": 0}, epochs=1, warm_start=False), tmp_path / "cold", tmp_path / "before")
+    cold = pretrain(
+        later,
+        settings(encoder={"layers": 0}, epochs=1, warm_start=False),
+        tmp_path / "cold",
+        tmp_path / "before",
+    )
     assert warm[f"{NAME}/r2"] > anew[f"{NAME}/r2"] + 0.3
     assert cold[f"{NAME}/r2"] == anew[f"{NAME}/r2"]
 
@@ -206,15 +253,21 @@ def test_a_new_node_is_encoded_from_its_neighbours(tmp_path):
     kinds, items = np.arange(200) % 3, np.arange(60) % 3
     pairs = np.unique(draw.integers([200, 60], size=(8000, 2)), axis=0)
     likes = kinds[pairs[:, 0]] == items[pairs[:, 1]]
-    seen = likes | (draw.random(len(pairs)) < 0.3)  # who shows up beside whom says of which kind a user is
+    seen = likes | (
+        draw.random(len(pairs)) < 0.3
+    )  # who shows up beside whom says of which kind a user is
     frame = pd.DataFrame({
         "left": [f"u{i}" for i in pairs[:, 0]], "right": [f"i{i}" for i in pairs[:, 1]], "impressions": 20, "clicks": 5,
         "ctr": 0.2, "logit": np.where(likes, 1.0, -1.0) + 0.1 * draw.normal(size=len(pairs)), "pmi": 0.0, "log_count": 3.0,
     })[seen]  # fmt: skip
     strangers = {f"u{i}" for i in range(20)}
     new = frame["left"].isin(strangers)
-    known, everyone = (write_graph(tmp_path / n, {NAME: f}) for n, f in (("known", frame[~new]), ("all", frame)))
-    chosen = settings(encoder={"layers": 1, "own_dropout": 0.5, "fanouts": [10]}, heldout_fraction=0.1)
+    known, everyone = (
+        write_graph(tmp_path / n, {NAME: f}) for n, f in (("known", frame[~new]), ("all", frame))
+    )
+    chosen = settings(
+        encoder={"layers": 1, "own_dropout": 0.5, "fanouts": [10]}, heldout_fraction=0.1
+    )
     learned = pcf_gnn(Task.of(read_graph(known), chosen, {}))
     graph = read_graph(everyone)
     adjacency = Adjacency.of(graph)
@@ -231,7 +284,9 @@ def test_a_new_node_is_encoded_from_its_neighbours(tmp_path):
     predicted = encode(model, parameters, graph, chosen)[NAME].column(pairs_of(frame[new]))
     assert np.corrcoef(predicted, frame["logit"][new])[0, 1] > 0.6
     nobody = learned.encodings[NAME].column(pairs_of(frame[new]))
-    assert abs(np.corrcoef(nobody, frame["logit"][new])[0, 1]) < 0.35, "without its neighbours a stranger is just unknown"
+    assert abs(np.corrcoef(nobody, frame["logit"][new])[0, 1]) < 0.35, (
+        "without its neighbours a stranger is just unknown"
+    )
 
 
 def test_a_node_whose_edges_are_all_held_out_keeps_nothing_of_the_start(graph_folder):
@@ -245,15 +300,27 @@ def test_a_node_whose_edges_are_all_held_out_keeps_nothing_of_the_start(graph_fo
 def test_half_precision_halves_the_vectors_and_keeps_the_values(graph_folder, edges, tmp_path):
     for storage in ("float32", "float16"):
         pretrain(graph_folder, settings(epochs=5, storage=storage), tmp_path / storage)
-    full, half = (read_encodings(tmp_path / storage / "encodings.npz")[NAME] for storage in ("float32", "float16"))
+    full, half = (
+        read_encodings(tmp_path / storage / "encodings.npz")[NAME]
+        for storage in ("float32", "float16")
+    )
     assert half.left.vectors.dtype == np.float16
     assert 2 * half.left.vectors.nbytes == full.left.vectors.nbytes
-    np.testing.assert_allclose(half.column(pairs_of(edges)), full.column(pairs_of(edges)), atol=0.02)
+    np.testing.assert_allclose(
+        half.column(pairs_of(edges)), full.column(pairs_of(edges)), atol=0.02
+    )
 
 
 def test_no_edges_give_empty_encodings(edges, tmp_path):
-    figures = pretrain(write_graph(tmp_path / "graph", {NAME: edges.head(0)}, days=0), SETTINGS, tmp_path / "out")
-    assert (figures["edges"], figures["relations_used"], figures["graph_days"], figures["graph_last_day"]) == (0, 0, 0, None)
+    figures = pretrain(
+        write_graph(tmp_path / "graph", {NAME: edges.head(0)}, days=0), SETTINGS, tmp_path / "out"
+    )
+    assert (
+        figures["edges"],
+        figures["relations_used"],
+        figures["graph_days"],
+        figures["graph_last_day"],
+    ) == (0, 0, 0, None)
     assert figures[f"{NAME}/refused"] == "no edges"
     assert read_encodings(tmp_path / "out" / "encodings.npz") == {}
 
@@ -276,7 +343,10 @@ def test_encodings_that_are_not_finite_are_refused(graph_folder):
         array = getattr(nodes, part).copy()
         array[3] = np.inf
         broken = replace(fitted.encodings[NAME], left=replace(nodes, **{part: array}))
-        assert judge(task, predicted, Fitted({NAME: broken}))[NAME].refused == "not finite: lower pretraining.learning_rate"
+        assert (
+            judge(task, predicted, Fitted({NAME: broken}))[NAME].refused
+            == "not finite: lower pretraining.learning_rate"
+        )
 
 
 def test_pair_keys_are_the_same_in_numpy_and_in_tensorflow():
@@ -284,7 +354,10 @@ def test_pair_keys_are_the_same_in_numpy_and_in_tensorflow():
     here, there = pair_keys(left, right), pair_keys(tf.constant(left), tf.constant(right)).numpy()
     np.testing.assert_array_equal(here, there)
     assert len(np.unique(here)) == 1000
-    exact = [(int(a) * -7046029254386353131 + int(b) + 2**63) % 2**64 - 2**63 for a, b in zip(left, right, strict=True)]
+    exact = [
+        (int(a) * -7046029254386353131 + int(b) + 2**63) % 2**64 - 2**63
+        for a, b in zip(left, right, strict=True)
+    ]
     assert here.tolist() == exact
 
 

@@ -35,12 +35,16 @@ def unordered_full(rows: int, hashes: int, ids: int) -> float:
         hashes: k.
         ids: how many ids there are.
     """
-    return sum(p * shared_by_any(_orders(c) / rows ** sum(c), ids - 1) for c, p in _patterns(rows, hashes))
+    return sum(
+        p * shared_by_any(_orders(c) / rows ** sum(c), ids - 1) for c, p in _patterns(rows, hashes)
+    )
 
 
 def shared_any(rows: int, hashes: int, ids: int) -> float:
     """Return the probability that one of an id's rows of a shared table is a row of another id too."""
-    return sum(p * shared_by_any(len(c) / rows, hashes * (ids - 1)) for c, p in _patterns(rows, hashes))
+    return sum(
+        p * shared_by_any(len(c) / rows, hashes * (ids - 1)) for c, p in _patterns(rows, hashes)
+    )
 
 
 def expected_used(rows: int, draws: int) -> float:

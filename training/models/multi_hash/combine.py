@@ -5,11 +5,14 @@ from __future__ import annotations
 import tensorflow as tf
 
 from features.errors import InputError
-from training.models.multi_hash_settings import MultiHashSettings
+from training.models.multi_hash.settings import MultiHashSettings
 
 
 def combine(
-    vectors: tf.Tensor, settings: MultiHashSettings, weights: tf.Tensor | None = None, own: tf.Tensor | None = None
+    vectors: tf.Tensor,
+    settings: MultiHashSettings,
+    weights: tf.Tensor | None = None,
+    own: tf.Tensor | None = None,
 ) -> tf.Tensor:
     """Return the vector of each id.
 
@@ -30,12 +33,17 @@ def combine(
     """
     _check(vectors, settings, weights)
     if settings.combine == "concat":
-        return tf.reshape(vectors, tf.concat([tf.shape(vectors)[:-2], [vectors.shape[-2] * vectors.shape[-1]]], axis=0))
+        return tf.reshape(
+            vectors,
+            tf.concat([tf.shape(vectors)[:-2], [vectors.shape[-2] * vectors.shape[-1]]], axis=0),
+        )
     hashed = _hashed(vectors, settings, weights)
     return hashed if own is None else tf.where(own[..., None], vectors[..., 0, :], hashed)
 
 
-def _hashed(vectors: tf.Tensor, settings: MultiHashSettings, weights: tf.Tensor | None) -> tf.Tensor:
+def _hashed(
+    vectors: tf.Tensor, settings: MultiHashSettings, weights: tf.Tensor | None
+) -> tf.Tensor:
     if settings.combine == "multiply":
         return tf.reduce_prod(vectors, axis=-2)
     return tf.reduce_sum(vectors if weights is None else vectors * weights[..., None], axis=-2)
@@ -48,4 +56,6 @@ def _check(vectors: tf.Tensor, settings: MultiHashSettings, weights: tf.Tensor |
         )
     if (weights is None) == (settings.combine == "weighted"):
         state = "need the weights of the ids" if weights is None else "take no weights"
-        raise InputError(f"multi-hash: vectors that are combined by `{settings.combine}` {state}; see `weight_keys`")
+        raise InputError(
+            f"multi-hash: vectors that are combined by `{settings.combine}` {state}; see `weight_keys`"
+        )

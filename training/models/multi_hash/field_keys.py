@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from features.schema import KeyField, has_own_rows, vocabulary_of
 from training.models.multi_hash.keys import derived_keys, derived_keys_graph
-from training.models.multi_hash_settings import multi_hash_of
+from training.models.multi_hash.settings import multi_hash_of
 
 
 def field_keys(keys: NDArray[np.int64], field: KeyField) -> NDArray[np.int64]:

@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from training.elastic.core.hashing import mix64
+from elastic_embeddings.core.hashing import mix64
+from training.models.multi_hash.settings import MultiHashSettings
 from training.models.multi_hash.tables import distinct_weights, table_rows, weight_rows
-from training.models.multi_hash_settings import MultiHashSettings
 
 Keys = TypeVar("Keys", NDArray[np.int64], tf.Tensor)
 Mixer = Callable[[Keys, int], Keys]
@@ -24,7 +24,10 @@ Mixer = Callable[[Keys, int], Keys]
 
 
 def derived_keys(
-    keys: NDArray[np.int64], settings: MultiHashSettings, vocabulary: str, own: NDArray[np.bool_] | None = None
+    keys: NDArray[np.int64],
+    settings: MultiHashSettings,
+    vocabulary: str,
+    own: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Return the keys of the rows that each id's vector is made of.
 
@@ -45,18 +48,26 @@ def derived_keys(
     hashed = np.stack(list(_hashed(keys, settings, vocabulary, mixed)), axis=1)
     if own is None:
         return hashed
-    return np.where(own[:, None], np.stack(list(_own(keys, settings, vocabulary, mixed)), axis=1), hashed)
+    return np.where(
+        own[:, None], np.stack(list(_own(keys, settings, vocabulary, mixed)), axis=1), hashed
+    )
 
 
-def derived_keys_graph(keys: tf.Tensor, settings: MultiHashSettings, vocabulary: str, own: tf.Tensor | None = None) -> tf.Tensor:
+def derived_keys_graph(
+    keys: tf.Tensor, settings: MultiHashSettings, vocabulary: str, own: tf.Tensor | None = None
+) -> tf.Tensor:
     """Return what `derived_keys` returns, to the bit, in stock operations on int64 tensors."""
     hashed = tf.stack(list(_hashed(keys, settings, vocabulary, mixed_graph)), axis=1)
     if own is None:
         return hashed
-    return tf.where(own[:, None], tf.stack(list(_own(keys, settings, vocabulary, mixed_graph)), axis=1), hashed)
+    return tf.where(
+        own[:, None], tf.stack(list(_own(keys, settings, vocabulary, mixed_graph)), axis=1), hashed
+    )
 
 
-def weight_keys(keys: NDArray[np.int64], settings: MultiHashSettings, vocabulary: str) -> NDArray[np.int64]:
+def weight_keys(
+    keys: NDArray[np.int64], settings: MultiHashSettings, vocabulary: str
+) -> NDArray[np.int64]:
     """Return the key of each id's row of k importance weights, int64 [n]; dense indices are wrapped around.
 
     Raises:
@@ -70,7 +81,9 @@ def weight_keys_graph(keys: tf.Tensor, settings: MultiHashSettings, vocabulary: 
     return _weight(keys, settings, vocabulary, mixed_graph)
 
 
-def frequent(keys: NDArray[np.int64], counts: NDArray[np.int64], settings: MultiHashSettings) -> NDArray[np.int64]:
+def frequent(
+    keys: NDArray[np.int64], counts: NDArray[np.int64], settings: MultiHashSettings
+) -> NDArray[np.int64]:
     """Return the keys that keep rows of their own, int64, ascending and distinct.
 
     Args:
@@ -96,11 +109,17 @@ def mixed_graph(keys: tf.Tensor, salt: int) -> tf.Tensor:
     return tf.bitwise.bitwise_xor(bits, _shifted(bits, 31))
 
 
-_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # of `training.elastic.core.hashing`
+_GOLDEN, _FIRST, _SECOND = (
+    0x9E3779B97F4A7C15,
+    0xBF58476D1CE4E5B9,
+    0x94D049BB133111EB,
+)  # of `elastic_embeddings.core.hashing`
 _POSITIVE = 2**63 - 1  # the low 63 bits, as a number that `%` takes the same way everywhere
 
 
-def _hashed(keys: Keys, settings: MultiHashSettings, vocabulary: str, mixer: Mixer) -> Iterator[Keys]:
+def _hashed(
+    keys: Keys, settings: MultiHashSettings, vocabulary: str, mixer: Mixer
+) -> Iterator[Keys]:
     """One column of row keys after the other, int64 [n]."""
     for place, row in enumerate(_rows(keys, settings, vocabulary, mixer)):
         table = 0 if settings.shared else place
@@ -124,7 +143,11 @@ def _own(keys: Keys, settings: MultiHashSettings, vocabulary: str, mixer: Mixer)
 def _weight(keys: Keys, settings: MultiHashSettings, vocabulary: str, mixer: Mixer) -> Keys:
     index = keys % settings.ids if settings.ids else keys
     rows = weight_rows(settings)
-    row = index if distinct_weights(settings) else _bucket(index, _salt(vocabulary, "weight hash", 0), rows, mixer)
+    row = (
+        index
+        if distinct_weights(settings)
+        else _bucket(index, _salt(vocabulary, "weight hash", 0), rows, mixer)
+    )
     return mixer(row, _salt(vocabulary, "weights", 0))
 
 
@@ -139,7 +162,9 @@ def _salt(vocabulary: str, role: str, place: int) -> int:
 
 
 def _shifted(bits: tf.Tensor, places: int) -> tf.Tensor:
-    return tf.bitwise.bitwise_and(tf.bitwise.right_shift(bits, tf.constant(places, tf.int64)), (1 << (64 - places)) - 1)
+    return tf.bitwise.bitwise_and(
+        tf.bitwise.right_shift(bits, tf.constant(places, tf.int64)), (1 << (64 - places)) - 1
+    )
 
 
 def _signed(bits: int) -> tf.Tensor:

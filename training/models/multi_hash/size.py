@@ -6,8 +6,14 @@ from dataclasses import dataclass
 from math import prod
 
 from training.models.multi_hash import collisions
-from training.models.multi_hash.tables import distinct_weights, row_width, table_rows, vector_rows, weight_rows
-from training.models.multi_hash_settings import MultiHashSettings
+from training.models.multi_hash.settings import MultiHashSettings
+from training.models.multi_hash.tables import (
+    distinct_weights,
+    row_width,
+    table_rows,
+    vector_rows,
+    weight_rows,
+)
 
 _FLOAT32_BYTES = 4
 
@@ -82,13 +88,18 @@ def _used(settings: MultiHashSettings, ids: int) -> float:
     weights = weight_rows(settings)
     if not weights:
         return _used_vectors(settings, ids)
-    return _used_vectors(settings, ids) + (ids if distinct_weights(settings) else collisions.expected_used(weights, ids))
+    return _used_vectors(settings, ids) + (
+        ids if distinct_weights(settings) else collisions.expected_used(weights, ids)
+    )
 
 
 def _used_vectors(settings: MultiHashSettings, ids: int) -> float:
     rows = table_rows(settings)
     if settings.kind != "hash":
-        steps = [prod(rows[:place]) if settings.kind == "quotient_remainder" else 1 for place in range(len(rows))]
+        steps = [
+            prod(rows[:place]) if settings.kind == "quotient_remainder" else 1
+            for place in range(len(rows))
+        ]
         return float(sum(min(m, -(-ids // step)) for m, step in zip(rows, steps, strict=True)))
     if settings.shared:
         return collisions.expected_used(rows[0], settings.hashes * ids)

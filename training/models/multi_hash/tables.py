@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import gcd, prod
 
 from features.errors import InputError
-from training.models.multi_hash_settings import WEIGHTS_PER_ROW, MultiHashSettings
+from training.models.multi_hash.settings import WEIGHTS_PER_ROW, MultiHashSettings
 
 
 def table_rows(settings: MultiHashSettings) -> tuple[int, ...]:
@@ -87,7 +87,9 @@ def _radices(ids: int, digits: int, rows: int | None) -> tuple[int, ...]:
 def _coprime(ids: int, tables: int, rows: int | None) -> tuple[int, ...]:
     """Sizes without a common divisor whose product is at least `ids`, so that remainders differ (Chinese remainder theorem)."""
     if rows is None:
-        return _descending(_least(lambda largest: prod(_descending(largest, tables)) >= ids), tables)
+        return _descending(
+            _least(lambda largest: prod(_descending(largest, tables)) >= ids), tables
+        )
     # A larger first size may leave smaller ones for the rest, so that the product falls: then a smaller one is tried.
     for largest in range(rows // tables, 0, -1):
         if largest**tables < ids:

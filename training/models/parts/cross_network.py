@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.models.blocks import Blocks
 from training.models.parts.part import DEEP, Pooled, Shape, Variables, glorot
 
@@ -46,13 +46,20 @@ class CrossNetwork:
         """Rows and columns of the kernels, and what is shaped as the inputs are."""
         inputs = self._inputs()
         kernels = {f"cross/{number}/kernel": inputs.on_axes(2) for number in range(self.layers)}
-        return kernels | {f"cross/{number}/bias": inputs for number in range(self.layers)} | {"cross/out": inputs}
+        return (
+            kernels
+            | {f"cross/{number}/bias": inputs for number in range(self.layers)}
+            | {"cross/out": inputs}
+        )
 
     def logit(self, weights: Variables, batch: Pooled) -> tf.Tensor:
         """Return float32 [b]."""
         first = crossed = self.shape.side_by_side(batch)
         for number in range(self.layers):
-            affine = batch.product(crossed, weights[f"cross/{number}/kernel"]) + weights[f"cross/{number}/bias"]
+            affine = (
+                batch.product(crossed, weights[f"cross/{number}/kernel"])
+                + weights[f"cross/{number}/bias"]
+            )
             crossed = first * affine + crossed
         return tf.linalg.matvec(crossed, weights["cross/out"])
 

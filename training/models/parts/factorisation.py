@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.models.blocks import Blocks
 from training.models.parts.part import DEEP, Pooled, Shape, Variables
 
@@ -44,4 +44,6 @@ class Factorisation:
         """Return float32 [b]."""
         vectors = self.shape.by_field(batch)
         total = tf.reduce_sum(vectors, axis=1)
-        return 0.5 * (tf.reduce_sum(total * total, axis=1) - tf.reduce_sum(vectors * vectors, axis=[1, 2]))
+        return 0.5 * (
+            tf.reduce_sum(total * total, axis=1) - tf.reduce_sum(vectors * vectors, axis=[1, 2])
+        )

@@ -47,7 +47,9 @@ class Kept:
         return hidden * (self.mask / self.share)
 
 
-def batch_normed(affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, kept: Kept) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def batch_normed(
+    affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, kept: Kept
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Return dropout(ReLU(scale · (affine - mean) / √(variance + ε) + bias)) of a batch (Ioffe, Szegedy, ICML 2015, alg. 1).
 
     Args:
@@ -62,7 +64,9 @@ def batch_normed(affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, kept: Kep
     """
 
     @tf.custom_gradient
-    def whole(affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Callable[..., _Gradients]]:
+    def whole(
+        affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor
+    ) -> tuple[tuple[tf.Tensor, ...], Callable[..., _Gradients]]:
         """Return the outputs, and what makes gradients of theirs."""
         mean = tf.reduce_mean(affine, axis=0)
         variance = tf.reduce_mean(tf.math.squared_difference(affine, mean), axis=0)
@@ -84,7 +88,9 @@ def batch_normed(affine: tf.Tensor, scale: tf.Tensor, bias: tf.Tensor, kept: Kep
     return outputs
 
 
-def _through_norm(affine: tf.Tensor, inner: tf.Tensor, share: float, norm: tuple[tf.Tensor, ...]) -> _Gradients:
+def _through_norm(
+    affine: tf.Tensor, inner: tf.Tensor, share: float, norm: tuple[tf.Tensor, ...]
+) -> _Gradients:
     """Gradients of affine, scale and bias; `inner` float32 [b, width] is `share` times that of what the ReLU reads."""
     mean, root, slope = norm
     rows = tf.cast(tf.shape(affine)[0], tf.float32)

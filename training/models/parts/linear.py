@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.models.blocks import Blocks, dense_blocks
 from training.models.parts.part import WIDE, Pooled, Shape, Variables
 
@@ -35,5 +35,10 @@ class Linear:
 
     def logit(self, weights: Variables, batch: Pooled) -> tf.Tensor:
         """Return float32 [b]."""
-        rows = tf.add_n([tf.reduce_sum(batch.vectors[group.slab(WIDE)], axis=[1, 2]) for group in self.shape.groups])
+        rows = tf.add_n(
+            [
+                tf.reduce_sum(batch.vectors[group.slab(WIDE)], axis=[1, 2])
+                for group in self.shape.groups
+            ]
+        )
         return rows + tf.linalg.matvec(batch.dense, weights[_DENSE])

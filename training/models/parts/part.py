@@ -15,9 +15,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.arrays import Arrays
-from training.groups import Group
-from training.layout import Layout
+from training.data.arrays import Arrays
+from training.data.field_groups import Group
+from training.data.layout import Layout
 from training.models.blocks import Blocks, input_widths
 from training.settings import Pooling, Precision
 
@@ -60,7 +60,9 @@ class Pooled:
         """
         if not self.learning or self.matmul == "float32":
             return tf.matmul(inputs, kernel)
-        return tf.cast(tf.matmul(tf.cast(inputs, tf.bfloat16), tf.cast(kernel, tf.bfloat16)), tf.float32)
+        return tf.cast(
+            tf.matmul(tf.cast(inputs, tf.bfloat16), tf.cast(kernel, tf.bfloat16)), tf.float32
+        )
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,9 @@ class Shape:
     def side_by_side(self, batch: Pooled) -> tf.Tensor:
         """Return what the groups give, numbers and p_uv: float32 [b, Σ widths of `blocks`]."""
         groups = [_given(batch.vectors[group.slab(DEEP)], group.pooling) for group in self.groups]
-        return tf.concat([*groups, batch.dense, batch.cross], axis=1)  # none left out: each is given a gradient
+        return tf.concat(
+            [*groups, batch.dense, batch.cross], axis=1
+        )  # none left out: each is given a gradient
 
     def by_field(self, batch: Pooled) -> tf.Tensor:
         """Return each id field's own deep vector, float32 [b, F, width] in the order of the layout; for groups of one width."""
@@ -102,7 +106,9 @@ class Shape:
         if len(vectors) == 1:
             return vectors[0]
         names = [name for group in self.groups for name in group.layout.keyed]
-        return tf.gather(tf.concat(vectors, axis=1), [names.index(name) for name in self.layout.keyed], axis=1)
+        return tf.gather(
+            tf.concat(vectors, axis=1), [names.index(name) for name in self.layout.keyed], axis=1
+        )
 
 
 class Part(Protocol):

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import tensorflow as tf
 
-from training.arrays import Arrays
+from training.data.arrays import Arrays
 from training.models.blocks import Blocks
 from training.models.parts.hidden import EPSILON, Kept, batch_normed
 from training.models.parts.part import DEEP, Pooled, Shape, Variables, glorot
@@ -37,7 +37,10 @@ class Perceptron:
 
     def fresh(self, draw: np.random.Generator) -> Arrays:
         """Return Glorot-uniform kernels and zero biases."""
-        widths, weights = [self._inputs().size, *self.settings.hidden], self.relations.fresh(draw) if self.relations else {}
+        widths, weights = (
+            [self._inputs().size, *self.settings.hidden],
+            self.relations.fresh(draw) if self.relations else {},
+        )
         for number, (rows, columns) in enumerate(pairwise(widths)):
             weights[f"deep/{number}/kernel"] = glorot(draw, rows, columns)
             weights[f"deep/{number}/bias"] = np.zeros(columns, np.float32)
@@ -55,7 +58,9 @@ class Perceptron:
             return {}
         layers = list(enumerate(self.settings.hidden))
         means = {f"deep/{number}/mean": np.zeros(width, np.float32) for number, width in layers}
-        return means | {f"deep/{number}/variance": np.ones(width, np.float32) for number, width in layers}
+        return means | {
+            f"deep/{number}/variance": np.ones(width, np.float32) for number, width in layers
+        }
 
     def blocks(self) -> dict[str, Blocks]:
         """Rows of the first layer's kernel."""
@@ -65,18 +70,28 @@ class Perceptron:
         """Return float32 [b]."""
         hidden = self.shape.side_by_side(batch)
         if self.relations:
-            hidden = tf.concat([hidden, self.relations.outputs(weights, self.shape.by_field(batch))], axis=1)
+            hidden = tf.concat(
+                [hidden, self.relations.outputs(weights, self.shape.by_field(batch))], axis=1
+            )
         for number in range(len(self.settings.hidden)):
             affine = batch.product(hidden, weights[f"deep/{number}/kernel"])
             kept = self._kept(affine, number, batch)
             if self.settings.norm == "batch" and batch.learning:
                 hidden = self._learning_norm(weights, number, affine, kept)
             else:
-                hidden = kept.of(tf.nn.relu(self._normed(weights, number, affine) + weights[f"deep/{number}/bias"]))
+                hidden = kept.of(
+                    tf.nn.relu(
+                        self._normed(weights, number, affine) + weights[f"deep/{number}/bias"]
+                    )
+                )
         return tf.linalg.matvec(hidden, weights["deep/out"])
 
-    def _learning_norm(self, weights: Variables, number: int, affine: tf.Tensor, kept: Kept) -> tf.Tensor:
-        scale, bias = (tf.convert_to_tensor(weights[f"deep/{number}/{name}"]) for name in ("scale", "bias"))
+    def _learning_norm(
+        self, weights: Variables, number: int, affine: tf.Tensor, kept: Kept
+    ) -> tf.Tensor:
+        scale, bias = (
+            tf.convert_to_tensor(weights[f"deep/{number}/{name}"]) for name in ("scale", "bias")
+        )
         hidden, mean, variance = batch_normed(affine, scale, bias, kept)
         _follow(weights[f"deep/{number}/mean"], mean)
         _follow(weights[f"deep/{number}/variance"], variance)

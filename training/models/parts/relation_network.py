@@ -21,8 +21,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from training.arrays import Arrays
-from training.layout import Layout
+from training.data.arrays import Arrays
+from training.data.layout import Layout
 from training.settings import RelationNetworkSettings
 
 _MATRIX, _BASIS, _SCALES = "relation/matrix", "relation/basis", "relation/scales"
@@ -48,11 +48,17 @@ class RelationNetwork:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.names) - set(self.layout.keyed))
         if unknown:
-            raise InputError(f"model.relations names {unknown}: the schema's id fields are {list(self.layout.keyed)}")
+            raise InputError(
+                f"model.relations names {unknown}: the schema's id fields are {list(self.layout.keyed)}"
+            )
         if len(self.names) < 2:
-            raise InputError("model.relations needs two id fields or more: name them, or say `fields: all`")
+            raise InputError(
+                "model.relations needs two id fields or more: name them, or say `fields: all`"
+            )
         if self.settings.rank and self.settings.rank > self.dim:
-            raise InputError(f"model.relations.rank {self.settings.rank} exceeds the width {self.dim} of the vectors: lower it")
+            raise InputError(
+                f"model.relations.rank {self.settings.rank} exceeds the width {self.dim} of the vectors: lower it"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -97,7 +103,8 @@ class RelationNetwork:
         left, right = np.triu_indices(len(at), 1)
         v, u = tf.expand_dims(chosen, 2), turned
         related = 0.5 * (
-            tf.gather(u, left, axis=1) * tf.gather(v, right, axis=1) + tf.gather(u, right, axis=1) * tf.gather(v, left, axis=1)
+            tf.gather(u, left, axis=1) * tf.gather(v, right, axis=1)
+            + tf.gather(u, right, axis=1) * tf.gather(v, left, axis=1)
         )
         if self.settings.form == "scalar":
             related = tf.reduce_sum(related, axis=3) / self.dim**0.5
@@ -107,7 +114,9 @@ class RelationNetwork:
         """S v of every field and head, float32 [b, n, heads, d]."""
         if self.settings.rank is None:
             matrix = tf.convert_to_tensor(weights[_MATRIX])
-            return tf.einsum("bnd,hde->bnhe", vectors, 0.5 * (matrix + tf.transpose(matrix, [0, 2, 1])))
+            return tf.einsum(
+                "bnd,hde->bnhe", vectors, 0.5 * (matrix + tf.transpose(matrix, [0, 2, 1]))
+            )
         basis = tf.convert_to_tensor(weights[_BASIS])
         inner = tf.einsum("bnd,hdr->bnhr", vectors, basis) * weights[_SCALES]
         return tf.einsum("bnhr,hdr->bnhd", inner, basis)

@@ -1,0 +1,1 @@
+"""Changes between two models: written, applied in memory and in servers."""

@@ -1,0 +1,1 @@
+"""The exported model: a SavedModel of stock TensorFlow ops."""

@@ -1,1 +1,0 @@
-"""The served model in TensorFlow's own operations."""

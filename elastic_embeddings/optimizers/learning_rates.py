@@ -1,0 +1,133 @@
+"""Learning rates that change with the step: frozen formulas, the same for a Python step and for a step tensor in a graph."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from elastic_embeddings.errors import InputError
+from elastic_embeddings.optimizers.elementwise import Value, cos, minimum
+
+
+class LearningRate(ABC):
+    """A rate by step; step 1 is the first. A rate stays positive."""
+
+    @property
+    @abstractmethod
+    def base(self) -> float:
+        """The rate η₀ that the optimizer's state and strengths are in units of."""
+
+    def at(self, step: Value) -> Value:
+        """Return the rate of a step, a Python float, or float64 where the step is a tensor."""
+        return self._at(tf.cast(step, tf.float64) if tf.is_tensor(step) else float(step))
+
+    @abstractmethod
+    def _at(self, step: Value) -> Value:
+        """The rate of a step given as float."""
+
+
+@dataclass(frozen=True)
+class ExponentialDecay(LearningRate):
+    """`initial · factor ^ ((step - 1) / every)`.
+
+    >>> ExponentialDecay(0.1, 0.5, 10).at(11)
+    0.05
+
+    Raises:
+        InputError: a parameter is not positive, or the factor is above 1.
+    """
+
+    initial: float
+    factor: float
+    every: int
+
+    def __post_init__(self) -> None:
+        if self.initial <= 0 or not 0 < self.factor <= 1 or self.every < 1:
+            raise InputError(
+                f"{self}: initial must be positive, factor in (0, 1], every at least 1 step"
+            )
+
+    @property
+    def base(self) -> float:
+        """The initial rate."""
+        return self.initial
+
+    def _at(self, step: Value) -> Value:
+        return self.initial * self.factor ** ((step - 1) / self.every)
+
+
+@dataclass(frozen=True)
+class CosineDecay(LearningRate):
+    """Half a cosine from `initial` at step 1 down to `final_fraction · initial` after `steps` more, then constant.
+
+    Raises:
+        InputError: a rate that is not positive, a fraction outside (0, 1], or no step.
+    """
+
+    initial: float
+    steps: int
+    final_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.initial <= 0 or self.steps < 1 or not 0 < self.final_fraction <= 1:
+            raise InputError(
+                f"{self}: initial must be positive, steps at least 1, final_fraction in (0, 1]"
+            )
+
+    @property
+    def base(self) -> float:
+        """The initial rate."""
+        return self.initial
+
+    def _at(self, step: Value) -> Value:
+        progress = minimum((step - 1) / self.steps, 0 * step + 1)
+        share = (1 + cos(math.pi * progress)) / 2
+        return self.initial * (self.final_fraction + (1 - self.final_fraction) * share)
+
+
+@dataclass(frozen=True)
+class Warmup(LearningRate):
+    """Grows linearly over the first `steps` steps up to another rate, then is that rate.
+
+    >>> Warmup(0.1, 4).at(1)
+    0.025
+
+    Attributes:
+        after: a constant or a schedule; its own clock starts at step 1 too.
+        steps: at this step after `since` the rate is reached.
+        since: the step after which it begins, where a model goes on after a pause.
+
+    Raises:
+        InputError: a rate that is not positive, no step, or a negative beginning.
+    """
+
+    after: float | LearningRate
+    steps: int
+    since: int = 0
+
+    def __post_init__(self) -> None:
+        if self.base <= 0 or self.steps < 1 or self.since < 0:
+            raise InputError(
+                f"{self}: after must be positive, steps at least 1, since not negative"
+            )
+
+    @property
+    def base(self) -> float:
+        """The base of the rate it grows to."""
+        return base_rate(self.after)
+
+    def _at(self, step: Value) -> Value:
+        return minimum((step - self.since) / self.steps, 0 * step + 1) * rate_at(self.after, step)
+
+
+def base_rate(rate: float | LearningRate) -> float:
+    """Return a constant as it is, or a schedule's base."""
+    return rate.base if isinstance(rate, LearningRate) else rate
+
+
+def rate_at(rate: float | LearningRate, step: Value) -> Value:
+    """Return a constant as it is, or a schedule's rate at a step."""
+    return rate.at(step) if isinstance(rate, LearningRate) else rate

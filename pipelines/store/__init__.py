@@ -1,0 +1,1 @@
+"""Committed artifacts: versions, digests, lineage, cleaning."""

@@ -1,0 +1,1 @@
+"""Figures and models to MLflow, by a local journal."""

@@ -1,0 +1,1 @@
+"""What a day's impressions are in memory: examples, columns, inputs."""

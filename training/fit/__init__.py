@@ -1,0 +1,1 @@
+"""Training: one day or hour, from the checkpoint before to its own."""

@@ -1,1 +1,0 @@
-"""Learning a day as a stream: hour by hour, sampled, warm-started with care, and scored before it is learned."""

@@ -1,1 +1,0 @@
-"""How good a day's model is on the held-out slice: figures, intervals, slices, plots."""

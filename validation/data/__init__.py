@@ -1,0 +1,1 @@
+"""The data gate: a day's aggregates against expectations."""

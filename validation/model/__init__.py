@@ -1,0 +1,1 @@
+"""The model gate: a candidate measured on held-out impressions."""

@@ -1,0 +1,1 @@
+"""What serving an exported model costs."""
