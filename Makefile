@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help env demo test test-fast test-all coverage lint up down lock clean
+.PHONY: help env demo test test-fast test-all coverage lint format docs up down lock clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -28,6 +28,14 @@ lint: env  ## ruff, mypy, import-linter
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python docs/check_prose.py
+
+format: env  ## format the code and mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: env  ## build the documentation into build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 # As many processes as there are cores, at most 4. A file's tests stay together: they share fixtures.
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -35,7 +43,7 @@ PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-lo
 test-fast: env  ## the unit tests: no Spark, no Airflow, no process of their own
 	$(BIN)/python $(PYTEST) -m "not (benchmark or sweep or slow or process or spark or airflow)" $(PYTEST_ARGS)
 
-test: lint  ## lint, and every test that protects a promise
+test: lint docs  ## lint, and every test that protects a promise
 	$(BIN)/python $(PYTEST) -m "not (benchmark or sweep)" $(PYTEST_ARGS)
 
 test-all: lint  ## the same, the sweeps over parameters, and every benchmark as a quick run
@@ -54,7 +62,7 @@ down:  ## stop what `make up` started
 	$(BIN)/elastic-ctr down
 
 lock:  ## resolve pyproject.toml anew into requirements.lock (names, versions, hashes)
-	$(BIN)/uv pip compile pyproject.toml --group dev --python-version 3.11 --generate-hashes \
+	$(BIN)/uv pip compile pyproject.toml --extra pipeline --group dev --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock
 
 clean:  ## remove the environment and everything that demo, up and the tests made
