@@ -21,8 +21,8 @@ def loaded_file(path):
 
 
 def main(saved_model, deltas, requests, out):
-    client = loaded_file(ROOT / "compression" / "delta_client.py")
-    asked = loaded_file(ROOT / "validation" / "parity_worker.py").Requests(Path(requests))
+    client = loaded_file(ROOT / "compression" / "delta" / "delta_client.py")
+    asked = loaded_file(ROOT / "validation" / "model" / "parity_worker.py").Requests(Path(requests))
     model = tf.saved_model.load(saved_model)
     for folder in sorted(Path(deltas).iterdir()):
         client.apply_delta(model, folder)
