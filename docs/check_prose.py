@@ -43,6 +43,7 @@ SKIPPED = ("tests/", "benchmarks/", "docs/check_prose.py", "CHANGELOG.md")
 
 QUOTES = ('"', "'", "`")
 
+_CODE = re.compile(r"`[^`\n]*`")
 _WORD = re.compile(
     "(?<![a-z])(" + "|".join(sorted(map(re.escape, INSTEAD), key=len, reverse=True)) + ")(?![a-z])",
     re.IGNORECASE,
@@ -52,7 +53,10 @@ _WORD = re.compile(
 def findings(paths: list[Path]) -> Iterator[str]:
     """Yield one message for each refused word in the files."""
     for path in paths:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".md":
+            text = _CODE.sub("", text)
+        for number, line in enumerate(text.splitlines(), start=1):
             for match in _WORD.finditer(line):
                 # A quoted word is a key of a file on disk, which keeps its name.
                 if line[match.start() - 1 : match.start()] in QUOTES and match.start():
