@@ -92,11 +92,13 @@ def _measured(job: Callable[[Path], Any], folder: Path) -> dict[str, float]:
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process, of what it started, and of the Spark server where there is one."""
-    own = psutil.Process()
-    server = [psutil.Process(_SERVER)] if _SERVER else []
-    times = [process.cpu_times() for process in (own, *own.children(recursive=True), *server)]
-    return sum(each.user + each.system for each in times)
+    """CPU seconds of this process and of the Spark server where there is one, and of all that they started.
+
+    What a process that has ended used is its parent's `children_*`: Spark ends idle Python workers.
+    """
+    roots = [psutil.Process(), *([psutil.Process(_SERVER)] if _SERVER else [])]
+    times = [process.cpu_times() for root in roots for process in (root, *root.children(recursive=True))]
+    return sum(each.user + each.system + each.children_user + each.children_system for each in times)
 
 
 def main(request: Mapping[str, Any]) -> dict[str, Any]:
