@@ -13,7 +13,7 @@ server needs this package, the same as it needs the folders that the paths point
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,17 +34,30 @@ from spark_jobs.moments import numbers_of
 VALUES = "number int, value string, impressions long, clicks long, first_ms long, last_ms long"
 EDGES = "number int, left string, right string, impressions long, clicks long"
 
-_MERGES = {"impressions": "sum", "clicks": "sum", "first_ms": "min", "last_ms": "max"}
+ENDS = "relation string, side string, token string, impressions long, clicks long, degree long"
+
+_SHOWN = ("impressions", "clicks")
+_MERGES = {"impressions": "sum", "clicks": "sum", "first_ms": "min", "last_ms": "max", "degree": "sum"}
 _CHUNK_ROWS = 1_000_000
 """Rows that a task reads at once. More of them need more memory, fewer give more parts to merge."""
 _MOST_HELD = 4_000_000
 """Counts that a task merges before it hands them on: about 400 MB of them."""
+_BATCH = 2**16
 _DENSE = 4
 """Pairs of codes are counted in an array of all pairs where it has at most so many cells a row."""
 
 Integers = NDArray[np.int64]
 Chunk = tuple[tuple[str, int], ...]
 """Row groups that are read at once: path and number of each."""
+Task = Callable[[], pa.Table]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Counts, and whether they are complete: else a key may have several rows, which add up."""
+
+    counts: DataFrame
+    complete: bool
 
 
 def is_countable(schema: Schema, field: KeyField) -> bool:
@@ -57,35 +70,45 @@ def is_countable(schema: Schema, field: KeyField) -> bool:
     return not isinstance(field, Time) or schema.source_column(field) == schema.timestamp.column
 
 
-def value_parts(spark: SparkSession, source: Path, schema: Schema, names: Sequence[str]) -> tuple[DataFrame, bool]:
-    """Return `VALUES` of fields, `number` being the place in `names` plus 1, and of the whole as 0.
+def value_parts(spark: SparkSession, source: Path, schema: Schema, names: Sequence[str]) -> Parts:
+    """Count `VALUES` of fields, `number` being the place in `names` plus 1, and of the whole as 0.
 
     Args:
         spark: the session.
         source: the folder of an `impressions` partition.
         schema: names the fields.
         names: countable fields.
-
-    Returns:
-        the counts, and whether a value may have several rows, which are parts of its count.
     """
-    return _parts(spark, source, partial(_values, schema, tuple(names)), VALUES)
+    return _parts(spark, [partial(_values, schema, tuple(names), chunk) for chunk in _chunks(source)], VALUES)
 
 
-def edge_parts(spark: SparkSession, source: Path, schema: Schema, relations: Sequence[Relation]) -> tuple[DataFrame, bool]:
-    """Return `EDGES` of relations between countable fields, `number` being the place in `relations`.
+def edge_parts(spark: SparkSession, source: Path, schema: Schema, relations: Sequence[Relation]) -> Parts:
+    """Count `EDGES` of relations between countable fields, `number` being the place in `relations`.
 
-    Args and what is returned beside are those of `value_parts`. Nulls make no edge.
+    The other arguments are those of `value_parts`. Nulls make no edge.
     """
-    return _parts(spark, source, partial(_edges, schema, tuple(relations)), EDGES)
+    return _parts(spark, [partial(_edges, schema, tuple(relations), chunk) for chunk in _chunks(source)], EDGES)
 
 
-def _parts(spark: SparkSession, source: Path, count: Callable[[_Records], pa.Table], columns: str) -> tuple[DataFrame, bool]:
-    chunks = _chunks(source)
-    # By default there are as many partitions as cores: the longer the run of chunks that a task
-    # has, the fewer parts are left to merge.
-    numbers = spark.range(0, len(chunks), numPartitions=None if len(chunks) > 1 else 1)
-    return numbers.mapInArrow(partial(_count, chunks, count), columns), len(chunks) > 1
+def end_parts(spark: SparkSession, counts: Mapping[str, Sequence[Path]], kept: Mapping[str, Path]) -> Parts:
+    """Sum the edges of `ENDS`, as `spark_jobs.edges.ends_of` does.
+
+    Args:
+        spark: the session.
+        counts: folders of all edges by relation, rare ones too; perhaps several of an edge.
+        kept: the folder of the edges whose number is `degree`, by relation; it need not exist.
+    """
+    every = [(name, False, folder) for name, folders in counts.items() for folder in folders]
+    folders = [*every, *((name, True, folder) for name, folder in kept.items())]
+    tasks = [partial(_ends, name, is_kept, chunk) for name, is_kept, folder in folders for chunk in _chunks(folder)]
+    return _parts(spark, tasks, ENDS)
+
+
+def _parts(spark: SparkSession, tasks: Sequence[Task], columns: str) -> Parts:
+    # By default there are as many partitions as cores: the longer the run of tasks that a worker
+    # does, the fewer parts are left to merge.
+    numbers = spark.range(0, len(tasks), numPartitions=None if len(tasks) > 1 else 1)
+    return Parts(numbers.mapInArrow(partial(_count, tasks), columns), len(tasks) <= 1)
 
 
 def _chunks(source: Path) -> tuple[Chunk, ...]:
@@ -106,20 +129,18 @@ def _chunks(source: Path) -> tuple[Chunk, ...]:
     return tuple(map(tuple, chunks))
 
 
-def _count(
-    chunks: Sequence[Chunk], count: Callable[[_Records], pa.Table], numbers: Iterator[pa.RecordBatch]
-) -> Iterator[pa.RecordBatch]:
-    """Count the chunks of these numbers, in a worker."""
+def _count(tasks: Sequence[Task], numbers: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Do the tasks of these numbers, in a worker, and merge what they count."""
     held: list[pa.Table] = []
     for number in (each for batch in numbers for each in batch["id"].to_pylist()):
-        held.append(count(_Records(chunks[number])))
+        held.append(tasks[number]())
         if sum(map(len, held)) > _MOST_HELD:
             held = [_merged(held)]
             # Nearly as many distinct values as rows: Spark's shuffle can spill, this cannot.
             if len(held[0]) > _MOST_HELD // 2:
-                yield from held.pop().to_batches()
+                yield from held.pop().to_batches(max_chunksize=_BATCH)
     if held:
-        yield from _merged(held).to_batches(max_chunksize=2**16)
+        yield from _merged(held).to_batches(max_chunksize=_BATCH)
 
 
 def _merged(parts: Sequence[pa.Table]) -> pa.Table:
@@ -148,14 +169,13 @@ class _Records:
     """Some impressions, in the order of time."""
 
     def __init__(self, chunk: Chunk) -> None:
-        files = {path: _opened(path) for path in dict(chunk)}
-        self._groups = [(files[path], group) for path, group in chunk]
+        self._groups = _opened(chunk)
         self._known: dict[str, _Tokens] = {}
-        stamps = self._column("timestamp_ms").to_numpy()
+        stamps = _column(self._groups, "timestamp_ms").to_numpy()
         # Ingest sorts by time. With that the first and the last moment of a value need no comparison.
         self._order = None if np.all(stamps[1:] >= stamps[:-1]) else np.argsort(stamps)
         self.stamps: Integers = stamps if self._order is None else stamps[self._order]
-        label = self._column("label").to_numpy()
+        label = _column(self._groups, "label").to_numpy()
         self.clicked: NDArray[np.bool_] = (label if self._order is None else label[self._order]) > 0
 
     def tokens(self, schema: Schema, name: str) -> _Tokens:
@@ -173,7 +193,7 @@ class _Records:
         if isinstance(field, Time):
             part, parts = _time_part(self.stamps, field.part, schema.timezone)
             return _Tokens(pa.array(map(str, range(parts))), part)
-        column = self._column(field.name)
+        column = _column(self._groups, field.name)
         if self._order is not None:
             column = column.take(pa.array(self._order))
         if isinstance(field, MultiValued):
@@ -183,18 +203,23 @@ class _Records:
             return _Tokens(*_without_repeats(_buckets(field, words), codes))
         return _Tokens(words, codes)
 
-    def _column(self, name: str) -> pa.Array:
-        """One column of the chunk, strings as dictionary codes."""
-        # One by one: Arrow (25.0) cannot read dictionaries inside lists of several row groups at once.
-        tables = [file.read_row_group(group, columns=[name]) for file, group in self._groups]
-        column = pa.chunked_array([part for table in tables for part in table[name].chunks])
-        return column.unify_dictionaries().combine_chunks()
+
+def _opened(chunk: Chunk) -> list[tuple[pq.ParquetFile, int]]:
+    """The chunk's row groups with their files, which give strings as dictionary codes."""
+    files = {}
+    for path in dict(chunk):
+        columns = pq.read_metadata(path).schema
+        leaves = (columns.column(number) for number in range(len(columns)))
+        strings = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
+        files[path] = pq.ParquetFile(path, read_dictionary=strings)
+    return [(files[path], group) for path, group in chunk]
 
 
-def _opened(path: str) -> pq.ParquetFile:
-    columns = pq.read_metadata(path).schema
-    leaves = (columns.column(number) for number in range(len(columns)))
-    return pq.ParquetFile(path, read_dictionary=[leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"])
+def _column(groups: Sequence[tuple[pq.ParquetFile, int]], name: str) -> pa.Array:
+    # One by one: Arrow (25.0) cannot read dictionaries inside lists of several row groups at once.
+    tables = [file.read_row_group(group, columns=[name]) for file, group in groups]
+    column = pa.chunked_array([part for table in tables for part in table[name].chunks])
+    return column.unify_dictionaries().combine_chunks()
 
 
 def _of_lists(column: pa.Array) -> _Tokens:
@@ -252,8 +277,9 @@ def _time_part(ms: Integers, part: TimePart, timezone: str) -> tuple[Integers, i
     return (weekday, 7) if part is TimePart.DAY_OF_WEEK else (weekday * 24 + hour, 168)
 
 
-def _values(schema: Schema, names: Sequence[str], records: _Records) -> pa.Table:
+def _values(schema: Schema, names: Sequence[str], chunk: Chunk) -> pa.Table:
     """`VALUES` of some records."""
+    records = _Records(chunk)
     whole = _Tokens(pa.array([NULL]), np.zeros(len(records.stamps), np.int64))
     fields = (whole, *(records.tokens(schema, name) for name in names))
     return pa.concat_tables(_field_values(number, tokens, records) for number, tokens in enumerate(fields))
@@ -270,16 +296,14 @@ def _field_values(number: int, tokens: _Tokens, records: _Records) -> pa.Table:
     first[codes[::-1]] = stamps[::-1]
     last[codes] = stamps
     found = np.flatnonzero(shown)
-    columns = {
-        "number": pa.repeat(pa.scalar(number, pa.int32()), len(found)),
-        "value": tokens.words.take(pa.array(found)),
-        **{name: pa.array(figure[found]) for name, figure in zip(_MERGES, (shown, clicks, first, last), strict=True)},
-    }
-    return pa.table(columns)
+    figures = (pa.array(figure[found]) for figure in (shown, clicks, first, last))
+    columns = [pa.repeat(pa.scalar(number, pa.int32()), len(found)), tokens.words.take(pa.array(found)), *figures]
+    return pa.table(columns, ["number", "value", *_SHOWN, "first_ms", "last_ms"])
 
 
-def _edges(schema: Schema, relations: Sequence[Relation], records: _Records) -> pa.Table:
+def _edges(schema: Schema, relations: Sequence[Relation], chunk: Chunk) -> pa.Table:
     """`EDGES` of some records."""
+    records = _Records(chunk)
     return pa.concat_tables(
         _relation_edges(number, records.tokens(schema, each.left), records.tokens(schema, each.right), records)
         for number, each in enumerate(relations)
@@ -326,3 +350,20 @@ def _met(left: _Tokens, right: _Tokens, count: int) -> tuple[NDArray[Any], NDArr
     within = np.arange(len(place)) - np.repeat(np.cumsum(times) - times, times)
     rows = left.rows[place]
     return left.codes[place], right.codes[(np.cumsum(sizes) - sizes)[rows] + within], rows
+
+
+def _ends(relation: str, kept: bool, chunk: Chunk) -> pa.Table:
+    """`ENDS` of some edges: their sums, or of those that are kept their number."""
+    groups = _opened(chunk)
+    edges = sum(file.metadata.row_group(group).num_rows for file, group in groups)
+    shown = [np.zeros(edges) if kept else _column(groups, name).to_numpy() for name in _SHOWN]
+    weights = (*shown, np.full(edges, float(kept)))
+    sides = []
+    for side in ("left", "right"):
+        column = _column(groups, side)
+        codes, size = column.indices.to_numpy(), len(column.dictionary)
+        # Exact: the sums stay below 2^53.
+        sums = (pa.array(np.bincount(codes, weights=each, minlength=size).astype(np.int64)) for each in weights)
+        names = (pa.repeat(text, size) for text in (relation, side))
+        sides.append(pa.table([*names, column.dictionary, *sums], ["relation", "side", "token", *_SHOWN, "degree"]))
+    return pa.concat_tables(sides)

@@ -89,8 +89,8 @@ def _write_together(
     spark: SparkSession, schema: Schema, source: Path, relations: Sequence[Relation], impressions: int, out: Path
 ) -> None:
     """Write the edges of relations by one query, counted by Arrow; the folder of all relations is replaced."""
-    parts, several = edge_parts(spark, source, schema, relations)
-    counts = merged(parts, ("number", *_ENDS), SHOWN) if several else parts
+    parts = edge_parts(spark, source, schema, relations)
+    counts = parts.counts if parts.complete else merged(parts.counts, ("number", *_ENDS), SHOWN)
     name = F.element_at(F.array(*(F.lit(relation.name) for relation in relations)), F.col("number") + 1)
     write_grouped(counts.select(name.alias("relation"), *_ENDS, *_SUMS), out / EDGES, _ENDS, impressions, by="relation")
     for relation in relations:

@@ -29,7 +29,7 @@ _FOR_SMALL = {
 }
 
 
-def are_small(paths: Iterable[Path], factor: int = 1) -> bool:
+def are_small(paths: Iterable[Path], factor: float = 1) -> bool:
     """Return whether Parquet files, and those in folders, have at most `factor` times `SMALL_BYTES` together."""
     files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*.parquet")))
     return sum(file.stat().st_size for file in files) <= factor * SMALL_BYTES

@@ -58,8 +58,8 @@ def _pair(number: int, value: Column) -> Column:
 
 def _in_parts(records: DataFrame, source: Path, schema: Schema) -> DataFrame:
     names = [field.name for field in schema.fields if is_countable(schema, field)]
-    parts, several = value_parts(records.sparkSession, source, schema, names)
-    counts = merged(parts, ("number", "value"), FIGURES) if several else parts
+    parts = value_parts(records.sparkSession, source, schema, names)
+    counts = parts.counts if parts.complete else merged(parts.counts, ("number", "value"), FIGURES)
     others = (
         _named(counted(records, schema, {"value": field}, FIGURES).withColumn("number", F.lit(0)), [field.name])
         for field in schema.fields

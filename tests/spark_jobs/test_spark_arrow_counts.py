@@ -137,8 +137,9 @@ def test_a_worker_hands_on_what_it_cannot_hold(partition, cut_finely, monkeypatc
 
     def counted(most: int) -> pa.Table:
         monkeypatch.setattr(arrow_counts, "_MOST_HELD", most)
+        tasks = [partial(count, chunk) for chunk in chunks]
         numbers = pa.record_batch({"id": range(len(chunks))})
-        return pa.Table.from_batches(arrow_counts._count(chunks, count, iter([numbers])))
+        return pa.Table.from_batches(arrow_counts._count(tasks, iter([numbers])))
 
     held, handed_on = counted(10**6), counted(60)
     assert held.group_by(["number", "value"]).aggregate([]).num_rows == len(held)
@@ -158,7 +159,7 @@ def test_a_pair_too_rare_for_an_array_of_all_pairs_is_counted_alike(monkeypatch,
     counts = []
     for cells in (10**6, 0):
         monkeypatch.setattr(arrow_counts, "_DENSE", cells)
-        counts.append(arrow_counts._edges(SCHEMA, RELATIONS[:4], arrow_counts._Records(chunk)))
-        counts.append(arrow_counts._values(SCHEMA, ("site_age", "day_site_age"), arrow_counts._Records(chunk)))
+        counts.append(arrow_counts._edges(SCHEMA, RELATIONS[:4], chunk))
+        counts.append(arrow_counts._values(SCHEMA, ("site_age", "day_site_age"), chunk))
     assert counts[0] == counts[2]
     assert counts[1] == counts[3]
