@@ -57,7 +57,7 @@ def _pair(number: int, value: Column) -> Column:
 
 
 def _in_parts(records: DataFrame, source: Path, schema: Schema) -> DataFrame:
-    names = [field.name for field in schema.fields if is_countable(schema, field)]
+    names = sorted(field.name for field in schema.fields if is_countable(schema, field))
     parts = value_parts(records.sparkSession, source, schema, names)
     counts = parts.counts if parts.complete else merged(parts.counts, ("number", "value"), FIGURES)
     others = (

@@ -137,7 +137,7 @@ def test_a_worker_hands_on_what_it_cannot_hold(partition, cut_finely, monkeypatc
 
     def counted(most: int) -> pa.Table:
         monkeypatch.setattr(arrow_counts, "_MOST_HELD", most)
-        tasks = [partial(count, chunk) for chunk in chunks]
+        tasks = [partial(count, chunk, False) for chunk in chunks]
         numbers = pa.record_batch({"id": range(len(chunks))})
         return pa.Table.from_batches(arrow_counts._count(tasks, iter([numbers])))
 
@@ -159,7 +159,20 @@ def test_a_pair_too_rare_for_an_array_of_all_pairs_is_counted_alike(monkeypatch,
     counts = []
     for cells in (10**6, 0):
         monkeypatch.setattr(arrow_counts, "_DENSE", cells)
-        counts.append(arrow_counts._edges(SCHEMA, RELATIONS[:4], chunk))
-        counts.append(arrow_counts._values(SCHEMA, ("site_age", "day_site_age"), chunk))
+        counts.append(arrow_counts._edges(SCHEMA, RELATIONS[:4], chunk, ordered=False))
+        counts.append(arrow_counts._values(SCHEMA, ("site_age", "day_site_age"), chunk, ordered=False))
     assert counts[0] == counts[2]
     assert counts[1] == counts[3]
+
+
+def test_a_chunk_can_be_counted_in_order(partition, cut_finely):
+    chunk = arrow_counts._chunks(partition / "impressions")[0]
+    counted = (
+        (partial(arrow_counts._edges, SCHEMA, RELATIONS[:4]), ("number", "left", "right")),
+        (partial(arrow_counts._values, SCHEMA, ("age", "day_site_age", "site", "tags")), ("number", "value")),
+    )
+    for count, keys in counted:
+        unordered, ordered = (count(chunk, ordered) for ordered in (False, True))
+        order = [(name, "ascending") for name in keys]
+        assert ordered == unordered.sort_by(order)
+        assert ordered != unordered
