@@ -141,6 +141,7 @@ def _count(tasks: Sequence[Task], numbers: Iterator[pa.RecordBatch]) -> Iterator
             # Nearly as many distinct values as rows: Spark's shuffle can spill, this cannot.
             if len(held[0]) > _MOST_HELD // 2:
                 yield from held.pop().to_batches(max_chunksize=_BATCH)
+            pa.default_memory_pool().release_unused()
     if held:
         yield from _merged(held).to_batches(max_chunksize=_BATCH)
 
@@ -209,7 +210,10 @@ class _Records:
 
 
 def _sorted(tokens: _Tokens) -> _Tokens:
-    """The same with ascending words: what is counted by them comes out sorted, which spares Spark's sort most of its work."""
+    """The same with ascending words.
+
+    What is counted by them comes out sorted, and Spark's sort has one comparison a row left.
+    """
     order = pc.sort_indices(tokens.words)
     rank = np.empty(len(order), np.int32)
     rank[order.to_numpy()] = np.arange(len(order), dtype=np.int32)
@@ -279,7 +283,7 @@ def _words(left: _Tokens, right: _Tokens, pairs: Integers) -> tuple[pa.Array, pa
 
 
 def _time_part(ms: Integers, part: TimePart, timezone: str) -> tuple[Integers, int]:
-    """A part of the local time, the rule being that of `spark_jobs.times.time_part`, and how many there are."""
+    """A part of the local time, as `spark_jobs.times.time_part`, and how many there are."""
     starts, offsets = utc_offsets(timezone)
     utc_s = ms // 1000
     seconds = utc_s + np.array(offsets)[np.searchsorted(np.array(starts), utc_s, side="right") - 1]

@@ -57,7 +57,7 @@ def with_nothing(schema: Schema) -> Schema:
 
 
 def records(sort: bool) -> pa.Table:
-    """Records around a change of the clock, with nulls, empty lists, repeats in lists and one value seen once."""
+    """Records around a change of the clock, with nulls, empty lists, repeats in lists, a value seen once."""
     dice = np.random.default_rng(5)
     stamps = dice.integers(0, 86_400_000 * 2, ROWS) + 1_648_200_000_123
     lists = [[f"t{t}" for t in dice.integers(0, 4, dice.integers(0, 4))] for _ in range(ROWS)]
