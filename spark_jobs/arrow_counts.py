@@ -152,7 +152,8 @@ def _merged(parts: Sequence[pa.Table]) -> pa.Table:
     table = pa.concat_tables(parts)
     keys = [name for name in table.column_names if name not in _MERGES]
     figures = [(name, _MERGES[name]) for name in table.column_names if name in _MERGES]
-    return table.group_by(keys).aggregate(figures).rename_columns(table.column_names)
+    # The worker's own thread alone: more of them hold a hash table each, and take a quarter more CPU.
+    return table.group_by(keys, use_threads=False).aggregate(figures).rename_columns(table.column_names)
 
 
 @dataclass(frozen=True)
