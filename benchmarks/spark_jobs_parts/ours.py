@@ -102,7 +102,7 @@ class _CpuWatch:
     """
 
     def __init__(self) -> None:
-        self._used: dict[tuple[int, float], float] = {}
+        self._used: dict[psutil.Process, float] = {}
         self._look()
         self._before = sum(self._used.values())
         self._over = threading.Event()
@@ -125,7 +125,7 @@ class _CpuWatch:
             for process in (root, *root.children(recursive=True)):
                 with suppress(psutil.NoSuchProcess):
                     times = process.cpu_times()
-                    self._used[process.pid, process.create_time()] = times.user + times.system
+                    self._used[process] = times.user + times.system
 
 
 def main(request: Mapping[str, Any]) -> dict[str, Any]:
