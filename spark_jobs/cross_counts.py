@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
@@ -19,9 +20,13 @@ from pyspark.sql import functions as F
 from features.canonical import NULL
 from features.errors import InputError
 from features.schema import Relation, Schema
-from spark_jobs.counting import SHOWN, counted
+from spark_jobs.arrow_counts import edge_parts, is_countable
+from spark_jobs.counting import SHOWN, counted, merged
 from spark_jobs.files import are_small, fitted, write_grouped
-from spark_jobs.graph_files import Counts, RelationCounts, edges_folder, meaning
+from spark_jobs.graph_files import EDGES, Counts, RelationCounts, edges_folder, meaning
+
+_ENDS, _SUMS = ("left", "right"), ("impressions", "clicks")
+_NO_EDGES = pa.schema([(name, pa.string()) for name in _ENDS] + [(name, pa.int64()) for name in _SUMS]).empty_table()
 
 
 def cross_counts(
@@ -46,11 +51,16 @@ def cross_counts(
     source = partition / "impressions"
     label = pq.read_table(source, columns=["label"])["label"]
     impressions, clicks = len(label), pc.sum(label).as_py() or 0
-    with fitted(spark, small=are_small([source])):
+    small = are_small([source])
+    with fitted(spark, small=small):
         records = spark.read.parquet(str(source))
+        together = [] if small else [each for each in relations if _is_countable(schema, each)]
+        if together:
+            _write_together(spark, schema, source, together, impressions, out)
         for relation in relations:
-            edges = _edges(records, schema, relation)
-            write_grouped(edges, edges_folder(out, relation.name), ("left", "right"), impressions)
+            if relation not in together:
+                edges = _edges(records, schema, relation)
+                write_grouped(edges, edges_folder(out, relation.name), _ENDS, impressions)
     told = {relation.name: _told(out, schema, relation) for relation in relations}
     Counts(impressions, clicks, told).write(out)
     by_relation = {f"edges:{name}": float(counts.edges) for name, counts in told.items()}
@@ -69,6 +79,25 @@ def require_fields(schema: Schema, relations: Sequence[Relation]) -> None:
 def _edges(records: DataFrame, schema: Schema, relation: Relation) -> DataFrame:
     ends = {"left": schema.field(relation.left), "right": schema.field(relation.right)}
     return counted(records, schema, ends, SHOWN).where((F.col("left") != NULL) & (F.col("right") != NULL))
+
+
+def _is_countable(schema: Schema, relation: Relation) -> bool:
+    return all(is_countable(schema, schema.field(name)) for name in (relation.left, relation.right))
+
+
+def _write_together(
+    spark: SparkSession, schema: Schema, source: Path, relations: Sequence[Relation], impressions: int, out: Path
+) -> None:
+    """Write the edges of relations by one query, counted by Arrow; the folder of all relations is replaced."""
+    parts = edge_parts(spark, source, schema, relations)
+    counts = parts.counts if parts.complete else merged(parts.counts, ("number", *_ENDS), SHOWN)
+    name = F.element_at(F.array(*(F.lit(relation.name) for relation in relations)), F.col("number") + 1)
+    write_grouped(counts.select(name.alias("relation"), *_ENDS, *_SUMS), out / EDGES, _ENDS, impressions, by="relation")
+    for relation in relations:
+        folder = edges_folder(out, relation.name)
+        if not folder.exists():
+            folder.mkdir()
+            pq.write_table(_NO_EDGES, folder / "part-00000.parquet")
 
 
 def _told(out: Path, schema: Schema, relation: Relation) -> RelationCounts:

@@ -83,8 +83,7 @@ def feature_statistics(
     impressions = partitions[day] / "impressions"
     small = are_small([impressions, *(path / DAY for path in earlier.values())])
     with fitted(spark, small=small):
-        records = spark.read.parquet(str(impressions))
-        write_file(value_counts(records, schema, small=small), out / DAY, KEY)
+        write_file(value_counts(spark, impressions, schema, small=small), out / DAY, KEY)
         if earlier:
             _merge(spark, out, earlier)
     figures = _write(schema, settings, day, out)

@@ -29,7 +29,7 @@ _FOR_SMALL = {
 }
 
 
-def are_small(paths: Iterable[Path], factor: int = 1) -> bool:
+def are_small(paths: Iterable[Path], factor: float = 1) -> bool:
     """Return whether Parquet files, and those in folders, have at most `factor` times `SMALL_BYTES` together."""
     files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*.parquet")))
     return sum(file.stat().st_size for file in files) <= factor * SMALL_BYTES
@@ -88,29 +88,28 @@ def write_placed(frame: DataFrame, folder: Path, by: str, order: Sequence[str], 
     """
     placed = frame.repartitionById(files, place.cast("int")).sortWithinPartitions(by, *order)
     placed.write.mode("overwrite").partitionBy(by).parquet(str(folder))
-    for path in folder.iterdir():
-        if path.is_dir():
-            _tidy(path)
-        else:
-            path.unlink()
+    _tidy(folder)
 
 
-def write_grouped(frame: DataFrame, folder: Path, keys: Sequence[str], records: int) -> None:
+def write_grouped(frame: DataFrame, folder: Path, keys: Sequence[str], records: int, by: str = "") -> None:
     """Write files of about a million records, dealt out by the hash of `keys`; each is sorted by `keys`.
 
     The shuffle that sums up the groups deals them out, so that they are not shuffled a second time: as many reducers as files,
     and none put together with another.
 
     Args:
-        frame: an aggregation by exactly these keys, its last shuffle.
+        frame: an aggregation by exactly these keys (and `by`), its last shuffle.
         folder: made, and replaced where it exists.
         keys: of the aggregation.
         records: how many groups there are at most, about.
+        by: a column that names folders, `<by>=<value>/part-*.parquet`; without records a value has none.
     """
     files = str(files_for(records))
     one_each = {"spark.sql.shuffle.partitions": files, "spark.sql.adaptive.coalescePartitions.enabled": "false"}
     with session_settings(frame.sparkSession, one_each):
-        frame.sortWithinPartitions(*keys).write.mode("overwrite").parquet(str(folder))
+        folders = [by] if by else []
+        ordered = frame.sortWithinPartitions(*folders, *keys)
+        ordered.write.mode("overwrite").partitionBy(*folders).parquet(str(folder))
     _tidy(folder)
 
 
@@ -131,10 +130,12 @@ def write_file(frame: DataFrame, path: Path, order: Sequence[str]) -> None:
 
 
 def _tidy(folder: Path) -> None:
-    """Drop Spark's markers and checksums, and number its files from 0 in the order of their tasks."""
+    """Drop Spark's markers and checksums, and number the files of each folder from 0 in the order of their tasks."""
     number = 0
     for path in sorted(folder.iterdir()):
-        if path.suffix == ".parquet" and not path.name.startswith("."):
+        if path.is_dir():
+            _tidy(path)
+        elif path.suffix == ".parquet" and not path.name.startswith("."):
             path.rename(folder / f"part-{number:05d}.parquet")
             number += 1
         else:

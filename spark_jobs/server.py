@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class SparkServer:
         own = {
             "JAVA_HOME": str(require_java().home),
             "SPARK_HOME": str(_spark_home()),
+            # Workers of the server run in the environment that this package is installed in.
+            "PYSPARK_PYTHON": sys.executable,
             "SPARK_LOCAL_IP": "127.0.0.1",
             TOKEN_VARIABLE: self.token,
         }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial, reduce
+from pathlib import Path
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.canonical import NULL
 from features.schema import MultiValued, Schema
-from spark_jobs.counting import SEEN, SHOWN, counted, distinct_tokens
+from spark_jobs.arrow_counts import is_countable, value_parts
+from spark_jobs.counting import SEEN, SHOWN, counted, distinct_tokens, merged
 from spark_jobs.tokens import field_token
 from spark_jobs.values import quoted
 
@@ -20,17 +23,18 @@ COUNTED = "field string, value string, impressions long, clicks long, first_ms l
 FIGURES = (*SHOWN, *SEEN)
 
 
-def value_counts(records: DataFrame, schema: Schema, *, small: bool) -> DataFrame:
+def value_counts(spark: SparkSession, source: Path, schema: Schema, *, small: bool) -> DataFrame:
     """Return `field, value, impressions, clicks, first_ms, last_ms` of a partition; the whole of it is `("", "")`.
 
     Args:
-        records: an `impressions` partition.
+        spark: the session.
+        source: the folder of an `impressions` partition.
         schema: names the fields.
         small: count all fields in one aggregation of a row per record and field. That is the least
-            to plan, and the most to group: of large partitions each field is aggregated by itself,
-            from its own column.
+            to plan, and the most to group: large partitions are counted by Arrow.
     """
-    return _at_once(records, schema) if small else _field_by_field(records, schema)
+    records = spark.read.parquet(str(source))
+    return _at_once(records, schema) if small else _in_parts(records, source, schema)
 
 
 def _at_once(records: DataFrame, schema: Schema) -> DataFrame:
@@ -45,19 +49,26 @@ def _at_once(records: DataFrame, schema: Schema) -> DataFrame:
     pairs = F.explode(F.concat(F.array(*singles), *lists)).alias("pair")
     rows = records.select("label", "timestamp_ms", pairs).select("label", "timestamp_ms", "pair.*")
     counts = rows.groupBy("number", "value").agg(*(f.count().alias(f.name) for f in FIGURES))
-    field = F.element_at(F.array(*map(F.lit, names)), F.col("number") + 1).alias("field")
-    return counts.select(field, "value", *(figure.name for figure in FIGURES))
+    return _named(counts, names)
 
 
 def _pair(number: int, value: Column) -> Column:
     return F.struct(F.lit(number).alias("number"), value.alias("value"))
 
 
-def _field_by_field(records: DataFrame, schema: Schema) -> DataFrame:
-    whole = records.agg(*(figure.count().alias(figure.name) for figure in FIGURES)).where(F.col("impressions") > 0)
-    fields = (_named(field.name, counted(records, schema, {"value": field}, FIGURES)) for field in schema.fields)
-    return reduce(DataFrame.unionByName, fields, _named(NULL, whole.withColumn("value", F.lit(NULL))))
+def _in_parts(records: DataFrame, source: Path, schema: Schema) -> DataFrame:
+    names = sorted(field.name for field in schema.fields if is_countable(schema, field))
+    parts = value_parts(records.sparkSession, source, schema, names)
+    counts = parts.counts if parts.complete else merged(parts.counts, ("number", "value"), FIGURES)
+    others = (
+        _named(counted(records, schema, {"value": field}, FIGURES).withColumn("number", F.lit(0)), [field.name])
+        for field in schema.fields
+        if field.name not in names
+    )
+    return reduce(DataFrame.unionByName, others, _named(counts, [NULL, *names]))
 
 
-def _named(field: str, counts: DataFrame) -> DataFrame:
-    return counts.select(F.lit(field).alias("field"), "value", *(figure.name for figure in FIGURES))
+def _named(counts: DataFrame, names: Sequence[str]) -> DataFrame:
+    """Counts with their field's name instead of its place in `names`."""
+    field = F.element_at(F.array(*map(F.lit, names)), F.col("number") + 1).alias("field")
+    return counts.select(field, "value", *(figure.name for figure in FIGURES))

@@ -9,8 +9,10 @@ import json
 import os
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ FIRST = date(2026, 1, 1)
 GRAPH, STATISTICS = GraphSettings(), StatisticsSettings()
 HUB_RELATION = Relation(left="device", right="item_id")
 _WARM_ROWS = 20_000
+_EVERY_S = 1.0
 _SERVER = int(os.environ.get(SERVER_PID, "0"))
 
 
@@ -86,17 +89,43 @@ def hub(spark: SparkSession, plain: str, crowded: str, out: str) -> dict[str, fl
 
 def _measured(job: Callable[[Path], Any], folder: Path) -> dict[str, float]:
     folder.mkdir(parents=True)
-    cpu, started = _cpu_s(), time.perf_counter()
+    watch, started = _CpuWatch(), time.perf_counter()
     job(folder)
-    return {"s": time.perf_counter() - started, "cpu_s": _cpu_s() - cpu}
+    return {"s": time.perf_counter() - started, "cpu_s": watch.stop()}
 
 
-def _cpu_s() -> float:
-    """CPU seconds of this process, of what it started, and of the Spark server where there is one."""
-    own = psutil.Process()
-    server = [psutil.Process(_SERVER)] if _SERVER else []
-    times = [process.cpu_times() for process in (own, *own.children(recursive=True), *server)]
-    return sum(each.user + each.system for each in times)
+class _CpuWatch:
+    """A thread that adds up the CPU of this process and the Spark server and of all that they start.
+
+    Spark ends Python workers that were idle for a minute, and nobody waits for them, so that
+    their CPU is in no parent's figures: each process counts with what it was last seen to have used.
+    """
+
+    def __init__(self) -> None:
+        self._used: dict[psutil.Process, float] = {}
+        self._look()
+        self._before = sum(self._used.values())
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float:
+        """Return the seconds used since the start."""
+        self._over.set()
+        self._thread.join()
+        self._look()
+        return sum(self._used.values()) - self._before
+
+    def _run(self) -> None:
+        while not self._over.wait(_EVERY_S):
+            self._look()
+
+    def _look(self) -> None:
+        for root in (psutil.Process(), *([psutil.Process(_SERVER)] if _SERVER else [])):
+            for process in (root, *root.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    times = process.cpu_times()
+                    self._used[process] = times.user + times.system
 
 
 def main(request: Mapping[str, Any]) -> dict[str, Any]:
