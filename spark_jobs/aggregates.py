@@ -59,7 +59,11 @@ def aggregates(frame: DataFrame, schema: Schema, folder: Path) -> Iterator[Metri
         yield Metric(DAY, f"{edge}_timestamp_ms", rounded(stamps[edge]))
     names = ["user", "item", *(field.name for field in schema.column_fields())]
     lists = {field.name for field in schema.column_fields() if isinstance(field, MultiValued)}
-    numbers = {2 + i: Moments() for i, field in enumerate(schema.column_fields()) if isinstance(field, Numeric)}
+    numbers = {
+        2 + i: Moments()
+        for i, field in enumerate(schema.column_fields())
+        if isinstance(field, Numeric)
+    }
     values = [_Values() for _ in names]
     counts = folder / _COUNTS
     _counted(frame, names, lists).write.parquet(str(counts))
@@ -67,7 +71,9 @@ def aggregates(frame: DataFrame, schema: Schema, folder: Path) -> Iterator[Metri
         field, n = (batch[name].to_numpy() for name in ("field", "n"))
         for number in np.unique(field).tolist():
             of_field = field == number
-            values[number].add(batch["value"].filter(pa.array(of_field)), n[of_field], numbers.get(number))
+            values[number].add(
+                batch["value"].filter(pa.array(of_field)), n[of_field], numbers.get(number)
+            )
     shutil.rmtree(counts)
     yield Metric(DAY, "users", float(values[0].distinct))
     yield Metric(DAY, "items", float(values[1].distinct))
@@ -85,7 +91,12 @@ def write_metrics(metrics: Iterable[Metric], path: Path) -> None:
     """Write metrics as one Parquet file, sorted by field and metric."""
     ordered = sorted(metrics, key=lambda metric: (metric.field, metric.metric))
     columns = zip(*((m.field, m.metric, m.value) for m in ordered), strict=True)
-    pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, _TABLE, strict=True)], schema=_TABLE), path)
+    pq.write_table(
+        pa.table(
+            [pa.array(c, f.type) for c, f in zip(columns, _TABLE, strict=True)], schema=_TABLE
+        ),
+        path,
+    )
 
 
 def counts(values: Mapping[str, int]) -> Iterator[Metric]:
@@ -128,10 +139,18 @@ def _number_metrics(name: str, moments: Moments, found: _Values, rows: int) -> I
 
 def _counted(frame: DataFrame, names: Sequence[str], lists: Set[str]) -> DataFrame:
     """How many records have each value of each column (by its place in `names`); of a list each value once."""
-    singles = F.array(*(_pair(i, quoted(name)) for i, name in enumerate(names) if name not in lists))
-    pairs = [F.transform(distinct_tokens(quoted(name)), partial(_pair, i)) for i, name in enumerate(names) if name in lists]
+    singles = F.array(
+        *(_pair(i, quoted(name)) for i, name in enumerate(names) if name not in lists)
+    )
+    pairs = [
+        F.transform(distinct_tokens(quoted(name)), partial(_pair, i))
+        for i, name in enumerate(names)
+        if name in lists
+    ]
     return (
-        frame.select(F.explode(F.concat(singles, *pairs)).alias("p")).groupBy("p.field", "p.value").agg(F.count("*").alias("n"))
+        frame.select(F.explode(F.concat(singles, *pairs)).alias("p"))
+        .groupBy("p.field", "p.value")
+        .agg(F.count("*").alias("n"))
     )
 
 

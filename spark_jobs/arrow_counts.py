@@ -27,7 +27,17 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 
 from features.canonical import NULL, SEPARATOR
-from features.schema import Cross, KeyField, MultiValued, Numeric, Relation, Schema, Time, TimePart, is_dense
+from features.schema import (
+    Cross,
+    KeyField,
+    MultiValued,
+    Numeric,
+    Relation,
+    Schema,
+    Time,
+    TimePart,
+    is_dense,
+)
 from features.timezones import utc_offsets
 from spark_jobs.moments import numbers_of
 
@@ -37,7 +47,13 @@ EDGES = "number int, left string, right string, impressions long, clicks long"
 ENDS = "relation string, side string, token string, impressions long, clicks long, degree long"
 
 _SHOWN = ("impressions", "clicks")
-_MERGES = {"impressions": "sum", "clicks": "sum", "first_ms": "min", "last_ms": "max", "degree": "sum"}
+_MERGES = {
+    "impressions": "sum",
+    "clicks": "sum",
+    "first_ms": "min",
+    "last_ms": "max",
+    "degree": "sum",
+}
 _CHUNK_ROWS = 1_000_000
 """Rows that a task reads at once. More of them need more memory, fewer give more parts to merge."""
 _MOST_HELD = 4_000_000
@@ -80,19 +96,31 @@ def value_parts(spark: SparkSession, source: Path, schema: Schema, names: Sequen
         names: countable fields.
     """
     chunks = _chunks(source)
-    return _parts(spark, [partial(_values, schema, tuple(names), each, len(chunks) == 1) for each in chunks], VALUES)
+    return _parts(
+        spark,
+        [partial(_values, schema, tuple(names), each, len(chunks) == 1) for each in chunks],
+        VALUES,
+    )
 
 
-def edge_parts(spark: SparkSession, source: Path, schema: Schema, relations: Sequence[Relation]) -> Parts:
+def edge_parts(
+    spark: SparkSession, source: Path, schema: Schema, relations: Sequence[Relation]
+) -> Parts:
     """Count `EDGES` of relations between countable fields, `number` being the place in `relations`.
 
     The other arguments are those of `value_parts`. Nulls make no edge.
     """
     chunks = _chunks(source)
-    return _parts(spark, [partial(_edges, schema, tuple(relations), each, len(chunks) == 1) for each in chunks], EDGES)
+    return _parts(
+        spark,
+        [partial(_edges, schema, tuple(relations), each, len(chunks) == 1) for each in chunks],
+        EDGES,
+    )
 
 
-def end_parts(spark: SparkSession, counts: Mapping[str, Sequence[Path]], kept: Mapping[str, Path]) -> Parts:
+def end_parts(
+    spark: SparkSession, counts: Mapping[str, Sequence[Path]], kept: Mapping[str, Path]
+) -> Parts:
     """Sum the edges of `ENDS`, as `spark_jobs.edges.ends_of` does.
 
     Args:
@@ -102,7 +130,11 @@ def end_parts(spark: SparkSession, counts: Mapping[str, Sequence[Path]], kept: M
     """
     every = [(name, False, folder) for name, folders in counts.items() for folder in folders]
     folders = [*every, *((name, True, folder) for name, folder in kept.items())]
-    tasks = [partial(_ends, name, is_kept, chunk) for name, is_kept, folder in folders for chunk in _chunks(folder)]
+    tasks = [
+        partial(_ends, name, is_kept, chunk)
+        for name, is_kept, folder in folders
+        for chunk in _chunks(folder)
+    ]
     return _parts(spark, tasks, ENDS)
 
 
@@ -153,7 +185,11 @@ def _merged(parts: Sequence[pa.Table]) -> pa.Table:
     keys = [name for name in table.column_names if name not in _MERGES]
     figures = [(name, _MERGES[name]) for name in table.column_names if name in _MERGES]
     # The worker's own thread alone: more of them hold a hash table each, and take a quarter more CPU.
-    return table.group_by(keys, use_threads=False).aggregate(figures).rename_columns(table.column_names)
+    return (
+        table.group_by(keys, use_threads=False)
+        .aggregate(figures)
+        .rename_columns(table.column_names)
+    )
 
 
 @dataclass(frozen=True)
@@ -246,7 +282,9 @@ def _of_lists(column: pa.Array) -> _Tokens:
     rows = np.repeat(np.arange(len(sizes)), np.maximum(sizes, 1))
     codes = np.full(len(rows), len(elements.dictionary))
     codes[sizes[rows] > 0] = elements.indices.to_numpy()
-    words, codes = _without_repeats(pa.concat_arrays([elements.dictionary, pa.array([NULL])]), codes)
+    words, codes = _without_repeats(
+        pa.concat_arrays([elements.dictionary, pa.array([NULL])]), codes
+    )
     # Sorted and compared, which is ten times as fast as NumPy's `unique`: that hashes (2.4).
     pairs = np.sort(rows * len(words) + codes)
     rows, codes = np.divmod(pairs[np.diff(pairs, prepend=-1) > 0], len(words))
@@ -270,7 +308,11 @@ def _crossed(left: _Tokens, right: _Tokens) -> _Tokens:
     else:
         found, pairs = np.unique(pairs, return_inverse=True)
     # A value may hold the separator, so that two pairs are one token.
-    return _Tokens(*_without_repeats(pc.binary_join_element_wise(*_words(left, right, found), SEPARATOR), pairs))
+    return _Tokens(
+        *_without_repeats(
+            pc.binary_join_element_wise(*_words(left, right, found), SEPARATOR), pairs
+        )
+    )
 
 
 def _without_repeats(words: pa.Array, codes: NDArray[Any]) -> tuple[pa.Array, NDArray[np.int32]]:
@@ -299,7 +341,9 @@ def _values(schema: Schema, names: Sequence[str], chunk: Chunk, ordered: bool) -
     records = _Records(chunk, ordered)
     whole = _Tokens(pa.array([NULL]), np.zeros(len(records.stamps), np.int64))
     fields = (whole, *(records.tokens(schema, name) for name in names))
-    return pa.concat_tables(_field_values(number, tokens, records) for number, tokens in enumerate(fields))
+    return pa.concat_tables(
+        _field_values(number, tokens, records) for number, tokens in enumerate(fields)
+    )
 
 
 def _field_values(number: int, tokens: _Tokens, records: _Records) -> pa.Table:
@@ -314,7 +358,11 @@ def _field_values(number: int, tokens: _Tokens, records: _Records) -> pa.Table:
     last[codes] = stamps
     found = np.flatnonzero(shown)
     figures = (pa.array(figure[found]) for figure in (shown, clicks, first, last))
-    columns = [pa.repeat(pa.scalar(number, pa.int32()), len(found)), tokens.words.take(pa.array(found)), *figures]
+    columns = [
+        pa.repeat(pa.scalar(number, pa.int32()), len(found)),
+        tokens.words.take(pa.array(found)),
+        *figures,
+    ]
     return pa.table(columns, ["number", "value", *_SHOWN, "first_ms", "last_ms"])
 
 
@@ -322,7 +370,9 @@ def _edges(schema: Schema, relations: Sequence[Relation], chunk: Chunk, ordered:
     """`EDGES` of some records."""
     records = _Records(chunk, ordered)
     return pa.concat_tables(
-        _relation_edges(number, records.tokens(schema, each.left), records.tokens(schema, each.right), records)
+        _relation_edges(
+            number, records.tokens(schema, each.left), records.tokens(schema, each.right), records
+        )
         for number, each in enumerate(relations)
     )
 
@@ -354,7 +404,9 @@ def _relation_edges(number: int, left: _Tokens, right: _Tokens, records: _Record
     return table.filter((pc.field("left") != NULL) & (pc.field("right") != NULL))
 
 
-def _met(left: _Tokens, right: _Tokens, count: int) -> tuple[NDArray[Any], NDArray[Any], Integers | None]:
+def _met(
+    left: _Tokens, right: _Tokens, count: int
+) -> tuple[NDArray[Any], NDArray[Any], Integers | None]:
     """Every pair of a left and a right code of one of `count` records: both codes, and the record."""
     if right.rows is None:
         codes = right.codes if left.rows is None else right.codes[left.rows]
@@ -380,7 +432,14 @@ def _ends(relation: str, kept: bool, chunk: Chunk) -> pa.Table:
         column = _column(groups, side)
         codes, size = column.indices.to_numpy(), len(column.dictionary)
         # Exact: the sums stay below 2^53.
-        sums = (pa.array(np.bincount(codes, weights=each, minlength=size).astype(np.int64)) for each in weights)
+        sums = (
+            pa.array(np.bincount(codes, weights=each, minlength=size).astype(np.int64))
+            for each in weights
+        )
         names = (pa.repeat(text, size) for text in (relation, side))
-        sides.append(pa.table([*names, column.dictionary, *sums], ["relation", "side", "token", *_SHOWN, "degree"]))
+        sides.append(
+            pa.table(
+                [*names, column.dictionary, *sums], ["relation", "side", "token", *_SHOWN, "degree"]
+            )
+        )
     return pa.concat_tables(sides)

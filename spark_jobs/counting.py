@@ -33,7 +33,9 @@ SEEN = (
 )
 
 
-def counted(records: DataFrame, schema: Schema, fields: Mapping[str, KeyField], figures: Iterable[Figure]) -> DataFrame:
+def counted(
+    records: DataFrame, schema: Schema, fields: Mapping[str, KeyField], figures: Iterable[Figure]
+) -> DataFrame:
     """Return one row per combination of tokens that some record has: the tokens, then the figures.
 
     Only the columns of these fields are read. Spark sums what a task has read before anything is shuffled. A list is grouped as
@@ -47,8 +49,15 @@ def counted(records: DataFrame, schema: Schema, fields: Mapping[str, KeyField], 
     """
     figures = tuple(figures)
     lists = [name for name, field in fields.items() if isinstance(field, MultiValued)]
-    values = (quoted(field.name) if name in lists else field_token(schema, field) for name, field in fields.items())
-    rows = records.select("label", "timestamp_ms", *(value.alias(name) for name, value in zip(fields, values, strict=True)))
+    values = (
+        quoted(field.name) if name in lists else field_token(schema, field)
+        for name, field in fields.items()
+    )
+    rows = records.select(
+        "label",
+        "timestamp_ms",
+        *(value.alias(name) for name, value in zip(fields, values, strict=True)),
+    )
     groups = rows.groupBy(*fields).agg(*(figure.count().alias(figure.name) for figure in figures))
     for name in lists:
         groups = groups.withColumn(name, F.explode(distinct_tokens(F.col(name))))
@@ -57,7 +66,9 @@ def counted(records: DataFrame, schema: Schema, fields: Mapping[str, KeyField], 
 
 def merged(parts: DataFrame, keys: Iterable[str], figures: Iterable[Figure]) -> DataFrame:
     """Return one row per key of counts that may hold a key several times: days that are put together."""
-    return parts.groupBy(*keys).agg(*(figure.merge(figure.name).alias(figure.name) for figure in figures))
+    return parts.groupBy(*keys).agg(
+        *(figure.merge(figure.name).alias(figure.name) for figure in figures)
+    )
 
 
 def distinct_tokens(values: Column) -> Column:

@@ -26,7 +26,9 @@ from spark_jobs.files import are_small, fitted, write_grouped
 from spark_jobs.graph_files import EDGES, Counts, RelationCounts, edges_folder, meaning
 
 _ENDS, _SUMS = ("left", "right"), ("impressions", "clicks")
-_NO_EDGES = pa.schema([(name, pa.string()) for name in _ENDS] + [(name, pa.int64()) for name in _SUMS]).empty_table()
+_NO_EDGES = pa.schema(
+    [(name, pa.string()) for name in _ENDS] + [(name, pa.int64()) for name in _SUMS]
+).empty_table()
 
 
 def cross_counts(
@@ -64,21 +66,32 @@ def cross_counts(
     told = {relation.name: _told(out, schema, relation) for relation in relations}
     Counts(impressions, clicks, told).write(out)
     by_relation = {f"edges:{name}": float(counts.edges) for name, counts in told.items()}
-    return {"impressions": float(impressions), "clicks": float(clicks), "edges": sum(by_relation.values()), **by_relation}
+    return {
+        "impressions": float(impressions),
+        "clicks": float(clicks),
+        "edges": sum(by_relation.values()),
+        **by_relation,
+    }
 
 
 def require_fields(schema: Schema, relations: Sequence[Relation]) -> None:
     """Refuse relations of fields that have no ids; raises InputError naming them and what there is."""
     known = {field.name for field in schema.key_fields()}
-    unknown = sorted({name for relation in relations for name in (relation.left, relation.right)} - known)
+    unknown = sorted(
+        {name for relation in relations for name in (relation.left, relation.right)} - known
+    )
     if unknown:
         choice = f"choose among {sorted(known)}"
-        raise InputError(f"the graph's relations name {unknown}, which are no id fields of the schema: {choice}")
+        raise InputError(
+            f"the graph's relations name {unknown}, which are no id fields of the schema: {choice}"
+        )
 
 
 def _edges(records: DataFrame, schema: Schema, relation: Relation) -> DataFrame:
     ends = {"left": schema.field(relation.left), "right": schema.field(relation.right)}
-    return counted(records, schema, ends, SHOWN).where((F.col("left") != NULL) & (F.col("right") != NULL))
+    return counted(records, schema, ends, SHOWN).where(
+        (F.col("left") != NULL) & (F.col("right") != NULL)
+    )
 
 
 def _is_countable(schema: Schema, relation: Relation) -> bool:
@@ -86,13 +99,26 @@ def _is_countable(schema: Schema, relation: Relation) -> bool:
 
 
 def _write_together(
-    spark: SparkSession, schema: Schema, source: Path, relations: Sequence[Relation], impressions: int, out: Path
+    spark: SparkSession,
+    schema: Schema,
+    source: Path,
+    relations: Sequence[Relation],
+    impressions: int,
+    out: Path,
 ) -> None:
     """Write the edges of relations by one query, counted by Arrow; the folder of all relations is replaced."""
     parts = edge_parts(spark, source, schema, relations)
     counts = parts.counts if parts.complete else merged(parts.counts, ("number", *_ENDS), SHOWN)
-    name = F.element_at(F.array(*(F.lit(relation.name) for relation in relations)), F.col("number") + 1)
-    write_grouped(counts.select(name.alias("relation"), *_ENDS, *_SUMS), out / EDGES, _ENDS, impressions, by="relation")
+    name = F.element_at(
+        F.array(*(F.lit(relation.name) for relation in relations)), F.col("number") + 1
+    )
+    write_grouped(
+        counts.select(name.alias("relation"), *_ENDS, *_SUMS),
+        out / EDGES,
+        _ENDS,
+        impressions,
+        by="relation",
+    )
     for relation in relations:
         folder = edges_folder(out, relation.name)
         if not folder.exists():
@@ -102,5 +128,12 @@ def _write_together(
 
 def _told(out: Path, schema: Schema, relation: Relation) -> RelationCounts:
     files = sorted(edges_folder(out, relation.name).glob("part-*.parquet"))
-    shown = (pc.sum(pq.read_table(path, columns=["impressions"])["impressions"]).as_py() or 0 for path in files)
-    return RelationCounts(meaning(schema, relation), sum(pq.read_metadata(path).num_rows for path in files), sum(shown))
+    shown = (
+        pc.sum(pq.read_table(path, columns=["impressions"])["impressions"]).as_py() or 0
+        for path in files
+    )
+    return RelationCounts(
+        meaning(schema, relation),
+        sum(pq.read_metadata(path).num_rows for path in files),
+        sum(shown),
+    )

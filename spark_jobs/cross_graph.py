@@ -58,7 +58,12 @@ _NUMBERS = "relation string, side string, token string, node int, shown long"
 
 
 def cross_graph(
-    spark: SparkSession, schema: Schema, counts: Mapping[Partition, Path], day: Partition, settings: GraphSettings, out: Path
+    spark: SparkSession,
+    schema: Schema,
+    counts: Mapping[Partition, Path],
+    day: Partition,
+    settings: GraphSettings,
+    out: Path,
 ) -> dict[str, float]:
     """Write the graph of a day's past into `out`: `graph.json`, `nodes.parquet`, `edges/`, `offsets/` and reports.
 
@@ -96,7 +101,9 @@ def cross_graph(
     return _finished(graph, out)
 
 
-def empty_graph(settings: GraphSettings, out: Path, told: Mapping[Partition, Counts] | None = None) -> dict[str, float]:
+def empty_graph(
+    settings: GraphSettings, out: Path, told: Mapping[Partition, Counts] | None = None
+) -> dict[str, float]:
     """Write a graph without an edge, for which nobody needs to wait for Spark; returns what `cross_graph` does."""
     relations = {r.name: RelationGraph(r.left, r.right, 0, 0, 0, 0, 0) for r in settings.relations}
     graph = _of_days(told or {}, relations)
@@ -113,17 +120,25 @@ def _finished(graph: Graph, out: Path) -> dict[str, float]:
 def _require_past(counts: Mapping[Partition, Path], day: Partition) -> None:
     late = sorted(str(when) for when in counts if not is_before(when, day))
     if late:
-        raise InputError(f"the cross graph of {day} may only be made of days before it, not of {late}: they hold its labels")
+        raise InputError(
+            f"the cross graph of {day} may only be made of days before it, not of {late}: they hold its labels"
+        )
 
 
-def _require_relations(told: Mapping[Partition, Counts], schema: Schema, settings: GraphSettings) -> None:
+def _require_relations(
+    told: Mapping[Partition, Counts], schema: Schema, settings: GraphSettings
+) -> None:
     for when, counts in told.items():
         if lacking := counts.lacks(schema, settings.relations):
-            raise InputError(f"the counts of {when} lack the relations {lacking}: run `elastic-ctr cross-counts --date {when}`")
+            raise InputError(
+                f"the counts of {when} lack the relations {lacking}: run `elastic-ctr cross-counts --date {when}`"
+            )
 
 
 def _of_days(told: Mapping[Partition, Counts], relations: Mapping[str, RelationGraph]) -> Graph:
-    impressions, clicks = (sum(getattr(counts, name) for counts in told.values()) for name in ("impressions", "clicks"))
+    impressions, clicks = (
+        sum(getattr(counts, name) for counts in told.values()) for name in ("impressions", "clicks")
+    )
     prior = clicks / impressions if impressions else 0.0
     ordered: list[Partition | None] = [*in_order(told)] or [None]
     hours = sum(length_h(when) for when in told)
@@ -155,7 +170,9 @@ class _Build:
         for relation in self.settings.relations:
             folder = self._found(relation)
             if _extent(folder)[0] > self.settings.max_degree:
-                kept = capped(self.spark.read.schema(COUNTED).parquet(str(folder)), relation, self.settings)
+                kept = capped(
+                    self.spark.read.schema(COUNTED).parquet(str(folder)), relation, self.settings
+                )
                 kept.write.parquet(str(self._thinned(relation)))
 
     def sum_ends(self) -> None:
@@ -163,10 +180,15 @@ class _Build:
         if self.small:
             ends = ends_of(self._counts(), self._kept())
         else:
-            counts = {each.name: [edges_folder(day, each.name) for day in self.days] for each in self.settings.relations}
+            counts = {
+                each.name: [edges_folder(day, each.name) for day in self.days]
+                for each in self.settings.relations
+            }
             kept = {each.name: self._kept_folder(each) for each in self.settings.relations}
             parts = end_parts(self.spark, counts, kept).counts
-            ends = parts.groupBy("relation", "side", "token").agg(*(F.sum(name).alias(name) for name in _SUMS))
+            ends = parts.groupBy("relation", "side", "token").agg(
+                *(F.sum(name).alias(name) for name in _SUMS)
+            )
         ends.write.parquet(str(self.scratch / "ends"))
 
     def number_nodes(self) -> dict[str, RelationGraph]:
@@ -184,43 +206,65 @@ class _Build:
         node = np.concatenate([np.arange(size, dtype=np.int32) for size in (0, *sizes.values())])
         nodes = sums.append_column("node", pa.array(node))
         pq.write_table(nodes.select(NODE_COLUMNS.names).cast(NODE_COLUMNS), self.out / NODES)
-        known = ends.join(nodes.select(["field", "token", "node"]), ["field", "token"], join_type="inner")
+        known = ends.join(
+            nodes.select(["field", "token", "node"]), ["field", "token"], join_type="inner"
+        )
         columns = ["relation", "side", "token", "node", "impressions"]
         names = [*columns[:-1], "shown"]
-        pq.write_table(known.select(columns).rename_columns(names), self.scratch / "numbers.parquet")
+        pq.write_table(
+            known.select(columns).rename_columns(names), self.scratch / "numbers.parquet"
+        )
         return {relation.name: self._sizes(relation, sizes) for relation in self.settings.relations}
 
     def write_edges(self, graph: Graph) -> None:
         """Write the edges by number, files and records in the order of the left node."""
         totals = {
-            relation.name: sum(counts.relations[relation.name].impressions for counts in self.told.values())
+            relation.name: sum(
+                counts.relations[relation.name].impressions for counts in self.told.values()
+            )
             for relation in self.settings.relations
         }
-        edges = numbered(self._kept(), self.spark.read.schema(_NUMBERS).parquet(str(self.scratch / "numbers.parquet")))
+        edges = numbered(
+            self._kept(),
+            self.spark.read.schema(_NUMBERS).parquet(str(self.scratch / "numbers.parquet")),
+        )
         first, place = 0, F.lit(None)
         for name, sizes in graph.relations.items():
             files = files_for(sizes.edges)
             within = floor_div(F.col("left").cast("long") * files, max(sizes.left_nodes, 1))
             place = F.when(F.col("relation") == name, within + first).otherwise(place)
             first += files
-        write_placed(described(edges, self.settings, graph.prior, totals), self.out / EDGES, "relation", _ENDS, place, first)
+        write_placed(
+            described(edges, self.settings, graph.prior, totals),
+            self.out / EDGES,
+            "relation",
+            _ENDS,
+            place,
+            first,
+        )
         for relation in self.settings.relations:
             if not edges_folder(self.out, relation.name).is_dir():
                 empty_relation(self.out, relation.name)
 
     def _fields_of(self, ends: pa.Table) -> pa.Array:
         """The field of each end: what its relation has on its side."""
-        fields = {(r.name, side): getattr(r, side) for r in self.settings.relations for side in _ENDS}
+        fields = {
+            (r.name, side): getattr(r, side) for r in self.settings.relations for side in _ENDS
+        }
         key = pc.binary_join_element_wise(ends["relation"], ends["side"], "/")
         field = pa.array(fields.values(), pa.string())
-        return field.take(pc.index_in(key, pa.array("/".join(pair) for pair in fields)).combine_chunks())
+        return field.take(
+            pc.index_in(key, pa.array("/".join(pair) for pair in fields)).combine_chunks()
+        )
 
     def _sizes(self, relation: Relation, sizes: Mapping[str, int]) -> RelationGraph:
         found = _extent(self._found(relation))
         kept = _extent(self._kept_folder(relation))
         left_nodes, right_nodes = (sizes.get(field, 0) for field in (relation.left, relation.right))
         capped_away = (found[0] - kept[0], found[1] - kept[1])
-        return RelationGraph(relation.left, relation.right, kept[0], left_nodes, right_nodes, *capped_away)
+        return RelationGraph(
+            relation.left, relation.right, kept[0], left_nodes, right_nodes, *capped_away
+        )
 
     def _counts(self) -> DataFrame:
         return day_counts(self.spark, self.settings.relations, self.days)
@@ -228,7 +272,11 @@ class _Build:
     def _kept(self) -> DataFrame:
         """The edges that the graph keeps: those found, or of them those that the cap leaves."""
         found = self.spark.read.schema(_EDGES).parquet(str(self.scratch / "found"))
-        thinned = [relation.name for relation in self.settings.relations if self._thinned(relation).exists()]
+        thinned = [
+            relation.name
+            for relation in self.settings.relations
+            if self._thinned(relation).exists()
+        ]
         if not thinned:
             return found
         left = self.spark.read.schema(_EDGES).parquet(str(self.scratch / "thinned"))
@@ -247,5 +295,10 @@ class _Build:
 
 def _extent(folder: Path) -> tuple[int, int]:
     """Edges below a folder, and the sum of their impressions."""
-    tables = [pq.read_table(path, columns=["impressions"]) for path in sorted(folder.glob("part-*.parquet"))]
-    return sum(table.num_rows for table in tables), sum(int(table["impressions"].to_numpy().sum()) for table in tables)
+    tables = [
+        pq.read_table(path, columns=["impressions"])
+        for path in sorted(folder.glob("part-*.parquet"))
+    ]
+    return sum(table.num_rows for table in tables), sum(
+        int(table["impressions"].to_numpy().sum()) for table in tables
+    )

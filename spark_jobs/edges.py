@@ -21,12 +21,16 @@ COUNTED = "left string, right string, impressions long, clicks long"
 _SALTS = 16
 
 
-def day_counts(spark: SparkSession, relations: Iterable[Relation], days: Iterable[Path]) -> DataFrame:
+def day_counts(
+    spark: SparkSession, relations: Iterable[Relation], days: Iterable[Path]
+) -> DataFrame:
     """Return the counted edges `relation, left, right, impressions, clicks` of several days, each day's own."""
     roots = tuple(days)
     parts = []
     for relation in relations:
-        counts = spark.read.schema(COUNTED).parquet(*(str(edges_folder(root, relation.name)) for root in roots))
+        counts = spark.read.schema(COUNTED).parquet(
+            *(str(edges_folder(root, relation.name)) for root in roots)
+        )
         parts.append(counts.withColumn("relation", F.lit(relation.name)))
     return reduce(DataFrame.unionByName, parts)
 
@@ -52,11 +56,20 @@ def _cuts(edges: DataFrame, side: str, most: int) -> DataFrame:
     Here a hub's edges do meet in one place, so they come in two steps: each of `_SALTS` parts gives up what cannot be among
     the smallest before the parts are put together.
     """
-    hubs = edges.groupBy(side).agg(F.count("*").alias("degree")).where(F.col("degree") > most).select(side)
+    hubs = (
+        edges.groupBy(side)
+        .agg(F.count("*").alias("degree"))
+        .where(F.col("degree") > most)
+        .select(side)
+    )
     drawn = edges.join(F.broadcast(hubs), side, "left_semi").select(side, "chance")
     salt = F.pmod(F.col("chance"), F.lit(_SALTS)).alias("salt")
     part = Window.partitionBy(side, "salt").orderBy("chance")
-    parts = drawn.select(side, "chance", salt).withColumn("place", F.row_number().over(part)).where(F.col("place") <= most)
+    parts = (
+        drawn.select(side, "chance", salt)
+        .withColumn("place", F.row_number().over(part))
+        .where(F.col("place") <= most)
+    )
     whole = Window.partitionBy(side).orderBy("chance")
     ranked = parts.withColumn("place", F.row_number().over(whole)).where(F.col("place") == most)
     return ranked.select(side, F.col("chance").alias("cut"))
@@ -72,8 +85,17 @@ def ends_of(counts: DataFrame, kept: DataFrame) -> DataFrame:
     none = F.lit(0).cast("long")
     shown = counts.select("relation", *_ENDS, "impressions", "clicks", none.alias("degree"))
     numbers = ("impressions", "clicks")
-    edges = kept.select("relation", *_ENDS, *(none.alias(name) for name in numbers), F.lit(1).cast("long").alias("degree"))
-    sides = F.explode(F.array(*(F.struct(F.lit(side).alias("side"), F.col(side).alias("token")) for side in _ENDS)))
+    edges = kept.select(
+        "relation",
+        *_ENDS,
+        *(none.alias(name) for name in numbers),
+        F.lit(1).cast("long").alias("degree"),
+    )
+    sides = F.explode(
+        F.array(
+            *(F.struct(F.lit(side).alias("side"), F.col(side).alias("token")) for side in _ENDS)
+        )
+    )
     figures = (*numbers, "degree")
     rows = shown.unionByName(edges).select("relation", sides.alias("end"), *figures)
     grouped = rows.select("relation", "end.*", *figures).groupBy("relation", "side", "token")
@@ -89,12 +111,16 @@ def numbered(edges: DataFrame, ends: DataFrame) -> DataFrame:
     """
     for side in _ENDS:
         known = ends.where(F.col("side") == side)
-        known = known.select("relation", F.col("token").alias(side), "node", F.col("shown").alias(f"n_{side}"))
+        known = known.select(
+            "relation", F.col("token").alias(side), "node", F.col("shown").alias(f"n_{side}")
+        )
         edges = edges.join(known, ["relation", side]).drop(side).withColumnRenamed("node", side)
     return edges
 
 
-def described(edges: DataFrame, settings: GraphSettings, prior: float, totals: Mapping[str, int]) -> DataFrame:
+def described(
+    edges: DataFrame, settings: GraphSettings, prior: float, totals: Mapping[str, int]
+) -> DataFrame:
     """Return edges in the columns of a graph, after `relation`.
 
     Args:
@@ -103,7 +129,9 @@ def described(edges: DataFrame, settings: GraphSettings, prior: float, totals: M
         prior: click rate of the window.
         totals: impressions of all edges of each relation.
     """
-    total = F.coalesce(*(F.when(F.col("relation") == name, F.lit(float(sum_))) for name, sum_ in totals.items()))
+    total = F.coalesce(
+        *(F.when(F.col("relation") == name, F.lit(float(sum_))) for name, sum_ in totals.items())
+    )
     n, clicks = F.col("impressions"), F.col("clicks")
     ctr = (clicks + settings.smoothing * prior) / (n + settings.smoothing)
     figures = {
@@ -112,7 +140,9 @@ def described(edges: DataFrame, settings: GraphSettings, prior: float, totals: M
         "pmi": F.log(n.cast("double") * total / F.col("n_left") / F.col("n_right")),
         "log_count": F.log1p(n),
     }
-    return edges.select("relation", *_ENDS, n, clicks, *(figure.alias(name) for name, figure in figures.items()))
+    return edges.select(
+        "relation", *_ENDS, n, clicks, *(figure.alias(name) for name, figure in figures.items())
+    )
 
 
 def _logit(rate: Column) -> Column:

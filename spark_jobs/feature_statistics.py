@@ -92,18 +92,26 @@ def feature_statistics(
     return {**figures, "days": float(1 + len(earlier))}
 
 
-def _require_days(partitions: Mapping[Partition, Path], previous_days: Mapping[Partition, Path], day: Partition) -> None:
+def _require_days(
+    partitions: Mapping[Partition, Path], previous_days: Mapping[Partition, Path], day: Partition
+) -> None:
     if day not in partitions:
         given = sorted(map(str, partitions))
-        raise InputError(f"feature statistics of {day} need that day's impressions, but only {given} are given")
+        raise InputError(
+            f"feature statistics of {day} need that day's impressions, but only {given} are given"
+        )
     late = sorted(str(when) for when in previous_days if not is_before(when, day))
     if late:
-        raise InputError(f"feature statistics of {day} may only build on days before it, not on {late}")
+        raise InputError(
+            f"feature statistics of {day} may only build on days before it, not on {late}"
+        )
 
 
 def _merge(spark: SparkSession, out: Path, earlier: Mapping[Partition, Path]) -> None:
     """Write the window's counts, with `today`: impressions of the day itself."""
-    own = spark.read.schema(COUNTED).parquet(str(out / DAY)).withColumn("today", F.col("impressions"))
+    own = (
+        spark.read.schema(COUNTED).parquet(str(out / DAY)).withColumn("today", F.col("impressions"))
+    )
     # One scan: a week of hours has 167 of them.
     before = spark.read.schema(COUNTED).parquet(*(str(path / DAY) for path in earlier.values()))
     parts = own.unionByName(before.withColumn("today", F.lit(0).cast("long")))
@@ -116,12 +124,18 @@ def _add_earlier(path: Path, earlier: Mapping[Partition, Path]) -> None:
     Some hundred records a day and up to 167 files: no work for Spark.
     """
     own = {str(when): folder / NEW_VALUES for when, folder in earlier.items()}
-    found = [pq.read_table(file, filters=[("day", "==", day)]) for day, file in own.items() if file.is_file()]
+    found = [
+        pq.read_table(file, filters=[("day", "==", day)])
+        for day, file in own.items()
+        if file.is_file()
+    ]
     whole = pa.concat_tables([*found, pq.read_table(path)], promote_options="default")
     pq.write_table(whole.sort_by([("field", "ascending"), ("day", "ascending")]), path)
 
 
-def _write(schema: Schema, settings: StatisticsSettings, day: Partition, out: Path) -> dict[str, float]:
+def _write(
+    schema: Schema, settings: StatisticsSettings, day: Partition, out: Path
+) -> dict[str, float]:
     """Write what the window's counts say; they are sorted by field and value, the whole window first."""
     merged_file = out / _WINDOW
     window = pq.ParquetFile(merged_file if merged_file.is_file() else out / DAY)
@@ -137,18 +151,29 @@ def _write(schema: Schema, settings: StatisticsSettings, day: Partition, out: Pa
     pq.write_table(fields, out / "fields.parquet")
     pq.write_table(histogram_table(figures), out / "histogram.parquet")
     pq.write_table(new_values_table(figures, str(day)), out / NEW_VALUES)
-    told = {"values": pc.sum(fields["cardinality"]), "new_value_rate": pc.mean(fields["new_value_rate"])}
+    told = {
+        "values": pc.sum(fields["cardinality"]),
+        "new_value_rate": pc.mean(fields["new_value_rate"]),
+    }
     summary = {name: float(figure.as_py() or 0.0) for name, figure in told.items()}
     return {"impressions": float(impressions), "clicks": float(clicks), **summary}
 
 
-def _smoothed(window: pq.ParquetFile, values: pq.ParquetWriter, prior: float, smoothing: float) -> Iterator[pa.RecordBatch]:
+def _smoothed(
+    window: pq.ParquetFile, values: pq.ParquetWriter, prior: float, smoothing: float
+) -> Iterator[pa.RecordBatch]:
     """Yield the counts of the fields' values, with `today`; on the way they are written with their smoothed click rate."""
     for batch in window.iter_batches(_BATCH):
         counts = batch.filter(pc.not_equal(batch["field"], NULL))
-        impressions, clicks = (counts[name].to_numpy().astype(np.float64) for name in ("impressions", "clicks"))
+        impressions, clicks = (
+            counts[name].to_numpy().astype(np.float64) for name in ("impressions", "clicks")
+        )
         ctr = pa.array((clicks + smoothing * prior) / (impressions + smoothing))
         columns = {**{name: counts[name] for name in counts.schema.names}, "ctr": ctr}
-        values.write_batch(pa.record_batch([columns[name] for name in _VALUES.names], schema=_VALUES))
+        values.write_batch(
+            pa.record_batch([columns[name] for name in _VALUES.names], schema=_VALUES)
+        )
         today = columns.get("today", counts["impressions"])
-        yield pa.record_batch({**{name: columns[name] for name in (*KEY, "impressions")}, "today": today})
+        yield pa.record_batch(
+            {**{name: columns[name] for name in (*KEY, "impressions")}, "today": today}
+        )

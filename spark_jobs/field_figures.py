@@ -24,15 +24,34 @@ from spark_jobs.moments import Moments, numbers_of
 TAIL_BELOW = 10
 """A value seen less often than this in the window belongs to the tail."""
 
-HISTOGRAM = pa.schema([("field", pa.string())] + [(name, pa.int64()) for name in ("at_least", "values", "impressions")])
+HISTOGRAM = pa.schema(
+    [("field", pa.string())]
+    + [(name, pa.int64()) for name in ("at_least", "values", "impressions")]
+)
 NEW_VALUES = pa.schema(
     [("field", pa.string()), ("day", pa.string())]
     + [(name, pa.int64()) for name in ("values", "new_values", "impressions", "new_impressions")]
     + [("new_value_rate", pa.float64())]
 )
 FIELDS = pa.schema(
-    [("field", pa.string()), ("kind", pa.string()), ("cardinality", pa.int64()), ("impressions", pa.int64())]
-    + [(name, pa.float64()) for name in ("coverage", "seen_once_share", "tail_share", "entropy", "new_value_rate", "mean", "std")]
+    [
+        ("field", pa.string()),
+        ("kind", pa.string()),
+        ("cardinality", pa.int64()),
+        ("impressions", pa.int64()),
+    ]
+    + [
+        (name, pa.float64())
+        for name in (
+            "coverage",
+            "seen_once_share",
+            "tail_share",
+            "entropy",
+            "new_value_rate",
+            "mean",
+            "std",
+        )
+    ]
 )
 
 _DIGITS = 12
@@ -85,7 +104,9 @@ class FieldFigures:
         power = np.frexp(n.astype(np.float64))[1] - 1
         self.values_by_power += np.bincount(power, minlength=_POWERS)
         # Exact: the sums stay below 2^53.
-        self.impressions_by_power += np.bincount(power, weights=n, minlength=_POWERS).astype(np.int64)
+        self.impressions_by_power += np.bincount(power, weights=n, minlength=_POWERS).astype(
+            np.int64
+        )
         if self.numeric is not None:
             x = numbers_of(values)
             if self.numeric.transform is Transform.LOG:
@@ -131,24 +152,34 @@ def field_figures(batches: Iterable[pa.RecordBatch], schema: Schema) -> dict[str
         impressions, today = (batch[name].to_numpy() for name in ("impressions", "today"))
         for name, start, end in _runs(batch["field"]):
             if name in figures:
-                figures[name].add(batch["value"][start:end], impressions[start:end], today[start:end])
+                figures[name].add(
+                    batch["value"][start:end], impressions[start:end], today[start:end]
+                )
     return figures
 
 
 def histogram_table(figures: dict[str, FieldFigures]) -> pa.Table:
     """Return `histogram.parquet`."""
-    return _table(HISTOGRAM, ((name, *row) for name in sorted(figures) for row in figures[name].histogram()))
+    return _table(
+        HISTOGRAM, ((name, *row) for name in sorted(figures) for row in figures[name].histogram())
+    )
 
 
 def new_values_table(figures: dict[str, FieldFigures], day: str) -> pa.Table:
     """Return the day's own records of `new_values.parquet`: how much of it the window had not seen before."""
-    return _table(NEW_VALUES, ((name, day, *each.new.tolist(), each.new_value_rate()) for name, each in figures.items()))
+    return _table(
+        NEW_VALUES,
+        ((name, day, *each.new.tolist(), each.new_value_rate()) for name, each in figures.items()),
+    )
 
 
 def fields_table(figures: dict[str, FieldFigures], schema: Schema, impressions: int) -> pa.Table:
     """Return `fields.parquet`; `impressions` are those of the window."""
     kinds = {each.name: each.kind for each in schema.fields}
-    return _table(FIELDS, ((name, kinds[name], *figures[name].record(impressions)) for name in sorted(figures)))
+    return _table(
+        FIELDS,
+        ((name, kinds[name], *figures[name].record(impressions)) for name in sorted(figures)),
+    )
 
 
 def _runs(names: pa.Array) -> Iterator[tuple[str, int, int]]:
@@ -172,4 +203,6 @@ def _significant(value: float) -> float:
 
 def _table(schema: pa.Schema, rows: Iterable[tuple[object, ...]]) -> pa.Table:
     columns: list[Sequence[object]] = list(zip(*rows, strict=True)) or [[] for _ in schema]
-    return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
+    return pa.table(
+        [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
+    )

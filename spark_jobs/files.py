@@ -31,7 +31,9 @@ _FOR_SMALL = {
 
 def are_small(paths: Iterable[Path], factor: float = 1) -> bool:
     """Return whether Parquet files, and those in folders, have at most `factor` times `SMALL_BYTES` together."""
-    files = (file for path in paths for file in ([path] if path.is_file() else path.rglob("*.parquet")))
+    files = (
+        file for path in paths for file in ([path] if path.is_file() else path.rglob("*.parquet"))
+    )
     return sum(file.stat().st_size for file in files) <= factor * SMALL_BYTES
 
 
@@ -73,7 +75,9 @@ def write_sorted(frame: DataFrame, folder: Path, order: Sequence[str], records: 
     _tidy(folder)
 
 
-def write_placed(frame: DataFrame, folder: Path, by: str, order: Sequence[str], place: Column, files: int) -> None:
+def write_placed(
+    frame: DataFrame, folder: Path, by: str, order: Sequence[str], place: Column, files: int
+) -> None:
     """Write `<by>=<value>/part-*.parquet` files, each sorted by `order`, with a record in the file that `place` numbers.
 
     Unlike ranges, which Spark draws from a sample, places do not depend on the session, nor on how `frame` is partitioned.
@@ -91,7 +95,9 @@ def write_placed(frame: DataFrame, folder: Path, by: str, order: Sequence[str], 
     _tidy(folder)
 
 
-def write_grouped(frame: DataFrame, folder: Path, keys: Sequence[str], records: int, by: str = "") -> None:
+def write_grouped(
+    frame: DataFrame, folder: Path, keys: Sequence[str], records: int, by: str = ""
+) -> None:
     """Write files of about a million records, dealt out by the hash of `keys`; each is sorted by `keys`.
 
     The shuffle that sums up the groups deals them out, so that they are not shuffled a second time: as many reducers as files,
@@ -105,7 +111,10 @@ def write_grouped(frame: DataFrame, folder: Path, keys: Sequence[str], records: 
         by: a column that names folders, `<by>=<value>/part-*.parquet`; without records a value has none.
     """
     files = str(files_for(records))
-    one_each = {"spark.sql.shuffle.partitions": files, "spark.sql.adaptive.coalescePartitions.enabled": "false"}
+    one_each = {
+        "spark.sql.shuffle.partitions": files,
+        "spark.sql.adaptive.coalescePartitions.enabled": "false",
+    }
     with session_settings(frame.sparkSession, one_each):
         folders = [by] if by else []
         ordered = frame.sortWithinPartitions(*folders, *keys)
@@ -123,7 +132,11 @@ def write_file(frame: DataFrame, path: Path, order: Sequence[str]) -> None:
     staging = path.with_name(f".{path.name}.d")
     # Gathered before it is sorted: with coalesce alone the one task that writes would do the
     # aggregation before it as well. With one reducer it does so anyway.
-    gathered = frame if frame.sparkSession.conf.get("spark.sql.shuffle.partitions") == "1" else frame.repartition(1)
+    gathered = (
+        frame
+        if frame.sparkSession.conf.get("spark.sql.shuffle.partitions") == "1"
+        else frame.repartition(1)
+    )
     write_sorted(gathered, staging, order, records=1)
     (staging / "part-00000.parquet").replace(path)
     shutil.rmtree(staging)

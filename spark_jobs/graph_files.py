@@ -55,7 +55,11 @@ class Counts:
     def lacks(self, schema: Schema, relations: Iterable[Relation]) -> list[str]:
         """Return the names of the relations that were not counted, or whose fields meant something else."""
         known = {name: counts.meaning for name, counts in self.relations.items()}
-        return [relation.name for relation in relations if known.get(relation.name) != meaning(schema, relation)]
+        return [
+            relation.name
+            for relation in relations
+            if known.get(relation.name) != meaning(schema, relation)
+        ]
 
     def write(self, folder: Path) -> None:
         """Write `counts.json`."""
@@ -95,7 +99,9 @@ class Graph:
 
     def write(self, folder: Path) -> None:
         """Write `graph.json`."""
-        days = {name: str(day) for name in ("first_day", "last_day") if (day := getattr(self, name))}
+        days = {
+            name: str(day) for name in ("first_day", "last_day") if (day := getattr(self, name))
+        }
         _write_json(folder / GRAPH, asdict(self) | days)
 
 
@@ -118,7 +124,10 @@ def read_graph(folder: Path) -> Graph:
     """Read `graph.json`; raises InputError when it is missing or damaged."""
     told = _read_json(folder / GRAPH, "cross-graph")
     relations = {name: RelationGraph(**values) for name, values in told.pop("relations").items()}
-    days = {key: parse_partition(told.pop(key)) if told[key] else None for key in ("first_day", "last_day")}
+    days = {
+        key: parse_partition(told.pop(key)) if told[key] else None
+        for key in ("first_day", "last_day")
+    }
     return Graph(relations=relations, **(told | days))
 
 
@@ -144,16 +153,26 @@ def require_before(folder: Path, day: Partition) -> None:
 
 def figures(graph: Graph) -> dict[str, float]:
     """Return a graph's sizes for the commit file: days, impressions, edges in all and by relation, edges left out."""
-    by_relation = {f"edges:{name}": float(relation.edges) for name, relation in graph.relations.items()}
+    by_relation = {
+        f"edges:{name}": float(relation.edges) for name, relation in graph.relations.items()
+    }
     capped = float(sum(relation.edges_capped for relation in graph.relations.values()))
-    totals = {"days": float(graph.days), "impressions": float(graph.impressions), "edges": sum(by_relation.values())}
+    totals = {
+        "days": float(graph.days),
+        "impressions": float(graph.impressions),
+        "edges": sum(by_relation.values()),
+    }
     return {**totals, "edges_capped": capped, **by_relation}
 
 
 def meaning(schema: Schema, relation: Relation) -> str:
     """Return a digest of all that a relation's tokens are made by: counts of another meaning do not add up."""
     fields = [_definition(schema, schema.field(name)) for name in (relation.left, relation.right)]
-    whole = {"timezone": schema.timezone, "timestamp": schema.timestamp.model_dump(mode="json"), "fields": fields}
+    whole = {
+        "timezone": schema.timezone,
+        "timestamp": schema.timestamp.model_dump(mode="json"),
+        "fields": fields,
+    }
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -166,7 +185,9 @@ def _read_json(path: Path, command: str) -> dict[str, Any]:
     try:
         told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); run `elastic-ctr {command}` of that day again") from error
+        raise InputError(
+            f"{path}: cannot be read ({error}); run `elastic-ctr {command}` of that day again"
+        ) from error
     return told
 
 

@@ -25,10 +25,18 @@ def plot_degrees(rows: Iterable[tuple[str, str, int, int, int, int]], path: Path
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(dict.fromkeys(name for name, _ in lines))}
+    colours = {
+        name: _COLOURS[i % len(_COLOURS)]
+        for i, name in enumerate(dict.fromkeys(name for name, _ in lines))
+    }
     for (relation, side), points in lines.items():
         axes.plot(
-            *zip(*points, strict=True), _STYLES[side], marker="o", ms=3, color=colours[relation], label=f"{relation}, {side}"
+            *zip(*points, strict=True),
+            _STYLES[side],
+            marker="o",
+            ms=3,
+            color=colours[relation],
+            label=f"{relation}, {side}",
         )
     axes.set(xscale="log", yscale="log", xlabel="edges of a node, at least", ylabel="nodes")
     axes.set_title("How many edges a node has" if lines else "No edges", loc="left")

@@ -34,7 +34,10 @@ _DEGREES = pa.schema(
     [("relation", pa.string()), ("side", pa.string())]
     + [(name, pa.int64()) for name in ("at_least", "nodes", "edges", "impressions")]
 )
-_WEIGHTS = pa.schema([("relation", pa.string())] + [(name, pa.int64()) for name in ("at_least", "edges", "impressions")])
+_WEIGHTS = pa.schema(
+    [("relation", pa.string())]
+    + [(name, pa.int64()) for name in ("at_least", "edges", "impressions")]
+)
 _HUBS = pa.schema(
     [(name, pa.string()) for name in ("relation", "side", "field", "token")]
     + [(name, pa.int64()) for name in ("degree", "impressions")]
@@ -67,22 +70,38 @@ def empty_relation(out: Path, name: str) -> None:
 
 def report(out: Path, graph: Graph) -> None:
     """Write `offsets/`, `degrees.parquet`, `weights.parquet`, `hubs.parquet` and `plots/degrees.png` beside written edges."""
-    tallies = {name: _tally(edges_folder(out, name), relation) for name, relation in graph.relations.items()}
+    tallies = {
+        name: _tally(edges_folder(out, name), relation)
+        for name, relation in graph.relations.items()
+    }
     (out / "offsets").mkdir()
     for name, tally in tallies.items():
         offsets = np.append(0, np.cumsum(tally.degrees["left"]))
-        pq.write_table(pa.table({"offset": pa.array(offsets, pa.int64())}), out / "offsets" / f"relation={name}.parquet")
+        pq.write_table(
+            pa.table({"offset": pa.array(offsets, pa.int64())}),
+            out / "offsets" / f"relation={name}.parquet",
+        )
     degrees = [row for name, tally in tallies.items() for row in _degree_rows(name, tally)]
     _write(out / "degrees.parquet", _DEGREES, degrees)
-    _write(out / "weights.parquet", _WEIGHTS, [row for name, tally in tallies.items() for row in _weight_rows(name, tally)])
-    hubs = [row for name, tally in tallies.items() for row in _hub_rows(name, graph.relations[name], tally, out / NODES)]
+    _write(
+        out / "weights.parquet",
+        _WEIGHTS,
+        [row for name, tally in tallies.items() for row in _weight_rows(name, tally)],
+    )
+    hubs = [
+        row
+        for name, tally in tallies.items()
+        for row in _hub_rows(name, graph.relations[name], tally, out / NODES)
+    ]
     _write(out / "hubs.parquet", _HUBS, hubs)
     plot_degrees(degrees, out / "plots" / "degrees.png")
 
 
 def _tally(folder: Path, relation: RelationGraph) -> _Tally:
     sizes = {"left": relation.left_nodes, "right": relation.right_nodes}
-    degrees, weights = ({side: np.zeros(size, np.int64) for side, size in sizes.items()} for _ in range(2))
+    degrees, weights = (
+        {side: np.zeros(size, np.int64) for side, size in sizes.items()} for _ in range(2)
+    )
     edges, impressions = np.zeros(64, np.int64), np.zeros(64, np.int64)
     for path in sorted(folder.glob("part-*.parquet")):
         table = pq.read_table(path, columns=["left", "right", "impressions"])
@@ -110,7 +129,11 @@ def _degree_rows(name: str, tally: _Tally) -> Iterator[tuple[str, str, int, int,
     for side, degree in tally.degrees.items():
         present = degree > 0
         power, weight = _power(degree[present]), tally.weights[side][present]
-        nodes, edges, impressions = np.bincount(power), _summed(power, degree[present], 0), _summed(power, weight, 0)
+        nodes, edges, impressions = (
+            np.bincount(power),
+            _summed(power, degree[present], 0),
+            _summed(power, weight, 0),
+        )
         for k in np.flatnonzero(nodes):
             yield name, side, 1 << int(k), int(nodes[k]), int(edges[k]), int(impressions[k])
 
@@ -120,7 +143,9 @@ def _weight_rows(name: str, tally: _Tally) -> Iterator[tuple[str, int, int, int]
         yield name, 1 << int(k), int(tally.edges_by_power[k]), int(tally.impressions_by_power[k])
 
 
-def _hub_rows(name: str, relation: RelationGraph, tally: _Tally, nodes: Path) -> Iterator[tuple[str, str, str, str, int, int]]:
+def _hub_rows(
+    name: str, relation: RelationGraph, tally: _Tally, nodes: Path
+) -> Iterator[tuple[str, str, str, str, int, int]]:
     for side, field in (("left", relation.left), ("right", relation.right)):
         degree = tally.degrees[side]
         largest = np.lexsort((np.arange(len(degree)), -degree))[:HUBS]
@@ -137,4 +162,9 @@ def _tokens(nodes: Path, field: str, chosen: NDArray[np.integer]) -> dict[int, s
 
 def _write(path: Path, schema: pa.Schema, rows: Sequence[tuple[str | int, ...]]) -> None:
     columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
-    pq.write_table(pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema), path)
+    pq.write_table(
+        pa.table(
+            [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
+        ),
+        path,
+    )

@@ -51,7 +51,9 @@ class IngestReport:
     reasons: dict[str, int]
 
 
-def ingest(spark: SparkSession, source: Source, schema: Schema, partition: Partition, out: Path) -> IngestReport:
+def ingest(
+    spark: SparkSession, source: Source, schema: Schema, partition: Partition, out: Path
+) -> IngestReport:
     """Write `impressions/`, `quarantine/` and `aggregates.parquet` of one day or hour into `out`.
 
     It is a local date, or an hour that the clock shows, in the schema's time zone. Which records are rows in, undated ones
@@ -70,7 +72,9 @@ def ingest(spark: SparkSession, source: Source, schema: Schema, partition: Parti
         InputError: a file cannot be read, a column is missing, a side table repeats an id, or no time can be read at all.
     """
     if not bounds_ms(partition, schema.timezone):
-        raise NoDataError(f"the clock of {schema.timezone} skips {partition}: there is no such time")
+        raise NoDataError(
+            f"the clock of {schema.timezone} skips {partition}: there is no such time"
+        )
     with read_errors(), ExitStack() as held:
         raw = _raw(spark, source, schema, partition, held)
         records = judged(raw, source, schema, partition)
@@ -92,7 +96,10 @@ Measured on KuaiRand, whose 14,000 records a day are read from 11 MB."""
 def _is_small(raw: DataFrame, source: Source, partition: Partition) -> bool:
     """Whether the log's files and the side tables are; those that are not on this machine are not looked at."""
     log = [unquote(urlsplit(uri).path) for uri in raw.inputFiles() if uri.startswith("file:")]
-    paths = [Path(name) for name in (*log, *(fill_pattern(table.path, partition) for table in source.side_tables))]
+    paths = [
+        Path(name)
+        for name in (*log, *(fill_pattern(table.path, partition) for table in source.side_tables))
+    ]
     return bool(log) and all(path.exists() for path in paths) and are_small(paths, _LOG_FACTOR)
 
 
@@ -114,18 +121,30 @@ def _persisted(frame: DataFrame) -> Iterator[DataFrame]:
         frame.unpersist()
 
 
-def _raw(spark: SparkSession, source: Source, schema: Schema, partition: Partition, held: ExitStack) -> DataFrame:
+def _raw(
+    spark: SparkSession, source: Source, schema: Schema, partition: Partition, held: ExitStack
+) -> DataFrame:
     if source.negatives is None:
         return read_log(spark, source, partition)
     log, where = read_log(spark, source, day_of(partition)), describe(source.path)
-    history = held.enter_context(_persisted(recent(log, moments(log, schema, where), source.negatives, schema, partition)))
-    clicks = history if partition == day_of(partition) else history.where(accounted(F.col(MOMENT), source, schema, partition))
+    history = held.enter_context(
+        _persisted(recent(log, moments(log, schema, where), source.negatives, schema, partition))
+    )
+    clicks = (
+        history
+        if partition == day_of(partition)
+        else history.where(accounted(F.col(MOMENT), source, schema, partition))
+    )
     for earlier in _earlier_logs(spark, source, source.negatives, partition):
-        history = history.unionByName(recent(earlier, moments(earlier, schema, where), source.negatives, schema, partition))
+        history = history.unionByName(
+            recent(earlier, moments(earlier, schema, where), source.negatives, schema, partition)
+        )
     return with_negatives(clicks, history, source.negatives, schema, partition)
 
 
-def _earlier_logs(spark: SparkSession, source: Source, negatives: Negatives, partition: Partition) -> Iterator[DataFrame]:
+def _earlier_logs(
+    spark: SparkSession, source: Source, negatives: Negatives, partition: Partition
+) -> Iterator[DataFrame]:
     """The logs of the days before that a window reaches into, where each day has files of its own."""
     if source.partition is Partitioning.TIMESTAMP:
         return
@@ -137,19 +156,37 @@ def _earlier_logs(spark: SparkSession, source: Source, negatives: Negatives, par
 
 
 def _write(
-    spark: SparkSession, records: DataFrame, source: Source, schema: Schema, partition: Partition, out: Path
+    spark: SparkSession,
+    records: DataFrame,
+    source: Source,
+    schema: Schema,
+    partition: Partition,
+    out: Path,
 ) -> IngestReport:
-    joined = join_side_tables(spark, records.where(F.col(REASON).isNull()), source.side_tables, partition)
+    joined = join_side_tables(
+        spark, records.where(F.col(REASON).isNull()), source.side_tables, partition
+    )
     kept = impressions(joined, schema, describe(source.path))
-    groups = pq.read_table(out / _JUDGED, columns=[REASON, UNDATED]).group_by([REASON, UNDATED]).aggregate([([], "count_all")])
+    groups = (
+        pq.read_table(out / _JUDGED, columns=[REASON, UNDATED])
+        .group_by([REASON, UNDATED])
+        .aggregate([([], "count_all")])
+    )
     counted = groups.to_pylist()
-    report, undated = _report(counted), sum(group["count_all"] for group in counted if group[UNDATED])
+    report, undated = (
+        _report(counted),
+        sum(group["count_all"] for group in counted if group[UNDATED]),
+    )
     _require_records(report, undated, source, schema, partition)
     write_sorted(kept, out / "impressions", _ORDER, report.rows_kept)
-    bad = records.where(F.col(REASON).isNotNull()).select(F.col(REASON).alias("reason"), as_json(records).alias("record"))
+    bad = records.where(F.col(REASON).isNotNull()).select(
+        F.col(REASON).alias("reason"), as_json(records).alias("record")
+    )
     write_sorted(bad, out / "quarantine", ("reason", "record"), report.rows_quarantined)
     written = spark.read.schema(kept.schema).parquet(str(out / "impressions"))
-    write_metrics([*_counts(report, undated), *aggregates(written, schema, out)], out / "aggregates.parquet")
+    write_metrics(
+        [*_counts(report, undated), *aggregates(written, schema, out)], out / "aggregates.parquet"
+    )
     return report
 
 
@@ -162,14 +199,22 @@ def _report(groups: list[dict[str, Any]]) -> IngestReport:
     return IngestReport(rows_in, rows_in - quarantined, quarantined, reasons)
 
 
-def _require_records(report: IngestReport, undated: int, source: Source, schema: Schema, partition: Partition) -> None:
+def _require_records(
+    report: IngestReport, undated: int, source: Source, schema: Schema, partition: Partition
+) -> None:
     """Refuse a day or hour without records; where times tell it, those that none can claim make none."""
     elsewhere = report.reasons[Reason.WRONG_DAY]
     if report.rows_in - (0 if told_by_files(source, partition) else undated + elsewhere) > 0:
         return
-    also = f" ({undated} records have no readable time in {schema.timestamp.column!r})" if undated else ""
+    also = (
+        f" ({undated} records have no readable time in {schema.timestamp.column!r})"
+        if undated
+        else ""
+    )
     also += f" ({elsewhere} records are of other days)" if elsewhere else ""
-    raise NoDataError(f"{describe(source.path)} holds no record of {partition} ({schema.timezone}){also}")
+    raise NoDataError(
+        f"{describe(source.path)} holds no record of {partition} ({schema.timezone}){also}"
+    )
 
 
 def _require_times(raw: DataFrame, source: Source, schema: Schema) -> None:
@@ -182,6 +227,8 @@ def _require_times(raw: DataFrame, source: Source, schema: Schema) -> None:
 
 
 def _counts(report: IngestReport, undated: int) -> Iterator[Metric]:
-    yield from counts({"rows_in": report.rows_in, "rows_quarantined": report.rows_quarantined, "undated": undated})
+    yield from counts(
+        {"rows_in": report.rows_in, "rows_quarantined": report.rows_quarantined, "undated": undated}
+    )
     for reason, number in report.reasons.items():
         yield Metric(DAY, f"quarantined:{reason}", float(number))

@@ -55,7 +55,9 @@ def require_java() -> Java:
     """Return the Java of this process' environment; raises InputError with the cure when there is none."""
     java = find_java(os.environ, Path(sys.prefix))
     if java is None:
-        raise InputError(f"no Java 17 or 21 in JAVA_HOME, on PATH or in {Path(sys.prefix) / 'java'}. {_CURE}")
+        raise InputError(
+            f"no Java 17 or 21 in JAVA_HOME, on PATH or in {Path(sys.prefix) / 'java'}. {_CURE}"
+        )
     return java
 
 
@@ -67,7 +69,13 @@ def ensure_java() -> Java:
 def java_version(executable: Path) -> int | None:
     """Return the major version that `java -version` prints (`1.8.0` is 8), or None when it cannot be run or read."""
     try:
-        probe = subprocess.run([executable, "-version"], capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=True)
+        probe = subprocess.run(
+            [executable, "-version"],
+            capture_output=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     found = _VERSION.search(probe.stderr + probe.stdout)
@@ -104,7 +112,9 @@ def _fetch(prefix: Path) -> Java:
     try:
         jdk.install("17", jre=True, path=str(folder))
     except (jdk.JdkError, OSError) as error:
-        raise InputError(f"no Java 17 or 21 in JAVA_HOME or on PATH, and fetching one failed ({error}). {_CURE}") from error
+        raise InputError(
+            f"no Java 17 or 21 in JAVA_HOME or on PATH, and fetching one failed ({error}). {_CURE}"
+        ) from error
     java = find_java({}, prefix)
     if java is None:
         raise InputError(f"the Java fetched into {folder} does not run here. {_CURE}")

@@ -45,7 +45,9 @@ class Moments:
         weight = float(weights.sum())
         mean = float((x * weights).sum()) / weight
         apart, both = mean - self.mean, self.weight + weight
-        self.squares += float((weights * (x - mean) ** 2).sum()) + apart**2 * self.weight * weight / both
+        self.squares += (
+            float((weights * (x - mean) ** 2).sum()) + apart**2 * self.weight * weight / both
+        )
         self.mean += apart * weight / both
         self.weight = both
         self.least, self.most = min(self.least, float(x.min())), max(self.most, float(x.max()))
@@ -56,5 +58,8 @@ def numbers_of(values: pa.Array) -> Floats:
 
     The rule is that of `spark_jobs.values.number`.
     """
-    x = np.array([float(text) if _NUMBER.match(text) else math.nan for text in values.to_pylist()], np.float64)
+    x = np.array(
+        [float(text) if _NUMBER.match(text) else math.nan for text in values.to_pylist()],
+        np.float64,
+    )
     return np.where(np.isinf(x), np.nan, x)

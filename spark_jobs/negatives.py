@@ -30,7 +30,9 @@ MOMENT = "__ms"
 _SLOT, _POOL, _OWN, _SESSION, _ITEM = "__slot", "__pool", "__own", "__session", "__item"
 
 
-def recent(log: DataFrame, moment: Column, negatives: Negatives, schema: Schema, partition: Partition) -> DataFrame:
+def recent(
+    log: DataFrame, moment: Column, negatives: Negatives, schema: Schema, partition: Partition
+) -> DataFrame:
     """Return the clicks that draws depend on, and undated ones, with their moment as `MOMENT` (long, null if unknown).
 
     An hour's draws depend on those of its whole day, as a day's do: a session's own items are those of the day.
@@ -38,11 +40,18 @@ def recent(log: DataFrame, moment: Column, negatives: Negatives, schema: Schema,
     bounds = bounds_ms(day_of(partition), schema.timezone)
     stamped = log.withColumn(MOMENT, moment)
     ms = F.col(MOMENT)
-    return stamped.where(ms.isNull() | ((ms >= bounds[0][0] - (SLOTS + 1) * _slot_ms(negatives)) & (ms < bounds[-1][1])))
+    return stamped.where(
+        ms.isNull()
+        | ((ms >= bounds[0][0] - (SLOTS + 1) * _slot_ms(negatives)) & (ms < bounds[-1][1]))
+    )
 
 
 def with_negatives(
-    clicks: DataFrame, history: DataFrame, negatives: Negatives, schema: Schema, partition: Partition
+    clicks: DataFrame,
+    history: DataFrame,
+    negatives: Negatives,
+    schema: Schema,
+    partition: Partition,
 ) -> DataFrame:
     """Return the clicks with label 1 and, after each sound one of the day or hour, its negatives with label 0.
 
@@ -62,7 +71,9 @@ def with_negatives(
         InputError: there is no session or item column, or a label column exists.
     """
     columns = [name for name in clicks.columns if name != MOMENT]
-    require_columns(columns, {negatives.session: "`negatives.session`", schema.item: "the item"}, "the log")
+    require_columns(
+        columns, {negatives.session: "`negatives.session`", schema.item: "the item"}, "the log"
+    )
     if schema.label in columns:
         raise InputError(
             f"the log has a column {schema.label!r}: `negatives` are for logs of clicks only; remove them or rename the label"
@@ -76,9 +87,14 @@ def with_negatives(
     sound = F.col(CORRUPT).isNull() & in_partition(F.col(MOMENT), partition, schema.timezone)
     drawn = F.when(sound, _drawn(clicks, negatives, schema)).otherwise(F.array())
     click = F.struct(quoted(schema.item).alias("item"), F.lit("1").alias("label"))
-    others = F.transform(drawn, lambda item: F.struct(item.alias("item"), F.lit("0").alias("label")))
+    others = F.transform(
+        drawn, lambda item: F.struct(item.alias("item"), F.lit("0").alias("label"))
+    )
     exploded = joined.withColumn(_ITEM, F.explode(F.concat(F.array(click), others)))
-    kept = (F.col(f"{_ITEM}.item").alias(name) if name == schema.item else quoted(name) for name in columns)
+    kept = (
+        F.col(f"{_ITEM}.item").alias(name) if name == schema.item else quoted(name)
+        for name in columns
+    )
     return exploded.select(*kept, F.col(f"{_ITEM}.label").alias(schema.label))
 
 
@@ -89,26 +105,41 @@ def _slot_ms(negatives: Negatives) -> int:
 def _pools(history: DataFrame, negatives: Negatives, schema: Schema) -> DataFrame:
     """Per slot the distinct items of the slots before it, in the order of their hash."""
     slot, item = F.col(_SLOT), F.col(_ITEM)
-    clicked = history.where(quoted(schema.item).isNotNull() & F.col(MOMENT).isNotNull() & F.col(CORRUPT).isNull())
-    seen = clicked.select(floor_div(F.col(MOMENT), _slot_ms(negatives)).alias("s"), quoted(schema.item).alias(_ITEM)).distinct()
-    spread = seen.select(F.explode(F.sequence(F.col("s") + 1, F.col("s") + SLOTS)).alias(_SLOT), _ITEM).distinct()
+    clicked = history.where(
+        quoted(schema.item).isNotNull() & F.col(MOMENT).isNotNull() & F.col(CORRUPT).isNull()
+    )
+    seen = clicked.select(
+        floor_div(F.col(MOMENT), _slot_ms(negatives)).alias("s"), quoted(schema.item).alias(_ITEM)
+    ).distinct()
+    spread = seen.select(
+        F.explode(F.sequence(F.col("s") + 1, F.col("s") + SLOTS)).alias(_SLOT), _ITEM
+    ).distinct()
     ranked = F.struct(F.xxhash64(F.lit(negatives.seed), slot, item).alias("h"), item.alias("i"))
-    return spread.groupBy(_SLOT).agg(F.transform(F.array_sort(F.collect_list(ranked)), lambda r: r["i"]).alias(_POOL))
+    return spread.groupBy(_SLOT).agg(
+        F.transform(F.array_sort(F.collect_list(ranked)), lambda r: r["i"]).alias(_POOL)
+    )
 
 
 def _own(history: DataFrame, negatives: Negatives, schema: Schema) -> DataFrame:
     """Per session the items it clicked."""
-    return history.groupBy(quoted(negatives.session).alias(_SESSION)).agg(F.collect_set(quoted(schema.item)).alias(_OWN))
+    return history.groupBy(quoted(negatives.session).alias(_SESSION)).agg(
+        F.collect_set(quoted(schema.item)).alias(_OWN)
+    )
 
 
 def _drawn(clicks: DataFrame, negatives: Negatives, schema: Schema) -> Column:
     """The items drawn for a click: from its start on the circle as many as could be needed, its own left out."""
     pool, items = F.col(_POOL), F.size(_POOL)
-    own = F.coalesce(F.array_union(F.col(_OWN), F.array(quoted(schema.item))), F.array(quoted(schema.item)))
+    own = F.coalesce(
+        F.array_union(F.col(_OWN), F.array(quoted(schema.item))), F.array(quoted(schema.item))
+    )
     start = F.pmod(F.xxhash64(F.lit(negatives.seed), digest(clicks.drop(MOMENT))), items)
     needed = F.least(items, F.size(own) + negatives.per_click)
     circle = F.transform(
-        F.sequence(F.lit(0), needed - 1), lambda i: F.element_at(pool, (F.pmod(start + i, items) + 1).cast("int"))
+        F.sequence(F.lit(0), needed - 1),
+        lambda i: F.element_at(pool, (F.pmod(start + i, items) + 1).cast("int")),
     )
     allowed = F.filter(circle, lambda item: ~F.coalesce(F.array_contains(own, item), F.lit(False)))
-    return F.when(F.coalesce(items, F.lit(0)) > 0, F.slice(allowed, 1, negatives.per_click)).otherwise(F.array())
+    return F.when(
+        F.coalesce(items, F.lit(0)) > 0, F.slice(allowed, 1, negatives.per_click)
+    ).otherwise(F.array())

@@ -59,11 +59,15 @@ def moments(raw: DataFrame, schema: Schema, where: str) -> Column:
     require_columns(raw.columns, {column: "the timestamp"}, where)
     kind = column_type(raw, column)
     if isinstance(kind, TimestampType) and schema.timestamp.unit is not TimeUnit.ISO:
-        raise InputError(f"column {column!r} of {where} holds times, not epochs: set `timestamp.unit: iso`")
+        raise InputError(
+            f"column {column!r} of {where} holds times, not epochs: set `timestamp.unit: iso`"
+        )
     if isinstance(kind, IntegralType) and schema.timestamp.unit is not TimeUnit.ISO:
         # The same as by way of text, which costs a regular expression for each record of the log.
         count = quoted(column).cast("long")
-        return whole_ms(F.when(count.between(-_EPOCH_MOST, _EPOCH_MOST), count), schema.timestamp.unit)
+        return whole_ms(
+            F.when(count.between(-_EPOCH_MOST, _EPOCH_MOST), count), schema.timestamp.unit
+        )
     return epoch_ms(single_value(column, kind), schema.timestamp)
 
 
@@ -101,9 +105,13 @@ def judged(raw: DataFrame, source: Source, schema: Schema, partition: Partition)
     where = describe(source.path)
     needed = {schema.label: "the label", schema.user: "the user", schema.item: "the item"}
     require_columns(raw.columns, needed, where)
-    stamped = raw.withColumn(_MS, moments(raw, schema, where)).where(accounted(F.col(_MS), source, schema, partition))
+    stamped = raw.withColumn(_MS, moments(raw, schema, where)).where(
+        accounted(F.col(_MS), source, schema, partition)
+    )
     identified = stamped.withColumn(_ID, digest(raw))
-    numbered = identified.withColumn("__n", F.row_number().over(Window.partitionBy(_ID).orderBy(_ID)))
+    numbered = identified.withColumn(
+        "__n", F.row_number().over(Window.partitionBy(_ID).orderBy(_ID))
+    )
     return numbered.select(
         *(quoted(name) for name in raw.columns),
         _MS,
@@ -115,7 +123,11 @@ def judged(raw: DataFrame, source: Source, schema: Schema, partition: Partition)
 
 def as_json(records: DataFrame) -> Column:
     """Return the raw record (JSON) of each of `judged`."""
-    return F.to_json(F.struct(*(quoted(name) for name in records.columns if name not in (_MS, _ID, REASON, UNDATED))))
+    return F.to_json(
+        F.struct(
+            *(quoted(name) for name in records.columns if name not in (_MS, _ID, REASON, UNDATED))
+        )
+    )
 
 
 def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
@@ -124,11 +136,15 @@ def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
     Raises:
         InputError: a column that a field or an extra reads is missing, or holds what its kind cannot be.
     """
-    columns = {schema.source_column(field): f"field {field.name!r}" for field in schema.column_fields()}
+    columns = {
+        schema.source_column(field): f"field {field.name!r}" for field in schema.column_fields()
+    }
     require_columns(records.columns, {**columns, **dict.fromkeys(schema.extras, "`extras`")}, where)
     # The rules of spelling are planned once for an array of all texts, and not once for each column.
     texts = {name: column_type(records, name) for name in _texts(records, schema)}
-    spelled = F.transform(F.array(*(as_text(quoted(name), kind) for name, kind in texts.items())), canonical)
+    spelled = F.transform(
+        F.array(*(as_text(quoted(name), kind) for name, kind in texts.items())), canonical
+    )
     stamped = records.withColumn(_SPELLED, spelled) if texts else records
     place = {name: i for i, name in enumerate(texts)}
 
@@ -156,10 +172,18 @@ def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
 
 def _texts(records: DataFrame, schema: Schema) -> list[str]:
     """The columns of single values whose spelling is in question: integers have one only, and lists are refused later."""
-    fields = (schema.source_column(field) for field in schema.column_fields() if not isinstance(field, MultiValued))
+    fields = (
+        schema.source_column(field)
+        for field in schema.column_fields()
+        if not isinstance(field, MultiValued)
+    )
     names = dict.fromkeys((schema.user, schema.item, *fields))
     kinds = {name: column_type(records, name) for name in names}
-    return [name for name, kind in kinds.items() if not (isinstance(kind, IntegralType) or is_nested(kind))]
+    return [
+        name
+        for name, kind in kinds.items()
+        if not (isinstance(kind, IntegralType) or is_nested(kind))
+    ]
 
 
 def digest(raw: DataFrame) -> Column:
@@ -175,7 +199,9 @@ def digest(raw: DataFrame) -> Column:
 def _reason(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> Column:
     reason = F.when(F.col(CORRUPT).isNotNull(), Reason.MALFORMED.value)
     reason = reason.when(F.col(_MS).isNull(), Reason.TIMESTAMP.value)
-    reason = reason.when(~in_partition(F.col(_MS), partition, schema.timezone), Reason.WRONG_DAY.value)
+    reason = reason.when(
+        ~in_partition(F.col(_MS), partition, schema.timezone), Reason.WRONG_DAY.value
+    )
     reason = reason.when(_label(raw, schema).isNull(), Reason.LABEL.value)
     reason = reason.when(_single(raw, schema.user) == NULL, Reason.USER.value)
     reason = reason.when(_single(raw, schema.item) == NULL, Reason.ITEM.value)

@@ -78,7 +78,10 @@ class SparkServer:
             "SPARK_LOCAL_IP": "127.0.0.1",
             TOKEN_VARIABLE: self.token,
         }
-        return {**{name: value for name, value in inherited.items() if name != REMOTE_VARIABLE}, **own}
+        return {
+            **{name: value for name, value in inherited.items() if name != REMOTE_VARIABLE},
+            **own,
+        }
 
     def command(self, folder: Path, session: SparkSettings | None = None) -> list[str]:
         """Return the command that runs the server in the foreground; its settings are written into `folder`.
@@ -89,17 +92,32 @@ class SparkServer:
         """
         settings = folder / "spark.properties"
         own = session or SparkSettings()
-        memory = own.driver_memory if session else os.environ.get(MEMORY_VARIABLE) or own.driver_memory
+        memory = (
+            own.driver_memory if session else os.environ.get(MEMORY_VARIABLE) or own.driver_memory
+        )
         values = self._settings(own.master, memory)
-        settings.write_text("".join(f"{name} {value}\n" for name, value in values.items()), encoding="utf-8")
+        settings.write_text(
+            "".join(f"{name} {value}\n" for name, value in values.items()), encoding="utf-8"
+        )
         submit = _spark_home() / "bin" / "spark-submit"
-        return [str(submit), "--properties-file", str(settings), "--class", _MAIN_CLASS, "spark-internal"]
+        return [
+            str(submit),
+            "--properties-file",
+            str(settings),
+            "--class",
+            _MAIN_CLASS,
+            "spark-internal",
+        ]
 
     def write_client_environment(self, path: Path) -> None:
         """Write `NAME=value` lines for a shell (`set -a; . FILE`); only the owner may read the file."""
         path.unlink(missing_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as stream:
-            stream.writelines(f"{name}={value}\n" for name, value in self.client_environment().items())
+        with os.fdopen(
+            os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+        ) as stream:
+            stream.writelines(
+                f"{name}={value}\n" for name, value in self.client_environment().items()
+            )
 
     def answers(self) -> bool:
         """Whether the server accepts connections."""
@@ -145,7 +163,9 @@ def accepts_connections(url: str) -> bool:
     """Whether something listens where a `sc://host:port` points to. Spark's own client would try for minutes."""
     address = urlsplit(url)
     try:
-        with socket.create_connection((address.hostname or "", address.port or _DEFAULT_PORT), _PROBE_TIMEOUT_S):
+        with socket.create_connection(
+            (address.hostname or "", address.port or _DEFAULT_PORT), _PROBE_TIMEOUT_S
+        ):
             return True
     except OSError:
         return False

@@ -30,7 +30,9 @@ def spark_session(settings: SparkSettings, app_name: str = "elastic-ctr") -> Ite
         RetryableError: the server does not answer.
     """
     url = remote_of(settings)
-    session = _remote_session(url, settings, app_name) if url else _local_session(settings, app_name)
+    session = (
+        _remote_session(url, settings, app_name) if url else _local_session(settings, app_name)
+    )
     try:
         yield session
     finally:
@@ -61,7 +63,9 @@ def _remote_session(url: str, settings: SparkSettings, app_name: str) -> SparkSe
         return builder.create()
     except PySparkException as error:
         reason = " ".join(str(error).split())[:300]
-        raise InputError(f"the Spark server at {shown} refuses a session (is the token right?): {reason}") from error
+        raise InputError(
+            f"the Spark server at {shown} refuses a session (is the token right?): {reason}"
+        ) from error
 
 
 def _local_session(settings: SparkSettings, app_name: str) -> SparkSession:
@@ -78,7 +82,12 @@ def _local_session(settings: SparkSettings, app_name: str) -> SparkSession:
     named = os.environ.pop(REMOTE_VARIABLE, None)
     os.environ.pop("SPARK_CONNECT_MODE_ENABLED", None)
     try:
-        return SparkSession.builder.master(settings.master).appName(app_name).config(map=options).getOrCreate()
+        return (
+            SparkSession.builder.master(settings.master)
+            .appName(app_name)
+            .config(map=options)
+            .getOrCreate()
+        )
     finally:
         if named is not None:
             os.environ[REMOTE_VARIABLE] = named

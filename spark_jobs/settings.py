@@ -88,9 +88,13 @@ class Source(Settings):
     @model_validator(mode="after")
     def _hours_are_told_one_way(self) -> Self:
         hourly = ["{hour}" in pattern for pattern in self.patterns]
-        dated = self.partition is Partitioning.PATH and all("{date}" in pattern for pattern in self.patterns)
+        dated = self.partition is Partitioning.PATH and all(
+            "{date}" in pattern for pattern in self.patterns
+        )
         if any(hourly) and not (all(hourly) and dated):
-            raise ValueError("`{hour}` needs `partition: path`, and a `{date}` and an `{hour}` in every pattern of `path`")
+            raise ValueError(
+                "`{hour}` needs `partition: path`, and a `{date}` and an `{hour}` in every pattern of `path`"
+            )
         return self
 
 

@@ -48,7 +48,9 @@ def read_log(spark: SparkSession, source: Source, partition: Partition) -> DataF
     return _renamed(frame, source)
 
 
-def join_side_tables(spark: SparkSession, frame: DataFrame, tables: Iterable[SideTable], partition: Partition) -> DataFrame:
+def join_side_tables(
+    spark: SparkSession, frame: DataFrame, tables: Iterable[SideTable], partition: Partition
+) -> DataFrame:
     """Return the frame with each side table's columns joined by id; an id that a table lacks gets nulls.
 
     Ids are compared in canonical spelling, so that `7`, `"7"` and `7.0` meet.
@@ -59,25 +61,51 @@ def join_side_tables(spark: SparkSession, frame: DataFrame, tables: Iterable[Sid
     sides: list[tuple[SideTable, DataFrame]] = []
     for table in tables:
         side = _side_columns(_read_side(spark, table, partition), table)
-        _refuse_clash([*frame.columns, *(name for _, other in sides for name in other.columns if name != _JOIN_KEY)], side, table)
+        _refuse_clash(
+            [
+                *frame.columns,
+                *(name for _, other in sides for name in other.columns if name != _JOIN_KEY),
+            ],
+            side,
+            table,
+        )
         sides.append((table, side))
     _refuse_repeats(sides)
     for table, side in sides:
         key = _canonical(frame, table.key)
-        frame = frame.withColumn(_JOIN_KEY, key).join(F.broadcast(side), _JOIN_KEY, "left").drop(_JOIN_KEY)
+        frame = (
+            frame.withColumn(_JOIN_KEY, key)
+            .join(F.broadcast(side), _JOIN_KEY, "left")
+            .drop(_JOIN_KEY)
+        )
     return frame
 
 
 def read_table(
-    spark: SparkSession, paths: Iterable[str], kind: Format, separator: str, null_values: Iterable[str] = ()
+    spark: SparkSession,
+    paths: Iterable[str],
+    kind: Format,
+    separator: str,
+    null_values: Iterable[str] = (),
 ) -> DataFrame:
     """Return the records of files of one format, with the column `CORRUPT` last."""
     if kind is Format.PARQUET:
         return spark.read.parquet(*paths).withColumn(CORRUPT, F.lit(None).cast("string"))
-    options = {"header": True, "sep": separator, "quote": '"', "escape": '"', "mode": "PERMISSIVE", "enforceSchema": False}
+    options = {
+        "header": True,
+        "sep": separator,
+        "quote": '"',
+        "escape": '"',
+        "mode": "PERMISSIVE",
+        "enforceSchema": False,
+    }
     header = spark.read.options(**options).csv(list(paths)).columns
     fields = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
-    frame = spark.read.options(**options, columnNameOfCorruptRecord=CORRUPT).schema(fields).csv(list(paths))
+    frame = (
+        spark.read.options(**options, columnNameOfCorruptRecord=CORRUPT)
+        .schema(fields)
+        .csv(list(paths))
+    )
     return frame.select(*(_nulled(name, tuple(null_values)) for name in header), CORRUPT)
 
 
@@ -93,9 +121,15 @@ def require_columns(columns: Iterable[str], wanted: Mapping[str, str], where: st
         InputError: names the missing columns, the closest ones, and those there are.
     """
     present = [name for name in columns if name != CORRUPT]
-    missing = [f"{name!r} (for {use}){_closest(name, present)}" for name, use in wanted.items() if name not in present]
+    missing = [
+        f"{name!r} (for {use}){_closest(name, present)}"
+        for name, use in wanted.items()
+        if name not in present
+    ]
     if missing:
-        shown = ", ".join(present[:_SHOWN_COLUMNS]) + (", …" if len(present) > _SHOWN_COLUMNS else "")
+        shown = ", ".join(present[:_SHOWN_COLUMNS]) + (
+            ", …" if len(present) > _SHOWN_COLUMNS else ""
+        )
         raise InputError(
             f"{where} has no column {'; '.join(missing)}. Columns there are: {shown}. Correct the YAML or add a `rename`."
         )
@@ -127,7 +161,9 @@ def describe(path: str | tuple[str, ...]) -> str:
     return path if isinstance(path, str) else ", ".join(path)
 
 
-def _require_files(spark: SparkSession, source: Source, paths: list[str], partition: Partition) -> None:
+def _require_files(
+    spark: SparkSession, source: Source, paths: list[str], partition: Partition
+) -> None:
     unmatched = [path for path in paths if not _matches(spark, path)]
     if source.partition is Partitioning.PATH and len(unmatched) == len(paths):
         cause = f"the {kind_of(partition)} has no data, or `source.path` is wrong"
@@ -159,8 +195,12 @@ def _renamed(frame: DataFrame, source: Source) -> DataFrame:
     names = [source.rename.get(name, name) for name in frame.columns]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"{where}: after `rename` two columns are called {twice}: choose other names")
-    return frame.select(*(quoted(old).alias(new) for old, new in zip(frame.columns, names, strict=True)))
+        raise InputError(
+            f"{where}: after `rename` two columns are called {twice}: choose other names"
+        )
+    return frame.select(
+        *(quoted(old).alias(new) for old, new in zip(frame.columns, names, strict=True))
+    )
 
 
 def _nulled(name: str, null_values: tuple[str, ...]) -> Column:
@@ -180,31 +220,48 @@ def _side_columns(side: DataFrame, table: SideTable) -> DataFrame:
     """The table's chosen columns under their prefixed names, keyed by the canonical id; records without one are left out."""
     key = table.table_key or table.key
     names = table.columns or tuple(name for name in side.columns if name not in (key, CORRUPT))
-    require_columns(side.columns, {key: "the join", **dict.fromkeys(names, "`columns`")}, table.path)
+    require_columns(
+        side.columns, {key: "the join", **dict.fromkeys(names, "`columns`")}, table.path
+    )
     chosen = (quoted(name).alias(table.prefix + name) for name in names)
-    return side.select(_canonical(side, key).alias(_JOIN_KEY), *chosen).where(F.col(_JOIN_KEY) != NULL)
+    return side.select(_canonical(side, key).alias(_JOIN_KEY), *chosen).where(
+        F.col(_JOIN_KEY) != NULL
+    )
 
 
 def _refuse_clash(columns: list[str], side: DataFrame, table: SideTable) -> None:
     require_columns(columns, {table.key: f"the join with {table.path}"}, "the log")
     clashes = sorted(set(side.columns) & set(columns))
     if clashes:
-        raise InputError(f"side table {table.path} and the log both have columns {clashes}: list `columns` or set a `prefix`")
+        raise InputError(
+            f"side table {table.path} and the log both have columns {clashes}: list `columns` or set a `prefix`"
+        )
 
 
 def _refuse_repeats(sides: Sequence[tuple[SideTable, DataFrame]]) -> None:
     """Refuse tables with an id twice, all of them in one query; the first table that has one is named."""
     if not sides:
         return
-    ids = (side.select(F.lit(number).alias("number"), _JOIN_KEY) for number, (_, side) in enumerate(sides))
+    ids = (
+        side.select(F.lit(number).alias("number"), _JOIN_KEY)
+        for number, (_, side) in enumerate(sides)
+    )
     counted = reduce(DataFrame.unionByName, ids).groupBy("number", _JOIN_KEY).count()
     with read_errors():
-        repeats = counted.where("count > 1").orderBy("number", _JOIN_KEY).limit(_SHOWN_REPEATS).collect()
+        repeats = (
+            counted.where("count > 1").orderBy("number", _JOIN_KEY).limit(_SHOWN_REPEATS).collect()
+        )
     if repeats:
         table = sides[repeats[0][0]][0]
-        shown = ", ".join(f"{value!r} ({count} times)" for number, value, count in repeats if number == repeats[0][0])
+        shown = ", ".join(
+            f"{value!r} ({count} times)"
+            for number, value, count in repeats
+            if number == repeats[0][0]
+        )
         key = table.table_key or table.key
-        raise InputError(f"side table {table.path}: {key} must be unique, but repeats: {shown}. Keep one record per id.")
+        raise InputError(
+            f"side table {table.path}: {key} must be unique, but repeats: {shown}. Keep one record per id."
+        )
 
 
 def _canonical(frame: DataFrame, name: str) -> Column:

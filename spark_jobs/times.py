@@ -68,10 +68,15 @@ def bounds_ms(partition: Partition, timezone: str) -> tuple[tuple[int, int], ...
     for what the clock skips.
     """
     starts, offsets = utc_offsets(timezone)
-    begin = (day_of(partition) - _EPOCH_DAY).days * _DAY_S + (partition.hour * _HOUR_S if isinstance(partition, Hour) else 0)
+    begin = (day_of(partition) - _EPOCH_DAY).days * _DAY_S + (
+        partition.hour * _HOUR_S if isinstance(partition, Hour) else 0
+    )
     stretches = []
     for start, end, offset in zip(starts, (*starts[1:], 2**53), offsets, strict=True):
-        first, last = max(start, begin - offset), min(end, begin + length_h(partition) * _HOUR_S - offset)
+        first, last = (
+            max(start, begin - offset),
+            min(end, begin + length_h(partition) * _HOUR_S - offset),
+        )
         if first < last:
             stretches.append((first * 1000, last * 1000))
     return tuple(stretches)
@@ -93,8 +98,16 @@ def _iso_ms(raw: Column, assumed_s: int) -> Column:
     safe = F.when(well_formed, raw).otherwise("1970-01-01T00:00:00Z")
     year, month, day, hour, minute, second = (_group(safe, i) for i in range(1, 7))
     valid = well_formed & _is_date(year, month, day) & (hour < 24) & (minute < 60) & (second < 60)
-    seconds = _days(valid, year, month, day) * _DAY_S + hour * 3600 + minute * 60 + second - _written_offset(safe, assumed_s)
-    fraction = F.substring(F.concat(F.regexp_extract(safe, ISO, 7), F.lit("000")), 1, 3).cast("long")
+    seconds = (
+        _days(valid, year, month, day) * _DAY_S
+        + hour * 3600
+        + minute * 60
+        + second
+        - _written_offset(safe, assumed_s)
+    )
+    fraction = F.substring(F.concat(F.regexp_extract(safe, ISO, 7), F.lit("000")), 1, 3).cast(
+        "long"
+    )
     return F.when(valid, seconds * 1000 + fraction)
 
 
@@ -105,13 +118,20 @@ def _group(text: Column, index: int) -> Column:
 
 def _is_date(year: Column, month: Column, day: Column) -> Column:
     leap = (year % 4 == 0) & ((year % 100 != 0) | (year % 400 == 0))
-    length = F.when(month == 2, F.when(leap, 29).otherwise(28)).when(month.isin(4, 6, 9, 11), 30).otherwise(31)
+    length = (
+        F.when(month == 2, F.when(leap, 29).otherwise(28))
+        .when(month.isin(4, 6, 9, 11), 30)
+        .otherwise(31)
+    )
     return (month >= 1) & (month <= 12) & (day >= 1) & (day <= length)
 
 
 def _days(valid: Column, year: Column, month: Column, day: Column) -> Column:
     """Days since 1970-01-01 in the proleptic Gregorian calendar; 0 where the date is not valid."""
-    parts = (F.when(valid, part).otherwise(safe).cast("int") for part, safe in ((year, 1970), (month, 1), (day, 1)))
+    parts = (
+        F.when(valid, part).otherwise(safe).cast("int")
+        for part, safe in ((year, 1970), (month, 1), (day, 1))
+    )
     return F.unix_date(F.make_date(*parts)).cast("long")
 
 

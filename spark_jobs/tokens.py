@@ -25,7 +25,11 @@ def token(schema: Schema, field: ColumnField, value: Column) -> Column:
         strings, never null; `""` where the value is null or unreadable. Dense numeric fields keep their value.
     """
     if isinstance(field, Time):
-        stamp = Timestamp(column=field.source, unit=schema.timestamp.unit, assume_offset=schema.timestamp.assume_offset)
+        stamp = Timestamp(
+            column=field.source,
+            unit=schema.timestamp.unit,
+            assume_offset=schema.timestamp.assume_offset,
+        )
         part = time_part(epoch_ms(value, stamp), field.part, schema.timezone)
         return F.coalesce(part.cast("string"), F.lit(NULL))
     if isinstance(field, Numeric) and not is_dense(field):
@@ -44,7 +48,10 @@ def field_token(schema: Schema, field: KeyField) -> Column:
 def _single(schema: Schema, field: ColumnField) -> Column:
     if isinstance(field, Time) and schema.source_column(field) == schema.timestamp.column:
         # Ingest has read this very text already: its milliseconds spare one regular expression a record.
-        return F.coalesce(time_part(F.col("timestamp_ms"), field.part, schema.timezone).cast("string"), F.lit(NULL))
+        return F.coalesce(
+            time_part(F.col("timestamp_ms"), field.part, schema.timezone).cast("string"),
+            F.lit(NULL),
+        )
     return token(schema, field, quoted(field.name))
 
 

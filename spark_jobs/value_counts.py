@@ -61,7 +61,10 @@ def _in_parts(records: DataFrame, source: Path, schema: Schema) -> DataFrame:
     parts = value_parts(records.sparkSession, source, schema, names)
     counts = parts.counts if parts.complete else merged(parts.counts, ("number", "value"), FIGURES)
     others = (
-        _named(counted(records, schema, {"value": field}, FIGURES).withColumn("number", F.lit(0)), [field.name])
+        _named(
+            counted(records, schema, {"value": field}, FIGURES).withColumn("number", F.lit(0)),
+            [field.name],
+        )
         for field in schema.fields
         if field.name not in names
     )

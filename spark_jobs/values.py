@@ -47,7 +47,9 @@ def as_text(value: Column, kind: DataType) -> Column:
         return value
     if isinstance(kind, FloatType | DoubleType):
         integral = (value == F.rint(value)) & (F.abs(value) < _INT64_LIMIT)
-        return F.when(integral, F.when(integral, value).cast("long").cast("string")).otherwise(value.cast("string"))
+        return F.when(integral, F.when(integral, value).cast("long").cast("string")).otherwise(
+            value.cast("string")
+        )
     if isinstance(kind, TimestampType):
         return F.date_format(value, "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'")
     return F.to_json(value) if is_nested(kind) else value.cast("string")
@@ -83,7 +85,9 @@ def value_list(name: str, kind: DataType, separator: str) -> Column:
     else:
         parts = F.split(as_text(quoted(name), kind), _literally(separator), -1)
         values = F.transform(parts, canonical)
-    return F.coalesce(F.filter(values, lambda value: value != NULL), F.array().cast("array<string>"))
+    return F.coalesce(
+        F.filter(values, lambda value: value != NULL), F.array().cast("array<string>")
+    )
 
 
 def number(text: Column) -> Column:

@@ -53,27 +53,51 @@ class Machine:
     def spark(self) -> dict[str, Any]:
         """As the section `spark` of a configuration."""
         master = f"local[{self.threads}]"
-        return {"master": master, "driver_memory": self.memory, "shuffle_partitions": self.shuffle_partitions}
+        return {
+            "master": master,
+            "driver_memory": self.memory,
+            "shuffle_partitions": self.shuffle_partitions,
+        }
 
 
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    sizes: Annotated[str, typer.Option(help="Impressions, comma-separated: 500k, 1m, 10m …; may be empty.")] = "1m,10m,50m",
-    declared: Annotated[str, typer.Option("--relations", help="Pairs of fields, left__right, comma-separated.")] = RELATIONS,
+    sizes: Annotated[
+        str, typer.Option(help="Impressions, comma-separated: 500k, 1m, 10m …; may be empty.")
+    ] = "1m,10m,50m",
+    declared: Annotated[
+        str, typer.Option("--relations", help="Pairs of fields, left__right, comma-separated.")
+    ] = RELATIONS,
     threads: Annotated[int, typer.Option(min=1)] = 2,
     memory: Annotated[str, typer.Option(help="Of Spark's driver, and DuckDB's limit.")] = "4g",
     shuffle_partitions: Annotated[int, typer.Option(min=1)] = 16,
-    window: Annotated[int, typer.Option(help="W of the incremental part, in days; 0 leaves the part out.")] = 4,
-    day_rows: Annotated[int, typer.Option(help="Impressions a day of the incremental part.")] = 300_000,
+    window: Annotated[
+        int, typer.Option(help="W of the incremental part, in days; 0 leaves the part out.")
+    ] = 4,
+    day_rows: Annotated[
+        int, typer.Option(help="Impressions a day of the incremental part.")
+    ] = 300_000,
     repeats: Annotated[int, typer.Option(min=1, help="Of the incremental part.")] = 3,
-    hub_rows: Annotated[int, typer.Option(help="Rows of the part with a hub; 0 leaves the part out.")] = 2_000_000,
-    warm: Annotated[int, typer.Option(help="Over one Spark server, each size so often before it counts; 0: local.")] = 0,
+    hub_rows: Annotated[
+        int, typer.Option(help="Rows of the part with a hub; 0 leaves the part out.")
+    ] = 2_000_000,
+    warm: Annotated[
+        int,
+        typer.Option(help="Over one Spark server, each size so often before it counts; 0: local."),
+    ] = 0,
     plot: Annotated[Path | None, typer.Option(help="Write a PNG here.")] = None,
-    folder: Annotated[Path | None, typer.Option(help="Where scratch goes; a temporary folder by default.")] = None,
-    environments: Annotated[Path, typer.Option(help="Where DuckDB's environment is kept.")] = _CACHE,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where scratch goes; a temporary folder by default.")
+    ] = None,
+    environments: Annotated[
+        Path, typer.Option(help="Where DuckDB's environment is kept.")
+    ] = _CACHE,
 ) -> None:
     """Measure each size, the window and the hub, and print seconds, ratios and memory."""
-    machine, rows = Machine(threads, memory, shuffle_partitions), {size: _rows(size) for size in filter(None, sizes.split(","))}
+    machine, rows = (
+        Machine(threads, memory, shuffle_partitions),
+        {size: _rows(size) for size in filter(None, sizes.split(","))},
+    )
     try:
         duck = interpreter("duckdb", environments, _PARTS / "requirements")
     except NoEnvironment as error:
@@ -83,7 +107,10 @@ def main(
     try:
         if warm:
             machine = replace(machine, server=_started(machine, scratch), before=warm)
-        detail = {size: _size(count, declared, machine, duck, scratch / size) for size, count in rows.items()}
+        detail = {
+            size: _size(count, declared, machine, duck, scratch / size)
+            for size, count in rows.items()
+        }
         told = _told(detail)
         if window:
             told |= _incremental(declared, machine, window, day_rows, repeats, scratch / "window")
@@ -93,7 +120,13 @@ def main(
         stop_all(scratch, grace_s=10)
         shutil.rmtree(scratch)
     if plot and detail:
-        plot_sizes({name: _per_million(detail, key) for name, key in (("ours", "spark"), ("DuckDB", "duckdb"))}, plot)
+        plot_sizes(
+            {
+                name: _per_million(detail, key)
+                for name, key in (("ours", "spark"), ("DuckDB", "duckdb"))
+            },
+            plot,
+        )
     _show(told, as_json)
 
 
@@ -110,7 +143,9 @@ def _rows(size: str) -> int:
     units = {"k": 1000, "m": _MILLION}
     if size[:-1].isdigit() and size[-1] in units:
         return int(size[:-1]) * units[size[-1]]
-    raise typer.BadParameter(f"{size!r}: a number with k or m behind it, such as 10m", param_hint="--sizes")
+    raise typer.BadParameter(
+        f"{size!r}: a number with k or m behind it, such as 10m", param_hint="--sizes"
+    )
 
 
 def _size(rows: int, declared: str, machine: Machine, duck: Path, scratch: Path) -> dict[str, Any]:
@@ -123,24 +158,46 @@ def _size(rows: int, declared: str, machine: Machine, duck: Path, scratch: Path)
     theirs.mkdir()
     parts = {
         "statistics": list(statistics_queries(impressions, theirs, STATISTICS.smoothing)),
-        "graph": list(graph_queries(relations(declared), theirs, GRAPH.smoothing, GRAPH.min_impressions)),
+        "graph": list(
+            graph_queries(relations(declared), theirs, GRAPH.smoothing, GRAPH.min_impressions)
+        ),
     }
-    limits = {"threads": machine.threads, "memory": f"{machine.memory}b", "scratch": str(scratch / "spill")}
+    limits = {
+        "threads": machine.threads,
+        "memory": f"{machine.memory}b",
+        "scratch": str(scratch / "spill"),
+    }
     duckdb = answer([str(duck), str(_PARTS / "duck.py"), json.dumps({**limits, "parts": parts})])
-    compared = require_equal(scratch / "ours" / "statistics", scratch / "ours" / "graph", theirs, relations(declared))
+    compared = require_equal(
+        scratch / "ours" / "statistics", scratch / "ours" / "graph", theirs, relations(declared)
+    )
     shutil.rmtree(scratch)
     systems = {name: _system(told, rows) for name, told in (("spark", spark), ("duckdb", duckdb))}
-    return {**systems, "records_compared": compared, "start_up": {k: spark[k] for k in ("session_s", "warm_up_s")}}
+    return {
+        **systems,
+        "records_compared": compared,
+        "start_up": {k: spark[k] for k in ("session_s", "warm_up_s")},
+    }
 
 
 def _system(told: Mapping[str, Any], rows: int) -> dict[str, Any]:
     parts = told["result"]
     totals = {key: sum(part[key] for part in parts.values()) for key in ("s", "cpu_s")}
-    return {**totals, "s_per_million": totals["s"] / rows * _MILLION, "peak_gib": told["peak_gib"], "parts": parts}
+    return {
+        **totals,
+        "s_per_million": totals["s"] / rows * _MILLION,
+        "peak_gib": told["peak_gib"],
+        "parts": parts,
+    }
 
 
 def _ours(machine: Machine, scratch: Path, job: str, **arguments: Any) -> dict[str, Any]:
-    request = {"spark": machine.spark, "scratch": str(scratch / "warm_up"), "job": job, "arguments": arguments}
+    request = {
+        "spark": machine.spark,
+        "scratch": str(scratch / "warm_up"),
+        "job": job,
+        "arguments": arguments,
+    }
     command = [sys.executable, "-m", "spark_jobs_parts.ours", json.dumps(request)]
     return answer(command, machine.server.pid if machine.server else None)
 
@@ -151,14 +208,24 @@ def _per_million(detail: Mapping[str, Any], system: str) -> dict[str, float]:
 
 def _told(detail: Mapping[str, Any]) -> dict[str, Any]:
     ratios = {
-        key: {size: figures["spark"][unit] / figures["duckdb"][unit] for size, figures in detail.items()}
+        key: {
+            size: figures["spark"][unit] / figures["duckdb"][unit]
+            for size, figures in detail.items()
+        }
         for key, unit in (("over_duckdb", "s"), ("over_duckdb_cpu", "cpu_s"))
     }
     peak = max((figures["spark"]["peak_gib"] for figures in detail.values()), default=None)
-    return {"seconds_per_million": _per_million(detail, "spark"), **ratios, "peak_gib": peak, "detail": dict(detail)}
+    return {
+        "seconds_per_million": _per_million(detail, "spark"),
+        **ratios,
+        "peak_gib": peak,
+        "detail": dict(detail),
+    }
 
 
-def _incremental(declared: str, machine: Machine, window: int, rows: int, repeats: int, scratch: Path) -> dict[str, Any]:
+def _incremental(
+    declared: str, machine: Machine, window: int, rows: int, repeats: int, scratch: Path
+) -> dict[str, Any]:
     """Three windows of days, several times. The graph's window, which ends before the day, is full from day W + 1 on."""
     typer.echo(f"{3 * window} days of {rows:,} impressions", err=True)
     days = 3 * window
@@ -166,19 +233,28 @@ def _incremental(declared: str, machine: Machine, window: int, rows: int, repeat
         day = FIRST + timedelta(days=number)
         write_day(scratch / "days" / str(day), day, rows)
     runs = [
-        _ours(machine, scratch, "daily", names=declared, root=str(scratch), days=days, window=window)["result"]
+        _ours(
+            machine, scratch, "daily", names=declared, root=str(scratch), days=days, window=window
+        )["result"]
         for _ in range(repeats)
     ]
     shutil.rmtree(scratch)
     first = statistics.median(run[window] for run in runs)
     later = statistics.median(seconds for run in runs for seconds in run[window + 1 :])
-    return {"incremental_over_day_w": later / first, "days_s": [statistics.median(day) for day in zip(*runs, strict=True)]}
+    return {
+        "incremental_over_day_w": later / first,
+        "days_s": [statistics.median(day) for day in zip(*runs, strict=True)],
+    }
 
 
 def _hub(machine: Machine, rows: int, scratch: Path) -> dict[str, Any]:
     typer.echo(f"a hub in {rows:,} impressions", err=True)
-    plain, crowded = (str(write_day(scratch / name, FIRST, rows, hub=name == "hub")) for name in ("plain", "hub"))
-    told = _ours(machine, scratch, "hub", plain=plain, crowded=crowded, out=str(scratch / "out"))["result"]
+    plain, crowded = (
+        str(write_day(scratch / name, FIRST, rows, hub=name == "hub")) for name in ("plain", "hub")
+    )
+    told = _ours(machine, scratch, "hub", plain=plain, crowded=crowded, out=str(scratch / "out"))[
+        "result"
+    ]
     shutil.rmtree(scratch)
     return {"hub_over_plain": told["hub"] / told["plain"], "hub_s": told}
 
@@ -198,5 +274,7 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
     ]
     columns = ("impressions", "s", "CPU s", "s a million", "peak GiB", "DuckDB s", "over DuckDB")
     console.table("Statistics and graph of a day", columns, lines)
-    others = [(key, told[key]) for key in ("incremental_over_day_w", "hub_over_plain") if key in told]
+    others = [
+        (key, told[key]) for key in ("incremental_over_day_w", "hub_over_plain") if key in told
+    ]
     console.table("Also", ("figure", "value"), others)

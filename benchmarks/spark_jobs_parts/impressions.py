@@ -28,7 +28,18 @@ SCHEMA = Schema(
     item="item_id",
     timestamp=Timestamp(column="timestamp_ms"),
     fields=(
-        *(Categorical(name=name) for name in ("user_id", "item_id", "category_id", "advertiser_id", "country", "slot", "device")),
+        *(
+            Categorical(name=name)
+            for name in (
+                "user_id",
+                "item_id",
+                "category_id",
+                "advertiser_id",
+                "country",
+                "slot",
+                "device",
+            )
+        ),
         MultiValued(name="user_tags"),
         Time(name="hour"),
         Numeric(name="price", transform="log"),
@@ -64,7 +75,9 @@ def write_day(folder: Path, day: date, rows: int, *, hub: bool = False) -> Path:
     """
     target = folder / "impressions"
     target.mkdir(parents=True)
-    words = {name: pa.array([f"{name[0]}{i}" for i in range(size)]) for name, size in _VALUES.items()}
+    words = {
+        name: pa.array([f"{name[0]}{i}" for i in range(size)]) for name, size in _VALUES.items()
+    }
     for number, start in enumerate(range(0, rows, _ROWS_PER_FILE)):
         part = _Part(day, start, min(_ROWS_PER_FILE, rows - start), rows)
         columns = dict(part.columns(words))
@@ -76,7 +89,10 @@ def write_day(folder: Path, day: date, rows: int, *, hub: bool = False) -> Path:
 
 def relations(names: str) -> tuple[Relation, ...]:
     """Return the relations of comma-separated `left__right`."""
-    return tuple(Relation(left=left, right=right) for left, right in (name.split("__") for name in names.split(",")))
+    return tuple(
+        Relation(left=left, right=right)
+        for left, right in (name.split("__") for name in names.split(","))
+    )
 
 
 class _Part:
@@ -85,7 +101,9 @@ class _Part:
     def __init__(self, day: date, start: int, count: int, rows: int) -> None:
         self._dice = np.random.default_rng([day.toordinal(), start])
         midnight = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp() * 1000)
-        self._stamps = midnight + (np.arange(start, start + count) * (_DAY_MS / rows)).astype(np.int64)
+        self._stamps = midnight + (np.arange(start, start + count) * (_DAY_MS / rows)).astype(
+            np.int64
+        )
         self.count = count
 
     def columns(self, words: dict[str, pa.Array]) -> Iterator[tuple[str, pa.Array]]:
@@ -93,8 +111,17 @@ class _Part:
         codes = {name: self._skewed(size) for name, size in _VALUES.items()}
         codes["category_id"] = (codes["item_id"] * 7 % _VALUES["category_id"]).astype(np.int32)
         codes["advertiser_id"] = (codes["item_id"] * 13 % _VALUES["advertiser_id"]).astype(np.int32)
-        ids = {name: pa.DictionaryArray.from_arrays(pa.array(codes[name]), words[name]).cast(pa.string()) for name in _VALUES}
-        chance = 0.02 + 0.1 * ((codes["user_id"] + codes["category_id"]) % 11 == 0) + 0.05 * (codes["item_id"] % 5 == 0)
+        ids = {
+            name: pa.DictionaryArray.from_arrays(pa.array(codes[name]), words[name]).cast(
+                pa.string()
+            )
+            for name in _VALUES
+        }
+        chance = (
+            0.02
+            + 0.1 * ((codes["user_id"] + codes["category_id"]) % 11 == 0)
+            + 0.05 * (codes["item_id"] % 5 == 0)
+        )
         yield "record_id", pa.array(self._dice.integers(-(2**63), 2**63 - 1, self.count))
         yield "label", pa.array((self._dice.random(self.count) < chance).astype(np.int8))
         yield "timestamp_ms", pa.array(self._stamps)
@@ -114,11 +141,17 @@ class _Part:
         ends = np.cumsum(sizes)
         within = np.arange(ends[-1]) - np.repeat(ends - sizes, sizes)
         tags = (np.repeat(users.astype(np.int64), sizes) * 31 + within * 17) % _TAGS
-        words = pa.DictionaryArray.from_arrays(pa.array(tags.astype(np.int32)), pa.array([f"t{i}" for i in range(_TAGS)]))
-        return pa.ListArray.from_arrays(pa.array(np.append(0, ends).astype(np.int32)), words.cast(pa.string()))
+        words = pa.DictionaryArray.from_arrays(
+            pa.array(tags.astype(np.int32)), pa.array([f"t{i}" for i in range(_TAGS)])
+        )
+        return pa.ListArray.from_arrays(
+            pa.array(np.append(0, ends).astype(np.int32)), words.cast(pa.string())
+        )
 
     def _prices(self, items: NDArray[np.int32]) -> pa.Array:
         """A price of the item's; one in thirty is null."""
         words = pa.array(["", *(f"{0.5 + i / 4:g}" for i in range(_PRICES))])
-        codes = np.where(self._dice.random(self.count) < 1 / 30, 0, 1 + items % _PRICES).astype(np.int32)
+        codes = np.where(self._dice.random(self.count) < 1 / 30, 0, 1 + items % _PRICES).astype(
+            np.int32
+        )
         return pa.DictionaryArray.from_arrays(pa.array(codes), words).cast(pa.string())

@@ -38,7 +38,9 @@ _EVERY_S = 1.0
 _SERVER = int(os.environ.get(SERVER_PID, "0"))
 
 
-def once(spark: SparkSession, names: str, impressions: str, out: str, before: int = 0) -> dict[str, Any]:
+def once(
+    spark: SparkSession, names: str, impressions: str, out: str, before: int = 0
+) -> dict[str, Any]:
     """Statistics and graph of one day, each from its impressions; results stay below `out`.
 
     The same day is worked through `before` times first: what a server that has run for days makes of it.
@@ -49,9 +51,18 @@ def once(spark: SparkSession, names: str, impressions: str, out: str, before: in
         shutil.rmtree(target)
     declared = GRAPH.model_copy(update={"relations": relations(names)})
     jobs: dict[str, Callable[[Path], Any]] = {
-        "statistics": partial(feature_statistics, spark, SCHEMA, {FIRST: source}, {}, FIRST, STATISTICS),
+        "statistics": partial(
+            feature_statistics, spark, SCHEMA, {FIRST: source}, {}, FIRST, STATISTICS
+        ),
         "counts": partial(cross_counts, spark, SCHEMA, source, declared.relations),
-        "graph": partial(cross_graph, spark, SCHEMA, {FIRST: target / "counts"}, FIRST + timedelta(days=1), declared),
+        "graph": partial(
+            cross_graph,
+            spark,
+            SCHEMA,
+            {FIRST: target / "counts"},
+            FIRST + timedelta(days=1),
+            declared,
+        ),
     }
     return {name: _measured(job, target / name) for name, job in jobs.items()}
 
@@ -67,11 +78,18 @@ def daily(spark: SparkSession, names: str, root: str, days: int, window: int) ->
         paths = {name: target / name / str(day) for name in ("statistics", "counts", "graph")}
         today = source / str(day)
         jobs: dict[str, Callable[[Path], Any]] = {
-            "statistics": partial(feature_statistics, spark, SCHEMA, {day: today}, made["statistics"], day, statistics),
+            "statistics": partial(
+                feature_statistics, spark, SCHEMA, {day: today}, made["statistics"], day, statistics
+            ),
             "counts": partial(cross_counts, spark, SCHEMA, today, graph.relations),
             "graph": partial(cross_graph, spark, SCHEMA, made["counts"], day, graph),
         }
-        seconds.append(sum(_measured(jobs[name], paths[name])["s"] for name in ("graph", "statistics", "counts")))
+        seconds.append(
+            sum(
+                _measured(jobs[name], paths[name])["s"]
+                for name in ("graph", "statistics", "counts")
+            )
+        )
         for name, done in made.items():
             done[day] = paths[name]
     shutil.rmtree(target)

@@ -17,7 +17,9 @@ def plot_sizes(seconds: Mapping[str, Mapping[str, float]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, by_size in seconds.items():
-        axes.plot(list(by_size), list(by_size.values()), marker="o", color=_COLOURS[name], label=name)
+        axes.plot(
+            list(by_size), list(by_size.values()), marker="o", color=_COLOURS[name], label=name
+        )
     axes.set(xlabel="impressions", ylabel="seconds a million impressions", ylim=(0, None))
     axes.set_title("Statistics and graph of one day, start-up left out", loc="left")
     axes.legend(frameon=False)

@@ -34,14 +34,20 @@ def answer(command: Sequence[str], server: int | None = None) -> dict[str, Any]:
     Raises:
         JobFailed: it ended with an error.
     """
-    path = os.pathsep.join(filter(None, (str(_HERE), str(_HERE.parent), os.environ.get("PYTHONPATH"))))
+    path = os.pathsep.join(
+        filter(None, (str(_HERE), str(_HERE.parent), os.environ.get("PYTHONPATH")))
+    )
     environment = {**os.environ, "PYTHONPATH": path, SERVER_PID: str(server or 0)}
-    process = subprocess.Popen(list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
     watch = _Watch(process.pid, server)
     out, errors = process.communicate()
     peak = watch.stop()
     if process.returncode:
-        raise JobFailed(f"{command[0]} {command[1]} …: exit code {process.returncode}: …{errors[-_TAIL:]}")
+        raise JobFailed(
+            f"{command[0]} {command[1]} …: exit code {process.returncode}: …{errors[-_TAIL:]}"
+        )
     told: dict[str, Any] = json.loads(out.splitlines()[-1])
     return told | {"peak_gib": peak / 2**30}
 

@@ -9,7 +9,19 @@ from pathlib import Path
 from features.schema import Relation
 
 _FIELDS = {
-    **{name: name for name in ("user_id", "item_id", "category_id", "advertiser_id", "country", "slot", "device", "price")},
+    **{
+        name: name
+        for name in (
+            "user_id",
+            "item_id",
+            "category_id",
+            "advertiser_id",
+            "country",
+            "slot",
+            "device",
+            "price",
+        )
+    },
     "hour": "cast(timestamp_ms // 3600000 % 24 as varchar)",
     "slot_category": "slot || chr(31) || category_id",
     "user_tags": "unnest(case when len(user_tags) = 0 then [''] else list_distinct(user_tags) end)",
@@ -54,7 +66,9 @@ def _fields() -> str:
         from numbers join means using (field) group by field order by field"""
 
 
-def graph(relations: tuple[Relation, ...], out: Path, smoothing: float, least: int) -> Iterator[str]:
+def graph(
+    relations: tuple[Relation, ...], out: Path, smoothing: float, least: int
+) -> Iterator[str]:
     """Yield what makes `nodes.parquet`, and of each relation the day's counts and the edges by node number, in order."""
     for relation in relations:
         left, right = (_FIELDS[name] for name in (relation.left, relation.right))
@@ -68,7 +82,11 @@ def graph(relations: tuple[Relation, ...], out: Path, smoothing: float, least: i
 
 
 def _nodes(relations: tuple[Relation, ...], least: int) -> str:
-    ends = [(relation, side, field) for relation in relations for side, field in (("l", relation.left), ("r", relation.right))]
+    ends = [
+        (relation, side, field)
+        for relation in relations
+        for side, field in (("l", relation.left), ("r", relation.right))
+    ]
     edges = " union all ".join(
         f"select '{field}' as field, {side} as token from all_{relation.name} where impressions >= {least}"
         for relation, side, field in ends

@@ -22,12 +22,20 @@ def reference(long: pd.DataFrame, settings: GraphSettings, prior: float) -> pd.D
 
 
 def _edges(long: pd.DataFrame, relation: Relation, smoothing: float, prior: float) -> pd.DataFrame:
-    left, right = (long[(long.field == name) & (long.value != "")] for name in (relation.left, relation.right))
+    left, right = (
+        long[(long.field == name) & (long.value != "")] for name in (relation.left, relation.right)
+    )
     pairs = left.merge(right, on="record", suffixes=("_l", "_r"))
-    counts = pairs.groupby(["value_l", "value_r"]).agg(impressions=("label_l", "size"), clicks=("label_l", "sum")).reset_index()
+    counts = (
+        pairs.groupby(["value_l", "value_r"])
+        .agg(impressions=("label_l", "size"), clicks=("label_l", "sum"))
+        .reset_index()
+    )
     ctr = (counts.clicks + smoothing * prior) / (counts.impressions + smoothing)
     rate = ctr.clip(1e-6, 1 - 1e-6)
-    n_left, n_right = (counts.groupby(f"value_{side}").impressions.transform("sum") for side in "lr")
+    n_left, n_right = (
+        counts.groupby(f"value_{side}").impressions.transform("sum") for side in "lr"
+    )
     return counts.rename(columns={"value_l": "left", "value_r": "right"}).assign(
         relation=relation.name,
         ctr=ctr,
@@ -47,13 +55,21 @@ def read_edges(folder: Path) -> pd.DataFrame:
     for name, relation in graph.relations.items():
         edges = _numbered(folder, name)
         _check_order(edges, folder, name, relation)
-        ends = {side: tokens.get(getattr(relation, side), np.array([], object))[edges[side]] for side in ("left", "right")}
+        ends = {
+            side: tokens.get(getattr(relation, side), np.array([], object))[edges[side]]
+            for side in ("left", "right")
+        }
         parts.append(edges.assign(relation=name, **ends))
         for side, field in (("left", relation.left), ("right", relation.right)):
             counted = parts[-1].groupby(side).size()
-            counted.index = pd.MultiIndex.from_product([[field], counted.index], names=["field", "token"])
+            counted.index = pd.MultiIndex.from_product(
+                [[field], counted.index], names=["field", "token"]
+            )
             degree = degree.add(counted, fill_value=0)
-    assert nodes.degree.tolist() == degree.reindex(nodes.set_index(["field", "token"]).index).astype(int).tolist()
+    assert (
+        nodes.degree.tolist()
+        == degree.reindex(nodes.set_index(["field", "token"]).index).astype(int).tolist()
+    )
     return pd.concat(parts).set_index(EDGE).sort_index()
 
 

@@ -36,7 +36,10 @@ def write_logs(folder: Path) -> Source:
     for day in DAYS[:2]:
         frame = write_day(folder / "scratch" / str(day), day)
         frame = frame.rename(columns={"label": "y", "timestamp_ms": "ts"}).drop(columns="site")
-        frame = frame.assign(user=[f"u{i % 17}" for i in range(len(frame))], item=[f"{i % 23}.0" for i in range(len(frame))])
+        frame = frame.assign(
+            user=[f"u{i % 17}" for i in range(len(frame))],
+            item=[f"{i % 23}.0" for i in range(len(frame))],
+        )
         frame.loc[3, "user"] = ""
         pd.concat([frame, frame[5:9]]).to_parquet(folder / f"{day}.parquet", index=False)
     sites = pd.DataFrame({"item": np.arange(20), "site": [f"s{i % 6}" for i in range(20)]})
@@ -69,12 +72,19 @@ def work(spark, source: Source, out: Path) -> dict[str, object]:
 
 def contents(out: Path) -> dict[str, object]:
     """The records of each file below a folder, in their order, and what manifests say."""
-    tables = {str(path.relative_to(out)): pq.ParquetFile(path).read().to_pydict() for path in out.rglob("*.parquet")}
-    return tables | {str(path.relative_to(out)): json.loads(path.read_text()) for path in out.rglob("*.json")}
+    tables = {
+        str(path.relative_to(out)): pq.ParquetFile(path).read().to_pydict()
+        for path in out.rglob("*.parquet")
+    }
+    return tables | {
+        str(path.relative_to(out)): json.loads(path.read_text()) for path in out.rglob("*.json")
+    }
 
 
 if __name__ == "__main__":
     root = Path(sys.argv[1])
-    with spark_session(SparkSettings(remote=LOCAL, master="local[2]", shuffle_partitions=2)) as local:
+    with spark_session(
+        SparkSettings(remote=LOCAL, master="local[2]", shuffle_partitions=2)
+    ) as local:
         assert "connect" not in type(local).__module__
         work(local, Source.model_validate_json((root / "source.json").read_text()), root / "local")

@@ -38,7 +38,10 @@ def write_day(folder: Path, day: date, rows: int = 200) -> pd.DataFrame:
             "label": dice.integers(0, 2, rows).astype("int8"),
             "timestamp_ms": stamps,
             "site": [f"s{int(i)}" if i < 60 else "" for i in dice.zipf(1.4, rows)],
-            "tags": [[f"t{t + day.day}" for t in dice.integers(0, 5, dice.integers(0, 4))] for _ in range(rows)],
+            "tags": [
+                [f"t{t + day.day}" for t in dice.integers(0, 5, dice.integers(0, 4))]
+                for _ in range(rows)
+            ],
             "price": [dice.choice(["", "abc", "10", "2.5", "-3"]) for _ in range(rows)],
             "age": [dice.choice(["", "7", "18", "39.5", "80", "x"]) for _ in range(rows)],
             "hour": stamps.astype(str),
@@ -56,19 +59,29 @@ def write_records(folder: Path, frame: pd.DataFrame, files: int = 1) -> None:
         lists = pa.array(frame["tags"].tolist(), pa.list_(pa.string()))
         table = table.set_column(table.schema.get_field_index("tags"), "tags", lists)
     for number, rows in enumerate(np.array_split(np.arange(len(frame)), files)):
-        pq.write_table(table.take(pa.array(rows)), folder / "impressions" / f"part-{number:05d}.parquet")
+        pq.write_table(
+            table.take(pa.array(rows)), folder / "impressions" / f"part-{number:05d}.parquet"
+        )
 
 
 def long_form(records: pd.DataFrame) -> pd.DataFrame:
     """One record per impression, field and distinct token, by plain Python."""
-    return pd.DataFrame(list(tokens(records)), columns=["field", "value", "label", "timestamp_ms", "record"])
+    return pd.DataFrame(
+        list(tokens(records)), columns=["field", "value", "label", "timestamp_ms", "record"]
+    )
 
 
 def tokens(records: pd.DataFrame) -> Iterator[tuple]:
     for i, r in enumerate(records.itertuples()):
         bucket = {"": "", "x": "", "7": "0", "18": "1", "39.5": "1", "80": "2"}[r.age]
         hour = str(datetime.fromtimestamp(r.timestamp_ms // 1000, UTC).hour)
-        named = {"site": [r.site], "tags": sorted(set(r.tags)) or [""], "price": [r.price], "age": [bucket], "hour": [hour]}
+        named = {
+            "site": [r.site],
+            "tags": sorted(set(r.tags)) or [""],
+            "price": [r.price],
+            "age": [bucket],
+            "hour": [hour],
+        }
         named["site_age"] = [f"{r.site}\x1f{bucket}"]
         for field, values in named.items():
             yield from ((field, value, r.label, r.timestamp_ms, i) for value in values)

@@ -89,10 +89,26 @@ AWKWARD = (
         "1e-400",
         "5e-324",
     ),
-    *("12345678901234567890.0", "9007199254740993", "0.1", "-3", "3", "2.9999999999999999", "1e", "+5", "-.5", "1_000", "0x10"),
+    *(
+        "12345678901234567890.0",
+        "9007199254740993",
+        "0.1",
+        "-3",
+        "3",
+        "2.9999999999999999",
+        "1e",
+        "+5",
+        "-.5",
+        "1_000",
+        "0x10",
+    ),
 )
 NUMBERISH = st.from_regex(r"\A[-+]?[0-9]{0,4}\.?[0-9]{0,3}([eE][-+]?[0-9]{1,3})?\Z", fullmatch=True)
-TEXT = st.one_of(st.text(st.characters(codec="utf-8"), max_size=12), NUMBERISH, st.text("truefalsTRUEnaN01.-+\n", max_size=6))
+TEXT = st.one_of(
+    st.text(st.characters(codec="utf-8"), max_size=12),
+    NUMBERISH,
+    st.text("truefalsTRUEnaN01.-+\n", max_size=6),
+)
 ZONES = (
     "UTC",
     "Asia/Shanghai",
@@ -121,7 +137,8 @@ def drawn(strategy: st.SearchStrategy, count: int) -> list:
 def columns_of(spark, values: Iterable, **expressions) -> dict[str, list]:
     """Evaluate expressions of a column `v` over values, in their order."""
     frame = spark.createDataFrame(
-        [(i, value) for i, value in enumerate(values)], "i long, v " + expressions.pop("kind", "string")
+        [(i, value) for i, value in enumerate(values)],
+        "i long, v " + expressions.pop("kind", "string"),
     )
     rows = sorted(frame.select("i", *(e.alias(name) for name, e in expressions.items())).collect())
     return {name: [row[name] for row in rows] for name in expressions}
@@ -144,7 +161,9 @@ def test_canonical_and_numbers_agree_with_tensorflow_and_python(spark, keys):
     assert found["c"] == [rules.canonical(value) for value in values]
     assert found["c"] == texts(keys.canonical(values))
     numbers, present = keys.numbers(Numeric(name="x"), values)
-    assert found["n"] == [n if p else None for n, p in zip(numbers.numpy().tolist(), present.numpy(), strict=True)]
+    assert found["n"] == [
+        n if p else None for n, p in zip(numbers.numpy().tolist(), present.numpy(), strict=True)
+    ]
     assert sum(present.numpy()) > 50
 
 
@@ -165,12 +184,20 @@ def test_null_is_the_empty_string(spark):
         ("bigint", [1650812741436, -5, None], ["1650812741436", "-5", ""]),
         ("decimal(10,2)", [None], [""]),
         ("date", [date(2022, 4, 25)], ["2022-04-25"]),
-        ("timestamp", [datetime(2022, 4, 25, 1, 2, 3, 4000, tzinfo=UTC)], ["2022-04-25T01:02:03.004000Z"]),
+        (
+            "timestamp",
+            [datetime(2022, 4, 25, 1, 2, 3, 4000, tzinfo=UTC)],
+            ["2022-04-25T01:02:03.004000Z"],
+        ),
     ],
 )
 def test_typed_values_have_one_spelling(spark, kind, values, expected):
-    frame = spark.createDataFrame([(i, value) for i, value in enumerate(values)], f"i long, v {kind}")
-    rows = sorted(frame.select("i", single_value("v", frame.schema["v"].dataType).alias("v")).collect())
+    frame = spark.createDataFrame(
+        [(i, value) for i, value in enumerate(values)], f"i long, v {kind}"
+    )
+    rows = sorted(
+        frame.select("i", single_value("v", frame.schema["v"].dataType).alias("v")).collect()
+    )
     assert [row["v"] for row in rows] == expected
 
 
@@ -189,7 +216,9 @@ def test_typed_values_have_one_spelling(spark, kind, values, expected):
 )
 def test_lists_hold_canonical_values_and_no_null(spark, kind, separator, value, expected):
     frame = spark.createDataFrame([(value,)], f"v {kind}")
-    assert frame.select(value_list("v", frame.schema["v"].dataType, separator)).first()[0] == expected
+    assert (
+        frame.select(value_list("v", frame.schema["v"].dataType, separator)).first()[0] == expected
+    )
 
 
 def moments_of_every_kind() -> list[int]:
@@ -197,7 +226,14 @@ def moments_of_every_kind() -> list[int]:
     changes = sorted({start for zone in ZONES for start in utc_offsets(zone)[0][1:]})
     dice = random.Random(5)
     around = [change * 1000 + shift for change in dice.sample(changes, 150) for shift in (-1, 0, 1)]
-    return [*around, *(dice.randrange(-(10**13), 6 * 10**12) for _ in range(200)), 0, -1, -86_400_001, 4_102_444_800_000]
+    return [
+        *around,
+        *(dice.randrange(-(10**13), 6 * 10**12) for _ in range(200)),
+        0,
+        -1,
+        -86_400_001,
+        4_102_444_800_000,
+    ]
 
 
 def test_local_time_parts_agree_with_tensorflow_around_every_clock_change(spark):
@@ -209,9 +245,15 @@ def test_local_time_parts_agree_with_tensorflow_around_every_clock_change(spark)
     found = columns_of(spark, moments, kind="long", **expressions)
     for name, (zone, part) in wanted.items():
         assert found[name] == times.time_part(moments, part, zone).numpy().tolist(), name
-    hours = [datetime.fromtimestamp(ms // 1000, ZoneInfo("America/New_York")).hour for ms in moments if 0 <= ms < 4 * 10**12]
+    hours = [
+        datetime.fromtimestamp(ms // 1000, ZoneInfo("America/New_York")).hour
+        for ms in moments
+        if 0 <= ms < 4 * 10**12
+    ]
     assert hours == [
-        h for h, ms in zip(found[f"America/New_York {TimePart.HOUR_OF_DAY}"], moments, strict=True) if 0 <= ms < 4 * 10**12
+        h
+        for h, ms in zip(found[f"America/New_York {TimePart.HOUR_OF_DAY}"], moments, strict=True)
+        if 0 <= ms < 4 * 10**12
     ]
 
 
@@ -280,14 +322,26 @@ def test_raw_times_agree_with_tensorflow(spark, unit):
     stamp = Timestamp(column="t", unit=unit, assume_offset="-03:30")
     found = columns_of(spark, values, ms=epoch_ms(F.col("v"), stamp))["ms"]
     ms, valid = times.epoch_ms(values, stamp)
-    assert found == [m if v else None for m, v in zip(ms.numpy().tolist(), valid.numpy(), strict=True)]
+    assert found == [
+        m if v else None for m, v in zip(ms.numpy().tolist(), valid.numpy(), strict=True)
+    ]
     assert sum(valid.numpy()) >= 8
 
 
-@pytest.mark.parametrize("zone", ["UTC", "Asia/Shanghai", "America/New_York", "America/Sao_Paulo", "+05:45"])
-@pytest.mark.parametrize("day", [date(2018, 3, 11), date(2018, 11, 4), date(2018, 2, 17), date(2018, 2, 18)])
+@pytest.mark.parametrize(
+    "zone", ["UTC", "Asia/Shanghai", "America/New_York", "America/Sao_Paulo", "+05:45"]
+)
+@pytest.mark.parametrize(
+    "day", [date(2018, 3, 11), date(2018, 11, 4), date(2018, 2, 17), date(2018, 2, 18)]
+)
 def test_a_day_is_the_local_date(zone, day):
-    parsed = UTC if zone == "UTC" else ZoneInfo(zone) if "/" in zone else datetime.strptime(zone, "%z").tzinfo
+    parsed = (
+        UTC
+        if zone == "UTC"
+        else ZoneInfo(zone)
+        if "/" in zone
+        else datetime.strptime(zone, "%z").tzinfo
+    )
     start = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(days=1)
     for minutes in range(0, 3 * 1440, 15):
         moment = start + timedelta(minutes=minutes)
@@ -299,7 +353,9 @@ def test_a_day_is_the_local_date(zone, day):
 def test_in_day_keeps_the_first_millisecond_and_leaves_out_the_last_of_the_day_before(spark):
     first, end = bounds_ms(date(2022, 5, 1), "Asia/Shanghai")[0]
     values = [first - 1, first, end - 1, end, None]
-    found = columns_of(spark, values, kind="long", d=in_partition(F.col("v"), date(2022, 5, 1), "Asia/Shanghai"))
+    found = columns_of(
+        spark, values, kind="long", d=in_partition(F.col("v"), date(2022, 5, 1), "Asia/Shanghai")
+    )
     assert found["d"] == [False, True, True, False, None]
 
 
@@ -316,18 +372,37 @@ FIELDS = (
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "+05:45"])
 def test_tokens_agree_with_tensorflow(spark, keys, zone):
-    schema = Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), timezone=zone, fields=FIELDS)
+    schema = Schema(
+        label="y", user="u", item="i", timestamp=Timestamp(column="t"), timezone=zone, fields=FIELDS
+    )
     values = [*AWKWARD, *map(str, moments_of_every_kind()[:200]), *drawn(TEXT, 200)]
-    singles = [field for field in schema.column_fields() if not isinstance(field, MultiValued) and field.name != "dense"]
-    found = columns_of(spark, values, **{field.name: token(schema, field, canonical(F.col("v"))) for field in singles})
+    singles = [
+        field
+        for field in schema.column_fields()
+        if not isinstance(field, MultiValued) and field.name != "dense"
+    ]
+    found = columns_of(
+        spark,
+        values,
+        **{field.name: token(schema, field, canonical(F.col("v"))) for field in singles},
+    )
     expected = {field.name: keys.tokens(schema, field, values) for field in singles}
     for field in singles:
         assert found[field.name] == texts(expected[field.name]), field.name
-    parts = [F.lit(None).cast("string") if name == "tags" else canonical(F.col("v")) for name in schema.names()]
-    frame = spark.createDataFrame([(i, value) for i, value in enumerate(values)], "i long, v string")
+    parts = [
+        F.lit(None).cast("string") if name == "tags" else canonical(F.col("v"))
+        for name in schema.names()
+    ]
+    frame = spark.createDataFrame(
+        [(i, value) for i, value in enumerate(values)], "i long, v string"
+    )
     moment = epoch_ms(canonical(F.col("v")), schema.timestamp).alias("timestamp_ms")
-    frame = frame.select("i", moment, *(part.alias(name) for part, name in zip(parts, schema.names(), strict=True)))
-    crossed = sorted(frame.select("i", field_token(schema, schema.field("both")).alias("c")).collect())
+    frame = frame.select(
+        "i", moment, *(part.alias(name) for part, name in zip(parts, schema.names(), strict=True))
+    )
+    crossed = sorted(
+        frame.select("i", field_token(schema, schema.field("both")).alias("c")).collect()
+    )
     joined = keys.cross_tokens([expected[name] for name in ("site", "price", "hour")])
     assert [row["c"] for row in crossed] == texts(joined)
 
@@ -335,6 +410,8 @@ def test_tokens_agree_with_tensorflow(spark, keys, zone):
 def test_multi_valued_tokens_have_no_repeats_and_a_null_when_empty(spark):
     schema = Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=FIELDS)
     rows = [(["b", "a", "b"], 1), ([], 0), (["b", "a", "b"], 0)]
-    frame = spark.createDataFrame(rows, "tags array<string>, label int").withColumn("timestamp_ms", F.lit(0))
+    frame = spark.createDataFrame(rows, "tags array<string>, label int").withColumn(
+        "timestamp_ms", F.lit(0)
+    )
     found = counted(frame, schema, {"tag": schema.field("tags")}, SHOWN).collect()
     assert sorted(map(tuple, found)) == [("", 1, 0), ("a", 2, 1), ("b", 2, 1)]

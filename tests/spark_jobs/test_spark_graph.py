@@ -91,7 +91,11 @@ def test_nodes_sum_up_all_their_edges_rare_ones_too(world, graph):
     assert set(nodes.index.get_level_values("field")) == {"site", "tags", "site_age", "hour"}
     for relation in RELATIONS:
         for side in ("left", "right"):
-            sums = edges[edges.relation == relation.name].groupby(side)[["impressions", "clicks"]].sum()
+            sums = (
+                edges[edges.relation == relation.name]
+                .groupby(side)[["impressions", "clicks"]]
+                .sum()
+            )
             found = nodes.loc[getattr(relation, side), ["impressions", "clicks"]]
             assert found.to_numpy().tolist() == sums.loc[found.index].to_numpy().tolist()
     kept = read_edges(graph[0]).reset_index()
@@ -101,7 +105,13 @@ def test_nodes_sum_up_all_their_edges_rare_ones_too(world, graph):
 def test_the_manifest_says_which_days_and_how_large(world, graph):
     told = read_graph(graph[0])
     clicks = int(pd.concat(in_window(world[0]).values()).label.sum())
-    assert (told.first_day, told.last_day, told.days, told.impressions, told.clicks) == (DAYS[1], DAYS[2], 2, 400, clicks)
+    assert (told.first_day, told.last_day, told.days, told.impressions, told.clicks) == (
+        DAYS[1],
+        DAYS[2],
+        2,
+        400,
+        clicks,
+    )
     assert told.prior == clicks / 400
     assert json.loads((graph[0] / "graph.json").read_text())["last_day"] == "2022-05-03"
     assert not list(graph[0].rglob(".*"))
@@ -109,7 +119,9 @@ def test_the_manifest_says_which_days_and_how_large(world, graph):
 
 def test_reports_sum_up_the_edges(graph):
     edges = read_edges(graph[0]).reset_index()
-    degrees = pd.read_parquet(graph[0] / "degrees.parquet").set_index(["relation", "side", "at_least"])
+    degrees = pd.read_parquet(graph[0] / "degrees.parquet").set_index(
+        ["relation", "side", "at_least"]
+    )
     for side in ("left", "right"):
         by_node = edges.groupby(["relation", side]).impressions.agg(["size", "sum"])
         by_node["at_least"] = 2 ** np.floor(np.log2(by_node["size"])).astype(int)
@@ -121,12 +133,19 @@ def test_reports_sum_up_the_edges(graph):
         found = degrees.xs(side, level="side")
         pd.testing.assert_frame_equal(found.sort_index(), expected.sort_index(), check_dtype=False)
     weights = pd.read_parquet(graph[0] / "weights.parquet")
-    assert weights.groupby("relation").edges.sum().to_dict() == edges.groupby("relation").size().to_dict()
+    assert (
+        weights.groupby("relation").edges.sum().to_dict()
+        == edges.groupby("relation").size().to_dict()
+    )
     assert weights.impressions.sum() == edges.impressions.sum()
-    assert ((weights.impressions >= weights.at_least * weights.edges) & (weights.at_least >= 2)).all()
+    assert (
+        (weights.impressions >= weights.at_least * weights.edges) & (weights.at_least >= 2)
+    ).all()
     hubs = pd.read_parquet(graph[0] / "hubs.parquet")
     largest = edges[edges.relation == "site__tags"].groupby("left").size().max()
-    assert hubs[(hubs.relation == "site__tags") & (hubs.side == "left")].degree.tolist()[0] == largest
+    assert (
+        hubs[(hubs.relation == "site__tags") & (hubs.side == "left")].degree.tolist()[0] == largest
+    )
     assert (graph[0] / "plots" / "degrees.png").stat().st_size > 5000
 
 
@@ -137,7 +156,11 @@ def test_partitioning_and_order_of_days_do_not_matter_to_a_byte(spark, world, gr
     built(spark, counts, tmp_path / "graph")
     spark.conf.set("spark.sql.shuffle.partitions", before)
     for folder, again in ((graph[0], tmp_path / "graph"), (world[1][DAYS[1]], counts[DAYS[1]])):
-        names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.suffix in (".parquet", ".json"))
+        names = sorted(
+            path.relative_to(folder)
+            for path in folder.rglob("*")
+            if path.suffix in (".parquet", ".json")
+        )
         assert len(names) >= 3
         for name in names:
             assert (folder / name).read_bytes() == (again / name).read_bytes(), name
@@ -149,7 +172,10 @@ def test_many_files_keep_the_order_of_the_left_node(spark, world, tmp_path, monk
     built(spark, counts, tmp_path / "graph")
     assert len(list((tmp_path / "graph" / "edges" / "relation=site__tags").iterdir())) > 2
     window = in_window(world[0])
-    compare(read_edges(tmp_path / "graph"), reference(together(window), SETTINGS, pd.concat(window.values()).label.mean()))
+    compare(
+        read_edges(tmp_path / "graph"),
+        reference(together(window), SETTINGS, pd.concat(window.values()).label.mean()),
+    )
 
 
 @pytest.mark.parametrize("days", [[], DAYS])
@@ -160,37 +186,57 @@ def test_without_days_or_relations_the_graph_is_empty_but_typed(spark, world, tm
     assert read_graph(tmp_path / "graph").last_day == (DAYS[2] if days else None)
     assert len(pd.read_parquet(tmp_path / "graph" / "nodes.parquet")) == 0
     for relation in chosen.relations:
-        assert pq.read_table(tmp_path / "graph" / "offsets" / f"relation={relation.name}.parquet")["offset"].to_pylist() == [0]
+        assert pq.read_table(tmp_path / "graph" / "offsets" / f"relation={relation.name}.parquet")[
+            "offset"
+        ].to_pylist() == [0]
     (tmp_path / "alone").mkdir()
     assert empty_graph(chosen, tmp_path / "alone")["edges"] == 0
 
 
 def test_counts_of_the_day_or_later_are_refused(spark, world, tmp_path):
-    with pytest.raises(InputError, match=r"cross graph of 2022-05-02 may only be made of days before it, not of \['2022-05-02'"):
+    with pytest.raises(
+        InputError,
+        match=r"cross graph of 2022-05-02 may only be made of days before it, not of \['2022-05-02'",
+    ):
         built(spark, world[1], tmp_path / "graph", day=DAYS[1])
 
 
 def test_a_graph_that_has_seen_the_day_is_refused_to_whoever_learns_it(graph, tmp_path):
     require_before(graph[0], TOMORROW)
     for day in (DAYS[1], DAYS[2]):
-        with pytest.raises(InputError, match=rf"the graph has seen 2022-05-03, so that {day} must not learn from it"):
+        with pytest.raises(
+            InputError,
+            match=rf"the graph has seen 2022-05-03, so that {day} must not learn from it",
+        ):
             require_before(graph[0], day)
-    with pytest.raises(InputError, match=r"graph\.json: cannot be read .*; run `elastic-ctr cross-graph`"):
+    with pytest.raises(
+        InputError, match=r"graph\.json: cannot be read .*; run `elastic-ctr cross-graph`"
+    ):
         require_before(tmp_path, TOMORROW)
 
 
 def test_counts_that_lack_a_relation_or_mean_something_else_are_refused(spark, world, tmp_path):
-    more = SETTINGS.model_copy(update={"relations": (*RELATIONS, Relation(left="tags", right="hour"))})
-    with pytest.raises(InputError, match=r"counts of 2022-05-02 lack the relations \['tags__hour'\]: run `elastic"):
+    more = SETTINGS.model_copy(
+        update={"relations": (*RELATIONS, Relation(left="tags", right="hour"))}
+    )
+    with pytest.raises(
+        InputError, match=r"counts of 2022-05-02 lack the relations \['tags__hour'\]: run `elastic"
+    ):
         built(spark, world[1], tmp_path / "graph", more)
     other = SCHEMA.model_copy(update={"timezone": "Europe/Berlin"})
-    assert read_counts(world[1][DAYS[0]]).lacks(other, RELATIONS) == ["site__tags", "site_age__hour"]
+    assert read_counts(world[1][DAYS[0]]).lacks(other, RELATIONS) == [
+        "site__tags",
+        "site_age__hour",
+    ]
     assert read_counts(world[1][DAYS[0]]).lacks(SCHEMA, RELATIONS[:1]) == []
 
 
 def test_a_relation_of_an_unknown_or_dense_field_is_refused(spark, world, tmp_path):
     odd = GraphSettings(relations=(Relation(left="price", right="nothing"),))
-    with pytest.raises(InputError, match=r"\['nothing', 'price'\], which are no id fields of the schema: choose among"):
+    with pytest.raises(
+        InputError,
+        match=r"\['nothing', 'price'\], which are no id fields of the schema: choose among",
+    ):
         built(spark, world[1], tmp_path / "graph", odd)
 
 
@@ -218,7 +264,9 @@ def test_a_value_in_every_row_keeps_all_its_edges_without_a_cap(spark, hub_count
     edges = read_edges(tmp_path / "graph")
     assert len(edges) == HUB_ROWS // 3
     assert (edges.impressions == 3).all()
-    assert edges.pmi.abs().max() < 1e-12, "what is shown with a value that is everywhere says nothing"
+    assert edges.pmi.abs().max() < 1e-12, (
+        "what is shown with a value that is everywhere says nothing"
+    )
 
 
 def test_the_pairs_of_a_hub_are_spread_over_the_reducers(spark, hub_counts):
@@ -234,9 +282,14 @@ def test_the_pairs_of_a_hub_are_spread_over_the_reducers(spark, hub_counts):
     assert max(sizes) < 2 * HUB_ROWS / 3 / 8
 
 
-def test_the_cap_draws_the_same_sample_whatever_the_partitioning_and_another_by_another_seed(spark, hub_counts, tmp_path):
+def test_the_cap_draws_the_same_sample_whatever_the_partitioning_and_another_by_another_seed(
+    spark, hub_counts, tmp_path
+):
     samples = {}
-    for name, chosen in (("a", hub_settings(max_degree=100)), ("b", hub_settings(max_degree=100, seed=1))):
+    for name, chosen in (
+        ("a", hub_settings(max_degree=100)),
+        ("b", hub_settings(max_degree=100, seed=1)),
+    ):
         built(spark, hub_counts, tmp_path / name, chosen, DAYS[1])
         edges = read_edges(tmp_path / name)
         relation = read_graph(tmp_path / name).relations["site__tags"]
@@ -251,7 +304,10 @@ def test_the_cap_draws_the_same_sample_whatever_the_partitioning_and_another_by_
 
 
 def test_the_cap_holds_for_both_ends_and_touches_nobody_else(spark, world, tmp_path):
-    free, tight = (SETTINGS.model_copy(update={"min_impressions": 1, "max_degree": most}) for most in (10_000, 15))
+    free, tight = (
+        SETTINGS.model_copy(update={"min_impressions": 1, "max_degree": most})
+        for most in (10_000, 15)
+    )
     for name, chosen in (("free", free), ("tight", tight)):
         built(spark, world[1], tmp_path / name, chosen)
     full, left = (read_edges(tmp_path / name) for name in ("free", "tight"))
@@ -259,7 +315,11 @@ def test_the_cap_holds_for_both_ends_and_touches_nobody_else(spark, world, tmp_p
     for side in ("left", "right"):
         assert left.groupby(["relation", side]).size().max() <= 15
     sizes = {side: full.groupby(["relation", side]).size() for side in ("left", "right")}
-    quiet = [key for key in full.index if all(sizes[side][key[0], key[EDGE.index(side)]] <= 15 for side in sizes)]
+    quiet = [
+        key
+        for key in full.index
+        if all(sizes[side][key[0], key[EDGE.index(side)]] <= 15 for side in sizes)
+    ]
     assert len(quiet) > 10
     assert set(quiet) <= set(left.index)
 
@@ -279,7 +339,9 @@ def as_records(drawn: list[dict]) -> pd.DataFrame:
     return frame.assign(hour=frame["timestamp_ms"].astype(str))
 
 
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(DRAWN, min_size=2, max_size=2))
 def test_merged_counts_are_the_graph_of_the_union(spark, tmp_path_factory, days):
     root = tmp_path_factory.mktemp("union")
@@ -287,7 +349,14 @@ def test_merged_counts_are_the_graph_of_the_union(spark, tmp_path_factory, days)
     union = pd.concat(frames.values(), ignore_index=True)
     chosen = SETTINGS.model_copy(update={"min_impressions": 1})
     built(spark, counted(spark, frames, root), root / "merged", chosen, DAYS[2])
-    built(spark, counted(spark, {DAYS[1]: union}, root / "whole"), root / "of_union", chosen, DAYS[2])
-    for name in ("nodes.parquet", *(f"edges/relation={relation.name}/part-00000.parquet" for relation in RELATIONS)):
-        assert (root / "merged" / name).read_bytes() == (root / "of_union" / name).read_bytes(), name
+    built(
+        spark, counted(spark, {DAYS[1]: union}, root / "whole"), root / "of_union", chosen, DAYS[2]
+    )
+    for name in (
+        "nodes.parquet",
+        *(f"edges/relation={relation.name}/part-00000.parquet" for relation in RELATIONS),
+    ):
+        assert (root / "merged" / name).read_bytes() == (root / "of_union" / name).read_bytes(), (
+            name
+        )
     compare(read_edges(root / "merged"), reference(long_form(union), chosen, union.label.mean()))

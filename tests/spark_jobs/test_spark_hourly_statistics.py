@@ -22,7 +22,11 @@ SCHEMA = Schema(
     user="user",
     item="item",
     timestamp=Timestamp(column="ts"),
-    fields=(Categorical(name="site"), MultiValued(name="tags"), Numeric(name="price", transform="log")),
+    fields=(
+        Categorical(name="site"),
+        MultiValued(name="tags"),
+        Numeric(name="price", transform="log"),
+    ),
 )
 YESTERDAY, DAY = date(2022, 5, 1), date(2022, 5, 2)
 HOURS = [Hour(DAY, hour) for hour in (3, 7, 23)]
@@ -78,27 +82,44 @@ def statistics(spark, partitions, tmp_path_factory):
 
 def test_the_window_that_the_last_hour_ends_is_the_day_s(statistics):
     for name in ("values.parquet", "histogram.parquet"):
-        pd.testing.assert_frame_equal(*(pd.read_parquet(statistics[when] / name) for when in (DAY, HOURS[-1])))
-    fields = [pd.read_parquet(statistics[when] / "fields.parquet").drop(columns="new_value_rate") for when in (DAY, HOURS[-1])]
+        pd.testing.assert_frame_equal(
+            *(pd.read_parquet(statistics[when] / name) for when in (DAY, HOURS[-1]))
+        )
+    fields = [
+        pd.read_parquet(statistics[when] / "fields.parquet").drop(columns="new_value_rate")
+        for when in (DAY, HOURS[-1])
+    ]
     pd.testing.assert_frame_equal(*fields)
 
 
-def test_what_begins_before_the_window_of_an_hour_is_left_out(spark, partitions, statistics, tmp_path):
+def test_what_begins_before_the_window_of_an_hour_is_left_out(
+    spark, partitions, statistics, tmp_path
+):
     earlier = {YESTERDAY: statistics[YESTERDAY], HOURS[0]: statistics[HOURS[0]]}
-    found = feature_statistics(spark, SCHEMA, {HOURS[1]: partitions[HOURS[1]]}, earlier, HOURS[1], SETTINGS, tmp_path)
+    found = feature_statistics(
+        spark, SCHEMA, {HOURS[1]: partitions[HOURS[1]]}, earlier, HOURS[1], SETTINGS, tmp_path
+    )
     assert (found["days"], found["impressions"]) == (3, 60 + 43 + 47)
     short = SETTINGS.model_copy(update={"window_days": 1})
-    found = feature_statistics(spark, SCHEMA, {HOURS[1]: partitions[HOURS[1]]}, earlier, HOURS[1], short, tmp_path)
+    found = feature_statistics(
+        spark, SCHEMA, {HOURS[1]: partitions[HOURS[1]]}, earlier, HOURS[1], short, tmp_path
+    )
     assert (found["days"], found["impressions"]) == (2, 43 + 47)
 
 
 def test_an_hour_may_not_build_on_its_day(spark, partitions, statistics, tmp_path):
-    with pytest.raises(InputError, match=r"2022-05-02T23 may only build on days before it, not on \['2022-05-02'\]"):
-        feature_statistics(spark, SCHEMA, partitions, {DAY: statistics[DAY]}, HOURS[2], SETTINGS, tmp_path)
+    with pytest.raises(
+        InputError, match=r"2022-05-02T23 may only build on days before it, not on \['2022-05-02'\]"
+    ):
+        feature_statistics(
+            spark, SCHEMA, partitions, {DAY: statistics[DAY]}, HOURS[2], SETTINGS, tmp_path
+        )
 
 
 def test_edges_of_the_hours_are_those_of_the_day(spark, partitions, tmp_path):
-    settings = GraphSettings(relations=(Relation(left="site", right="tags"),), window_days=2, min_impressions=2)
+    settings = GraphSettings(
+        relations=(Relation(left="site", right="tags"),), window_days=2, min_impressions=2
+    )
     for when, impressions in partitions.items():
         (tmp_path / str(when)).mkdir()
         cross_counts(spark, SCHEMA, impressions, settings.relations, tmp_path / str(when))
@@ -107,7 +128,11 @@ def test_edges_of_the_hours_are_those_of_the_day(spark, partitions, tmp_path):
         (tmp_path / name).mkdir()
         counts = {when: tmp_path / str(when) for when in wanted}
         cross_graph(spark, SCHEMA, counts, DAY + timedelta(days=1), settings, tmp_path / name)
-        found.append(pd.read_parquet(tmp_path / name / "edges" / "relation=site__tags" / "part-00000.parquet"))
+        found.append(
+            pd.read_parquet(
+                tmp_path / name / "edges" / "relation=site__tags" / "part-00000.parquet"
+            )
+        )
         told.append(read_graph(tmp_path / name))
     assert len(found[0]) > 10
     pd.testing.assert_frame_equal(*found)
@@ -120,5 +145,8 @@ def test_edges_of_the_hours_are_those_of_the_day(spark, partitions, tmp_path):
 def test_a_graph_of_an_hour_refuses_its_own_day_and_later_hours(spark, partitions, tmp_path):
     settings = GraphSettings(relations=(Relation(left="site", right="tags"),))
     for late in (DAY, HOURS[1], HOURS[2]):
-        with pytest.raises(InputError, match=rf"cross graph of 2022-05-02T07 .* not of \['{late}'\]: they hold its labels"):
+        with pytest.raises(
+            InputError,
+            match=rf"cross graph of 2022-05-02T07 .* not of \['{late}'\]: they hold its labels",
+        ):
             cross_graph(spark, SCHEMA, {late: tmp_path}, HOURS[1], settings, tmp_path)

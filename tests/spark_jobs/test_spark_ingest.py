@@ -67,14 +67,27 @@ def messy(spark, tmp_path_factory):
     (folder / "log-2022-05-01.csv").write_text(MESSY)
     (folder / "users.csv").write_text("user,age\nu1,30.0\n")
     side = SideTable(path=str(folder / "users.csv"), key="user", prefix="u_")
-    source = Source(path=str(folder / "log-{date}.csv"), format=Format.CSV, partition="path", side_tables=(side,))
+    source = Source(
+        path=str(folder / "log-{date}.csv"),
+        format=Format.CSV,
+        partition="path",
+        side_tables=(side,),
+    )
     return ingest(spark, source, SCHEMA, DAY, folder), folder
 
 
 def test_every_record_is_kept_or_quarantined_for_its_first_reason(messy):
     report, _ = messy
     assert (report.rows_in, report.rows_kept, report.rows_quarantined) == (14, 3, 11)
-    expected = {"malformed": 2, "timestamp": 2, "wrong_day": 1, "label": 2, "user": 1, "item": 1, "duplicate": 2}
+    expected = {
+        "malformed": 2,
+        "timestamp": 2,
+        "wrong_day": 1,
+        "label": 2,
+        "user": 1,
+        "item": 1,
+        "duplicate": 2,
+    }
     assert report.reasons == expected
 
 
@@ -82,18 +95,50 @@ def test_kept_records_are_canonical_sorted_and_typed(messy):
     table = pq.read_table(messy[1] / "impressions")
     types = {field.name: str(field.type) for field in table.schema}
     assert types == {
-        **{"record_id": "int64", "label": "int8", "timestamp_ms": "int64", "user": "string", "item": "string", "site": "string"},
-        **{"tags": "list<element: string>", "price": "string", "hour": "string", "age": "string", "policy": "string"},
+        **{
+            "record_id": "int64",
+            "label": "int8",
+            "timestamp_ms": "int64",
+            "user": "string",
+            "item": "string",
+            "site": "string",
+        },
+        **{
+            "tags": "list<element: string>",
+            "price": "string",
+            "hour": "string",
+            "age": "string",
+            "policy": "string",
+        },
     }
     rows = table.to_pylist()
-    assert [(row["timestamp_ms"], row["record_id"]) for row in rows] == sorted((r["timestamp_ms"], r["record_id"]) for r in rows)
-    by_item = {row["item"]: {k: v for k, v in row.items() if k not in ("record_id", "item")} for row in rows}
-    common = {"label": 1, "timestamp_ms": NOON + 5, "user": "u1", "hour": str(NOON + 5), "age": "30"}
+    assert [(row["timestamp_ms"], row["record_id"]) for row in rows] == sorted(
+        (r["timestamp_ms"], r["record_id"]) for r in rows
+    )
+    by_item = {
+        row["item"]: {k: v for k, v in row.items() if k not in ("record_id", "item")}
+        for row in rows
+    }
+    common = {
+        "label": 1,
+        "timestamp_ms": NOON + 5,
+        "user": "u1",
+        "hour": str(NOON + 5),
+        "age": "30",
+    }
     assert by_item == {
         "1": {**common, "site": "007", "tags": ["a", "b"], "price": "10.50", "policy": "p"},
         "3": {**common, "site": "", "tags": ["a"], "price": "", "policy": None},
         "2": {
-            **{"label": 0, "timestamp_ms": NOON, "user": "u2", "hour": str(NOON), "age": "", "site": "true", "tags": []},
+            **{
+                "label": 0,
+                "timestamp_ms": NOON,
+                "user": "u2",
+                "hour": str(NOON),
+                "age": "",
+                "site": "true",
+                "tags": [],
+            },
             **{"price": "abc", "policy": "p"},
         },
     }
@@ -105,7 +150,16 @@ def test_quarantine_holds_the_raw_records(messy):
     records = [(reason, json.loads(record)) for reason, record in table.itertuples(index=False)]
     assert (
         "timestamp",
-        {"click": "1", "user": "u1", "item": "3", "ts": "soon", "site": "x", "tags": "a", "price": "1", "policy": "p"},
+        {
+            "click": "1",
+            "user": "u1",
+            "item": "3",
+            "ts": "soon",
+            "site": "x",
+            "tags": "a",
+            "price": "1",
+            "policy": "p",
+        },
     ) in records
     assert sorted(r["__corrupt"] for reason, r in records if reason == "malformed") == [
         f"1,u1,3,{NOON},x,a",
@@ -114,20 +168,48 @@ def test_quarantine_holds_the_raw_records(messy):
 
 
 def test_only_the_named_files_are_left(messy):
-    names = sorted(str(path.relative_to(messy[1])) for path in messy[1].rglob("*") if path.is_file() and path.suffix != ".csv")
-    assert names == ["aggregates.parquet", "impressions/part-00000.parquet", "quarantine/part-00000.parquet"]
+    names = sorted(
+        str(path.relative_to(messy[1]))
+        for path in messy[1].rglob("*")
+        if path.is_file() and path.suffix != ".csv"
+    )
+    assert names == [
+        "aggregates.parquet",
+        "impressions/part-00000.parquet",
+        "quarantine/part-00000.parquet",
+    ]
 
 
 def test_aggregates_by_hand(messy):
     found = metrics(messy[1])
     expected = {
-        **{("", "rows_in"): 14, ("", "rows_kept"): 3, ("", "rows_quarantined"): 11, ("", "clicks"): 2, ("", "ctr"): 2 / 3},
-        **{("", "users"): 2, ("", "items"): 3, ("", "min_timestamp_ms"): NOON, ("", "max_timestamp_ms"): NOON + 5},
+        **{
+            ("", "rows_in"): 14,
+            ("", "rows_kept"): 3,
+            ("", "rows_quarantined"): 11,
+            ("", "clicks"): 2,
+            ("", "ctr"): 2 / 3,
+        },
+        **{
+            ("", "users"): 2,
+            ("", "items"): 3,
+            ("", "min_timestamp_ms"): NOON,
+            ("", "max_timestamp_ms"): NOON + 5,
+        },
         **{("", "undated"): 2, ("", "quarantined:label"): 2, ("", "quarantined:malformed"): 2},
         **{("site", "null_share"): 1 / 3, ("site", "distinct"): 2, ("site", "top_share"): 1 / 3},
         **{("tags", "null_share"): 1 / 3, ("tags", "distinct"): 2, ("tags", "top_share"): 2 / 3},
-        **{("price", "mean"): 10.5, ("price", "std"): 0, ("price", "min"): 10.5, ("price", "max"): 10.5},
-        **{("price", "unreadable_share"): 1 / 3, ("price", "null_share"): 1 / 3, ("age", "null_share"): 1 / 3},
+        **{
+            ("price", "mean"): 10.5,
+            ("price", "std"): 0,
+            ("price", "min"): 10.5,
+            ("price", "max"): 10.5,
+        },
+        **{
+            ("price", "unreadable_share"): 1 / 3,
+            ("price", "null_share"): 1 / 3,
+            ("age", "null_share"): 1 / 3,
+        },
     }
     assert {key: found[key] for key in expected} == pytest.approx(expected)
     assert not any(metric == "mean" for field, metric in found if field != "price")
@@ -147,7 +229,9 @@ TYPED = Schema(
 def typed_log(rows: int, seed: int) -> pd.DataFrame:
     """Three Shanghai days from 2022-04-30 on, some times missing, every tenth record twice."""
     dice = np.random.default_rng(seed)
-    when = pd.Timestamp("2022-04-29T16:00:00Z") + pd.to_timedelta(dice.integers(0, 3 * 86_400_000, rows), unit="ms")
+    when = pd.Timestamp("2022-04-29T16:00:00Z") + pd.to_timedelta(
+        dice.integers(0, 3 * 86_400_000, rows), unit="ms"
+    )
     frame = pd.DataFrame(
         {
             "rating": dice.integers(1, 6, rows).astype("float64"),
@@ -155,7 +239,9 @@ def typed_log(rows: int, seed: int) -> pd.DataFrame:
             "item": dice.integers(0, 20, rows).astype("float32"),
             "when": pd.Series(when).where(dice.random(rows) > 0.02).astype("datetime64[us, UTC]"),
             "flag": dice.random(rows) < 0.5,
-            "tags": [[float(t) for t in dice.integers(0, 9, dice.integers(0, 4))] for _ in range(rows)],
+            "tags": [
+                [float(t) for t in dice.integers(0, 9, dice.integers(0, 4))] for _ in range(rows)
+            ],
             "price": np.where(dice.random(rows) < 0.1, np.nan, dice.normal(100, 20, rows).round(3)),
         }
     )
@@ -169,7 +255,11 @@ def typed(spark, tmp_path_factory):
     log[:300].to_parquet(folder / "a.parquet")
     log[300:].to_parquet(folder / "b.parquet")
     (folder / "out").mkdir()
-    return ingest(spark, Source(path=f"{folder}/{{a,b}}.parquet"), TYPED, DAY, folder / "out"), folder, log
+    return (
+        ingest(spark, Source(path=f"{folder}/{{a,b}}.parquet"), TYPED, DAY, folder / "out"),
+        folder,
+        log,
+    )
 
 
 def expected_day(log: pd.DataFrame) -> pd.DataFrame:
@@ -199,12 +289,16 @@ def test_typed_columns_become_canonical_strings(typed):
             "item": day["item"].astype(int).astype(str),
             "flag": day["flag"].map({True: "true", False: "false"}),
             "tags": day["tags"].map(lambda tags: ",".join(str(int(t)) for t in tags)),
-            "price": day["price"].map(lambda p: "" if np.isnan(p) else str(int(p)) if p == int(p) else str(p)),
+            "price": day["price"].map(
+                lambda p: "" if np.isnan(p) else str(int(p)) if p == int(p) else str(p)
+            ),
         }
     )
     found["tags"] = found["tags"].map(",".join)
     columns = list(spelled.columns)
-    assert sorted(found[columns].itertuples(index=False, name=None)) == sorted(spelled.itertuples(index=False, name=None))
+    assert sorted(found[columns].itertuples(index=False, name=None)) == sorted(
+        spelled.itertuples(index=False, name=None)
+    )
     assert found["record_id"].is_unique
 
 
@@ -213,15 +307,25 @@ def test_aggregates_agree_with_pandas(typed):
     day, found = expected_day(log), metrics(folder / "out")
     tags = day["tags"].map(lambda values: list(set(values))).explode().dropna()
     expected = {
-        **{("", "ctr"): (day["rating"] >= 4).mean(), ("", "users"): day["user"].nunique(), ("", "items"): day["item"].nunique()},
+        **{
+            ("", "ctr"): (day["rating"] >= 4).mean(),
+            ("", "users"): day["user"].nunique(),
+            ("", "items"): day["item"].nunique(),
+        },
         **{
             ("price", "mean"): day["price"].mean(),
             ("price", "std"): day["price"].std(ddof=0),
             ("price", "max"): day["price"].max(),
         },
         **{("price", "null_share"): day["price"].isna().mean(), ("price", "unreadable_share"): 0},
-        **{("price", "distinct"): day["price"].nunique(), ("flag", "top_share"): day["flag"].value_counts().max() / len(day)},
-        **{("tags", "distinct"): tags.nunique(), ("tags", "top_share"): tags.value_counts().max() / len(day)},
+        **{
+            ("price", "distinct"): day["price"].nunique(),
+            ("flag", "top_share"): day["flag"].value_counts().max() / len(day),
+        },
+        **{
+            ("tags", "distinct"): tags.nunique(),
+            ("tags", "top_share"): tags.value_counts().max() / len(day),
+        },
         **{("tags", "null_share"): (day["tags"].map(len) == 0).mean()},
     }
     assert {key: found[key] for key in expected} == pytest.approx(expected, rel=1e-11)
@@ -235,13 +339,19 @@ def test_the_same_records_give_the_same_bytes_in_any_order_and_partitioning(spar
         ingest(spark, Source(path=str(tmp_path / "shuffled.parquet")), TYPED, DAY, tmp_path)
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", 2)
-    for name in ("impressions/part-00000.parquet", "quarantine/part-00000.parquet", "aggregates.parquet"):
+    for name in (
+        "impressions/part-00000.parquet",
+        "quarantine/part-00000.parquet",
+        "aggregates.parquet",
+    ):
         assert (tmp_path / name).read_bytes() == (folder / "out" / name).read_bytes(), name
 
 
 def test_without_deduplication_repeats_stay_with_ids_of_their_own(spark, typed, tmp_path):
     first, folder, _ = typed
-    report = ingest(spark, Source(path=f"{folder}/{{a,b}}.parquet", deduplicate=False), TYPED, DAY, tmp_path)
+    report = ingest(
+        spark, Source(path=f"{folder}/{{a,b}}.parquet", deduplicate=False), TYPED, DAY, tmp_path
+    )
     assert report.rows_kept == first.rows_kept + first.reasons["duplicate"]
     ids = kept(tmp_path)["record_id"]
     assert ids.is_unique
@@ -250,7 +360,10 @@ def test_without_deduplication_repeats_stay_with_ids_of_their_own(spark, typed, 
 
 def test_a_day_outside_the_log_has_no_data(spark, typed, tmp_path):
     _, folder, _ = typed
-    with pytest.raises(NoDataError, match=r"no record of 2022-06-01 \(Asia/Shanghai\) \(\d+ records have no readable time"):
+    with pytest.raises(
+        NoDataError,
+        match=r"no record of 2022-06-01 \(Asia/Shanghai\) \(\d+ records have no readable time",
+    ):
         ingest(spark, Source(path=f"{folder}/{{a,b}}.parquet"), TYPED, date(2022, 6, 1), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
@@ -258,13 +371,24 @@ def test_a_day_outside_the_log_has_no_data(spark, typed, tmp_path):
 def test_an_empty_file_has_no_data(spark, typed, tmp_path):
     typed[2][:0].to_parquet(tmp_path / "2022-05-01.parquet")
     with pytest.raises(NoDataError, match="holds no record of 2022-05-01"):
-        ingest(spark, Source(path=f"{tmp_path}/{{date}}.parquet", partition="path"), TYPED, DAY, tmp_path)
+        ingest(
+            spark,
+            Source(path=f"{tmp_path}/{{date}}.parquet", partition="path"),
+            TYPED,
+            DAY,
+            tmp_path,
+        )
 
 
 def test_a_wrong_time_unit_is_an_error_and_not_a_day_without_data(spark, tmp_path):
     (tmp_path / "log.csv").write_text(f"rating,user,item,when,flag,tags,price\n5,1,2,{NOON},,,\n")
-    with pytest.raises(InputError, match=r"no time in column 'when' can be read as 'iso': correct `timestamp\.unit`") as caught:
-        ingest(spark, Source(path=str(tmp_path / "log.csv"), format=Format.CSV), TYPED, DAY, tmp_path)
+    with pytest.raises(
+        InputError,
+        match=r"no time in column 'when' can be read as 'iso': correct `timestamp\.unit`",
+    ) as caught:
+        ingest(
+            spark, Source(path=str(tmp_path / "log.csv"), format=Format.CSV), TYPED, DAY, tmp_path
+        )
     assert not isinstance(caught.value, NoDataError)
 
 
@@ -272,10 +396,19 @@ def test_a_wrong_time_unit_is_an_error_and_not_a_day_without_data(spark, tmp_pat
     ("change", "message"),
     [
         ({"label": "clicked"}, r"no column 'clicked' \(for the label\)"),
-        ({"fields": (Categorical(name="flags"),)}, r"no column 'flags' \(for field 'flags'\), perhaps 'flag'"),
+        (
+            {"fields": (Categorical(name="flags"),)},
+            r"no column 'flags' \(for field 'flags'\), perhaps 'flag'",
+        ),
         ({"extras": ("propensity",)}, r"no column 'propensity' \(for `extras`\)"),
-        ({"fields": (Categorical(name="tags"),)}, r"'tags' holds array<double>: declare its field as kind `multi_valued`"),
-        ({"timestamp": Timestamp(column="when")}, r"'when' .* holds times, not epochs: set `timestamp\.unit: iso`"),
+        (
+            {"fields": (Categorical(name="tags"),)},
+            r"'tags' holds array<double>: declare its field as kind `multi_valued`",
+        ),
+        (
+            {"timestamp": Timestamp(column="when")},
+            r"'when' .* holds times, not epochs: set `timestamp\.unit: iso`",
+        ),
     ],
 )
 def test_a_schema_that_does_not_fit_the_log_is_named(spark, typed, tmp_path, change, message):
@@ -286,7 +419,9 @@ def test_a_schema_that_does_not_fit_the_log_is_named(spark, typed, tmp_path, cha
 
 def test_large_days_are_cut_into_files_that_ascend_in_time(spark, tmp_path, monkeypatch):
     monkeypatch.setattr(files, "RECORDS_PER_FILE", 100)
-    frame = spark.range(350).selectExpr("pmod(id * 7919, 97) as timestamp_ms", "pmod(id * 104729, 1009) as record_id")
+    frame = spark.range(350).selectExpr(
+        "pmod(id * 7919, 97) as timestamp_ms", "pmod(id * 104729, 1009) as record_id"
+    )
     files.write_sorted(frame, tmp_path / "out", ("timestamp_ms", "record_id"), 350)
     paths = sorted((tmp_path / "out").iterdir())
     rows = [tuple(row.values()) for path in paths for row in pq.read_table(path).to_pylist()]

@@ -57,7 +57,9 @@ def test_an_unsupported_java_home_gives_way_to_a_supported_one_on_path(tmp_path)
     fake_java(tmp_path / "eleven", 'version "11.0.1"')
     fake_java(tmp_path / "garbage", "no version here")
     fake_java(tmp_path / "seventeen", 'version "17.0.1"')
-    path = os.pathsep.join(str(tmp_path / name / "bin") for name in ("missing", "garbage", "seventeen"))
+    path = os.pathsep.join(
+        str(tmp_path / name / "bin") for name in ("missing", "garbage", "seventeen")
+    )
     found = find_java({"JAVA_HOME": str(tmp_path / "eleven"), "PATH": path}, tmp_path)
     assert found == java.Java(tmp_path / "seventeen", 17)
 
@@ -86,7 +88,9 @@ def test_without_any_java_there_is_none_and_requiring_it_names_the_cure(tmp_path
 
 def run_module(tmp_path: Path, path: str) -> subprocess.CompletedProcess[str]:
     """Run `python -m spark_jobs.java` in an empty environment whose every download is refused."""
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "venv")], check=True
+    )
     refused = "http://127.0.0.1:9"
     environment = {
         "PATH": path,
@@ -98,7 +102,9 @@ def run_module(tmp_path: Path, path: str) -> subprocess.CompletedProcess[str]:
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), sysconfig.get_paths()["purelib"]]),
     }
     command = [str(tmp_path / "venv" / "bin" / "python"), "-m", "spark_jobs.java"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, cwd=REPOSITORY)
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=400, cwd=REPOSITORY
+    )
 
 
 @pytest.mark.process
@@ -106,7 +112,12 @@ def test_a_refused_fetch_ends_with_code_2_and_the_cure(tmp_path):
     done = run_module(tmp_path, "")
     assert done.returncode == 2, done.stderr
     assert "fetching one failed" in done.stderr
-    for cure in ("apt-get install openjdk-17-jre-headless", "brew install openjdk@17", "conda install", "JAVA_HOME"):
+    for cure in (
+        "apt-get install openjdk-17-jre-headless",
+        "brew install openjdk@17",
+        "conda install",
+        "JAVA_HOME",
+    ):
         assert cure in done.stderr
     assert "Traceback" not in done.stderr
 

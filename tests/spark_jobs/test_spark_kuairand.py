@@ -36,7 +36,12 @@ SCHEMA = Schema(
 def source(data_folder):
     folder = data_folder / "kuairand_pure"
     users = SideTable(path=f"{folder}/user_features_pure.csv", key="user_id")
-    videos = SideTable(path=f"{folder}/video_features_basic_pure.csv", key="video_id", prefix="video_", columns=("music_id",))
+    videos = SideTable(
+        path=f"{folder}/video_features_basic_pure.csv",
+        key="video_id",
+        prefix="video_",
+        columns=("music_id",),
+    )
     return Source(path=f"{folder}/{{val,test}}.parquet", side_tables=(users, videos))
 
 
@@ -44,8 +49,13 @@ def test_all_days_keep_all_records_but_exact_duplicates(spark, source):
     # Fourteen days by the log's own `date`; by `time_ms` 141 records of the first fall on the evening before.
     days = [date(2022, 4, 24) + timedelta(days=i) for i in range(15)]
     log = read_log(spark, source, days[0])
-    reasons = reduce(DataFrame.unionAll, (judged(log, source, SCHEMA, day).select(REASON) for day in days))
-    assert {row[0]: row[1] for row in reasons.groupBy(REASON).count().collect()} == {None: 222_869, "duplicate": 5_460}
+    reasons = reduce(
+        DataFrame.unionAll, (judged(log, source, SCHEMA, day).select(REASON) for day in days)
+    )
+    assert {row[0]: row[1] for row in reasons.groupBy(REASON).count().collect()} == {
+        None: 222_869,
+        "duplicate": 5_460,
+    }
 
 
 def test_a_day_agrees_with_pandas(spark, source, data_folder, tmp_path):
@@ -55,8 +65,14 @@ def test_a_day_agrees_with_pandas(spark, source, data_folder, tmp_path):
     day = log[log.time_ms.between(midnight, midnight + 86_400_000 - 1)]
     found = pd.read_parquet(tmp_path / "impressions")
     assert (report.rows_kept, found.label.sum()) == (len(day), day.is_click.sum())
-    users = pd.read_csv(data_folder / "kuairand_pure" / "user_features_pure.csv").set_index("user_id").user_active_degree
+    users = (
+        pd.read_csv(data_folder / "kuairand_pure" / "user_features_pure.csv")
+        .set_index("user_id")
+        .user_active_degree
+    )
     expected = day.user_id.map(users).fillna("").value_counts()
-    pd.testing.assert_series_equal(found.degree.value_counts().sort_index(), expected.sort_index(), check_names=False)
+    pd.testing.assert_series_equal(
+        found.degree.value_counts().sort_index(), expected.sort_index(), check_names=False
+    )
     assert sorted(found.hour.astype("int64")) == sorted(day.time_ms)
     assert found.music.str.fullmatch(r"\d+|").all()

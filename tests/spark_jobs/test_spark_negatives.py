@@ -34,11 +34,19 @@ def clicks(count: int = 400) -> pd.DataFrame:
     dice = random.Random(7)
     rows = []
     while len(rows) < count:
-        session, user, ts = len(rows), dice.randrange(60), START + dice.randrange(-2 * 3_600_000, 6 * 3_600_000)
+        session, user, ts = (
+            len(rows),
+            dice.randrange(60),
+            START + dice.randrange(-2 * 3_600_000, 6 * 3_600_000),
+        )
         for item in dice.sample(range(1, 41), dice.randrange(1, 6)):
             ts += dice.randrange(1000, 240_000)
-            rows.append((user, session, item if item < 40 else None, ts, dice.randrange(5), len(rows)))
-    return pd.DataFrame(rows, columns=["user", "session", "item", "ts", "region", "n"]).astype({"item": "Int64"})
+            rows.append(
+                (user, session, item if item < 40 else None, ts, dice.randrange(5), len(rows))
+            )
+    return pd.DataFrame(rows, columns=["user", "session", "item", "ts", "region", "n"]).astype(
+        {"item": "Int64"}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +54,9 @@ def drawn(spark, tmp_path_factory):
     folder = tmp_path_factory.mktemp("clicks")
     log = clicks()
     log.to_parquet(folder / "clicks.parquet", index=False)
-    report = ingest(spark, Source(path=str(folder / "clicks.parquet"), negatives=RULE), SCHEMA, DAY, folder)
+    report = ingest(
+        spark, Source(path=str(folder / "clicks.parquet"), negatives=RULE), SCHEMA, DAY, folder
+    )
     return report, log, pd.read_parquet(folder / "impressions")
 
 
@@ -94,9 +104,14 @@ def test_draws_are_about_uniform_over_the_window(drawn):
     assert sum(abs(chosen[item] - chances[item]) for item in chances) < 0.35 * total
 
 
-def test_the_same_seed_draws_the_same_from_files_by_day_and_another_seed_does_not(spark, drawn, tmp_path):
+def test_the_same_seed_draws_the_same_from_files_by_day_and_another_seed_does_not(
+    spark, drawn, tmp_path
+):
     _, log, found = drawn
-    by_day = {"2017-10-01": log[log.ts < START], "2017-10-02": log[log.ts >= START].sample(frac=1, random_state=1)}
+    by_day = {
+        "2017-10-01": log[log.ts < START],
+        "2017-10-02": log[log.ts >= START].sample(frac=1, random_state=1),
+    }
     for name, part in by_day.items():
         part.to_parquet(tmp_path / f"{name}.parquet", index=False)
     source = Source(path=f"{tmp_path}/{{date}}.parquet", partition="path", negatives=RULE)
@@ -114,7 +129,19 @@ def test_the_same_seed_draws_the_same_from_files_by_day_and_another_seed_does_no
 def test_a_log_that_has_labels_is_refused(spark, tmp_path):
     clicks(5).assign(click=1).to_parquet(tmp_path / "clicks.parquet", index=False)
     with pytest.raises(InputError, match="`negatives` are for logs of clicks only"):
-        ingest(spark, Source(path=str(tmp_path / "clicks.parquet"), negatives=RULE), SCHEMA, DAY, tmp_path)
+        ingest(
+            spark,
+            Source(path=str(tmp_path / "clicks.parquet"), negatives=RULE),
+            SCHEMA,
+            DAY,
+            tmp_path,
+        )
     rule = RULE.model_copy(update={"session": "visit"})
     with pytest.raises(InputError, match=r"no column 'visit' \(for `negatives\.session`\)"):
-        ingest(spark, Source(path=str(tmp_path / "clicks.parquet"), negatives=rule), SCHEMA, DAY, tmp_path)
+        ingest(
+            spark,
+            Source(path=str(tmp_path / "clicks.parquet"), negatives=rule),
+            SCHEMA,
+            DAY,
+            tmp_path,
+        )

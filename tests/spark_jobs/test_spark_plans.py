@@ -42,6 +42,8 @@ def test_a_local_session_gives_the_same_records(pytestconfig, days, small):
     if pytestconfig.getoption("--spark") == "local":
         pytest.skip("all tests are in a local session")
     root, _ = days
-    subprocess.run([sys.executable, str(Path(__file__).with_name("spark_chain.py")), str(root)], check=True)
+    subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("spark_chain.py")), str(root)], check=True
+    )
     local = contents(root / "local")
     assert {name for name in small if local.get(name) != small[name]} == set()

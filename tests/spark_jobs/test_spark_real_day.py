@@ -42,7 +42,9 @@ def long(config, partition):
     """One record per impression, field and distinct token."""
     records = pq.read_table(partition / "impressions").to_pandas().reset_index(names="record")
     assert len(records) > 10_000
-    return pd.concat([tokens(records, field) for field in config.features.fields], ignore_index=True)
+    return pd.concat(
+        [tokens(records, field) for field in config.features.fields], ignore_index=True
+    )
 
 
 def tokens(records, field):
@@ -59,11 +61,21 @@ def tokens(records, field):
 
 
 def test_statistics_of_a_real_day(spark, config, partition, long, tmp_path):
-    feature_statistics(spark, config.features, {DAY: partition}, {}, DAY, StatisticsSettings(smoothing=20), tmp_path)
+    feature_statistics(
+        spark,
+        config.features,
+        {DAY: partition},
+        {},
+        DAY,
+        StatisticsSettings(smoothing=20),
+        tmp_path,
+    )
     found = pd.read_parquet(tmp_path / "values.parquet").set_index(["field", "value"]).sort_index()
     groups = long.groupby(["field", "value"])
     expected = groups.agg(impressions=("label", "size"), clicks=("label", "sum"))
-    expected = expected.assign(first_ms=groups.timestamp_ms.min(), last_ms=groups.timestamp_ms.max()).sort_index()
+    expected = expected.assign(
+        first_ms=groups.timestamp_ms.min(), last_ms=groups.timestamp_ms.max()
+    ).sort_index()
     pd.testing.assert_frame_equal(found.drop(columns="ctr"), expected, check_dtype=False)
     prior = long[long.field == "tab"].label.mean()
     ctr = (expected.clicks + 20 * prior) / (expected.impressions + 20)
@@ -87,5 +99,7 @@ def test_the_graph_of_a_real_day(spark, config, partition, long, tmp_path):
     found = read_edges(out)
     expected = reference(long, chosen, long[long.field == "tab"].label.mean())
     assert len(found) > 1000
-    pd.testing.assert_frame_equal(found[["impressions", "clicks"]], expected[["impressions", "clicks"]], check_dtype=False)
+    pd.testing.assert_frame_equal(
+        found[["impressions", "clicks"]], expected[["impressions", "clicks"]], check_dtype=False
+    )
     np.testing.assert_allclose(found[FLOATS], expected[FLOATS], rtol=0, atol=1e-9)

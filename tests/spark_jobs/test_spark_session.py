@@ -47,11 +47,21 @@ def test_the_server_shows_its_token_to_nobody_else_and_listens_on_loopback_only(
     token = os.environ[TOKEN_VARIABLE]
     folder = Path(os.environ["ELASTIC_CTR_TEST_SPARK"])
     port = int(os.environ[REMOTE_VARIABLE].rpartition(":")[2])
-    [server] = {c.pid for c in psutil.net_connections("tcp") if c.laddr.port == port and c.status == "LISTEN"}
+    [server] = {
+        c.pid
+        for c in psutil.net_connections("tcp")
+        if c.laddr.port == port and c.status == "LISTEN"
+    }
     process = psutil.Process(server)
-    assert {c.laddr.ip.removeprefix("::ffff:") for c in process.net_connections("tcp") if c.status == "LISTEN"} == {"127.0.0.1"}
+    assert {
+        c.laddr.ip.removeprefix("::ffff:")
+        for c in process.net_connections("tcp")
+        if c.status == "LISTEN"
+    } == {"127.0.0.1"}
     assert token not in " ".join(process.cmdline())
-    holding = {path for path in folder.rglob("*") if path.is_file() and token.encode() in path.read_bytes()}
+    holding = {
+        path for path in folder.rglob("*") if path.is_file() and token.encode() in path.read_bytes()
+    }
     assert holding == {folder / "spark" / "client.env"}
     assert (folder / "spark" / "client.env").stat().st_mode & 0o777 == 0o600
 
@@ -62,7 +72,9 @@ def test_a_wrong_token_is_refused(over_the_server):
         "with spark_session(SparkSettings()) as spark: spark.range(1).count()"
     )
     environment = {**os.environ, TOKEN_VARIABLE: "guessed"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
     assert "InputError: the Spark server at sc://localhost" in done.stderr
     assert "refuses a session (is the token right?)" in done.stderr
 
@@ -85,7 +97,9 @@ def test_where_nothing_listens_the_message_says_so_at_once(monkeypatch):
         closed.bind(("127.0.0.1", 0))
         server = SparkServer(closed.getsockname()[1], "secret")
     remote = SparkSettings(remote=f"{server.url}/;token=secret")
-    with pytest.raises(RetryableError, match=rf"no Spark server answers at {server.url}: start one") as caught:
+    with pytest.raises(
+        RetryableError, match=rf"no Spark server answers at {server.url}: start one"
+    ) as caught:
         spark_session(remote).__enter__()
     assert "secret" not in str(caught.value)
 

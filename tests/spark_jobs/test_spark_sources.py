@@ -17,7 +17,9 @@ DAY = date(2022, 5, 1)
 
 
 def csv_source(path: Path | str | tuple[str, ...], **settings) -> Source:
-    return Source(path=path if isinstance(path, tuple) else str(path), format=Format.CSV, **settings)
+    return Source(
+        path=path if isinstance(path, tuple) else str(path), format=Format.CSV, **settings
+    )
 
 
 def test_csv_patterns_braces_gzip_renames_and_null_values(spark, tmp_path):
@@ -34,12 +36,19 @@ def test_csv_patterns_braces_gzip_renames_and_null_values(spark, tmp_path):
     frame = read_log(spark, source, DAY)
     assert frame.columns == ["id", "note", CORRUPT]
     rows = {tuple(row) for row in frame.collect()}
-    assert rows == {("007", 'x;"y"', None), (None, None, None), ("1.0", None, None), ("2", "a\\", None)}
+    assert rows == {
+        ("007", 'x;"y"', None),
+        (None, None, None),
+        ("1.0", None, None),
+        ("2", "a\\", None),
+    }
 
 
 def test_lines_of_wrong_arity_carry_their_text(spark, tmp_path):
     (tmp_path / "a.csv").write_text("a,b\n1,2\n1,2,3\n1\n")
-    corrupt = [row[CORRUPT] for row in read_log(spark, csv_source(tmp_path / "a.csv"), DAY).collect()]
+    corrupt = [
+        row[CORRUPT] for row in read_log(spark, csv_source(tmp_path / "a.csv"), DAY).collect()
+    ]
     assert corrupt == [None, "1,2,3", "1"]
 
 
@@ -53,12 +62,20 @@ def test_a_day_without_its_file_is_a_day_without_data(spark, tmp_path):
     (tmp_path / "2022-05-02.csv").write_text("a\n1\n")
     with pytest.raises(NoDataError, match=r"2022-05-01.*2022-05-01\.csv"):
         read_log(spark, csv_source(tmp_path / "{date}.csv", partition="path"), DAY)
-    assert read_log(spark, csv_source(tmp_path / "{date}.csv", partition="path"), date(2022, 5, 2)).count() == 1
+    assert (
+        read_log(
+            spark, csv_source(tmp_path / "{date}.csv", partition="path"), date(2022, 5, 2)
+        ).count()
+        == 1
+    )
 
 
 def test_a_missing_column_is_named_with_its_closest_neighbour(spark, tmp_path):
     (tmp_path / "a.csv").write_text("user_id,clicked\n1,2\n")
-    with pytest.raises(InputError, match=r"a\.csv has no column 'userid' .*perhaps 'user_id'.*there are: user_id, clicked"):
+    with pytest.raises(
+        InputError,
+        match=r"a\.csv has no column 'userid' .*perhaps 'user_id'.*there are: user_id, clicked",
+    ):
         read_log(spark, csv_source(tmp_path / "a.csv", rename={"userid": "user"}), DAY)
 
 
@@ -69,7 +86,9 @@ def test_a_rename_must_not_make_two_columns_one(spark, tmp_path):
 
 
 def damaged_gzip(folder: Path) -> Source:
-    whole = gzip.compress(("a,b\n" + "\n".join(f"{i},{i * 7919 % 104729}" for i in range(20_000))).encode())
+    whole = gzip.compress(
+        ("a,b\n" + "\n".join(f"{i},{i * 7919 % 104729}" for i in range(20_000))).encode()
+    )
     (folder / "good.csv.gz").write_bytes(whole)
     (folder / "bad.csv.gz").write_bytes(whole[: len(whole) // 2])
     return csv_source(folder / "*.csv.gz")
@@ -107,14 +126,23 @@ def test_side_tables_join_by_canonical_id_and_leave_nulls(spark, tmp_path):
     table = SideTable(path=str(tmp_path / "users.csv"), key="user", table_key="uid", prefix="u_")
     joined = join_side_tables(spark, log, [table], DAY)
     assert joined.columns == ["n", "user", "u_age"]
-    assert sorted(map(tuple, joined.collect())) == [(1, 7, "old"), (2, 8, "young"), (3, 9, None), (4, None, None)]
+    assert sorted(map(tuple, joined.collect())) == [
+        (1, 7, "old"),
+        (2, 8, "young"),
+        (3, 9, None),
+        (4, None, None),
+    ]
 
 
 def test_a_side_table_that_repeats_an_id_is_refused(spark, tmp_path):
-    pd.DataFrame({"user": [7.0, 8.0, 7.0], "age": ["a", "b", "c"]}).to_parquet(tmp_path / "users.parquet")
+    pd.DataFrame({"user": [7.0, 8.0, 7.0], "age": ["a", "b", "c"]}).to_parquet(
+        tmp_path / "users.parquet"
+    )
     log = spark.createDataFrame([("8",)], "user string")
     table = SideTable(path=str(tmp_path / "users.parquet"), format=Format.PARQUET, key="user")
-    with pytest.raises(InputError, match=r"users\.parquet: user must be unique, but repeats: '7' \(2 times\)"):
+    with pytest.raises(
+        InputError, match=r"users\.parquet: user must be unique, but repeats: '7' \(2 times\)"
+    ):
         join_side_tables(spark, log, [table], DAY)
 
 
@@ -123,11 +151,20 @@ def test_a_side_table_s_mistakes_are_named(spark, tmp_path):
     log = spark.createDataFrame([("8", "1")], "item string, price string")
 
     def joining(**table):
-        return join_side_tables(spark, log, [SideTable(**{"path": str(tmp_path / "items.csv"), "key": "item", **table})], DAY)
+        return join_side_tables(
+            spark,
+            log,
+            [SideTable(**{"path": str(tmp_path / "items.csv"), "key": "item", **table})],
+            DAY,
+        )
 
-    with pytest.raises(InputError, match=r"both have columns \['price'\]: list `columns` or set a `prefix`"):
+    with pytest.raises(
+        InputError, match=r"both have columns \['price'\]: list `columns` or set a `prefix`"
+    ):
         joining()
-    with pytest.raises(InputError, match=r"items\.csv has no column 'prices' \(for `columns`\), perhaps 'price'"):
+    with pytest.raises(
+        InputError, match=r"items\.csv has no column 'prices' \(for `columns`\), perhaps 'price'"
+    ):
         joining(columns=("prices",))
     with pytest.raises(InputError, match=r"the log has no column 'user'"):
         joining(key="user", table_key="item", prefix="x_")
