@@ -149,7 +149,7 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
     console.table("Frappe, Wide & Deep", ("arm", *_COLUMNS), lines)
     for name, told in figures["halved"].items():
         if "nothing_fits" in told:
-            console.complain(f"{name}: {told['nothing_fits']}")
+            console.error(f"{name}: {told['nothing_fits']}")
             continue
         uses = [(use, *line.values()) for use, line in told["uses"].items()]
         console.table(

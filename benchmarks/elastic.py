@@ -119,7 +119,7 @@ def _own_figures(size: Size, measured: Measured) -> dict[str, Any]:
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:
     for name, reason in figures["missing"].items():
-        console.complain(f"{name} is left out: {reason}")
+        console.error(f"{name} is left out: {reason}")
     if as_json:
         typer.echo(json.dumps(figures, indent=1))
         return

@@ -161,7 +161,7 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
         ("arm", *COLUMNS),
         lines(told["arms"]),
     )
-    console.say(str(told["stream"]))
+    console.info(str(told["stream"]))
 
 
 if __name__ == "__main__":

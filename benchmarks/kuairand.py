@@ -121,13 +121,13 @@ def _score_day(config: Config, store: Store, checkpoint: Path, day: date) -> tup
     from training.data.examples import read_examples
     from training.data.inputs import Featurizer
     from training.fit.checkpoints import read_description
-    from training.fit.learners import Learners, Recipe
-    from training.models.cross_files import read_encodings
+    from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+    from training.models.encoding_inputs import read_encodings
 
     (ingested,) = run_day(Context(config, day, store), ("ingest",))
     about = read_description(checkpoint)
-    learners = Learners.restored(
-        Recipe(about.schema, about.model, about.training, about.relations), checkpoint, about
+    learners = ModelAndBaseline.from_checkpoint(
+        LearnerConfig(about.schema, about.model, about.training, about.relations), checkpoint, about
     )
     examples = read_examples(ingested.version.path, about.schema, about.relations)
     encodings = read_encodings(checkpoint / "encodings.npz")

@@ -95,7 +95,7 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
     lines = [(name, *(str(values[column]) for column in columns)) for name, values in told.items()]
     console.table("MovieLens-1M, test AUC by system and rows", ("system", *columns), lines)
     for name, values in told.items():
-        console.say(f"{name}: user: {values['size_user']}")
+        console.info(f"{name}: user: {values['size_user']}")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,7 @@ from serving_parts.models import (
 
 from compression.export.write import SAVED_MODEL, export_model
 from pipelines.cli import console
-from validation.serving.compare import ServingCosts, serving_costs
-from validation.serving.measure import serve
+from validation.serving.measure import ServingCosts, serve, serving_costs
 from validation.serving.plot import plot_serving
 
 _PINS = Path(__file__).parent / "serving_parts" / "requirements"
@@ -126,13 +125,13 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
         return
     columns = ("model", "MB", "bytes a row", "resident MB", "load s", "per s, batch 1", "32", "512")
     console.table("serving", columns, [_line(name, told) for name in told["costs"]])
-    console.say(
+    console.info(
         ", ".join(
             f"{name} {told[name]:.2f}"
             for name in ("qps_ratio_b32", "rss_ratio", "load_ratio", "bytes_ratio")
         )
     )
-    console.say(f"other versions of TensorFlow: {told['other_tensorflow']}")
+    console.info(f"other versions of TensorFlow: {told['other_tensorflow']}")
 
 
 def _line(name: str, told: dict[str, Any]) -> tuple[str, ...]:

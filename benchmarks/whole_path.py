@@ -141,7 +141,7 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
     for name, figures in told.items():
         title = f"{name}, {figures['heldout']:,} held-out impressions"
         console.table(title, columns, [_line(row) for row in figures["rows"]])
-        console.say(f"reached: {figures['reached']}")
+        console.info(f"reached: {figures['reached']}")
 
 
 def _line(row: dict[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""A model as serving needs it, in stored form: what compression steps change and the export is made of."""
+"""A model in stored form: input and output of the compression steps, and source of the export."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elastic_embeddings.storage.checkpoint import HEADER
-from training.data.field_groups import DEFAULT, groups_of, slab_of
-from training.data.layout import Layout
+from training.data.layout import DEFAULT_GROUP, FieldLayout, groups_of, slab_of
 from training.fit.checkpoints import (
     DENSE,
     DESCRIPTION,
@@ -25,11 +24,9 @@ from training.fit.checkpoints import (
     read_description,
     rows_folder,
 )
-from training.models.cross_files import read_encodings, write_encodings
-from training.models.cross_input import Encodings
+from training.models.encoding_inputs import Encodings, read_encodings, write_encodings
 from training.packed.dense import DenseWeights, dense_nbytes, read_dense, unpacked, write_dense
-from training.packed.rows import PackedRows, read_rows, write_rows
-from training.packed.slab import PackedSlab
+from training.packed.rows import PackedRows, PackedSlab, read_rows, write_rows
 
 
 @dataclass(frozen=True)
@@ -50,32 +47,33 @@ class CompactModel:
 
     @classmethod
     def of(cls, trained: TrainedModel) -> Self:
-        """Return a trained model as it is, every value float32."""
-        slabs = {
-            name: {n: PackedSlab.of(v) for n, v in rows.vectors.items()}
-            for name, rows in trained.tables().items()
-        }
-        tables = {
-            name: PackedRows(rows.keys, slabs[name]) for name, rows in trained.tables().items()
-        }
+        """Store a trained model, every value in float32."""
+        tables = {}
+        for name, rows in trained.tables().items():
+            slabs = {slab: PackedSlab.of(vectors) for slab, vectors in rows.vectors.items()}
+            tables[name] = PackedRows(rows.keys, slabs)
         return cls(trained.description, trained.dense, tables, trained.encodings)
 
     def trained(self) -> TrainedModel:
-        """Return what the stored values stand for, in float32: what this model predicts by."""
-        tables = {name: _ascending(rows) for name, rows in self.tables.items()}
-        rest = tables.pop(DEFAULT, TrainedRows(np.zeros(0, np.int64), {}))
+        """Return the model in float32, with the values that it predicts by."""
+        tables = {}
+        for name, rows in self.tables.items():
+            # The rows of a compressed table are in any order; a trained one has ascending keys.
+            order = np.argsort(rows.keys)
+            vectors = {slab: values[order] for slab, values in rows.vectors().items()}
+            tables[name] = TrainedRows(rows.keys[order], vectors)
+        rest = tables.pop(DEFAULT_GROUP, TrainedRows(np.zeros(0, np.int64), {}))
         return TrainedModel(
             self.description, unpacked(self.dense), rest.keys, rest.vectors, self.encodings, tables
         )
 
     def take(self, kept: Mapping[str, NDArray[np.bool_]]) -> Self:
         """Return the model with the rows where `kept`, bool [N] by group, is true."""
-        return replace(
-            self, tables={name: rows.take(kept[name]) for name, rows in self.tables.items()}
-        )
+        tables = {name: rows.take(kept[name]) for name, rows in self.tables.items()}
+        return replace(self, tables=tables)
 
     def slabs(self) -> dict[str, PackedSlab]:
-        """Return every slab by the name that it has in the model."""
+        """Return every slab by its name in the model."""
         return {
             slab_of(name, own): slab
             for name, rows in self.tables.items()
@@ -84,18 +82,18 @@ class CompactModel:
 
     @property
     def rows(self) -> int:
-        """Keys of all tables."""
+        """Number of keys of all tables."""
         return sum(len(rows.keys) for rows in self.tables.values())
 
     @property
     def nbytes(self) -> int:
-        """Bytes of keys, rows, dense weights and encodings, as they are stored."""
+        """Bytes of keys, rows, dense weights and encodings in stored form."""
         encoded = sum(encoding.nbytes for encoding in self.encodings.values())
         return self.rows_nbytes + dense_nbytes(self.dense) + encoded
 
     @property
     def rows_nbytes(self) -> int:
-        """Of these, bytes of keys and rows."""
+        """Part of `nbytes` for keys and rows."""
         return sum(rows.nbytes for rows in self.tables.values())
 
 
@@ -105,12 +103,14 @@ def read_compact(folder: Path) -> CompactModel:
     Raises:
         InputError: a file is missing, damaged, or does not fit the others.
     """
-    told = read_description(folder)
-    groups = [group.name for group in groups_of(Layout.of(told.schema, told.relations), told.model)]
+    description = read_description(folder)
+    layout = FieldLayout.of(description.schema, description.relations)
+    groups = [group.name for group in groups_of(layout, description.model)]
+    # A checkpoint has a header in each table, a compressed model has none.
     if any((rows_folder(folder, name) / HEADER).exists() for name in groups):
         return CompactModel.of(read_checkpoint(folder))
     return CompactModel(
-        description=told,
+        description=description,
         dense=read_dense(folder / DENSE),
         tables={name: read_rows(rows_folder(folder, name)) for name in groups},
         encodings=read_encodings(folder / ENCODINGS),
@@ -118,13 +118,8 @@ def read_compact(folder: Path) -> CompactModel:
 
 
 def write_compact(model: CompactModel, described: Path, out: Path) -> None:
-    """Write a model into an existing folder.
-
-    Args:
-        model: what to write.
-        described: the `model.json` that describes it, copied as it is.
-        out: receives `model.json`, `dense.npz`, `encodings.npz`, `table/` and `groups/`.
-    """
+    """Write a model into an existing folder; `described` is its `model.json`, which is copied."""
+    # Copied byte for byte, so that the same model has the same file.
     shutil.copyfile(described, out / DESCRIPTION)
     write_dense(out / DENSE, model.dense)
     write_encodings(out / ENCODINGS, model.encodings)
@@ -132,8 +127,11 @@ def write_compact(model: CompactModel, described: Path, out: Path) -> None:
         write_rows(rows_folder(out, group), rows)
 
 
-def _ascending(rows: PackedRows) -> TrainedRows:
-    order = np.argsort(rows.keys)
-    return TrainedRows(
-        rows.keys[order], {name: vectors[order] for name, vectors in rows.vectors().items()}
-    )
+def positions_of(keys: NDArray[np.int64], among: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the position of each key in `among`, int64 [n]; -1 if it is not there."""
+    if not len(among):
+        return np.full(len(keys), -1)
+    # A key above all others would be at the end, which is no position.
+    order = np.argsort(among)
+    at = order[np.minimum(np.searchsorted(among, keys, sorter=order), len(among) - 1)]
+    return np.where(among[at] == keys, at, -1)

@@ -1,4 +1,4 @@
-"""What YAML says of compression. Free of TensorFlow."""
+"""Settings of compression and field selection. Free of TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from features.schema import EvolvingSettings, Settings
 
 _Chance = Annotated[float, Field(gt=0, lt=1)]
 
-_PLACES = {
+_ORDER = {
     "drop_fields": 0,
     "widths": 1,
     "quantize": 2,
@@ -22,13 +22,14 @@ _PLACES = {
     "encodings": 2,
     "fine_tune": 2,
 }
-"""A step never comes before one of a lower place, whose work it would undo or could not read. `prune_rows` reads any form."""
+"""Places of the steps in the order; `prune_rows` reads any form and can be anywhere."""
 
 
 class CompressionSettings(EvolvingSettings):
-    """Rows whose largest absolute value is at most `zero_tolerance` are dropped (0: only exact zeros, lossless).
+    """Rows whose largest absolute value is at most `zero_tolerance` are dropped.
 
-    `steps` follow one after the other, and cost accuracy; none: the lossless cut alone.
+    With 0 only exact zeros are dropped, which is lossless. `steps` run in order after that and cost
+    accuracy.
     """
 
     added_later = ("steps",)
@@ -37,8 +38,8 @@ class CompressionSettings(EvolvingSettings):
     steps: tuple[StepSettings, ...] = ()
 
     @property
-    def learns(self) -> bool:
-        """Whether a step reads the day's impressions."""
+    def trains(self) -> bool:
+        """Whether a step trains on the day's impressions."""
         return any(
             step.kind == "fine_tune" or (step.kind == "widths" and step.price is not None)
             for step in self.steps
@@ -47,54 +48,53 @@ class CompressionSettings(EvolvingSettings):
     @field_validator("steps")
     @classmethod
     def _are_in_order(cls, steps: tuple[StepSettings, ...]) -> tuple[StepSettings, ...]:
+        # 1. One step of a kind, except for `prune_rows`, which may prune several sets of fields.
         kinds = [step.kind for step in steps]
         twice = sorted({kind for kind in kinds if kinds.count(kind) > 1} - {"prune_rows"})
         if twice:
             raise ValueError(
                 f"{', '.join(twice)} is there twice: only prune_rows may be; make one step of them"
             )
-        _refuse_undone_tuning(steps)
+
+        # 2. Steps that exclude each other, or undo each other's work.
+        if "fine_tune" in kinds:
+            _check_around_fine_tune(steps, kinds.index("fine_tune"))
         if {"quantize", "product"} <= set(kinds):
             raise ValueError(
-                "quantize and product both say how rows are stored: take one of the two"
+                "quantize and product both define how rows are stored: use one of the two"
             )
-        _refuse_disorder(kinds)
+        if "prune_rows" in kinds and "drop_fields" in kinds[kinds.index("prune_rows") :]:
+            raise ValueError("drop_fields comes after prune_rows: put it before")
+        # 3. All others by their place in the order.
+        for first, second in pairwise(kind for kind in kinds if kind != "prune_rows"):
+            if _ORDER[first] > _ORDER[second]:
+                order = " → ".join(_ORDER)
+                raise ValueError(f"{second} comes after {first}: put it before; steps go {order}")
         return steps
 
 
-def _refuse_disorder(kinds: Sequence[str]) -> None:
-    if "prune_rows" in kinds and "drop_fields" in kinds[kinds.index("prune_rows") :]:
-        raise ValueError("drop_fields comes after prune_rows: put it before")
-    for first, second in pairwise(kind for kind in kinds if kind != "prune_rows"):
-        if _PLACES[first] > _PLACES[second]:
-            raise ValueError(
-                f"{second} comes after {first}: put it before; steps go {' → '.join(_PLACES)}"
-            )
-
-
-def _refuse_undone_tuning(steps: Sequence[StepSettings]) -> None:
-    kinds = [step.kind for step in steps]
-    if "fine_tune" not in kinds:
-        return
-    at = kinds.index("fine_tune")
-    late = sorted({"prune_rows", "quantize", "product", "encodings"} & set(kinds[at:]))
+def _check_around_fine_tune(steps: Sequence[StepSettings], at: int) -> None:
+    too_late = {"prune_rows", "quantize", "product", "encodings"}
+    late = sorted(too_late & {step.kind for step in steps[at:]})
     if late:
         raise ValueError(
-            f"{', '.join(late)} after fine_tune: it learns over rows and encodings as they are served, put it after them"
+            f"{', '.join(late)} after fine_tune: it trains over rows and encodings in the form in "
+            "which they are served, put it after them"
         )
     if any(step.kind == "dense" and step.form != "float32" for step in steps[:at]):
         raise ValueError(
-            "dense comes before fine_tune, which makes float32 of the kernels again: put dense after it"
+            "dense comes before fine_tune, which makes the kernels float32: put dense after it"
         )
 
 
 class SelectionSettings(Settings):
     """How gates rank the fields, and what keeping a field costs.
 
-    `fscd` (one draw of the gates a batch) prices field j at `G(c_j) / batch size` nats, `G = online·o + width·e + rows·n`:
-    values handled per impression, values given to the model, rows in the table. `droprank` (a draw for each impression) prices
-    all alike at `drop_weight` nats, rising over the first half of learning. All δ start at `initial_keep` and stay within
-    `keep_range`; the relaxation's temperature goes from the first to the second of `temperatures`.
+    `fscd` (one draw of the gates per batch) prices field j at `G(c_j) / batch size` nats, with
+    `G = online·o + width·e + rows·n`: values handled per impression, values given to the model,
+    rows in the table. `droprank` (one draw per impression) prices every field at `drop_weight`
+    nats, rising over the first half of training. All δ start at `initial_keep` and stay within
+    `keep_range`; the temperature of the relaxation falls as `temperatures` says.
     """
 
     method: Literal["fscd", "droprank"] = "fscd"
@@ -113,6 +113,7 @@ class SelectionSettings(Settings):
         least, most = self.keep_range
         if not least < self.initial_keep < most:
             raise ValueError(
-                f"initial_keep {self.initial_keep} must lie within keep_range, above {least} and below {most}"
+                f"initial_keep {self.initial_keep} must lie within keep_range, above {least} and "
+                f"below {most}"
             )
         return self

@@ -1,1 +1,1 @@
-"""Airflow wiring only: which stage runs when, for which day, with which parameters."""
+"""Airflow DAGs: which stage runs when, for which day, with which parameters."""

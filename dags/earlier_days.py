@@ -1,9 +1,10 @@
-"""The first task of a day or hour: refuse bad parameters, and wait for what was requested too and lies before it.
+"""The first task of a run: checks the parameters and waits for earlier requested days and hours.
 
-It warm-starts from the day or hour before, so it must not train over a hole. A run's state decides: a skipped day (no data)
-succeeded, a failed one stops every later day of the same configuration and workspace until it is cleared and done, or
-is marked a success by a person who accepts the hole. Runs without a logical date are not seen (Airflow cannot list
-them to a task); the trigger form always sets one.
+A day warm-starts from the day before, so none may be left out. The state of the earlier runs
+decides: a skipped day (no data) counts as a success; a failed one stops every later day of the same
+configuration and workspace until it is cleared and succeeds, or until a person marks it a success.
+Runs without a logical date are not seen (Airflow cannot list them to a task); the trigger form
+always sets one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from dags.request import Request, check_params, is_backfill, read_request
+from dags.request import RunRequest, check_params, is_backfill, read_request
 from features.errors import InputError
 from features.partition import in_order
 
@@ -28,7 +29,7 @@ _END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 class RunState(StrEnum):
-    """States of a DAG run, as Airflow spells them."""
+    """States of a DAG run, with Airflow's names."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -38,24 +39,29 @@ class RunState(StrEnum):
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """A run of the same DAG: what it asked for, how it stands, and whether a backfill made it."""
+    """A run of the same DAG: its state, what it requests, and whether a backfill created it."""
 
     run_id: str
     state: RunState
-    request: Request
+    request: RunRequest
     backfill: bool
 
 
 class EarlierDays(BaseSensorOperator):
-    """Succeed when no earlier requested day or hour is open. Frees its slot between looks."""
+    """Wait until no earlier requested day or hour is open."""
 
     template_fields = ()
 
     def __init__(self, **kwargs: Any) -> None:
+        # `reschedule` frees the worker slot between two pokes; `poke` would block it for hours.
         super().__init__(mode="reschedule", **kwargs)
 
     def poke(self, context: Context) -> bool:
-        """Return whether the day or hour may start; raises AirflowFailException when it must not, ever, as things stand."""
+        """Return whether the day or hour may start.
+
+        Raises:
+            AirflowFailException: the parameters are wrong, or an earlier run must be cleared first.
+        """
         run, params = context["dag_run"], context["params"]
         try:
             check_params(params, run, list(self.dag.params))
@@ -70,66 +76,67 @@ class EarlierDays(BaseSensorOperator):
 
 
 def may_start(
-    request: Request, runs: Callable[[RunState], Iterable[EarlierRun]], *, backfill: bool
+    request: RunRequest, runs: Callable[[RunState], Iterable[EarlierRun]], *, backfill: bool
 ) -> bool:
-    """Return whether a day or hour may start now (False: look again later).
+    """Return whether a day or hour may start now.
 
     Args:
-        request: the day or hour that wants to start.
-        runs: the DAG's runs in a given state.
-        backfill: whether a backfill asked for it (backfills and other runs have a limit of their own each).
+        request: the day or hour.
+        runs: returns the DAG's runs in a given state.
+        backfill: whether a backfill requested it.
 
     Raises:
-        AirflowFailException: an earlier day or hour failed, or waits behind this run and could never start.
+        AirflowFailException: an earlier day or hour failed, or is queued behind this run and could
+            never start.
     """
-    failed = [run for run in runs(RunState.FAILED) if request.follows(run.request)]
-    if failed:
-        _refuse_holes(request, failed, runs(RunState.SUCCESS))
-    queued = [run for run in runs(RunState.QUEUED) if request.follows(run.request)]
-    _refuse_deadlock(request, [run for run in queued if run.backfill == backfill])
-    return not queued and not any(request.follows(run.request) for run in runs(RunState.RUNNING))
 
+    def earlier(state: RunState) -> list[EarlierRun]:
+        return [run for run in runs(state) if request.follows(run.request)]
 
-def _refuse_holes(
-    request: Request, failed: list[EarlierRun], succeeded: Iterable[EarlierRun]
-) -> None:
-    done = {run.request.day for run in succeeded if request.follows(run.request)}
-    open_days = {run.request.day: run.run_id for run in failed if run.request.day not in done}
-    if open_days:
-        listed = ", ".join(f"{day} (run {open_days[day]})" for day in in_order(open_days))
+    # 1. A failed day leaves a gap, unless another run of that day succeeded.
+    if failed := earlier(RunState.FAILED):
+        done = {run.request.day for run in earlier(RunState.SUCCESS)}
+        gaps = {run.request.day: run.run_id for run in failed if run.request.day not in done}
+        if gaps:
+            listed = ", ".join(f"{day} (run {gaps[day]})" for day in in_order(gaps))
+            raise AirflowFailException(
+                f"{request.day} would train after a gap: {listed} failed. Clear that run and let "
+                "it finish, then clear this one; or mark it a success in the grid to go on "
+                "without it."
+            )
+
+    # 2. Airflow runs one backfill run and one other run at a time. An earlier day that is queued
+    # behind this run would wait for it while it waits for that day.
+    queued = earlier(RunState.QUEUED)
+    behind = [run for run in queued if run.backfill == backfill]
+    if behind:
+        listed = ", ".join(f"{run.request.day} (run {run.run_id})" for run in behind)
         raise AirflowFailException(
-            f"{request.day} would train over a hole: {listed} failed. Clear that run and let it finish, then clear this one; "
-            "or mark it a success in the grid to go on without it."
+            f"{listed} was requested and is queued behind {request.day}: "
+            "clear this run when it is done."
         )
 
-
-def _refuse_deadlock(request: Request, queued: list[EarlierRun]) -> None:
-    """One run at a time: an earlier day that is queued behind this run would wait for it for ever."""
-    if queued:
-        listed = ", ".join(f"{run.request.day} (run {run.run_id})" for run in queued)
-        raise AirflowFailException(
-            f"{listed} was requested and is queued behind {request.day}: clear this run when it is done."
-        )
+    # 3. Otherwise wait for the earlier days that are queued or running.
+    return not queued and not earlier(RunState.RUNNING)
 
 
 def _runs(dag_id: str, state: RunState, defaults: Mapping[str, Any]) -> Iterator[EarlierRun]:
-    """Yield the DAG's runs in this state, the latest logical date first; runs whose day cannot be told are left out."""
+    """Yield the DAG's runs in this state, the latest logical date first."""
+    # Airflow 3 gives a task no list of runs, only the last run before a date, through an internal
+    # channel to the supervisor of the task (Airflow 3.3).
+    from airflow.sdk.execution_time.comms import GetPreviousDagRun
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
     cursor: datetime | None = _END_OF_TIME
-    while cursor is not None and (run := _previous(dag_id, cursor, state)) is not None:
+    while cursor is not None:
+        question = GetPreviousDagRun(dag_id=dag_id, logical_date=cursor, state=state)
+        run = SUPERVISOR_COMMS.send(question).dag_run
+        if run is None:
+            return
         cursor = run.logical_date
         try:
             request = read_request({**defaults, **(run.conf or {})}, run)
         except InputError:
+            # The run failed for its parameters and has no day.
             continue
         yield EarlierRun(run.run_id, state, request, is_backfill(run))
-
-
-def _previous(dag_id: str, before: datetime, state: RunState) -> Any:
-    """Ask Airflow for the last run before a logical date, or None."""
-    from airflow.sdk.execution_time.comms import GetPreviousDagRun
-    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-
-    answer = SUPERVISOR_COMMS.send(
-        GetPreviousDagRun(dag_id=dag_id, logical_date=before, state=state)
-    )
-    return answer.dag_run

@@ -1,67 +1,54 @@
-"""Pretrain the cross features anew: build the graph of the days before, fit encodings of its nodes, gate them.
+"""Pretrain the cross features: build the graph of the days before, fit and gate its encodings.
 
-Weekly by itself (`ELASTIC_CTR_PRETRAIN_SCHEDULE`). `daily_retrain` uses the last ones of a day not after its own, and makes
-them itself only where there are none or they are older than `pretraining.every_days`. Trigger a run here after a change of the
-relations or of `pretraining`, or to have new ones sooner.
+By default it runs weekly (`ELASTIC_CTR_PRETRAIN_SCHEDULE`). `daily_retrain` uses the last encodings
+that are not of a later day, and pretrains itself only where there are none or they are older than
+`pretraining.every_days`. Trigger a run here after a change of the relations or of `pretraining`.
 
-**To run it:** trigger a run and pick a date: the day whose training may use them first. The graph holds no impression of it.
+**To run it:** trigger a run and pick a date: the first day whose training may use the encodings.
+The graph holds no impression of it.
 """
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable
 
-from dags.defaults import DEFAULT_ARGUMENTS
 from dags.form import trigger_form
-from dags.stage_task import StageTask
+from dags.stage_task import StageTask, dag_arguments
 from pipelines.services.schedule import pretrain_cron, schedule_zone
 
-ANEW = ("pretraining.every_days=1",)
-"""No encodings of a day before are young enough."""
+# With this setting no earlier encodings are recent enough, so both stages do their work.
+SETTINGS = ("pretraining.every_days=1",)
 
 
 def build_dag() -> DAG:
     """Return the DAG; a scheduled run is for the day that ends when it starts."""
-    zone = schedule_zone()
     dag = DAG(
         dag_id="pretrain_cross_features",
         description="The cross graph and the encodings that the click model reads frozen.",
         doc_md=__doc__,
         schedule=CronTriggerTimetable(
-            pretrain_cron(), timezone=zone.key, interval=timedelta(days=1)
+            pretrain_cron(), timezone=schedule_zone().key, interval=timedelta(days=1)
         ),
-        start_date=datetime(2015, 1, 1, tzinfo=zone),
-        catchup=False,
-        max_active_runs=1,
         params=trigger_form(),
-        default_args=DEFAULT_ARGUMENTS,
         tags=["elastic-ctr", "training"],
+        **dag_arguments(),
     )
     with dag:
-        _graph() >> _pretrain()
+        graph = _task("cross-graph", "Build the graph of the days before.", "spark")
+        graph >> _task("pretrain", "Fit and gate the encodings.", "default_pool")
     return dag
 
 
-def _graph() -> StageTask:
+def _task(stage: str, text: str, pool: str) -> StageTask:
     return StageTask(
-        task_id="cross_graph",
-        stage="cross-graph",
-        settings=ANEW,
-        pool="spark",
+        task_id=stage.replace("-", "_"),
+        stage=stage,
+        settings=SETTINGS,
+        pool=pool,
         execution_timeout=timedelta(hours=4),
-        doc_md="Build the graph of the days before.\n\nBy hand: `elastic-ctr cross-graph --set pretraining.every_days=1`",
-    )
-
-
-def _pretrain() -> StageTask:
-    return StageTask(
-        task_id="pretrain",
-        stage="pretrain",
-        settings=ANEW,
-        execution_timeout=timedelta(hours=4),
-        doc_md="Fit and gate the encodings.\n\nBy hand: `elastic-ctr pretrain --set pretraining.every_days=1`",
+        doc_md=f"{text}\n\nBy hand: `elastic-ctr {stage} --set {SETTINGS[0]}`",
     )
 
 

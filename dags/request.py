@@ -1,4 +1,4 @@
-"""What a DAG run asks for, read from its parameters, and the command line that a stage gets for it."""
+"""What a DAG run requests, read from its parameters, and the command lines of its stages."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from typing import Any, Protocol
 
 import yaml
 
-from dags.partition import Calendar, resolve_partition
+from dags.run_date import Calendar, resolve_partition
 from features.errors import InputError
 from features.partition import Partition, is_before
 from pipelines.services.schedule import runs_by_hour, schedule_zone
 
 SUBJECT = ("config", "date", "hour", "workspace")
+"""Parameters that are no settings of the configuration."""
+
 CLI = (sys.executable, "-m", "pipelines.cli")
 BACKFILL = "backfill"
 
 
 class DagRunLike(Protocol):
-    """What is read of Airflow's DAG run."""
+    """The attributes of Airflow's DAG run that are read here."""
 
     @property
     def run_type(self) -> str:
@@ -34,70 +36,76 @@ class DagRunLike(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
-    """A day or hour to train, from which configuration, into which workspace, with which settings overridden (`a.b=value`)."""
+class RunRequest:
+    """A day or hour to train on, the configuration, the workspace, and overrides (`a.b=value`)."""
 
     day: Partition
     config: str
     workspace: str
     overrides: tuple[str, ...] = ()
 
-    def follows(self, earlier: Request) -> bool:
-        """Whether `earlier` is a day or hour before this one, of the same configuration and workspace."""
-        return (self.config, self.workspace) == (earlier.config, earlier.workspace) and is_before(
-            earlier.day, self.day
-        )
+    def follows(self, earlier: RunRequest) -> bool:
+        """Whether `earlier` is of the same configuration and workspace and ended before this."""
+        same_line = (self.config, self.workspace) == (earlier.config, earlier.workspace)
+        return same_line and is_before(earlier.day, self.day)
 
     def command(self, stage: str) -> list[str]:
-        """Return the arguments of a stage's command line; a value never becomes an option or shell text."""
+        """Return the arguments of a stage's command line."""
+        # `--name=value` in one word: a value that begins with `-` does not become an option. No
+        # shell is involved.
         argv = [*CLI, stage, f"--config={self.config}", f"--date={self.day.isoformat()}"]
         argv += [f"--workspace={self.workspace}"] if self.workspace else []
         return argv + [f"--set={override}" for override in self.overrides]
 
 
-def read_request(params: Mapping[str, Any], run: DagRunLike) -> Request:
-    """Return what a run asks for; raises InputError when its day or hour is not known.
+def read_request(params: Mapping[str, Any], run: DagRunLike) -> RunRequest:
+    """Return what a run requests.
 
     Args:
-        params: the run's parameters over the form's defaults; a setting that is None keeps the YAML's value.
-        run: gives the day or hour where `date` is empty.
+        params: the run's parameters over the form's defaults; for a setting that is None the YAML
+            file's value is used.
+        run: gives the day or hour if `date` is empty.
+
+    Raises:
+        InputError: the day or hour is not known.
     """
     calendar = Calendar(schedule_zone(), runs_by_hour())
     day = resolve_partition(
         params.get("date"), params.get("hour"), run.data_interval_start, calendar
     )
-    settings = {
-        path: value for path, value in params.items() if path not in SUBJECT and value is not None
-    }
-    overrides = tuple(f"{path}={_spell(value)}" for path, value in settings.items())
-    return Request(day, str(params["config"]), str(params.get("workspace") or ""), overrides)
+    overrides = tuple(
+        f"{path}={_to_yaml(value)}"
+        for path, value in params.items()
+        if path not in SUBJECT and value is not None
+    )
+    return RunRequest(day, str(params["config"]), str(params.get("workspace") or ""), overrides)
 
 
 def check_params(params: Mapping[str, Any], run: DagRunLike, known: Collection[str]) -> None:
-    """Refuse what Airflow lets through: parameters that the form does not have, and one date or hour for a whole backfill.
+    """Check what Airflow does not check.
 
     Raises:
-        InputError: naming the parameters, and what to do.
+        InputError: a parameter is not in the form, or one date or hour is given for a whole
+            backfill.
     """
     unknown = sorted(set(params) - set(known))
     if unknown:
         raise InputError(f"unknown parameters {unknown}: the form offers {', '.join(known)}")
     if is_backfill(run) and (params.get("date") or params.get("hour") is not None):
         raise InputError(
-            "a backfill gives each run its own day or hour: leave `date` and `hour` empty, or trigger a single run"
+            "a backfill gives each run its own day or hour: leave `date` and `hour` empty, "
+            "or trigger a single run"
         )
 
 
 def is_backfill(run: DagRunLike) -> bool:
-    """Whether a backfill made this run."""
+    """Whether a backfill created this run."""
+    # Airflow gives a string or an enum, depending on where the run comes from.
     return str(getattr(run.run_type, "value", run.run_type)) == BACKFILL
 
 
-def _spell(value: Any) -> str:
-    """Write a value in one line so that YAML reads it back as it is (YAML 1.1 takes the `1e-05` of JSON for text)."""
+def _to_yaml(value: Any) -> str:
+    """Return a value as one line of YAML. JSON does not do: YAML 1.1 reads its `1e-05` as text."""
     style = '"' if isinstance(value, str) else None
-    return (
-        yaml.safe_dump(value, default_style=style, width=math.inf)
-        .removesuffix("...\n")
-        .rstrip("\n")
-    )
+    text = yaml.safe_dump(value, default_style=style, width=math.inf)
+    return text.removesuffix("...\n").rstrip("\n")

@@ -1,9 +1,11 @@
-"""Run a command in a process group of its own, hand over its output line by line, and leave no process behind.
+"""Runs a command in its own process group, forwards its output, and leaves no process behind.
 
-Nothing of Airflow here. A stage starts a JVM or TensorFlow's threads: what ends is the whole group, never only its
-leader. A command that the resident stage server can run is a fork of that server, which has the libraries imported
-(`pipelines.services.stage_server`); any other is a new process. Both have the same group, environment, output and exit
-code. What it does **not** do: retry, interpret the exit code, or use a shell.
+This module does not depend on Airflow. A stage starts a JVM or TensorFlow's threads, so the whole
+group is ended, never only its leader. A command that the resident stage server can run is a fork of
+that server, which has the libraries imported (`pipelines.services.stage_server`); any other is a
+new process. Both have the same group, environment, output and exit code.
+
+It does **not** retry, interpret the exit code, or use a shell.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from typing import IO
 
 from pipelines.services.stage_server import WarmProcess, connect
 
+# Seconds between SIGTERM and SIGKILL: less than the five that Airflow gives a task before it kills
+# the task itself.
 GRACE_S = 3.0
-"""Seconds between SIGTERM and SIGKILL: less than the five that Airflow gives a task before it kills the task itself."""
 
 _DRAIN_S = 5.0
 
@@ -27,8 +30,10 @@ _DRAIN_S = 5.0
 class StageProcess:
     """One run of one command.
 
-    `argv` is started as it is (no shell), in a new session, with `environment` (all of it). `grace_s` are the seconds
-    that the group has to end after SIGTERM.
+    Args:
+        argv: the command; no shell is used.
+        environment: the complete environment of the command.
+        grace_s: seconds that the group has to end after SIGTERM.
 
     Example:
         >>> StageProcess(["echo", "hello"], {"PATH": os.environ["PATH"]}).run(print)
@@ -47,32 +52,15 @@ class StageProcess:
     def run(self, on_line: Callable[[str], None]) -> int:
         """Run to the end and return the exit code (negative: killed by that signal).
 
-        stdout and stderr arrive in `on_line`, merged, without line ends, from another thread. Whatever ends this call
-        (the command, a timeout raised in it, Ctrl-C) ends every process of the group.
+        When this call ends, by the command or by an exception (a timeout, Ctrl-C), every process of
+        the group has ended.
+
+        Args:
+            on_line: receives the lines of stdout and stderr, merged, from another thread.
 
         Raises:
             OSError: the command cannot be started.
         """
-        process = self._start()
-        assert process.stdout is not None
-        reader = threading.Thread(target=_forward, args=(process.stdout, on_line), daemon=True)
-        reader.start()
-        try:
-            return process.wait()
-        finally:
-            self._finish(process, reader)
-
-    def terminate(self) -> None:
-        """Ask the group to end, and kill it after the grace; returns at once, so that a signal handler may call it."""
-        group = self._group
-        if group is None:
-            return
-        _signal_group(group, signal.SIGTERM)
-        timer = threading.Timer(self._grace_s, _signal_group, (group, signal.SIGKILL))
-        timer.daemon = True
-        timer.start()
-
-    def _start(self) -> subprocess.Popen[bytes] | WarmProcess:
         process = connect(self._argv, self._environment) or subprocess.Popen(
             self._argv,
             env=self._environment,
@@ -82,20 +70,37 @@ class StageProcess:
             start_new_session=True,
         )
         self._group = process.pid
-        return process
+        assert process.stdout is not None
+        # A thread reads the output, so that the main thread can receive signals while it waits.
+        reader = threading.Thread(target=_forward, args=(process.stdout, on_line), daemon=True)
+        reader.start()
+        try:
+            return process.wait()
+        finally:
+            self._end_group(process)
+            # A process outside the group may keep the pipe open: do not wait for ever.
+            reader.join(_DRAIN_S)
 
-    def _finish(
-        self, process: subprocess.Popen[bytes] | WarmProcess, reader: threading.Thread
-    ) -> None:
-        """End what is left of the group: the leader too, unless it ended by itself."""
+    def terminate(self) -> None:
+        """Ask the group to end, and kill it after the grace period; returns immediately."""
+        group = self._group
+        if group is None:
+            return
+        _signal_group(group, signal.SIGTERM)
+        # A timer, not a wait: Airflow calls this from a signal handler.
+        timer = threading.Timer(self._grace_s, _signal_group, (group, signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
+
+    def _end_group(self, process: subprocess.Popen[bytes] | WarmProcess) -> None:
         if process.poll() is None:
             _signal_group(process.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(self._grace_s)
+        # Also after a normal end: children of the command may still run.
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
         self._group = None
-        reader.join(_DRAIN_S)
 
 
 def _forward(stream: IO[bytes], on_line: Callable[[str], None]) -> None:

@@ -1,10 +1,10 @@
-"""The errors that are raised on purpose, each with the exit code that a command line returns for it."""
+"""The errors that the library raises on purpose, each with the exit code of a command line."""
 
 from __future__ import annotations
 
 
 class ElasticCtrError(Exception):
-    """Base of every error raised on purpose. The message says what is wrong, where, and what to do."""
+    """Base of every error raised on purpose. The message says what is wrong and what to do."""
 
     exit_code = 1
 

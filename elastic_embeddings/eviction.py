@@ -1,4 +1,4 @@
-"""Which keys a table lets go. Policies are small frozen objects over arrays; they know nothing of the table."""
+"""Eviction policies: which keys a table deletes. A policy sees arrays and knows no table."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from elastic_embeddings.errors import InputError
 
 
 @dataclass(frozen=True)
-class Residents:
-    """What a policy sees: one element per known key, in the order of first occurrence.
+class KeyStats:
+    """What an eviction policy sees: one element per known key, in the order of first occurrence.
 
     Attributes:
         has_row: bool [e]; false for keys that are counted and not admitted.
         counts: int32 [e], occurrences.
         last_seen: int32 [e], the step of the last occurrence.
-        step: optimizer steps taken.
-        days: the steps taken when each day began, ascending (`ElasticTable.start_day`).
+        step: optimizer steps so far.
+        days: the step at the start of each day, ascending (`ElasticTable.start_day`).
         zero: computes bool [e]: has a row that is exactly zero in every slab.
         norms: computes float32 [e]: L2 norm of the row over all slabs; 0 without a row.
     """
@@ -36,29 +36,31 @@ class Residents:
 
 
 class EvictionPolicy(Protocol):
-    """Chooses keys to let go."""
+    """Selects the keys to delete."""
 
-    def select(self, residents: Residents) -> NDArray[np.bool_]:
-        """Return bool [e]: which keys go."""
+    def select(self, keys: KeyStats) -> NDArray[np.bool_]:
+        """Return bool [e]: which keys are deleted."""
 
 
 @dataclass(frozen=True)
 class ZeroRows:
-    """Rows that group lasso set to zero and that were not seen for `idle_steps` steps (0: at once).
+    """Rows that group lasso set to zero and whose key did not occur for `idle_steps` steps.
 
-    Until it goes, a zero row keeps its optimizer state and can revive.
+    Until it is evicted, a zero row keeps its optimizer state and can become nonzero again.
     """
 
     idle_steps: int = 0
 
-    def select(self, residents: Residents) -> NDArray[np.bool_]:
+    def select(self, keys: KeyStats) -> NDArray[np.bool_]:
         """Return bool [e]."""
-        return residents.zero() & (residents.last_seen <= residents.step - self.idle_steps)
+        return keys.zero() & (keys.last_seen <= keys.step - self.idle_steps)
 
 
 @dataclass(frozen=True)
 class Idle:
-    """Keys, admitted or waiting, not seen for `steps` steps, or since the day `days` days before the current one began.
+    """Keys, with or without a row, that did not occur for `steps` steps or `days` days.
+
+    Days are counted back from the start of the current one.
 
     Raises:
         InputError: neither or both are given, or below 1.
@@ -71,11 +73,14 @@ class Idle:
         if (self.steps is None) == (self.days is None) or (self.steps or self.days or 0) < 1:
             raise InputError(f"{self}: give either steps or days, at least 1")
 
-    def select(self, residents: Residents) -> NDArray[np.bool_]:
+    def select(self, keys: KeyStats) -> NDArray[np.bool_]:
         """Return bool [e]."""
         if self.steps is not None:
-            return residents.last_seen <= residents.step - self.steps
-        return residents.last_seen <= _beginning(residents.days, self.days or 0)
+            return keys.last_seen <= keys.step - self.steps
+        back = self.days or 0
+        # No key is idle for longer than the table exists.
+        begin = keys.days[-1 - back] if len(keys.days) > back else -1
+        return keys.last_seen <= begin
 
 
 @dataclass(frozen=True)
@@ -87,17 +92,17 @@ class SmallNorm:
     def __post_init__(self) -> None:
         if not self.below > 0:
             raise InputError(
-                f"{self}: below must be positive; ZeroRows() is the policy for rows that are exactly zero"
+                f"{self}: below must be positive; ZeroRows() evicts rows that are exactly zero"
             )
 
-    def select(self, residents: Residents) -> NDArray[np.bool_]:
+    def select(self, keys: KeyStats) -> NDArray[np.bool_]:
         """Return bool [e]."""
-        return residents.has_row & (residents.norms() < self.below)
+        return keys.has_row & (keys.norms() < self.below)
 
 
 @dataclass(frozen=True)
 class LeastFrequent:
-    """The rows above a budget of `max_rows`, the least frequent first; of equals the one seen longest ago."""
+    """The rows above a budget of `max_rows`: the least frequent, then the longest unseen."""
 
     max_rows: int
 
@@ -105,21 +110,21 @@ class LeastFrequent:
         if self.max_rows < 1:
             raise InputError(f"{self}: max_rows must be at least 1")
 
-    def select(self, residents: Residents) -> NDArray[np.bool_]:
+    def select(self, keys: KeyStats) -> NDArray[np.bool_]:
         """Return bool [e]."""
-        chosen = np.zeros(len(residents.counts), np.bool_)
-        chosen[_by_worth(residents, residents.has_row)[: -self.max_rows]] = True
+        chosen = np.zeros(len(keys.counts), np.bool_)
+        chosen[_by_frequency(keys, keys.has_row)[: -self.max_rows]] = True
         return chosen
 
 
 @dataclass(frozen=True)
 class Eviction:
-    """When a table lets keys go, and by which policies: a key goes when any of them says so.
+    """When a table evicts, and by which policies; any of them suffices.
 
     Attributes:
-        policies: asked in this order.
-        every: steps between two evictions; 0 leaves it to calls of `evict()`.
-        keep_rows: a floor: of the chosen rows the most frequent stay, until this many rows are left.
+        policies: the policies.
+        every: steps between two evictions; 0 evicts only at calls of `evict()`.
+        keep_rows: the least number of rows that an eviction leaves, the most frequent ones.
 
     Raises:
         InputError: no policy, or a negative number.
@@ -136,24 +141,20 @@ class Eviction:
             )
 
     def due(self, step: int) -> bool:
-        """Return whether keys go after this step."""
+        """Return whether the table evicts after this step."""
         return self.every > 0 and step % self.every == 0
 
-    def select(self, residents: Residents) -> NDArray[np.bool_]:
-        """Return bool [e]: which keys go."""
-        chosen = np.logical_or.reduce([policy.select(residents) for policy in self.policies])
-        spared = self.keep_rows - int(np.count_nonzero(residents.has_row & ~chosen))
-        if spared > 0:
-            chosen[_by_worth(residents, residents.has_row & chosen)[-spared:]] = False
+    def select(self, keys: KeyStats) -> NDArray[np.bool_]:
+        """Return bool [e]: which keys are deleted."""
+        chosen = np.logical_or.reduce([policy.select(keys) for policy in self.policies])
+        missing = self.keep_rows - int(np.count_nonzero(keys.has_row & ~chosen))
+        if missing > 0:
+            chosen[_by_frequency(keys, keys.has_row & chosen)[-missing:]] = False
         return chosen
 
 
-def _by_worth(residents: Residents, among: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Positions where `among` is true, least frequent first, then longest unseen, then youngest."""
-    places = np.flatnonzero(among)[::-1]
-    return places[np.lexsort((residents.last_seen[places], residents.counts[places]))]
-
-
-def _beginning(days: Sequence[int], back: int) -> int:
-    """Steps taken when the day `back` days before the current one began; -1 if the table is not that old."""
-    return days[-1 - back] if len(days) > back else -1
+def _by_frequency(keys: KeyStats, among: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Positions where `among` is true: least frequent, then longest unseen, then newest first."""
+    # The sort is stable, so the reversed order makes the newest keys come first among equals.
+    positions = np.flatnonzero(among)[::-1]
+    return positions[np.lexsort((keys.last_seen[positions], keys.counts[positions]))]

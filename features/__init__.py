@@ -1,4 +1,5 @@
-"""The feature contract: what a field is, how a value is spelled, which key it gets.
+"""The feature contract: the kinds of fields, the canonical form of a value, and its key.
 
-Every other package may import it, it imports none of them. Only `features.keys` and `features.times` need TensorFlow.
+Every other package may import this one; it imports none of them but `elastic_embeddings`. Only
+`features.keys` and `features.times` need TensorFlow.
 """

@@ -1,8 +1,9 @@
-r"""One spelling per value: the rules that ingest (Spark), serving (TensorFlow) and Python all interpret.
+r"""The canonical form of a value: rules that ingest (Spark), serving (TensorFlow) and Python share.
 
-A rule is a regular expression in the dialect that Java, RE2 and Python share, with `\A` and `\z` as anchors
-(`$` would match before a trailing newline in Java and Python but not in RE2). Nothing else about a value is touched:
-no trimming, no case folding, no Unicode normalisation, so `"007"`, `" 7"` and `"7"` stay three values.
+A rule is a regular expression in the dialect that Java, RE2 and Python have in common, with the
+anchors `\A` and `\z` (`$` also matches before a trailing newline in Java and Python, but not in
+RE2). Values are not trimmed, case-folded or Unicode-normalised: `"007"`, `" 7"` and `"7"` are
+three different values.
 """
 
 from __future__ import annotations
@@ -11,52 +12,55 @@ import re
 from typing import NamedTuple
 
 NULL = ""
-"""A null value; multi-valued fields use it as padding, in every other field it is a value with a key of its own."""
-
+"""The null value. In a multi-valued field it is padding; in any other field it has its own key."""
 
 SEPARATOR = "\x1f"
-"""Stands between a vocabulary's name and a token in what a key is the hash of, and between the parts of a cross."""
+"""Joins a vocabulary's name and a token before hashing, and the parts of a cross."""
 
 NULL_MARK = "\x1e"
-"""Follows a vocabulary's name in what a null's key is the hash of."""
+"""Follows a vocabulary's name in the text whose hash is the key of null."""
 
 
 class Rule(NamedTuple):
-    """Rewrite every value that `pattern` matches as a whole to `replacement` (`{1}` is the first group)."""
+    """Replaces a value that `pattern` matches as a whole by `replacement` (`{1}`: first group)."""
 
     pattern: str
     replacement: str
 
 
+# Applied in order. A canonical value is not changed, so applying the rules twice is harmless.
 RULES: tuple[Rule, ...] = (
+    # pandas and Spark write a missing number as NaN.
     Rule(r"\A(?:nan|NaN)\z", NULL),
+    # An integer column with missing values is stored as floats: 7 is written as 7.0.
     Rule(r"\A([-+]?[0-9]+)\.0+\z", "{1}"),
+    # After the rule above, which turns -0.0 into -0.
     Rule(r"\A[-+]0+\z", "0"),
+    # Python writes True, Java and JSON write true.
     Rule(r"\A(?:True|TRUE)\z", "true"),
     Rule(r"\A(?:False|FALSE)\z", "false"),
 )
-"""Applied in order. Idempotent: a canonical value is left as it is."""
 
 NOT_CANONICAL = "|".join(
     f"(?:{rule.pattern.removeprefix(chr(92) + 'A').removesuffix(chr(92) + 'z')})" for rule in RULES
 )
-"""What some rule matches as a whole: these values, and no others, have another canonical spelling. Without anchors."""
+"""Matches, as a whole, exactly the values that some rule changes. Has no anchors."""
 
 NUMBER = r"\A[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?\z"
-"""What counts as a number in a numeric field; anything else is missing."""
+"""A number in a numeric field; every other value counts as missing."""
 
 EPOCH = r"\A-?[0-9]{1,18}\z"
-"""What counts as an epoch in a timestamp given as a count of seconds, milliseconds or microseconds."""
+"""A timestamp as a count of seconds, milliseconds or microseconds; 18 digits always fit int64."""
 
 ISO = (
     r"\A([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2}))?"
     r"(?:[.]([0-9]{1,9}))?(Z|[-+][0-9]{2}:?[0-9]{2})?\z"
 )
-"""What counts as an ISO time: date, time, optional fraction, optional fixed offset."""
+"""An ISO time: date, time, optional fraction of a second, optional fixed offset."""
 
 
 def canonical(value: object) -> str:
-    """Return the canonical spelling of one value; `None` becomes `NULL`.
+    """Return the canonical form of one value; `None` becomes `NULL`.
 
     >>> canonical(1.0), canonical("007"), canonical(True), canonical(None)
     ('1', '007', 'true', '')
@@ -68,5 +72,5 @@ def canonical(value: object) -> str:
 
 
 def python_pattern(pattern: str) -> str:
-    r"""Spell a shared pattern for Python's `re`, whose end-of-text anchor is `\Z`."""
+    r"""Return a shared pattern for Python's `re`, whose end-of-text anchor is `\Z`."""
     return pattern.replace(r"\z", r"\Z")

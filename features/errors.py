@@ -1,4 +1,4 @@
-"""The errors this project raises on purpose, each with the exit code that the CLI returns for it."""
+"""The errors that this project raises on purpose, with the exit codes that the CLI returns."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ __all__ = ["ElasticCtrError", "InputError", "NoDataError", "RetryableError", "Un
 
 
 class NoDataError(InputError):
-    """The source holds no record for the requested day; an orchestrator skips such a day."""
+    """The source has no record for the requested day; an orchestrator skips such a day."""
 
     exit_code = 4
 
 
 class UnsoundError(ElasticCtrError):
-    """The data or the model is not fit for use (a gate failed, a NaN, a parity break)."""
+    """The data or the model is not fit for use: a gate failed, a NaN, a parity break."""
 
     exit_code = 3
 
 
 class RetryableError(ElasticCtrError):
-    """Trouble of the surroundings (a server away, a lock held); the same call may succeed later."""
+    """An external condition failed (server down, lock held); the same call may succeed later."""
 
     exit_code = 75

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole: a reader finds the old content or the new one, never half."""
+"""Atomic writes of files and folders: a reader finds the old content or the new, never half."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from elastic_embeddings.storage.replacement import sync_path
+from elastic_embeddings.storage.files import sync_path
 
 
 def folder_bytes(folder: Path) -> int:
@@ -32,7 +32,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Give the block an empty folder, which replaces `target` when the block ends without an error."""
+    """Yield an empty folder that replaces `target` when the block ends without an error."""
     partial = target.with_name(f".{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

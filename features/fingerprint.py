@@ -1,8 +1,8 @@
-"""FarmHash64 of strings without TensorFlow: the keys of `features.keys`, for code that needs nothing else of it.
+"""FarmHash64 of strings without TensorFlow.
 
-`keys` gives what `features.keys.keys` gives; a test holds the two equal, byte by byte, for strings of
-every length that the algorithm treats in its own way. Training and the exported graph hash with
-TensorFlow's own operation.
+`keys` equals `features.keys.keys`; a test compares the two for strings of every length class of
+the algorithm. Training and the exported graph use TensorFlow's own operation; this module is for
+code that needs nothing else of TensorFlow.
 
 The algorithm is `farmhashna::Hash64` (G. Pike, FarmHash 1.1, MIT licence), which TensorFlow's
 `Fingerprint` operation calls `farmhash64`.
@@ -20,13 +20,17 @@ from features.canonical import NULL, NULL_MARK, SEPARATOR
 
 Text = NDArray[np.uint8]
 
+# The constants of FarmHash. Everything below stays uint64: Numba promotes an operation of uint64
+# and int64 to float64, which would lose the low bits.
 _K0 = np.uint64(0xC3A5C85C97CB3127)
 _K1 = np.uint64(0xB492B66FBE98F273)
 _K2 = np.uint64(0x9AE16A3B2F90404F)
 
 
 def keys(vocabulary: str, tokens: pa.Array) -> NDArray[np.int64]:
-    """Return the keys, int64 [n], of tokens, an Arrow array of n strings without nulls; `""` is null.
+    """Return the keys, int64 [n], of tokens, an Arrow array of n strings without nulls.
+
+    `""` is the null value.
 
     Example:
         >>> keys("city", pa.array(["Oslo", ""])).tolist()
@@ -41,19 +45,19 @@ def keys(vocabulary: str, tokens: pa.Array) -> NDArray[np.int64]:
 
 
 def fingerprint64(strings: pa.Array) -> NDArray[np.int64]:
-    """Return the FarmHash64 of each string or binary value, int64 [n]; the array has no nulls."""
-    flat = pa.concat_arrays(
-        [strings.cast(pa.large_binary())]
-    )  # so that it starts at its buffers' start
+    """Return the FarmHash64, int64 [n], of each string or binary value; there must be no nulls."""
+    # Concatenating copies a slice, so that the array starts at the start of its buffers.
+    flat = pa.concat_arrays([strings.cast(pa.large_binary())])
     _, offsets, data = flat.buffers()
     text = np.frombuffer(data or b"", np.uint8)
     bounds = np.frombuffer(offsets, np.int64)[: len(flat) + 1] if offsets else np.zeros(1, np.int64)
     return _fingerprints(text, bounds).view(np.int64)
 
 
+# Byte by byte, because the text has any alignment.
 @njit(cache=True)
 def _fetch(text: Text, at: int, count: int = 8) -> np.uint64:
-    """Bytes as a little-endian number."""
+    """`count` bytes as a little-endian number."""
     value = np.uint64(0)
     for i in range(count):
         value |= np.uint64(text[at + i]) << np.uint64(8 * i)
@@ -78,7 +82,7 @@ def _hash_16(low: np.uint64, high: np.uint64, factor: np.uint64) -> np.uint64:
 
 @njit(cache=True)
 def _hash_32_bytes(text: Text, at: int, a: np.uint64, b: np.uint64) -> tuple[np.uint64, np.uint64]:
-    """Two numbers from 32 bytes and two seeds (`WeakHashLen32WithSeeds`)."""
+    """Hash 32 bytes and two seeds to two numbers (`WeakHashLen32WithSeeds`)."""
     first, last = _fetch(text, at), _fetch(text, at + 24)
     a += first
     b = _rotate(b + a + last, 21)
@@ -89,7 +93,7 @@ def _hash_32_bytes(text: Text, at: int, a: np.uint64, b: np.uint64) -> tuple[np.
 
 @njit(cache=True)
 def _hash(text: Text) -> np.uint64:
-    """FarmHash64 of bytes; each range of lengths has its own formula."""
+    """Return the FarmHash64 of bytes; each range of lengths has its own formula."""
     size = len(text)
     length = np.uint64(size)
     if size == 0:
@@ -118,7 +122,7 @@ def _hash(text: Text) -> np.uint64:
 
 @njit(cache=True)
 def _hash_to_64(text: Text, size: int, factor: np.uint64) -> np.uint64:
-    """FarmHash64 of 33 to 64 bytes."""
+    """Return the FarmHash64 of 33 to 64 bytes."""
     a, b = _fetch(text, 0) * _K2, _fetch(text, 8)
     c, d = _fetch(text, size - 8) * factor, _fetch(text, size - 16) * _K2
     y = _rotate(a + b, 43) + _rotate(c, 30) + d
@@ -131,12 +135,15 @@ def _hash_to_64(text: Text, size: int, factor: np.uint64) -> np.uint64:
 
 @njit(cache=True)
 def _hash_blocks(text: Text, size: int) -> np.uint64:
-    """FarmHash64 of more than 64 bytes: blocks of 64, then the last 64 bytes once more."""
+    """Return the FarmHash64 of more than 64 bytes."""
+    # 1. The state: x, y, z and two pairs (v0, v1), (w0, w1); 81 is the seed of the reference.
     seed = np.uint64(81)
     x = seed * _K2 + _fetch(text, 0)
     y = seed * _K1 + np.uint64(113)
     z = _shift_mix(y * _K2 + np.uint64(113)) * _K2
     v0 = v1 = w0 = w1 = np.uint64(0)
+
+    # 2. Mix in every block of 64 bytes but the last, which may be incomplete.
     for at in range(0, (size - 1) // 64 * 64, 64):
         x = _rotate(x + y + v0 + _fetch(text, at + 8), 37) * _K1
         y = _rotate(y + v1 + _fetch(text, at + 48), 42) * _K1
@@ -146,6 +153,8 @@ def _hash_blocks(text: Text, size: int) -> np.uint64:
         v0, v1 = _hash_32_bytes(text, at, v1 * _K1, x + w0)
         w0, w1 = _hash_32_bytes(text, at + 32, z + w1, y + _fetch(text, at + 16))
         z, x = x, z
+
+    # 3. Mix in the last 64 bytes, which may overlap the block before, with another factor.
     factor = _K1 + ((z & np.uint64(0xFF)) << np.uint64(1))
     at, nine = size - 64, np.uint64(9)
     w0 += np.uint64((size - 1) & 63)
@@ -159,10 +168,13 @@ def _hash_blocks(text: Text, size: int) -> np.uint64:
     v0, v1 = _hash_32_bytes(text, at, v1 * factor, x + w0)
     w0, w1 = _hash_32_bytes(text, at + 32, z + w1, y + _fetch(text, at + 16))
     z, x = x, z
+
+    # 4. Reduce the state to 64 bits.
     low = _hash_16(v0, w0, factor) + _shift_mix(y) * _K0 + z
     return _hash_16(low, _hash_16(v1, w1, factor) + x, factor)
 
 
+# Compiled eagerly for read-only arrays, which views of Arrow buffers are.
 @njit(
     "uint64[::1](Array(uint8, 1, 'C', readonly=True), Array(int64, 1, 'C', readonly=True))",
     cache=True,

@@ -1,8 +1,9 @@
-"""What an artifact is of: a day, or an hour of a day, in the schema's time zone.
+"""The partition of an artifact: a day, or an hour of a day, in the schema's time zone.
 
-A day is a `date`, spelled `2022-05-01`; an hour is an `Hour`, spelled `2022-05-01T13`. An hour is the label that clocks on the
-wall show: where a change of the clock repeats it, it is one partition of two hours; where the clock skips it, it has no data.
-Everything here counts in such labels, 24 to a day, and knows no time zone.
+A day is a `date`, written as `2022-05-01`; an hour is an `Hour`, written as `2022-05-01T13`. An
+hour is a label of the local clock. Where a clock change repeats the label, both hours are one
+partition; where it skips the label, the partition has no data. This module counts in such labels,
+24 to a day, and knows no time zone.
 """
 
 from __future__ import annotations
@@ -18,17 +19,14 @@ from features.errors import InputError
 
 HOURS_PER_DAY = 24
 
-_SPELLING = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T([01]\d|2[0-3]))?", re.ASCII)
+# ASCII, because `\d` also matches the digits of other scripts.
+_TEXT = re.compile(r"(\d{4}-\d{2}-\d{2})(?:T([01]\d|2[0-3]))?", re.ASCII)
 _FOLDER = re.compile(r"dt=(\d{4}-\d{2}-\d{2})(?:/hm=(\d{2})00)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Hour:
-    """The hour `hour` (0 … 23) on a day.
-
-    Raises:
-        InputError: there is no such hour.
-    """
+    """The hour `hour` (0 to 23) of a day; raises InputError for other numbers."""
 
     on: date
     hour: int
@@ -51,17 +49,18 @@ Partition: TypeAlias = date | Hour
 
 
 def parse_partition(text: str) -> Partition:
-    """Return the day or hour that is spelled `YYYY-MM-DD` or `YYYY-MM-DDTHH`; raises InputError for anything else."""
-    found = _SPELLING.fullmatch(text)
+    """Return the partition written as `YYYY-MM-DD` or `YYYY-MM-DDTHH`, or raise InputError."""
+    match = _TEXT.fullmatch(text)
     try:
-        day = date.fromisoformat(found[1]) if found else None
+        day = date.fromisoformat(match[1]) if match else None
     except ValueError:
         day = None
-    if found is None or day is None:
+    if match is None or day is None:
         raise InputError(
-            f"{text!r} is no day and no hour: write YYYY-MM-DD, or YYYY-MM-DDTHH with HH from 00 to 23"
+            f"{text!r} is no day and no hour: write YYYY-MM-DD, or YYYY-MM-DDTHH with HH from 00 "
+            "to 23"
         )
-    return Hour(day, int(found[2])) if found[2] else day
+    return Hour(day, int(match[2])) if match[2] else day
 
 
 def folder_of(partition: Partition) -> str:
@@ -71,22 +70,23 @@ def folder_of(partition: Partition) -> str:
 
 
 def partition_of(folder: PurePath) -> Partition:
-    """Return the partition whose folder (relative to the artifact) this is; raises InputError when it is none's."""
-    found = _FOLDER.fullmatch(folder.as_posix())
-    if found is None:
+    """Return the partition of a folder, relative to its artifact, or raise InputError."""
+    match = _FOLDER.fullmatch(folder.as_posix())
+    if match is None:
         raise InputError(
-            f"{folder}: not the folder of a day or an hour (dt=YYYY-MM-DD, dt=YYYY-MM-DD/hm=HH00); move it away"
+            f"{folder}: not the folder of a day or an hour (dt=YYYY-MM-DD, "
+            "dt=YYYY-MM-DD/hm=HH00); move it away"
         )
-    return parse_partition(f"{found[1]}T{found[2]}" if found[2] else found[1])
+    return parse_partition(f"{match[1]}T{match[2]}" if match[2] else match[1])
 
 
 def day_of(partition: Partition) -> date:
-    """Return the day that a partition is, or lies in."""
+    """Return the day itself, or the day of an hour."""
     return partition.on if isinstance(partition, Hour) else partition
 
 
 def start_h(partition: Partition) -> int:
-    """Return the hours from the calendar's beginning to the partition's."""
+    """Return the hours from the beginning of the calendar to the start of a partition."""
     hours = day_of(partition).toordinal() * HOURS_PER_DAY
     return hours + partition.hour if isinstance(partition, Hour) else hours
 
@@ -97,12 +97,12 @@ def length_h(partition: Partition) -> int:
 
 
 def end_h(partition: Partition) -> int:
-    """Return the hours from the calendar's beginning to the partition's end."""
+    """Return the hours from the beginning of the calendar to the end of a partition."""
     return start_h(partition) + length_h(partition)
 
 
 def is_before(earlier: Partition, later: Partition) -> bool:
-    """Whether one partition has ended when the other begins, so that neither holds anything of the other."""
+    """Whether one partition ends before the other begins, so that they do not overlap."""
     return end_h(earlier) <= start_h(later)
 
 
@@ -112,27 +112,26 @@ def same_kind(one: Partition, other: Partition) -> bool:
 
 
 def kind_of(partition: Partition) -> str:
-    """Return what to call it: `day` or `hour`."""
+    """Return `day` or `hour`."""
     return "hour" if isinstance(partition, Hour) else "day"
 
 
 def in_order(partitions: Iterable[Partition]) -> list[Partition]:
-    """Return partitions by their end; the last hour of a day stands before the day itself."""
+    """Return partitions by their end; the last hour of a day comes before the day itself."""
+    # A day with the same end as an hour contains it, so it is the later state.
     return sorted(partitions, key=lambda partition: (end_h(partition), length_h(partition)))
 
 
 def disjoint(partitions: Collection[Partition]) -> set[Partition]:
-    """Return partitions without the hours of days that are there as a whole, so that nothing counts twice."""
+    """Return partitions without the hours of days that are also given."""
+    # An hour of a day that is given as a whole would count twice.
     days = {partition for partition in partitions if not isinstance(partition, Hour)}
-    return {
-        partition
-        for partition in partitions
-        if not isinstance(partition, Hour) or partition.on not in days
-    }
+    hours = {partition for partition in partitions if isinstance(partition, Hour)}
+    return days | {hour for hour in hours if hour.on not in days}
 
 
 def days_between(first: date, last: date) -> list[date]:
-    """Return all days from first to last, both included; raises InputError when the last is before the first."""
+    """Return all days from first to last, both included; raises InputError if none are."""
     if first > last:
         raise InputError(f"{first} is after {last}: the first day must not be later than the last")
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
@@ -149,8 +148,8 @@ def partitions_between(first: Partition, last: Partition) -> list[Partition]:
             raise InputError(
                 f"{first} is after {last}: the first hour must not be later than the last"
             )
-        places = (divmod(hour, HOURS_PER_DAY) for hour in range(start_h(first), end_h(last)))
-        return [Hour(date.fromordinal(day), hour) for day, hour in places]
+        hours = (divmod(hour, HOURS_PER_DAY) for hour in range(start_h(first), end_h(last)))
+        return [Hour(date.fromordinal(day), hour) for day, hour in hours]
     if isinstance(first, Hour) or isinstance(last, Hour):
         raise InputError(
             f"{first} and {last}: one is a day, the other an hour; give two days or two hours"

@@ -19,9 +19,9 @@ BLUE, ORANGE, GREEN, PURPLE, RED = COLOURS = ("#1f6fb2", "#d17a00", "#5b8c5a", "
 
 @contextmanager
 def figure_file(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
-    """Give the block an empty figure, written to `path` as PNG when the block ends.
+    """Yield an empty figure, which is written to `path` as PNG when the block ends.
 
-    The folder of `path` is made if missing.
+    The folder of `path` is created if missing.
     """
     # Without pyplot: it keeps every figure of the process, and looks for a display.
     figure = Figure(figsize=inches, layout="constrained")
@@ -47,5 +47,5 @@ def title(axes: Axes, finding: str, subject: str) -> None:
     note = axes.annotate(
         subject, (0, 1), (0, 6), "axes fraction", "offset points", color=MUTED, fontsize=9.5
     )
-    # Outside the layout, which would otherwise make room for it twice.
+    # Outside the layout, which would otherwise reserve space for it twice.
     note.set_in_layout(False)

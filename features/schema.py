@@ -1,4 +1,4 @@
-"""The schema: which columns of the log are label, ids, time and features, and of what kind each field is."""
+"""The schema: the columns of the log that are label, ids, time and features, and their kinds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PlainSerializer,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -16,10 +17,11 @@ from pydantic import (
 
 from features.timezones import offset_seconds, parse_timezone
 
+# A name is also a Parquet column, a file name and part of metric names.
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")]
 
 RESERVED = frozenset({"record_id", "label", "timestamp_ms", "user", "item"})
-"""Columns that ingest writes itself; no field may take one of these names."""
+"""Columns that ingest writes; no field may have one of these names."""
 
 
 class Settings(BaseModel):
@@ -37,6 +39,7 @@ class EvolvingSettings(Settings):
 
     added_later: ClassVar[tuple[str, ...]] = ()
 
+    # `wrap` keeps the usual serialisation (modes, nested objects) and filters its result.
     @model_serializer(mode="wrap")
     def _without_unused(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields = type(self).model_fields
@@ -54,7 +57,7 @@ class TimeUnit(StrEnum):
 
 
 class TimePart(StrEnum):
-    """What a time-derived field keeps of the local time."""
+    """The part of the local time that a time field keeps."""
 
     HOUR_OF_DAY = "hour_of_day"
     DAY_OF_WEEK = "day_of_week"
@@ -62,7 +65,7 @@ class TimePart(StrEnum):
 
 
 class Transform(StrEnum):
-    """How a numeric field enters the model: `buckets` as an embedded id, the others as a standardised number."""
+    """How a numeric field enters the model: `buckets` as an id, the others as a number."""
 
     STANDARD = "standard"
     LOG = "log"
@@ -70,7 +73,10 @@ class Transform(StrEnum):
 
 
 class Timestamp(Settings):
-    """The column that says when an impression happened. ISO times without an offset are read at `assume_offset`."""
+    """The column with the time of an impression.
+
+    ISO times without an offset are read as times at `assume_offset`.
+    """
 
     column: str
     unit: TimeUnit = TimeUnit.MILLISECONDS
@@ -83,7 +89,7 @@ class Timestamp(Settings):
 
 
 class _Column(Settings):
-    """A field read from one column of the log (by default the column of its own name)."""
+    """A field read from one column of the log, by default the column with the field's name."""
 
     name: Identifier
     column: str = ""
@@ -95,10 +101,11 @@ class _Column(Settings):
 
 
 class MultiHash(EvolvingSettings):
-    """How the ids of a field share few rows: an id is `hashes` of them, of as many small tables with `rows` rows together.
+    """Multi-hashing: an id has one row in each of `hashes` small tables, `rows` rows in total.
 
-    `shared`: all hashes fall into one table. `own_rows`: an id has its ordinary row too, once it is admitted by its field's
-    threshold. `combine`: `sum` pools the rows by their mean, `concat` lays them side by side, each `dim / hashes` wide.
+    With `shared`, all hashes share one table. With `own_rows`, an id also gets its ordinary
+    (dedicated) row when its field's admission threshold admits it. `combine: sum` takes the mean
+    of the rows; `concat` concatenates them, each `dim / hashes` wide.
     """
 
     added_later = ("shared", "own_rows", "combine")
@@ -113,7 +120,8 @@ class MultiHash(EvolvingSettings):
     def _own_rows_are_pooled(self) -> Self:
         if self.own_rows and self.combine == "concat":
             raise ValueError(
-                "own_rows go with combine: sum; rows laid side by side have no place for one more: drop one of the two"
+                "own_rows go with combine: sum; concatenated rows are narrower than an id's own "
+                "row: drop one of the two"
             )
         return self
 
@@ -121,8 +129,7 @@ class MultiHash(EvolvingSettings):
 class Categorical(_Column):
     """One id per impression. Fields with the same `vocabulary` share keys and rows.
 
-    With `multi_hash` an id has no row of its own, unless it says `own_rows`: however many ids there are, the field never takes
-    more than that many rows.
+    With `multi_hash`, the ids share a fixed number of rows, however many ids there are.
     """
 
     kind: Literal["categorical"] = "categorical"
@@ -139,7 +146,7 @@ class MultiValued(_Column):
 
 
 class Numeric(_Column):
-    """A number. `boundaries` (ascending) are for `transform: buckets`; `log` takes sign(x)·log(1+|x|) first."""
+    """A number. `log` is sign(x)·log(1+|x|); `buckets` needs `boundaries` in ascending order."""
 
     kind: Literal["numeric"] = "numeric"
     transform: Transform = Transform.STANDARD
@@ -158,7 +165,7 @@ class Numeric(_Column):
 
 
 class Time(_Column):
-    """A part of the local time of a time column (by default the schema's timestamp), in the schema's zone."""
+    """A part of the local time, in the schema's zone, of a column (default: the timestamp's)."""
 
     kind: Literal["time"] = "time"
     part: TimePart = TimePart.HOUR_OF_DAY
@@ -166,7 +173,7 @@ class Time(_Column):
 
 
 class Cross(Settings):
-    """The pair, triple, … of other fields' values as one id."""
+    """The combination of two or more other fields' values as one id."""
 
     kind: Literal["cross"] = "cross"
     name: Identifier
@@ -175,7 +182,10 @@ class Cross(Settings):
 
 
 class Relation(Settings):
-    """A pair of single-valued id fields whose co-occurrence is an edge, and whose encodings enter the model as one number."""
+    """Two single-valued id fields whose co-occurrence is an edge of the cross graph.
+
+    The pretrained encodings of a relation enter the model as one number per impression.
+    """
 
     left: Identifier
     right: Identifier
@@ -196,9 +206,9 @@ KeyField = Categorical | MultiValued | Numeric | Time | Cross
 class Schema(Settings):
     """The contract between the log and the model.
 
-    `forbidden` names outcome columns: none may be a feature. `extras` are carried along unused by the model (for
-    instance the logging policy and its propensities). `timezone` defines the day. The label is 0 or 1, or, with
-    `label_at_least`, a number that counts as 1 from there on.
+    `forbidden` names outcome columns, which cannot be features. `extras` are kept but not used by
+    the model (for instance propensities of the logging policy). `timezone` defines the day. The
+    label is 0 or 1 or, with `label_at_least`, a number that counts as 1 from that value on.
     """
 
     label: str
@@ -208,15 +218,43 @@ class Schema(Settings):
     timestamp: Timestamp
     fields: Annotated[tuple[FieldSpec, ...], Field(min_length=1)]
     timezone: str = "UTC"
-    forbidden: frozenset[str] = frozenset()
+    # Sorted in JSON: the order of a set differs between processes, and JSON is hashed.
+    forbidden: Annotated[frozenset[str], PlainSerializer(sorted, when_used="json")] = frozenset()
     extras: tuple[Identifier, ...] = ()
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
+    def _names_are_unique(self) -> Self:
         parse_timezone(self.timezone)
-        _refuse_clashing_names(self)
-        _refuse_outcomes(self)
-        _refuse_impossible_crosses(self)
+        names = [*self.names(), *self.extras]
+        clashes = sorted({n for n in names if names.count(n) > 1} | (set(names) & RESERVED))
+        if clashes:
+            raise ValueError(
+                f"field names {clashes} are used twice or reserved ({sorted(RESERVED)}): "
+                "rename them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_field_is_an_outcome(self) -> Self:
+        # An outcome is only known after the impression: a model that reads it leaks the label.
+        used = {self.source_column(f) for f in self.column_fields()}
+        leaks = sorted((self.forbidden | {self.label}) & used)
+        if leaks:
+            raise ValueError(
+                f"columns {leaks} are outcomes (label or `forbidden`) and cannot be features"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _crosses_are_of_single_ids(self) -> Self:
+        # A cross of lists would have a value for every combination of their elements.
+        single = {f.name for f in self.key_fields() if not isinstance(f, MultiValued | Cross)}
+        for cross in (f for f in self.fields if isinstance(f, Cross)):
+            unknown = sorted(set(cross.of) - single)
+            if unknown:
+                raise ValueError(
+                    f"cross {cross.name!r}: {unknown} are not single-valued id fields of the schema"
+                )
         return self
 
     def column_fields(self) -> tuple[ColumnField, ...]:
@@ -232,7 +270,7 @@ class Schema(Settings):
         return tuple(f for f in self.fields if isinstance(f, Numeric) and is_dense(f))
 
     def field(self, name: str) -> KeyField:
-        """Return the field of this name; raises KeyError when there is none."""
+        """Return the field with this name; raises KeyError if there is none."""
         return {f.name: f for f in self.fields}[name]
 
     def names(self) -> tuple[str, ...]:
@@ -240,7 +278,7 @@ class Schema(Settings):
         return tuple(f.name for f in self.fields)
 
     def source_column(self, field: ColumnField) -> str:
-        """The column of the log that a field reads; a time field without one reads the timestamp's."""
+        """Return the column that a field reads; for a time field by default the timestamp's."""
         if isinstance(field, Time) and not field.column:
             return self.timestamp.column
         return field.source
@@ -252,49 +290,12 @@ def is_dense(field: KeyField) -> bool:
 
 
 def is_pooled(field: KeyField) -> bool:
-    """Whether an impression has several keys of the field, so that their rows are pooled: a list of ids, or a multi-hash one."""
+    """Whether an impression has several keys of the field: a list of ids, or multi-hashing."""
     return isinstance(field, MultiValued) or (
         isinstance(field, Categorical) and field.multi_hash is not None
     )
 
 
-def has_own_rows(field: KeyField) -> bool:
-    """Whether an id of a multi-hash field has its ordinary row beside the hashed ones."""
-    return (
-        isinstance(field, Categorical)
-        and field.multi_hash is not None
-        and field.multi_hash.own_rows
-    )
-
-
 def vocabulary_of(field: KeyField) -> str:
-    """The name that salts a field's keys: its share name, else its own."""
+    """Return the name that salts a field's keys: its vocabulary, by default its own name."""
     return field.vocabulary or field.name
-
-
-def _refuse_clashing_names(schema: Schema) -> None:
-    names = [*schema.names(), *schema.extras]
-    clashes = sorted({n for n in names if names.count(n) > 1} | (set(names) & RESERVED))
-    if clashes:
-        raise ValueError(
-            f"field names {clashes} are used twice or reserved ({sorted(RESERVED)}): rename them"
-        )
-
-
-def _refuse_outcomes(schema: Schema) -> None:
-    used = {schema.source_column(f): f.name for f in schema.column_fields()}
-    leaks = sorted((schema.forbidden | {schema.label}) & set(used))
-    if leaks:
-        raise ValueError(
-            f"columns {leaks} are outcomes (label or `forbidden`) and cannot be features"
-        )
-
-
-def _refuse_impossible_crosses(schema: Schema) -> None:
-    single = {f.name for f in schema.key_fields() if not isinstance(f, MultiValued | Cross)}
-    for cross in (f for f in schema.fields if isinstance(f, Cross)):
-        unknown = sorted(set(cross.of) - single)
-        if unknown:
-            raise ValueError(
-                f"cross {cross.name!r}: {unknown} are not single-valued id fields of the schema"
-            )

@@ -1,4 +1,4 @@
-"""UTC offsets of a time zone as two arrays, so that NumPy and a TensorFlow graph can look a local time up."""
+"""UTC offsets of a time zone as two arrays, for lookups in NumPy and in a TensorFlow graph."""
 
 from __future__ import annotations
 
@@ -9,32 +9,27 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from features.errors import InputError
 
-_FIRST = datetime(1970, 1, 1, tzinfo=UTC)
-_LAST = datetime(2100, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC)
 _FIXED = re.compile(r"([-+])(\d{2}):?(\d{2})")
 
 
 def parse_timezone(name: str) -> tzinfo:
-    """Return the zone of an IANA name (`Asia/Shanghai`) or a fixed offset (`+08:00`, `UTC`, `Z`).
-
-    Raises:
-        InputError: the name is neither.
-    """
+    """Return the zone of an IANA name or an offset (`+08:00`, `UTC`, `Z`); raises InputError."""
     if name in ("UTC", "Z"):
         return UTC
-    fixed = _FIXED.fullmatch(name)
-    if fixed:
+    if _FIXED.fullmatch(name):
         return timezone(timedelta(seconds=offset_seconds(name)))
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise InputError(
-            f"timezone {name!r} is unknown: give an IANA name such as Europe/Berlin or an offset such as +08:00"
+            f"timezone {name!r} is unknown: use an IANA name such as Europe/Berlin or an offset "
+            "such as +08:00"
         ) from error
 
 
 def offset_seconds(text: str) -> int:
-    """Return the seconds of a fixed offset spelled `+08:00`, `-0530` or `Z`."""
+    """Return the seconds of an offset written as `+08:00`, `-0530` or `Z`, or raise InputError."""
     if text == "Z":
         return 0
     match = _FIXED.fullmatch(text)
@@ -46,35 +41,30 @@ def offset_seconds(text: str) -> int:
 
 @lru_cache(maxsize=32)
 def utc_offsets(name: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return `(starts_s, offsets_s)`: from epoch second `starts_s[i]` on, local time is UTC + `offsets_s[i]`.
+    """Return the UTC offsets of a zone from 1970 to 2100, and when each begins.
 
-    Covers 1970 to 2100; the first start is the smallest int64, so every epoch has an entry.
+    Returns:
+        `(starts_s, offsets_s)`: from epoch second `starts_s[i]`, local time is UTC +
+        `offsets_s[i]`. The first start is the smallest int64, so every epoch has an entry.
     """
     zone = parse_timezone(name)
-    starts, offsets = [-(2**63)], [_offset(zone, _FIRST)]
+
+    def offset(moment: datetime) -> int:
+        delta = moment.astimezone(zone).utcoffset()
+        return 0 if delta is None else int(delta.total_seconds())
+
+    starts, offsets = [-(2**63)], [offset(_FIRST)]
     day = _FIRST
     while day < _LAST:
-        following = day + timedelta(days=1)
-        if _offset(zone, following) != offsets[-1]:
-            starts.append(_change(zone, day, following))
-            offsets.append(_offset(zone, following))
-        day = following
+        next_day = day + timedelta(days=1)
+        if offset(next_day) != offsets[-1]:
+            # Zone data has no list of changes, so the second of the change is found by bisection.
+            low, high = int(day.timestamp()), int(next_day.timestamp())
+            while high - low > 1:
+                middle = (low + high) // 2
+                same = offset(datetime.fromtimestamp(middle, UTC)) == offsets[-1]
+                low, high = (middle, high) if same else (low, middle)
+            starts.append(high)
+            offsets.append(offset(next_day))
+        day = next_day
     return tuple(starts), tuple(offsets)
-
-
-def _offset(zone: tzinfo, moment: datetime) -> int:
-    delta = moment.astimezone(zone).utcoffset()
-    return 0 if delta is None else int(delta.total_seconds())
-
-
-def _change(zone: tzinfo, low: datetime, high: datetime) -> int:
-    """Return the epoch second in (low, high] at which the offset changes, by bisection."""
-    first, last = int(low.timestamp()), int(high.timestamp())
-    old = _offset(zone, low)
-    while last - first > 1:
-        middle = (first + last) // 2
-        if _offset(zone, datetime.fromtimestamp(middle, UTC)) == old:
-            first = middle
-        else:
-            last = middle
-    return last

@@ -1,7 +1,7 @@
-"""One YAML file is the whole configuration: the sections of every package joined, strict and frozen.
+"""The configuration: one YAML file with a section per topic, strict and frozen.
 
-Order of precedence: `--set a.b=value`, then the YAML file, then the defaults. In the file `${NAME}` and
-`${NAME:-default}` are replaced from the environment; `${WORKSPACE}` is the workspace.
+Order of precedence: `--set a.b=value`, then the YAML file, then the defaults. In the file
+`${NAME}` and `${NAME:-default}` are replaced from the environment; `${WORKSPACE}` is the workspace.
 """
 
 from __future__ import annotations
@@ -10,22 +10,20 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
 
 from compression.settings import CompressionSettings, SelectionSettings
-from compression.steps.settings import refuse_unknown_fields
+from compression.steps.settings import check_step_fields
 from features.errors import InputError
 from features.schema import Identifier, Schema, Settings
 from pipelines.follow.settings import FollowSettings
-from pipelines.settings import TrackingSettings
 from simulator.settings import SimulatorSettings
 from spark_jobs.settings import GraphSettings, Source, SparkSettings, StatisticsSettings
-from training.data.field_groups import groups_of
-from training.data.layout import Layout
-from training.data.own_rows import refuse_own_rows_for_all
+from training.data.layout import FieldLayout, groups_of
+from training.models.multi_hash.settings import check_dedicated_rows
 from training.pretraining.settings import PretrainSettings
 from training.settings import ModelSettings, TrainingSettings
 from validation.settings import DataGateSettings, ModelGateSettings
@@ -33,8 +31,15 @@ from validation.settings import DataGateSettings, ModelGateSettings
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
+class TrackingSettings(Settings):
+    """MLflow: the experiment and the registered model. `MLFLOW_TRACKING_URI` names the server."""
+
+    experiment: Annotated[str, Field(min_length=1)] = "elastic-ctr"
+    registered_model: Annotated[str, Field(min_length=1)] = "ctr"
+
+
 class Config(Settings):
-    """Everything a run depends on, but for the date and the workspace."""
+    """Everything a run depends on, except the date and the workspace."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -53,32 +58,39 @@ class Config(Settings):
     selection: SelectionSettings = SelectionSettings()
     model_gate: ModelGateSettings = ModelGateSettings()
     follow: FollowSettings = FollowSettings()
-    tracking: TrackingSettings = Field(default=TrackingSettings())
+    tracking: TrackingSettings = TrackingSettings()
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), workspace: Path | None = None) -> Config:
-    """Read a YAML file, apply `a.b=value` overrides (values are YAML), and check the whole.
+    """Read a YAML file, apply `a.b=value` overrides (values are YAML), and validate everything.
 
     Raises:
-        InputError: the file is missing or no YAML mapping, or a key or value is wrong; the message lists each key.
+        InputError: the file is missing or no YAML mapping, or a key or value is wrong; the message
+            lists each key.
     """
     document = _read(path, workspace or default_workspace())
     for override in overrides:
         _assign(document, override)
     try:
         config = Config.model_validate(document)
-        groups_of(Layout.of(config.features), config.model)
-        refuse_own_rows_for_all(config.features, config.training.admission)
-        refuse_unknown_fields(config.compression.steps, config.features, config.graph.relations)
+        # A section cannot check what depends on another one. These checks are cheap and run before
+        # the first stage, which is hours earlier than the training that would fail.
+        groups_of(FieldLayout.of(config.features), config.model)
+        check_dedicated_rows(config.features, config.training.admission)
+        check_step_fields(config.compression.steps, config.features, config.graph.relations)
     except ValidationError as error:
-        raise InputError(f"{path}: {_explain(error)}") from error
+        problems = "\n".join(f"  {_describe(each)}" for each in error.errors(include_url=False))
+        raise InputError(
+            f"{path}: the configuration is not valid\n{problems}\n"
+            "`elastic-ctr config --schema` lists every key"
+        ) from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return config
 
 
 def default_workspace() -> Path:
-    """The workspace when none is named: `ELASTIC_CTR_WORKSPACE`, else `workspace` in the current folder."""
+    """Return `ELASTIC_CTR_WORKSPACE`, by default `workspace` in the current folder."""
     return Path(os.environ.get("ELASTIC_CTR_WORKSPACE", "workspace"))
 
 
@@ -87,12 +99,12 @@ def _read(path: Path, workspace: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
-            f"{path}: cannot read the configuration ({error.strerror}); `elastic-ctr init` drafts one from your log"
+            f"{path}: cannot read the configuration ({error.strerror}); "
+            "`elastic-ctr init` drafts one from your log"
         ) from error
+    variables = {**os.environ, "WORKSPACE": str(workspace.resolve())}
     try:
-        document = yaml.safe_load(
-            _substitute(text, path, {**os.environ, "WORKSPACE": str(workspace.resolve())})
-        )
+        document = yaml.safe_load(_VARIABLE.sub(lambda m: _value_of(m, path, variables), text))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
@@ -100,17 +112,15 @@ def _read(path: Path, workspace: Path) -> dict[str, Any]:
     return document
 
 
-def _substitute(text: str, path: Path, variables: Mapping[str, str]) -> str:
-    def value(match: re.Match[str]) -> str:
-        """Return a placeholder's value."""
-        name, default = match.groups()
-        if name not in variables and default is None:
-            raise InputError(
-                f"{path}: ${{{name}}} is not set in the environment; set it or write ${{{name}:-default}}"
-            )
-        return variables.get(name) or default or ""
-
-    return _VARIABLE.sub(value, text)
+def _value_of(placeholder: re.Match[str], path: Path, variables: Mapping[str, str]) -> str:
+    name, default = placeholder.groups()
+    if name not in variables and default is None:
+        raise InputError(
+            f"{path}: ${{{name}}} is not set in the environment; "
+            f"set it or write ${{{name}:-default}}"
+        )
+    # As in a shell, `:-` also applies to a variable that is set but empty.
+    return variables.get(name) or default or ""
 
 
 def _assign(document: dict[str, Any], override: str) -> None:
@@ -125,24 +135,10 @@ def _assign(document: dict[str, Any], override: str) -> None:
     document[leaf] = yaml.safe_load(text)
 
 
-def _explain(error: ValidationError) -> str:
-    lines = [f"  {_where(e['loc'])}: {_what(e)}" for e in error.errors(include_url=False)]
-    return (
-        "the configuration is not valid\n"
-        + "\n".join(lines)
-        + "\n`elastic-ctr config --schema` lists every key"
-    )
-
-
-def _where(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location) or "(whole file)"
-
-
-def _what(error: Mapping[str, Any]) -> str:
+def _describe(error: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"]) or "(whole file)"
     if error["type"] == "extra_forbidden":
-        return "unknown key"
-    return (
-        f"{error['msg']} (got {error['input']!r})"
-        if error["type"] != "missing"
-        else "required, but missing"
-    )
+        return f"{where}: unknown key"
+    if error["type"] == "missing":
+        return f"{where}: required, but missing"
+    return f"{where}: {error['msg']} (got {error['input']!r})"

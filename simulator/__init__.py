@@ -1,1 +1,1 @@
-"""Click logs with known truth: write a day's log (`log`), ask for the true click probability (`truth`)."""
+"""Click logs with known truth: `log` writes a day, `truth` gives true click probabilities."""

@@ -1,20 +1,21 @@
-"""One chunk of a day's log: a pure function of (settings, day, chunk), made apart from all other chunks and days."""
+"""One chunk of a day's log: a pure function of (settings, day, chunk), independent of others."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from simulator.hashing import salt
-from simulator.policy import Choice, choose
+from simulator.hashing import Ints, salt
+from simulator.policy import choose
 from simulator.popularity import draw_candidates, draw_users
 from simulator.settings import SimulatorSettings
-from simulator.world import COUNTRIES, DEVICES, SLOTS, TAGS, Context, World
+from simulator.world import COUNTRIES, DEVICES, SLOTS, TAGS, VisitContext, World
 
 DAY_MS = 86_400_000
 LOG_SCHEMA = pa.schema(
@@ -36,17 +37,18 @@ LOG_SCHEMA = pa.schema(
         ("click", pa.int32()),
     ]
 )
-"""Columns of the log. `policy` is "logged" or "random"; `user_tags` are joined by commas; `price` may be null."""
+"""Columns of the log. `policy` is "logged" or "random"; `user_tags` are joined by commas; `price`
+may be null."""
 
 _LOG_STREAM = 101
 _STREAM_IDS = 5_000_000_000
 _DAY_IDS = 10_000_000_000
-_SLOT_ODDS = np.array([0.15, 0.45, 0.15, 0.15, 0.10])
-_DEVICE_ODDS = np.array([0.60, 0.08, 0.27, 0.05])
-_POSITION_ODDS = np.array([0.30, 0.22, 0.17, 0.13, 0.10, 0.08])
+_SLOT_ODDS = (0.15, 0.45, 0.15, 0.15, 0.10)
+_DEVICE_ODDS = (0.60, 0.08, 0.27, 0.05)
+_POSITION_ODDS = (0.30, 0.22, 0.17, 0.13, 0.10, 0.08)
 
 
-class Stream(IntEnum):
+class LogStream(IntEnum):
     """The day's own log, or further impressions of that day that arrive a day late."""
 
     OWN = 0
@@ -55,7 +57,7 @@ class Stream(IntEnum):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Which impressions to make: the chunk's number in the day, its first record and its size in records."""
+    """A part of a day's log: its number in the day, its first record and its number of records."""
 
     index: int
     start: int
@@ -63,118 +65,93 @@ class Chunk:
 
 
 def chunks(settings: SimulatorSettings) -> list[Chunk]:
-    """Return the chunks of a day, in order of time."""
+    """Return the chunks of a day in the order of time."""
     total, size = settings.impressions_per_day, settings.chunk_rows
-    return [
-        Chunk(i, start, min(size, total - start)) for i, start in enumerate(range(0, total, size))
-    ]
+    starts = range(0, total, size)
+    return [Chunk(i, start, min(size, total - start)) for i, start in enumerate(starts)]
 
 
-def impressions(world: World, day: date, chunk: Chunk, stream: Stream = Stream.OWN) -> pa.Table:
-    """Return the chunk's log as LOG_SCHEMA, in order of time, without faults."""
-    settings = world.settings
+def impressions(
+    world: World, day: date, chunk: Chunk, stream: LogStream = LogStream.OWN
+) -> pa.Table:
+    """Return the chunk's log without faults, with the columns LOG_SCHEMA, in the order of time."""
+    settings, count = world.settings, chunk.rows
     key = [salt(settings.seed, _LOG_STREAM, day.toordinal(), stream), chunk.index]
+    # The generator's key holds the chunk. The order of the draws below is part of the result.
     rng = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+
+    # 1. Draw who visits, when and where.
+    records = np.arange(chunk.start, chunk.start + count)
+    times = _times(rng, records, settings.impressions_per_day)
+    users = draw_users(rng, settings, count)
+    odds = (_SLOT_ODDS, _DEVICE_ODDS, _POSITION_ODDS)
+    slot, device, position = (_weighted(rng, each, count) for each in odds)
+    context = VisitContext(slot, device, position, times // 3_600_000)
+
+    # 2. Draw candidates, let the policy choose one, and draw the click from its true probability.
     day_index = (day - settings.first_day).days
-    times = _times(rng, settings, chunk)
-    users, context = draw_users(rng, settings, chunk.rows), _context(rng, times)
-    candidates = draw_candidates(rng, settings, max(day_index, 0), chunk.rows)
+    candidates = draw_candidates(rng, settings, max(day_index, 0), count)
     visit = world.visit(users, context, day_index)
     logits = np.stack([visit.logits(items) for items in candidates])
     choice = choose(rng, logits, settings.policy, settings.random_share)
-    shown = choice.candidate, np.arange(chunk.rows)
-    clicks = rng.random(chunk.rows) < sigmoid(logits[shown])
-    columns = {
-        "impression_id": _ids(day, chunk, stream),
-        "timestamp_ms": day_start_ms(day) + times,
-        "click": clicks.astype(np.int32),
-    }
-    columns |= (
-        _of_visit(world, users, context)
-        | _of_items(rng, world, candidates[shown])
-        | _of_choice(choice)
-    )
-    return pa.table(columns).select(LOG_SCHEMA.names).cast(LOG_SCHEMA)
+    shown = choice.candidate, np.arange(count)
+    clicks = rng.random(count) < sigmoid(logits[shown])
 
-
-def sigmoid(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return the probabilities of log-odds, elementwise."""
-    return np.exp(-np.logaddexp(0, -logits))  # 1 / (1 + exp(-x)) without overflow
-
-
-def day_start_ms(day: date) -> int:
-    """Return the epoch milliseconds of the day's first moment, UTC."""
-    return (day - date(1970, 1, 1)).days * DAY_MS
-
-
-def _ids(day: date, chunk: Chunk, stream: Stream) -> npt.NDArray[np.int64]:
-    """`YYYYMMDD` followed by ten digits; those of late impressions start at five billion."""
-    number = day.year * 10_000 + day.month * 100 + day.day
-    return (
-        number * _DAY_IDS + stream * _STREAM_IDS + np.arange(chunk.start, chunk.start + chunk.rows)
-    )
-
-
-def _times(
-    rng: np.random.Generator, settings: SimulatorSettings, chunk: Chunk
-) -> npt.NDArray[np.int64]:
-    """Ascending milliseconds of the day: record r falls in the r-th of as many equal parts of the day's traffic."""
-    grid = np.linspace(0, 1, 1441)
-    traffic = grid - 0.6 / (2 * np.pi) * np.sin(
-        2 * np.pi * grid
-    )  # fewest at midnight, most at noon UTC
-    share = (
-        np.arange(chunk.start, chunk.start + chunk.rows) + rng.random(chunk.rows)
-    ) / settings.impressions_per_day
-    return np.minimum((np.interp(share, traffic, grid) * DAY_MS).astype(np.int64), DAY_MS - 1)
-
-
-def _context(rng: np.random.Generator, times: npt.NDArray[np.int64]) -> Context:
-    slot, device, position = (
-        _weighted(rng, odds, len(times)) for odds in (_SLOT_ODDS, _DEVICE_ODDS, _POSITION_ODDS)
-    )
-    return Context(slot, device, position, times // 3_600_000)
-
-
-def _weighted(
-    rng: np.random.Generator, odds: npt.NDArray[np.float64], count: int
-) -> npt.NDArray[np.int64]:
-    return np.minimum(
-        np.searchsorted(np.cumsum(odds), rng.random(count), side="right"), len(odds) - 1
-    )
-
-
-def _of_visit(world: World, users: npt.NDArray[np.int64], context: Context) -> dict[str, object]:
+    # 3. Write the columns.
+    items = candidates[shown]
+    price = np.round(np.exp(2.5 + 0.8 * world.log_price(items)), 2)
     tag_sets = [",".join(TAGS[t] for t in tags) for tags in world.tag_sets]
-    return {
+    # Ids are YYYYMMDD followed by ten digits, which start at five billion for late impressions.
+    number = day.year * 10_000 + day.month * 100 + day.day
+    columns = {
+        "impression_id": number * _DAY_IDS + stream * _STREAM_IDS + records,
+        "timestamp_ms": day_start_ms(day) + times,
         "user_id": users,
         "country": _named(COUNTRIES, world.country(users)),
         "user_tags": _named(tag_sets, world.tag_set(users)),
-        "slot": _named(SLOTS, context.slot),
-        "device": _named(DEVICES, context.device),
-        "position": context.position + 1,
-    }
-
-
-def _of_items(
-    rng: np.random.Generator, world: World, items: npt.NDArray[np.int64]
-) -> dict[str, object]:
-    price = np.round(np.exp(2.5 + 0.8 * world.log_price(items)), 2)
-    unknown = rng.random(len(items)) < world.settings.null_price_share
-    return {
+        "slot": _named(SLOTS, slot),
+        "device": _named(DEVICES, device),
+        "position": position + 1,
         "item_id": items,
         "category_id": world.category(items),
         "advertiser_id": world.advertiser(items),
-        "price": pa.array(price, mask=unknown),
-    }
-
-
-def _of_choice(choice: Choice) -> dict[str, object]:
-    return {
+        "price": pa.array(price, mask=rng.random(count) < settings.null_price_share),
         "policy": _named(("logged", "random"), choice.is_random.astype(np.int64)),
         "propensity": choice.propensity,
+        "click": clicks.astype(np.int32),
     }
+    return pa.table(columns).cast(LOG_SCHEMA)
 
 
-def _named(names: tuple[str, ...] | list[str], numbers: npt.NDArray[np.integer]) -> pa.Array:
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the probabilities of log-odds, elementwise."""
+    # 1 / (1 + exp(-x)) without overflow.
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+def day_start_ms(day: date) -> int:
+    """Return the start of a UTC day in epoch milliseconds."""
+    return (day - date(1970, 1, 1)).days * DAY_MS
+
+
+def _times(rng: np.random.Generator, records: Ints, per_day: int) -> NDArray[np.int64]:
+    """Return ascending milliseconds of the day for records, by their numbers in the day.
+
+    Record r falls in the r-th of `per_day` equal parts of the day's traffic, so that chunks can be
+    drawn independently.
+    """
+    grid = np.linspace(0, 1, 1441)
+    # Cumulated traffic: least at midnight, most at noon UTC.
+    traffic = grid - 0.6 / (2 * np.pi) * np.sin(2 * np.pi * grid)
+    share = (records + rng.random(len(records))) / per_day
+    return np.minimum((np.interp(share, traffic, grid) * DAY_MS).astype(np.int64), DAY_MS - 1)
+
+
+def _weighted(rng: np.random.Generator, odds: Sequence[float], count: int) -> NDArray[np.int64]:
+    # The cumulated odds may stay below 1 by rounding, hence the minimum.
+    drawn = np.searchsorted(np.cumsum(odds), rng.random(count), side="right")
+    return np.minimum(drawn, len(odds) - 1)
+
+
+def _named(names: Sequence[str], numbers: Ints) -> pa.Array:
     return pa.array(names, pa.string()).take(pa.array(numbers))

@@ -1,4 +1,4 @@
-"""Write one day's click log as Parquet, at constant memory, all or nothing."""
+"""Write one day's click log as Parquet, at constant memory; the folder appears when complete."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from features.errors import InputError
-from simulator.faults import broken_chunk, is_empty_day, log_schema, truncate_if_asked
+from simulator.faults import broken_chunk, has_file_fault, log_schema, truncate
 from simulator.impressions import Chunk, chunks
-from simulator.settings import SimulatorSettings
+from simulator.settings import FaultKind, SimulatorSettings
 from simulator.world import World
 
 _SETTINGS_FILE = "_settings.json"
@@ -27,7 +27,14 @@ _SETTINGS_FILE = "_settings.json"
 
 @dataclass(frozen=True)
 class SimulatedDay:
-    """What was written: records (faulty ones and copies included), records whose label reads 1, files, wall-clock seconds."""
+    """What `simulate_day` wrote.
+
+    Attributes:
+        rows: records, including faulty ones and copies.
+        clicks: records whose label reads 1.
+        files: paths of the parts.
+        seconds: wall-clock time.
+    """
 
     rows: int
     clicks: int
@@ -36,72 +43,72 @@ class SimulatedDay:
 
 
 def simulate_day(settings: SimulatorSettings, day: date, out_dir: Path) -> SimulatedDay:
-    """Write the log of one UTC day to `out_dir/dt=YYYY-MM-DD/part-00000.parquet` and further parts, in order of time.
+    """Write the log of a UTC day as `out_dir/dt=YYYY-MM-DD/part-00000.parquet` and further parts.
 
-    The bytes are a function of (settings, day) alone. The folder appears by a rename when it is complete, in place
-    of an earlier one. Beside the parts lies `_settings.json`.
-    Columns: `simulator.impressions.LOG_SCHEMA`, one row group per chunk.
+    The bytes depend on (settings, day) only. Parts and their records are in the order of time, with
+    one row group per chunk and the columns `simulator.impressions.LOG_SCHEMA`. The folder appears
+    by a rename when it is complete, and replaces an earlier one. It also has `_settings.json`.
 
     Raises:
         InputError: the day is before the settings' first day, or a fault names an unknown column.
     """
     if day < settings.first_day:
         raise InputError(
-            f"day {day} is before the simulated world's first day {settings.first_day}: set `simulator.first_day`"
+            f"day {day} is before the first day {settings.first_day} of the simulation: set "
+            "`simulator.first_day`"
         )
     started, world, target = time.monotonic(), World(settings), out_dir / f"dt={day.isoformat()}"
-    with _published(target) as staging:
+    parts: list[list[Chunk]] = [[]]
+    if not has_file_fault(settings, FaultKind.EMPTY_DAY, day):
+        per_file = max(1, settings.file_rows // settings.chunk_rows)
+        groups = groupby(chunks(settings), key=lambda chunk: chunk.index // per_file)
+        parts = [list(group) for _, group in groups]
+    rows = clicks = 0
+    names: list[str] = []
+    with _staging_folder(target) as staging:
         (staging / _SETTINGS_FILE).write_text(settings.model_dump_json(), encoding="utf-8")
-        parts = [
-            _write_part(world, day, staging, number, part) for number, part in _parts(settings, day)
-        ]
-    files = tuple(target / name for name, _, _ in parts)
-    return SimulatedDay(
-        sum(p[1] for p in parts), sum(p[2] for p in parts), files, time.monotonic() - started
-    )
+        for number, part in enumerate(parts):
+            names.append(f"part-{number:05d}.parquet")
+            part_rows, part_clicks = _write_part(world, day, part, staging / names[-1])
+            rows, clicks = rows + part_rows, clicks + part_clicks
+    files = tuple(target / name for name in names)
+    return SimulatedDay(rows, clicks, files, time.monotonic() - started)
 
 
 def is_simulated(settings: SimulatorSettings, day: date, out_dir: Path) -> bool:
-    """Whether `simulate_day` has written this day already, with these very settings."""
+    """Whether `simulate_day` has already written this day with equal settings."""
     written = out_dir / f"dt={day.isoformat()}" / _SETTINGS_FILE
     return written.is_file() and written.read_text(encoding="utf-8") == settings.model_dump_json()
 
 
-def _parts(settings: SimulatorSettings, day: date) -> Iterator[tuple[int, list[Chunk]]]:
-    if is_empty_day(settings, day):
-        yield 0, []
-        return
-    per_file = max(1, settings.file_rows // settings.chunk_rows)
-    for number, part in groupby(chunks(settings), key=lambda c: c.index // per_file):
-        yield number, list(part)
-
-
-def _write_part(
-    world: World, day: date, folder: Path, number: int, part: list[Chunk]
-) -> tuple[str, int, int]:
-    """Write one file; returns its name, records and clicks."""
-    file, schema = folder / f"part-{number:05d}.parquet", log_schema(world.settings, day)
+def _write_part(world: World, day: date, part: list[Chunk], file: Path) -> tuple[int, int]:
+    """Write one file and return its numbers of records and clicks."""
     rows = clicks = 0
-    with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(file, log_schema(world.settings, day), compression="zstd") as writer:
+        # One chunk after the other: memory does not grow with the day.
         for chunk in part:
             table = broken_chunk(world, day, chunk)
             writer.write_table(table, row_group_size=max(1, len(table)))
-            rows, clicks = rows + len(table), clicks + _clicks(table)
-    truncate_if_asked(world.settings, day, file)
-    return file.name, rows, clicks
-
-
-def _clicks(table: pa.Table) -> int:
-    if "click" not in table.column_names:
-        return 0
-    return pc.sum(pc.equal(table["click"].cast(pa.string()), "1")).as_py() or 0
+            rows += len(table)
+            if "click" in table.column_names:
+                is_click = pc.equal(table["click"].cast(pa.string()), "1")
+                clicks += pc.sum(is_click).as_py() or 0
+    if has_file_fault(world.settings, FaultKind.TRUNCATED_FILE, day):
+        truncate(file)
+    return rows, clicks
 
 
 @contextmanager
-def _published(target: Path) -> Iterator[Path]:
-    """Give a staging folder beside the target, hidden from readers' patterns; put it in place if all went well."""
+def _staging_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder that replaces `target` when the block ends without an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
+    # Processes may write the same day at the same time, so each has a folder with its number.
+    # Folders of processes that were killed are deleted here.
+    for left in target.parent.glob(f".{target.name}.*"):
+        owner = left.suffix[1:]
+        if owner.isdigit() and (int(owner) == os.getpid() or not _is_running(int(owner))):
+            shutil.rmtree(left)
+    # The dot hides it from the patterns by which readers find files.
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     staging.mkdir()
     try:
@@ -112,16 +119,9 @@ def _published(target: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _sweep(target: Path) -> None:
-    """Remove staging folders of processes of this machine that were killed."""
-    for left in target.parent.glob(f".{target.name}.*"):
-        owner = left.suffix[1:]
-        if owner.isdigit() and (int(owner) == os.getpid() or not _is_running(int(owner))):
-            shutil.rmtree(left)
-
-
 def _is_running(pid: int) -> bool:
     try:
+        # Signal 0 checks for the process without a signal to it.
         os.kill(pid, 0)
     except ProcessLookupError:
         return False

@@ -1,12 +1,12 @@
-"""The logging policy, which knows its propensities, and the random-control bucket beside it.
+"""The logging policy, with known propensities, and the random-control bucket.
 
-A **propensity** is the probability with which the policy of that record's bucket chose the shown item, given the
-record's candidate set and the policy's (noisy) scores of it; over the candidates of a record they sum to 1. Which
-items were candidates is not part of it: both buckets draw candidates alike, so that
+The propensity of a record is the probability with which the policy of its bucket chose the shown
+item, given the record's candidates and the policy's noisy scores of them. Over the candidates of a
+record propensities sum to 1. Both buckets draw candidates alike, so
 
     mean over logged records of click · (1 / candidates) / propensity
 
-is an unbiased estimate of the CTR that the random bucket gets (inverse propensity scoring).
+is an unbiased estimate of the random bucket's CTR (inverse propensity scoring).
 """
 
 from __future__ import annotations
@@ -14,51 +14,54 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
 from simulator.settings import PolicySettings
+
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What was shown: the candidate's number int64 [n], its propensity float64 [n], and whether chance chose it bool [n]."""
+    """The shown candidates.
 
-    candidate: npt.NDArray[np.int64]
-    propensity: npt.NDArray[np.float64]
-    is_random: npt.NDArray[np.bool_]
+    Attributes:
+        candidate: number of the candidate, int64 [n].
+        propensity: probability with which it was chosen, float64 [n].
+        is_random: whether the impression is in the random-control bucket, bool [n].
+    """
+
+    candidate: NDArray[np.int64]
+    propensity: Array
+    is_random: NDArray[np.bool_]
 
 
-def propensities(
-    scores: npt.NDArray[np.float64], policy: PolicySettings
-) -> npt.NDArray[np.float64]:
-    """Return float64 [candidates, n]: the logging policy's probability of each candidate; columns sum to 1."""
+def propensities(scores: Array, policy: PolicySettings) -> Array:
+    """Return the logging policy's probability of each candidate, float64 [candidates, n]."""
     scaled = scores / policy.temperature
+    # The largest exponent of a column is 0, so that nothing overflows.
     weights = np.exp(scaled - scaled.max(axis=0))
-    return (1 - policy.exploration) * weights / weights.sum(axis=0) + policy.exploration / len(
-        scores
-    )
+    softmax = (1 - policy.exploration) * weights / weights.sum(axis=0)
+    return softmax + policy.exploration / len(scores)
 
 
 def choose(
-    rng: np.random.Generator,
-    logits: npt.NDArray[np.float64],
-    policy: PolicySettings,
-    random_share: float,
+    rng: np.random.Generator, logits: Array, policy: PolicySettings, random_share: float
 ) -> Choice:
     """Show one candidate per impression.
 
     Args:
         rng: source of the noise, the buckets and the choice.
-        logits: float64 [candidates, n], true logits, of which the policy sees a noisy score.
-        policy: its settings.
+        logits: true logits, float64 [candidates, n], of which the policy sees a noisy score.
+        policy: settings of the logging policy.
         random_share: share of impressions in the random-control bucket.
     """
     size, count = logits.shape
-    probabilities = propensities(
-        policy.skill * logits + policy.noise * rng.standard_normal(logits.shape), policy
-    )
+    scores = policy.skill * logits + policy.noise * rng.standard_normal(logits.shape)
+    probabilities = propensities(scores, policy)
     is_random = np.less(rng.random(count), random_share)
     probabilities[:, is_random] = 1 / size
+    # Rounding may leave the sum of a column slightly below the draw, hence the minimum.
     below = np.cumsum(probabilities, axis=0) <= rng.random(count)
     candidate = np.minimum(below.sum(axis=0), size - 1)
     return Choice(candidate, probabilities[candidate, np.arange(count)], is_random)

@@ -1,4 +1,4 @@
-"""What YAML says of the simulated log: its size, its world, its logging policy and its faults. Plain data."""
+"""Settings of the simulated log: size, world, logging policy and faults. Plain data."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Days = Annotated[tuple[date, ...], Field(min_length=1)]
 
 
 class FaultKind(StrEnum):
-    """What can be broken on purpose."""
+    """Kinds of faults in the log."""
 
     DUPLICATE = "duplicate"
     LATE = "late"
@@ -31,11 +31,16 @@ class FaultKind(StrEnum):
 
 
 class RecordFault(Settings):
-    """Break `floor(rate · impressions_per_day)` records of a day (of every day when `days` is empty).
+    """Break `floor(rate · impressions_per_day)` records of some days.
 
-    `duplicate` appends an exact copy; `late` puts an impression of the day before in the record's place;
-    `bad_timestamp` and `bad_label` write text that cannot be read (the column is text that day); `missing_label`
-    leaves the label null. No record gets two faults.
+    No record gets two faults.
+
+    Attributes:
+        kind: `duplicate` adds an exact copy; `late` replaces the record by an impression of the
+            day before; `bad_timestamp` and `bad_label` write text that cannot be parsed, and the
+            column is text on that day; `missing_label` makes the label null.
+        rate: share of the records.
+        days: the days; every day if empty.
     """
 
     kind: Literal[
@@ -50,14 +55,17 @@ class RecordFault(Settings):
 
 
 class FileFault(Settings):
-    """Break the files of some days: `empty_day` has columns and no record, `truncated_file` loses its second half."""
+    """Break the files of some days.
+
+    Files of an `empty_day` have columns but no records. A `truncated_file` loses its second half.
+    """
 
     kind: Literal[FaultKind.EMPTY_DAY, FaultKind.TRUNCATED_FILE]
     days: Days
 
 
 class MissingColumn(Settings):
-    """Leave a column out on some days."""
+    """Omit a column on some days."""
 
     kind: Literal[FaultKind.MISSING_COLUMN] = FaultKind.MISSING_COLUMN
     column: str
@@ -65,7 +73,7 @@ class MissingColumn(Settings):
 
 
 class ShiftedCtr(Settings):
-    """Add `logit_shift` to every true logit of some days; the truth knows of it."""
+    """Add `logit_shift` to every true logit of some days. The truth includes it."""
 
     kind: Literal[FaultKind.SHIFTED_CTR] = FaultKind.SHIFTED_CTR
     logit_shift: float
@@ -76,10 +84,11 @@ Fault = Annotated[RecordFault | FileFault | MissingColumn | ShiftedCtr, Field(di
 
 
 class EffectSettings(Settings):
-    """Standard deviations, in logits, of the parts that a true click probability is the sum of.
+    """Standard deviations of the terms of a true logit.
 
-    `context` holds for each of slot, device, hour, position and country; `interaction` for each of (slot, category)
-    and (user tags, category); `latent` for the inner product of user and item factors.
+    `context` applies to each of slot, device, hour, position and country, `interaction` to each of
+    (slot, category) and (user tags, category), `latent` to the inner product of user and item
+    factors.
     """
 
     user: NonNegative = 0.3
@@ -93,10 +102,11 @@ class EffectSettings(Settings):
 
 
 class PolicySettings(Settings):
-    """The logging policy: a softmax over `candidates` items by a noisy score, mixed with uniform exploration.
+    """The logging policy: a softmax over noisy scores of the candidates, mixed with exploration.
 
-    The score is `skill` times the true logit plus normal noise of standard deviation `noise`. A share `exploration`
-    of the choice is uniform, so no propensity is below `exploration / candidates`.
+    The score is `skill` times the true logit plus normal noise of standard deviation `noise`. A
+    share `exploration` of the choices is uniform, so no propensity is below
+    `exploration / candidates`.
     """
 
     candidates: Annotated[int, Field(ge=2, le=100)] = 8
@@ -107,13 +117,17 @@ class PolicySettings(Settings):
 
 
 class SimulatorSettings(Settings):
-    """The simulated world and its log. Days are UTC days, from `first_day` on.
+    """The simulated world and its log.
 
-    A user's or item's popularity falls with its rank to the power `-user_exponent` / `-item_exponent`. Besides the
-    `items` there from the start, `new_items_per_day` appear every day; they take `fresh_share` of the candidates,
-    and a day's arrivals lose a share `1 - fresh_decay` of that with each day of age. Factors of users and items turn
-    by `drift_per_day` radians a day. `base_ctr` is about what the uniformly random policy gets. `random_share` of
-    the impressions are chosen uniformly among the candidates.
+    Attributes:
+        first_day: first day of the simulation; days are UTC days.
+        new_items_per_day: items that appear each day in addition to the `items` of the first day.
+        user_exponent: a user's popularity is rank^-exponent; `item_exponent` is that of items.
+        fresh_share: share of the candidates that are items of `new_items_per_day`.
+        fresh_decay: factor by which the share of a day's new items falls with each day of age.
+        base_ctr: approximate CTR of the uniformly random policy.
+        drift_per_day: radians by which factors of users and items turn each day.
+        random_share: share of the impressions that are chosen uniformly among the candidates.
     """
 
     first_day: date = date(2026, 1, 1)
@@ -140,21 +154,19 @@ class SimulatorSettings(Settings):
     file_rows: Count = 4_000_000
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _check_together(self) -> Self:
         if self.items < self.policy.candidates:
             raise ValueError(
-                f"`items` ({self.items}) must be at least `policy.candidates` ({self.policy.candidates})"
+                f"`items` ({self.items}) must be at least `policy.candidates` "
+                f"({self.policy.candidates})"
             )
-        _refuse_crowded_days(self.faults)
+        rated = [fault for fault in self.faults if isinstance(fault, RecordFault)]
+        for day in {None, *(day for fault in rated for day in fault.days)}:
+            total = sum(fault.rate for fault in rated if not fault.days or day in fault.days)
+            if total > 1:
+                where = "every day" if day is None else day.isoformat()
+                raise ValueError(
+                    f"the rates of record faults sum to {total:g} on {where}: no record gets two "
+                    "faults, keep the sum at 1 or less"
+                )
         return self
-
-
-def _refuse_crowded_days(faults: tuple[Fault, ...]) -> None:
-    rated = [f for f in faults if isinstance(f, RecordFault)]
-    for day in {None, *(day for f in rated for day in f.days)}:
-        total = sum(f.rate for f in rated if not f.days or day in f.days)
-        if total > 1:
-            where = "every day" if day is None else day.isoformat()
-            raise ValueError(
-                f"the rates of record faults sum to {total:g} on {where}: no record gets two, keep them at 1 or less"
-            )

@@ -1,11 +1,12 @@
-"""The simulated world: what ids are like, and the true log-odds of a click.
+"""The simulated world: properties of users and items, and the true log-odds of a click.
 
-    logit = base + user bias + country + slot + device + hour + position          (the visit)
-          + item bias + category + advertiser + price                             (the item)
-          + <user factors, item factors> + slot x category + user tags x category (both)
+    logit = base + user bias + country + slot + device + hour + position            (the visit)
+          + item bias + category + advertiser + price                               (the item)
+          + <user factors, item factors> + slot x category + user tags x category   (both)
 
-Biases and factors of a user or item are √2 · cos(2π · hash + angle): mean 0, variance 1, and drift is a turn of the
-angle, so any day is computed without the ones before it. Effects of things there are few of are small tables.
+Biases and factors of a user or item are √2 · cos(2π · hash + angle), with mean 0 and variance 1.
+Drift turns the angle, so any day is computed without the days before it. Effects of the few values
+of a context, and of categories and advertisers, are small tables.
 """
 
 from __future__ import annotations
@@ -14,14 +15,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
+from numpy.typing import NDArray
 
-from simulator.hashing import phases, salt, uniform
+from simulator.hashing import Floats, Ints, phases, salt, uniform
 from simulator.popularity import power_law
 from simulator.settings import ShiftedCtr, SimulatorSettings
-
-Floats = npt.NDArray[np.floating]
-Ints = npt.NDArray[np.integer]
 
 SLOTS = ("feed_top", "feed", "sidebar", "search", "story")
 DEVICES = ("phone", "tablet", "desktop", "tv")
@@ -29,16 +27,16 @@ COUNTRIES = ("BR", "CN", "DE", "ES", "FR", "GB", "ID", "IN", "JP", "MX", "NG", "
 TAGS = tuple(f"t{n:02d}" for n in range(30))
 POSITIONS = 6
 TAG_SETS = 500
-"""Users share this many different sets of one to four tags."""
+"""Number of different sets of one to four tags that users have."""
 
 _SKEW = 0.8
 _ANGLES = 2**16
 _ITEM_TURNS = 2
-"""Items turn twice as fast as users, so that no part of their inner product stays as it was."""
+"""Items turn twice as fast as users, so that every part of their inner product changes."""
 
 
 class Property(IntEnum):
-    """What is hashed: salts the hash of an id."""
+    """What is hashed; part of the salt of an id's hash."""
 
     WORLD = 0
     USER = 1
@@ -51,8 +49,15 @@ class Property(IntEnum):
 
 
 @dataclass(frozen=True)
-class Context:
-    """Where impressions happened: int64 [n] each, numbers into SLOTS and DEVICES, position from 0, UTC hour."""
+class VisitContext:
+    """Where and when n impressions happened, int64 [n] each.
+
+    Attributes:
+        slot: number into SLOTS.
+        device: number into DEVICES.
+        position: from 0.
+        hour: UTC hour of the day.
+    """
 
     slot: Ints
     device: Ints
@@ -62,7 +67,7 @@ class Context:
 
 @dataclass(frozen=True)
 class Effects:
-    """Tables of effects in logits: [slots], [devices], …, [slots, categories], [tag sets, categories]."""
+    """Tables of effects in logits, such as [slots], [slots, categories], [tag sets, categories]."""
 
     slot: Floats
     device: Floats
@@ -76,148 +81,135 @@ class Effects:
 
 
 class World:
-    """The properties of every user, item and context under one settings object.
-
-    Args:
-        settings: the world's size, effects and seed.
-    """
+    """Properties of every user, item and context, as functions of the settings."""
 
     def __init__(self, settings: SimulatorSettings) -> None:
         self.settings = settings
+        # The order of the draws is part of the world.
         rng = np.random.Generator(np.random.Philox(key=salt(settings.seed, Property.WORLD)))
-        self.tag_sets = _draw_tag_sets(rng)
+        sizes = rng.integers(1, 5, TAG_SETS)
+        draws = [rng.choice(len(TAGS), size, replace=False).tolist() for size in sizes]
+        self.tag_sets = tuple(tuple(sorted(tags)) for tags in draws)
         self.effects = _draw_effects(rng, settings, self.tag_sets)
         self.base = _base_logit(settings)
 
     def country(self, users: Ints) -> Ints:
-        """Return int64 [n]: the users' countries, numbers into COUNTRIES."""
+        """Return the users' countries as numbers into COUNTRIES, int64 [n]."""
         return power_law(self._uniform(users, Property.COUNTRY), len(COUNTRIES), _SKEW)
 
     def tag_set(self, users: Ints) -> Ints:
-        """Return int64 [n]: the users' sets of tags, numbers into `tag_sets`."""
+        """Return the users' sets of tags as numbers into `tag_sets`, int64 [n]."""
         return power_law(self._uniform(users, Property.TAG_SET), TAG_SETS, _SKEW)
 
     def category(self, items: Ints) -> Ints:
-        """Return int64 [n]: the items' categories."""
+        """Return the items' categories, int64 [n]."""
         return power_law(self._uniform(items, Property.CATEGORY), self.settings.categories, _SKEW)
 
     def advertiser(self, items: Ints) -> Ints:
-        """Return int64 [n]: the items' advertisers."""
-        return power_law(
-            self._uniform(items, Property.ADVERTISER), self.settings.advertisers, _SKEW
-        )
+        """Return the items' advertisers, int64 [n]."""
+        draws = self._uniform(items, Property.ADVERTISER)
+        return power_law(draws, self.settings.advertisers, _SKEW)
 
     def log_price(self, items: Ints) -> Floats:
-        """Return float64 [n]: the items' logarithmic prices, standardised (mean 0, variance 1)."""
+        """Return the logarithms of the items' prices with mean 0 and variance 1, float64 [n]."""
         return np.sqrt(2) * np.cos(2 * np.pi * self._uniform(items, Property.PRICE))
 
     def traits(self, ids: Ints, owner: Property, day_index: int) -> Floats:
-        """Return float32 [1 + latent_dim, n]: the bias and then the factors of users or items on a day."""
-        turns = _ITEM_TURNS if owner is Property.ITEM else 1
-        angles = (
-            2 * np.pi * np.arange(_ANGLES) / _ANGLES
-            + turns * day_index * self.settings.drift_per_day
-        )
+        """Return the bias and the factors of users or items on a day.
+
+        Args:
+            ids: users or items, int64 [n].
+            owner: `USER` or `ITEM`.
+            day_index: number of the day, counted from the settings' first day.
+
+        Returns:
+            float32 [1 + latent_dim, n].
+        """
+        turn = _ITEM_TURNS if owner is Property.ITEM else 1
+        drift = turn * day_index * self.settings.drift_per_day
+        angles = 2 * np.pi * np.arange(_ANGLES) / _ANGLES + drift
         table = (np.sqrt(2) * np.cos(angles)).astype(np.float32)
         return table[phases(ids, salt(self.settings.seed, owner), 1 + self.settings.latent_dim)]
 
-    def visit(self, users: Ints, context: Context, day_index: int) -> Visit:
-        """Return the visits of these users in these contexts, ready to be asked about items."""
+    def visit(self, users: Ints, context: VisitContext, day_index: int) -> Visit:
+        """Return the visits of users in their contexts on a day."""
         return Visit(self, users, context, day_index)
 
-    def _uniform(self, ids: Ints, prop: Property) -> npt.NDArray[np.float64]:
-        return uniform(ids, salt(self.settings.seed, prop))
+    def _uniform(self, ids: Ints, what: Property) -> NDArray[np.float64]:
+        return uniform(ids, salt(self.settings.seed, what))
 
 
 class Visit:
-    """A batch of n users in their contexts on one day: gives the true logit of showing each an item."""
+    """A batch of n users in their contexts on one day."""
 
-    def __init__(self, world: World, users: Ints, context: Context, day_index: int) -> None:
+    def __init__(self, world: World, users: Ints, context: VisitContext, day_index: int) -> None:
         self._world, self._context, self._day_index = world, context, day_index
         self._traits = world.traits(users, Property.USER, day_index)
         self._tag_set = world.tag_set(users)
-        effects, scale = world.effects, world.settings.effects
-        self._alone = (
-            world.base
-            + _shift(world.settings, day_index)
-            + scale.user * self._traits[0].astype(np.float64)
-        )
-        self._alone += (
-            effects.country[world.country(users)]
-            + effects.slot[context.slot]
-            + effects.device[context.device]
-        )
+        effects, settings = world.effects, world.settings
+        shifts = [
+            fault.logit_shift
+            for fault in settings.faults
+            if isinstance(fault, ShiftedCtr)
+            and any((day - settings.first_day).days == day_index for day in fault.days)
+        ]
+        # The order of additions decides the last bits of a logit, on which the truth depends.
+        bias = settings.effects.user * self._traits[0].astype(np.float64)
+        self._alone = world.base + sum(shifts) + bias
+        place = effects.country[world.country(users)] + effects.slot[context.slot]
+        self._alone += place + effects.device[context.device]
         self._alone += effects.hour[context.hour] + effects.position[context.position]
 
-    def logits(self, items: Ints) -> npt.NDArray[np.float64]:
-        """Return float64 [n]: true log-odds of a click when visit i is shown item i."""
-        world, scale = self._world, self._world.settings.effects
-        traits, category = (
-            world.traits(items, Property.ITEM, self._day_index),
-            world.category(items),
-        )
+    def logits(self, items: Ints) -> NDArray[np.float64]:
+        """Return the true log-odds of a click when visit i is shown item i, float64 [n]."""
+        world, effects, scale = self._world, self._world.effects, self._world.settings.effects
+        traits = world.traits(items, Property.ITEM, self._day_index)
+        category, slot = world.category(items), self._context.slot
         total = self._alone + scale.item * traits[0] - scale.price * world.log_price(items)
-        total += (
-            world.effects.category[category] + world.effects.advertiser[world.advertiser(items)]
-        )
-        total += (
-            world.effects.slot_category[self._context.slot, category]
-            + world.effects.tags_category[self._tag_set, category]
-        )
+        total += effects.category[category] + effects.advertiser[world.advertiser(items)]
+        crossed = effects.tags_category[self._tag_set, category]
+        total += effects.slot_category[slot, category] + crossed
         for mine, theirs in zip(self._traits[1:], traits[1:], strict=True):
             total += scale.latent / np.sqrt(world.settings.latent_dim) * mine * theirs
         return total
-
-
-def _draw_tag_sets(rng: np.random.Generator) -> tuple[tuple[int, ...], ...]:
-    sizes = rng.integers(1, 5, TAG_SETS)
-    return tuple(
-        tuple(sorted(rng.choice(len(TAGS), size, replace=False).tolist())) for size in sizes
-    )
 
 
 def _draw_effects(
     rng: np.random.Generator, settings: SimulatorSettings, tag_sets: tuple[tuple[int, ...], ...]
 ) -> Effects:
     scale, categories = settings.effects, settings.categories
+
+    def centred(size: int, deviation: float) -> Floats:
+        """Draw effects with mean 0."""
+        draws = rng.standard_normal(size)
+        return deviation * (draws - draws.mean())
+
     affinity = rng.standard_normal((len(TAGS), categories))
     pooled = np.stack([affinity[list(tags)].sum(axis=0) / np.sqrt(len(tags)) for tags in tag_sets])
+    position = -np.log1p(np.arange(POSITIONS))
+    # Keyword arguments are evaluated in order, which is the order of the draws.
     return Effects(
-        slot=_centred(rng, len(SLOTS), scale.context),
-        device=_centred(rng, len(DEVICES), scale.context),
-        position=scale.context * _standardised(-np.log1p(np.arange(POSITIONS))),
+        slot=centred(len(SLOTS), scale.context),
+        device=centred(len(DEVICES), scale.context),
+        position=scale.context * ((position - position.mean()) / position.std()),
+        # Most clicks at 21 h UTC, least at 9 h.
         hour=scale.context * np.sqrt(2) * np.cos(2 * np.pi * (np.arange(24) - 21) / 24),
-        country=_centred(rng, len(COUNTRIES), scale.context),
-        category=_centred(rng, categories, scale.category),
-        advertiser=_centred(rng, settings.advertisers, scale.advertiser),
+        country=centred(len(COUNTRIES), scale.context),
+        category=centred(categories, scale.category),
+        advertiser=centred(settings.advertisers, scale.advertiser),
         slot_category=scale.interaction * rng.standard_normal((len(SLOTS), categories)),
         tags_category=scale.interaction * pooled,
     )
 
 
-def _centred(rng: np.random.Generator, size: int, scale: float) -> Floats:
-    draws = rng.standard_normal(size)
-    return scale * (draws - draws.mean())
-
-
-def _standardised(values: Floats) -> Floats:
-    return (values - values.mean()) / values.std()
-
-
 def _base_logit(settings: SimulatorSettings) -> float:
-    """The logit whose expected probability is `base_ctr` under normal effects (MacKay's probit approximation, 1992)."""
+    """Return the logit whose expected probability is `base_ctr` if all effects are normal.
+
+    MacKay's probit approximation ("The evidence framework applied to classification networks",
+    1992): E[sigmoid(x)] ≈ sigmoid(mean / √(1 + π · variance / 8)).
+    """
     e = settings.effects
     variance = e.user**2 + e.item**2 + e.category**2 + e.advertiser**2 + e.latent**2 + e.price**2
     variance += 5 * e.context**2 + 2 * e.interaction**2
-    return float(
-        np.log(settings.base_ctr / (1 - settings.base_ctr)) * np.sqrt(1 + np.pi * variance / 8)
-    )
-
-
-def _shift(settings: SimulatorSettings, day_index: int) -> float:
-    shifts = [f for f in settings.faults if isinstance(f, ShiftedCtr)]
-    return sum(
-        f.logit_shift
-        for f in shifts
-        if any((day - settings.first_day).days == day_index for day in f.days)
-    )
+    logit = np.log(settings.base_ctr / (1 - settings.base_ctr))
+    return float(logit * np.sqrt(1 + np.pi * variance / 8))

@@ -199,7 +199,7 @@ def warm_python(fresh_process: None, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def compare_served(warm_python: Path) -> Callable[..., object]:
     """`check_parity` with a fork of the warm interpreter in place of a cold process for each export."""
-    from validation.model.parity import compare
+    from validation.model.check import compare
     from validation.serving.measure import serve
 
     def compared(saved_model, requests, expected, batch_sizes):

@@ -1,1 +1,1 @@
-"""Learning: the elastic table, the models on top of it, and the trainer. No Spark, no Airflow here."""
+"""Training: data, models on elastic embeddings, fitting, evaluation. No Spark, no Airflow."""

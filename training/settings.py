@@ -1,4 +1,4 @@
-"""What YAML says of the table, the model and the trainer. Free of TensorFlow, so that anything may read it."""
+"""Configuration of the table, the model and the trainer. Imports neither TensorFlow nor NumPy."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class AdmissionSettings(Settings):
-    """Which ids get a row: those seen `min_count` times (1: all), or, with `poisson`, likely to be within the horizon.
+    """Which ids get a row: those seen `min_count` times (1: all).
 
-    `count` counts every id exactly; `sketch` and `poisson` count the waiting ones in bounded memory that forgets.
-    `horizon` is in impressions; `min_counts` overrides `min_count` for the fields it names.
+    `count` counts every id exactly; `sketch` and `poisson` count ids without a row in bounded
+    memory that forgets. `poisson` also admits only ids that are likely to be seen within the
+    horizon, in impressions. `min_counts` overrides `min_count` for the fields it names.
     """
 
     kind: Literal["count", "sketch", "poisson"] = "count"
@@ -30,15 +31,16 @@ class AdmissionSettings(Settings):
     false_positive_rate: Annotated[float, Field(gt=0, lt=1)] = 0.01
 
     def threshold(self, field: str) -> int:
-        """Return how often an id of this field has to be seen."""
+        """Return how often an id of this field must be seen."""
         return self.min_counts.get(field, self.min_count)
 
 
 class EvictionSettings(Settings):
-    """Which ids lose their row at the end of a day's training. Nothing set: none.
+    """Which ids lose their row at the end of a day's training; by default none.
 
-    `zero_rows`: those that group lasso set to zero; `idle_days`: not seen for so many days; `min_norm`: rows whose vectors
-    are shorter; `max_rows`: the least frequent above a budget. `keep_rows` is a floor that all of them respect.
+    `zero_rows`: rows that group lasso set to zero. `idle_days`: ids not seen for so many days.
+    `min_norm`: rows with shorter vectors. `max_rows`: the least frequent ids above a budget.
+    All of them leave at least `keep_rows` rows.
     """
 
     zero_rows: bool = False
@@ -49,11 +51,13 @@ class EvictionSettings(Settings):
 
 
 class OptimizerSettings(Settings):
-    """A group-lasso optimizer (Yue et al., ECML-PKDD 2021). All λ at 0 is the plain one that the kind names.
+    """A group-lasso optimizer (Yue et al., ECML-PKDD 2021).
 
-    `decay` adds decay · x to the gradient of each row of a batch, up to `decay_steps` times for rows that are in few batches:
-    what holds back rare ids over several passes. `exact` takes the exact proximal step where the published closed form is
-    approximate. `rare_multiple` C and `rare_count` N raise l1 for rare ids, by the factor 1 + C · max(N - count, 0) / N.
+    With all penalties 0 it is the plain optimizer of that kind. `decay` adds decay · x to the
+    gradient of each row of a batch, up to `decay_steps` times for rows that are in few batches; it
+    restrains rare ids over several passes. `exact` takes the exact proximal step where the
+    published closed form is approximate. `rare_multiple` C and `rare_count` N raise l1 for rare
+    ids, by the factor 1 + C · max(N - count, 0) / N.
     """
 
     kind: Literal["adam", "amsgrad", "adagrad", "ftrl", "rowwise_adagrad"] = "adam"
@@ -72,10 +76,11 @@ class OptimizerSettings(Settings):
 
 
 class RelationNetworkSettings(Settings):
-    """The relation network inside the deep part: relations of every two of the id fields by one shared symmetric matrix.
+    """The relation network of the deep part: relations of all pairs of id fields.
 
-    `fields` names them, or `all`; `heads` are matrices of their own, `rank` makes them low-rank (empty: full). A relation
-    enters as one number (`scalar`) or as a vector of the embeddings' width.
+    `fields` names the fields, or is `all`. The pairs share one symmetric matrix per head; `rank`
+    makes it low-rank (empty: full). A relation enters as one number (`scalar`) or as a vector of
+    the embeddings' width.
     """
 
     fields: Literal["all"] | tuple[Identifier, ...] = "all"
@@ -89,9 +94,11 @@ Precision = Literal["float32", "bfloat16"]
 
 
 class GroupSettings(Settings):
-    """Fields that share a table and a width, enter the deep part together, and are dropped together by `select-features`.
+    """Fields that share a table and a width.
 
-    `concat` lays their vectors side by side, `mean` and `sum` make one vector of them; `l21` takes the place of `model.deep`'s.
+    They enter the deep part together and `select-features` drops them together. `concat`
+    concatenates their vectors, `mean` and `sum` make one vector of them. `l21` overrides that of
+    `model.deep`.
     """
 
     name: Identifier
@@ -102,18 +109,17 @@ class GroupSettings(Settings):
 
 
 MemberKind = Literal["logistic_regression", "fm", "wide_deep", "deepfm", "dcnv2"]
-
-
 _WITHOUT_LAYERS = ("logistic_regression", "fm")
 
 
 class ModelSettings(EvolvingSettings):
-    """The model: its kind, embedding width, hidden layers, dropout, storage of the rows, and the optimizers of its three parts.
+    """The model: kind, width, layers, storage of the rows, and the optimizers of its three parts.
 
-    `norm` of the hidden layers is by batch, by layer or none; `cross_layers` is for dcnv2; `relations` adds a relation
-    network to the deep part, in place of declared id crosses; `groups` gives some fields tables of their own. `fusion` is the
-    mean of its `members`' logits, each of them learned by itself with the other settings as they are. `matmul` is what the
-    products of hidden and cross layers are taken in while learning; weights, sums and all scoring stay float32.
+    `norm` normalises the hidden layers by batch, by layer or not. `cross_layers` is for dcnv2.
+    `relations` adds a relation network to the deep part, instead of declared id crosses. `groups`
+    gives some fields their own tables. `fusion` is the mean of its `members`' logits; each member
+    is trained on its own loss, with the other settings. `matmul` is the precision of the products
+    of hidden and cross layers in training; weights, sums and all scoring are float32.
     """
 
     added_later = ("groups", "matmul")
@@ -135,30 +141,30 @@ class ModelSettings(EvolvingSettings):
     dense: OptimizerSettings = OptimizerSettings()
 
     @model_validator(mode="after")
-    def _is_consistent(self) -> Self:
-        if (self.kind == "fusion") != (len(set(self.members)) > 1) or len(set(self.members)) < len(
-            self.members
-        ):
+    def _check_kind(self) -> Self:
+        distinct = len(set(self.members))
+        if (self.kind == "fusion") != (distinct > 1) or distinct < len(self.members):
             raise ValueError(
                 "model.kind fusion goes with model.members, two different kinds or more"
             )
         if self.relations and self.kind in _WITHOUT_LAYERS:
             raise ValueError(
-                f"model.relations needs hidden layers, which {self.kind} has not: choose wide_deep, deepfm or dcnv2"
+                f"model.relations needs hidden layers, which {self.kind} does not have: "
+                "choose wide_deep, deepfm or dcnv2"
             )
         return self
 
     @field_validator("groups")
     @classmethod
-    def _refuse_overlapping(cls, groups: tuple[GroupSettings, ...]) -> tuple[GroupSettings, ...]:
-        for what, names in (
-            ("name", [g.name for g in groups]),
-            ("field", [field for g in groups for field in g.fields]),
-        ):
-            twice = sorted({name for name in names if names.count(name) > 1})
+    def _check_overlaps(cls, groups: tuple[GroupSettings, ...]) -> tuple[GroupSettings, ...]:
+        names = [group.name for group in groups]
+        fields = [field for group in groups for field in group.fields]
+        for what, each in (("name", names), ("field", fields)):
+            twice = sorted({name for name in each if each.count(name) > 1})
             if twice:
                 raise ValueError(
-                    f"model.groups has the {what} {', '.join(twice)} twice: a field is in at most one group"
+                    f"model.groups has the {what} {', '.join(twice)} twice: "
+                    "a field is in at most one group"
                 )
         return groups
 
@@ -169,19 +175,20 @@ class ModelSettings(EvolvingSettings):
 
     @field_validator("dense")
     @classmethod
-    def _refuse_other_rules(cls, dense: OptimizerSettings) -> OptimizerSettings:
+    def _check_dense_kind(cls, dense: OptimizerSettings) -> OptimizerSettings:
         if dense.kind not in ("adam", "amsgrad"):
             raise ValueError(
-                f"dense weights learn by adam or amsgrad; {dense.kind} is for rows (model.deep, model.wide)"
+                f"dense weights are trained by adam or amsgrad; {dense.kind} is for rows "
+                "(model.deep, model.wide)"
             )
         return dense
 
 
 class StalenessSettings(Settings):
-    """What to do when the checkpoint that a day starts from is more than `max_days` older than the day (empty: never mind).
+    """What to do about a checkpoint more than `max_days` older than the day (empty: nothing).
 
-    `refuse` stops, `fresh` starts with nothing learned, `warn` goes on from it and says so; the learning rates then grow
-    to their full value over `warmup_steps` steps (0: at once).
+    `refuse` stops, `fresh` starts with an untrained model, `warn` logs a warning and continues.
+    After `warn` the learning rates grow to their full value over `warmup_steps` steps (0: at once).
     """
 
     max_days: Count | None = None
@@ -189,24 +196,26 @@ class StalenessSettings(Settings):
     warmup_steps: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="after")
-    def _something_is_warmed_up(self) -> Self:
+    def _check_warmup(self) -> Self:
         if self.warmup_steps and (self.max_days is None or self.action != "warn"):
             raise ValueError(
-                "warmup_steps go with max_days and action: warn, where a model goes on after a gap"
+                "warmup_steps go with max_days and action: warn: a model that continues after a gap"
             )
         return self
 
 
 class TrainingSettings(Settings):
-    """One day of learning: batches, passes, the held-out last slice by time, and the seed of everything drawn.
+    """One day of training: batches, passes, the held-out last slice by time, and the seed.
 
-    `learn_by: hour` scores each local hour with the model as it is then and learns it after, the next hour next; `passes`
-    and `shuffle_block` then count within an hour. `negative_rate` is the share of non-clicks that is learned; the loss is
-    corrected for it, so the model stays calibrated. `informative_rate` is the share of impressions that is learned where
-    the model before scored them, those most that it had wrong, each weighted by one over its chance; the first slice that
-    nothing scored is learned whole. `weight` names a column of `features.extras` that weighs an impression in the loss;
-    only the ratios within a batch count. Held-out and progressive figures are always of all impressions, unweighted.
-    `slices` are single-valued id fields by whose values the held-out figures are told apart.
+    `learn_by: hour` scores each local hour with the current model and then trains on it; `passes`
+    and `shuffle_block` then count within an hour. `negative_rate` is the share of non-clicks to
+    train on; the loss is corrected for it, so the model stays calibrated. `informative_rate` is the
+    share of impressions to train on of those that an earlier model scored: the worse it scored one,
+    the more likely it is kept, weighted by the inverse of that probability. A first slice without
+    scores is kept whole. `weight` names a column of `features.extras` that weighs an impression in
+    the loss; only the ratios within a batch matter. Held-out and progressive figures are always of
+    all impressions, unweighted. `slices` are single-valued id fields whose values get their own
+    held-out figures.
     """
 
     batch_size: Count = 512

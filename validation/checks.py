@@ -1,4 +1,4 @@
-"""One measured value beside its limits: what every gate, of data and of models, is made of."""
+"""One measured value and its limits: the unit of every gate, of data and of models."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
-    """A value and the closed interval that it must lie in.
+    """A value and the closed interval that it must be in.
 
-    A value that is NaN, infinite or missing (`None`) never passes: a gate that cannot see fails closed.
+    A value that is NaN, infinite or missing (`None`) never passes: a gate fails closed.
 
     Attributes:
         name: stable identifier, for instance `parity_max_abs_diff`.
         value: what was measured.
-        low: smallest allowed value, or None when there is no lower limit.
-        high: largest allowed value, or None when there is no upper limit.
-        words: what the limit is about, as a sentence of a report.
+        low: smallest allowed value; None: no lower limit.
+        high: largest allowed value; None: no upper limit.
+        words: what the limit is about, as part of a report's sentence.
     """
 
     name: str
@@ -27,7 +27,8 @@ class Check:
     words: str
 
     def __post_init__(self) -> None:
-        if not any(_is_number(limit) for limit in (self.low, self.high)):
+        # A check that cannot fail is a mistake in a gate.
+        if not any(limit is not None and math.isfinite(limit) for limit in (self.low, self.high)):
             raise ValueError(
                 f"check {self.name!r} has no limit: give `low`, `high` or both as numbers"
             )
@@ -35,46 +36,41 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the value is a finite number within the limits."""
-        if self.value is None or not _is_number(self.value):
+        value = self.finite_value
+        if value is None:
             return False
-        return (self.low is None or self.value >= self.low) and (
-            self.high is None or self.value <= self.high
-        )
+        above = self.low is None or value >= self.low
+        return above and (self.high is None or value <= self.high)
+
+    @property
+    def finite_value(self) -> float | None:
+        """The value; None if it is not a finite number."""
+        return self.value if self.value is not None and math.isfinite(self.value) else None
 
     @property
     def limit(self) -> str:
-        """The limits in words: `at least 0.5`, `at most 1e-06`, `exactly 0` or `between 0.7 and 1.4`."""
+        """The limits as text, for instance `at most 1e-06` or `between 0.7 and 1.4`."""
         if self.low is None:
             return f"at most {self.high:.10g}"
         if self.high is None:
             return f"at least {self.low:.10g}"
-        return (
-            f"exactly {self.low:.10g}"
-            if self.low == self.high
-            else f"between {self.low:.10g} and {self.high:.10g}"
-        )
+        if self.low == self.high:
+            return f"exactly {self.low:.10g}"
+        return f"between {self.low:.10g} and {self.high:.10g}"
 
     @property
     def finding(self) -> str:
         """The check as one line, for logs and reasons."""
-        value = (
-            "not a number"
-            if self.value is None or not _is_number(self.value)
-            else f"{self.value:.10g}"
-        )
-        return f"{self.words}: {value}, must be {self.limit}"
+        value = self.finite_value
+        shown = "not a number" if value is None else f"{value:.10g}"
+        return f"{self.words}: {shown}, must be {self.limit}"
 
     def as_dict(self) -> dict[str, str | float | bool | None]:
-        """Plain data for JSON; a value that is no finite number becomes None."""
-        value = self.value if self.value is not None and _is_number(self.value) else None
+        """Plain data for JSON; a value that is not a finite number is None."""
         return {
             "name": self.name,
-            "value": value,
+            "value": self.finite_value,
             "limit": self.limit,
             "passed": self.passed,
             "words": self.words,
         }
-
-
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)

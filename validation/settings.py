@@ -1,6 +1,6 @@
-"""What YAML says of the gates. Free of Great Expectations and TensorFlow.
+"""Settings of the gates. Free of Great Expectations and TensorFlow.
 
-A gate without thresholds fails closed: every threshold has a value, and `null` is refused.
+A gate without thresholds would pass everything: every threshold has a value, and `null` is invalid.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class DataGateSettings(Settings):
-    """When a day's data may be learned from."""
+    """When a day's data may be trained on."""
 
     min_rows: Annotated[int, Field(ge=1)] = 1000
     max_quarantined_share: Share = 0.05
@@ -36,10 +36,11 @@ class DataGateSettings(Settings):
 
 
 class ModelGateSettings(EvolvingSettings):
-    """When a candidate is sound (parity, calibration bounds) and when it is blessed (AUC against its rivals).
+    """When a candidate is sound (parity, calibration), and when it is blessed (AUC, latency).
 
-    AUC differences are candidate minus rival on the same held-out impressions; `calibration` is Σp / Σy. What lossy steps of
-    compression may cost, against the trained model itself, is `max_auc_drop_by_compression`.
+    AUC differences are candidate minus rival on the same held-out impressions; `calibration` is
+    Σp / Σy. `max_auc_drop_by_compression` limits what lossy compression steps may cost against the
+    trained model itself.
     """
 
     added_later = ("max_auc_drop_by_compression",)
@@ -56,6 +57,8 @@ class ModelGateSettings(EvolvingSettings):
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> Self:
         if self.min_calibration > self.max_calibration:
-            limits = f"min_calibration {self.min_calibration} is above max_calibration {self.max_calibration}"
-            raise ValueError(f"{limits}: no model could pass")
+            raise ValueError(
+                f"min_calibration {self.min_calibration} is above max_calibration "
+                f"{self.max_calibration}: no model could pass"
+            )
         return self

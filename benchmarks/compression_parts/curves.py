@@ -16,8 +16,8 @@ import numpy as np
 
 from compression.model import CompactModel
 from compression.pruning import without_zero_rows
-from compression.search.bench import Bench, Measured
-from compression.search.descent import Goal
+from compression.search.evaluator import EvaluatedPlan, PlanEvaluator
+from compression.search.greedy_search import Goal
 from compression.search.search import TUNED, plain, search, with_tuning
 from compression.settings import CompressionSettings
 from compression.steps.settings import PruneRows, Quantize, StepSettings
@@ -66,10 +66,10 @@ class Line:
 
     curve: str
     plan: Any
-    measured: Measured
+    measured: EvaluatedPlan
 
 
-class RivalBench(Bench):
+class RivalBench(PlanEvaluator):
     """Measures plans of its own model, and the scores that another model gave the same impressions."""
 
     @property
@@ -78,7 +78,7 @@ class RivalBench(Bench):
         half = self._heldout.choosing
         return auc(self._heldout.label[half], self._trained[half])
 
-    def rival(self, curve: str, learned: Learned, keys: bool) -> Measured:
+    def rival(self, curve: str, learned: Learned, keys: bool) -> EvaluatedPlan:
         """Score another trained model, without its zero rows; `keys` says whether its server needs them."""
         model = without_zero_rows(CompactModel.of(read_checkpoint(learned.checkpoint)))
         scores = Scorer(model.trained()).score(
@@ -89,7 +89,7 @@ class RivalBench(Bench):
         )
         return self.compare(curve, (), size, model.rows, scores)
 
-    def against(self, one: Measured, bench: RivalBench) -> Measured:
+    def against(self, one: EvaluatedPlan, bench: RivalBench) -> EvaluatedPlan:
         """Return what was measured against another bench's model on the same impressions, measured against this one's."""
         label, half = self._heldout.label, self._heldout.reported
         drop_reported = auc(label[half], self._trained[half]) - one.auc_reported
@@ -148,16 +148,18 @@ class Curves:
             f"{curve}, fine-tuned", [self._tuned(bench, steps) for steps in plans], bench
         )
 
-    def _lines(self, curve: str, measured: Iterable[Measured], bench: RivalBench) -> Iterator[Line]:
+    def _lines(
+        self, curve: str, measured: Iterable[EvaluatedPlan], bench: RivalBench
+    ) -> Iterator[Line]:
         for one in measured:
             yield Line(curve, [plain(step) for step in one.steps], self.bench.against(one, bench))
 
-    def _best(self, front: Sequence[Measured], size: float) -> Measured | None:
+    def _best(self, front: Sequence[EvaluatedPlan], size: float) -> EvaluatedPlan | None:
         """Of plans at least so many times smaller than 1×, the one that loses least."""
         small = [one for one in front if one.bytes * size <= self.bench.bytes]
         return min(small, key=lambda one: one.drop, default=None)
 
-    def _tuned(self, bench: RivalBench, steps: tuple[StepSettings, ...]) -> Measured:
+    def _tuned(self, bench: RivalBench, steps: tuple[StepSettings, ...]) -> EvaluatedPlan:
         self._report(f"fine-tuning after {len(steps)} steps")
         return bench.measure(TUNED, with_tuning(steps))
 
@@ -171,7 +173,7 @@ class Curves:
         """The model that group lasso of a strength leaves."""
         return self._learned(_penalised(self._of_width(self.dim), strength))
 
-    def _tell(self, number: int, one: Measured) -> None:
+    def _tell(self, number: int, one: EvaluatedPlan) -> None:
         self._report(
             f"plan {number}: {self.bench.bytes / one.bytes:.1f} times smaller, drop {one.drop:.5f}"
         )

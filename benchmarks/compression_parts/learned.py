@@ -111,5 +111,5 @@ def _learn(
             previous_checkpoint=before[0],
             encodings=crossed.encodings[number] if crossed else None,
         )
-        figures = train_day(request, home / str(number), tell=lambda _: None)
+        figures = train_day(request, home / str(number), log=lambda _: None)
     return figures["auc"]

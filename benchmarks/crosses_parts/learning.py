@@ -15,13 +15,13 @@ from frappe_peers.loop import fit, shuffled
 from frappe_peers.ours import model_settings
 from numpy.typing import NDArray
 
-from compression.selection.complexity import Footprint, measure
+from compression.selection.footprint import Footprint, measure
 from crosses_parts.arms import Arm
 from crosses_parts.columns import inputs_of
-from elastic_embeddings.core.native import set_threads
+from elastic_embeddings.core.threads import set_threads
 from training.data.inputs import Inputs
 from training.fit.learner import Learner, ahead
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 
 
 class Trainer:
@@ -30,9 +30,9 @@ class Trainer:
     def __init__(self, arm: Arm, data: Frappe, settings: Mapping[str, Any], seed: int) -> None:
         self._rates = Falling()
         recipe = replace(
-            recipe_of(arm, settings, seed, len(data.train)), rewarmed=self._rates.around
+            recipe_of(arm, settings, seed, len(data.train)), wrap_optimizer=self._rates.around
         )
-        self.learner = Learners.fresh(recipe).model
+        self.learner = ModelAndBaseline.new(recipe).model
         self._known = [
             (split, inputs_of(arm, split)) for split in (data.train, data.valid, data.test)
         ]
@@ -43,7 +43,7 @@ class Trainer:
         train = self._known[0][1]
         rows = shuffled(len(train), self._batch, (self._seed, number))
         for prepared in ahead(lambda chosen: self.learner.prepare(train.take(chosen)), rows):
-            self.learner.learn(prepared)
+            self.learner.train_step(prepared)
 
     def probabilities(self, split: Split) -> NDArray[np.floating]:
         """Return the click probabilities of one of the data's splits."""
@@ -94,10 +94,10 @@ def footprint_of(arm: Arm, learner: Learner) -> Footprint:
     return measure(arm.schema(), learner, none, {})
 
 
-def recipe_of(arm: Arm, settings: Mapping[str, Any], seed: int, rows: int) -> Recipe:
+def recipe_of(arm: Arm, settings: Mapping[str, Any], seed: int, rows: int) -> LearnerConfig:
     """Return how an arm's model is built and learned, with the settings of `frappe_peers.registry`."""
     model = arm.model(model_settings(dict(settings)))
-    return Recipe(arm.schema(), model, arm.training(settings["batch"], seed, rows), ())
+    return LearnerConfig(arm.schema(), model, arm.training(settings["batch"], seed, rows), ())
 
 
 def use_threads(count: int) -> None:

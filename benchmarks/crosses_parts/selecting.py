@@ -8,15 +8,13 @@ from typing import Any
 
 from frappe_peers.data import Frappe
 
-from compression.selection.choice import Budget, choose, needs
-from compression.selection.complexity import Footprint
-from compression.selection.learning import Split, learn
-from compression.selection.ranking import Ranking, rank
+from compression.selection.footprint import Budget, Footprint, choose, needs
+from compression.selection.ranking import FieldRanking, TrainingSplit, rank, train_on_split
 from compression.settings import SelectionSettings
 from crosses_parts.arms import Arm
 from crosses_parts.columns import inputs_of
 from crosses_parts.learning import footprint_of, recipe_of
-from training.fit.learners import Learners
+from training.fit.model_and_baseline import ModelAndBaseline
 
 SHARE = 0.5
 
@@ -31,7 +29,7 @@ class Chosen:
         cheapest: uses kept in the order of their rows, the fewest first: what needs no gates.
     """
 
-    ranking: Ranking
+    ranking: FieldRanking
     fscd: frozenset[str]
     cheapest: frozenset[str]
 
@@ -59,10 +57,10 @@ def choose_half(
     """
     recipe = recipe_of(arm, settings, seed, len(data.train))
     learner, split = (
-        Learners.fresh(recipe).model,
-        Split((inputs_of(arm, data.train),), inputs_of(arm, data.valid)),
+        ModelAndBaseline.new(recipe).model,
+        TrainingSplit((inputs_of(arm, data.train),), inputs_of(arm, data.valid)),
     )
-    learn(learner, split, recipe.training, passes=1)
+    train_on_split(learner, split, recipe.training, passes=1)
     ranking = rank(learner, split, recipe, selection, footprint_of(arm, learner))
     sizes = footprint_of(arm, learner)  # by now values that had to wait for their row have it
     return Chosen(
@@ -71,7 +69,7 @@ def choose_half(
     )
 
 
-def cheapest_first(ranking: Ranking) -> tuple[str, ...]:
+def cheapest_first(ranking: FieldRanking) -> tuple[str, ...]:
     """Return the uses by their rows, the fewest first; of equals by name."""
     complexities = ranking.footprint.complexities
     return tuple(sorted(complexities, key=lambda name: (complexities[name].rows, name)))

@@ -15,6 +15,7 @@ import psutil
 
 from day_parts.processes import cpu_seconds, tree
 from pipelines.cli import main as cli
+from pipelines.cli.options import stage_context
 from pipelines.stages.chain import STAGES, run_stage, sync
 
 
@@ -23,7 +24,7 @@ def main(config: str, workspace: str, *days: str) -> None:
     cli.quiet_libraries()
     own = psutil.Process()
     for day in map(date.fromisoformat, days):
-        context = cli.context(Path(config), Path(workspace), [], day)
+        context = stage_context(Path(config), Path(workspace), [], day)
         for name in STAGES:
             started, used = time.monotonic(), cpu_seconds(tree(own))
             outcome = run_stage(name, context)

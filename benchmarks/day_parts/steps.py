@@ -124,7 +124,7 @@ def write_inputs(folder: Path, days: int, rows: int) -> None:
     from simulator.world import World
     from training.data.examples import examples_of
     from training.data.inputs import Featurizer
-    from training.data.layout import Layout
+    from training.data.layout import FieldLayout
     from training.data.scalers import scalers_from_numbers
 
     config = load_config(_ROOT / "conf" / "simulated.yaml")
@@ -152,7 +152,7 @@ def write_inputs(folder: Path, days: int, rows: int) -> None:
             pc.split_pattern(texts, field.separator) if field.kind == "multi_valued" else texts
         )
     examples = examples_of(pa.table(columns), folder, schema)
-    scalers = scalers_from_numbers(Layout.of(schema).dense, examples.numbers, examples.present)
+    scalers = scalers_from_numbers(FieldLayout.of(schema).dense, examples.numbers, examples.present)
     inputs = Featurizer(schema, (), scalers, {}).inputs(examples)
     (lists,) = inputs.lists
     arrays = {"keys": inputs.keys, "dense": inputs.dense, "label": inputs.label}

@@ -28,8 +28,8 @@ def main(folder: Path, batch: int) -> None:
     from elastic_embeddings.core.ragged import Ragged
     from features.schema import Schema
     from training.data.inputs import Inputs
-    from training.fit.learners import Learners, Recipe
-    from training.fit.stream import learn
+    from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+    from training.fit.training_loop import train_model_and_baseline
     from training.settings import ModelSettings, TrainingSettings
 
     imported_s = time.process_time()
@@ -44,7 +44,7 @@ def main(folder: Path, batch: int) -> None:
     )
     loaded_s = time.process_time()
     settings = TrainingSettings(batch_size=batch)
-    learners = Learners.fresh(Recipe(schema, ModelSettings(), settings, ()))
+    learners = ModelAndBaseline.new(LearnerConfig(schema, ModelSettings(), settings, ()))
     place = 0
 
     def take(steps: int) -> int:
@@ -52,7 +52,7 @@ def main(folder: Path, batch: int) -> None:
         nonlocal place
         rows = np.arange(place, place + batch * steps) % len(day)
         place = int(rows[-1]) + 1
-        learn(learners, day.take(rows), settings, "benchmark", None)
+        train_model_and_baseline(learners, day.take(rows), settings, "benchmark", None)
         return len(rows)
 
     take(2)

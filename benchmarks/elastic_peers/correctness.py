@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from elastic_embeddings import ElasticTable
-from elastic_embeddings.core.native import set_threads
+from elastic_embeddings.core.threads import set_threads
 from elastic_peers.dense_tf import BETA_1, BETA_2, EPSILON, LEARNING_RATE, DenseTf
 from elastic_peers.systems.ours import L21, new_table
 from elastic_peers.workload import Traffic, Workload, initial_layers, traffic

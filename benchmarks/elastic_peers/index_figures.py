@@ -36,12 +36,12 @@ def assign_keys_per_s(rows: int) -> float:
     """Return the keys that `KeyIndex.assign` finds, deduplicates, counts and stamps in a second of its thread's CPU time."""
     index = KeyIndex()
     for start in range(0, rows, _PART):
-        index.assign(keys_of(np.arange(start, min(start + _PART, rows))), 1)
+        index.find_or_insert(keys_of(np.arange(start, min(start + _PART, rows))), 1)
     batches = _batches(rows)
     times = []
     for number in range(_ROUNDS * len(batches)):
         started = time.thread_time_ns()
-        index.assign(batches[number % len(batches)], number + 2)
+        index.find_or_insert(batches[number % len(batches)], number + 2)
         times.append(time.thread_time_ns() - started)
     return (
         1e9 * batches.shape[1] / float(np.median(times[len(batches) :]))

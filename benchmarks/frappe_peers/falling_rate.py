@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import tensorflow as tf
 
-from elastic_embeddings.optimizers.elementwise import Value
+from elastic_embeddings.optimizers.formulas import Value
 from elastic_embeddings.optimizers.learning_rates import LearningRate, base_rate, rate_at
 from elastic_embeddings.optimizers.optimizer import Optimizer
 
@@ -31,7 +31,7 @@ class Falling:
         self.factor.assign(self.factor / _FALL)
 
     def around(self, optimizer: Optimizer) -> Optimizer:
-        """Return the optimizer with its rate times the factor (`training.fit.learners.Recipe.rewarmed`)."""
+        """Return the optimizer with its rate times the factor (`training.fit.model_and_baseline.LearnerConfig.wrap_optimizer`)."""
         return replace(optimizer, learning_rate=_Scaled(optimizer.learning_rate, self.factor))
 
 

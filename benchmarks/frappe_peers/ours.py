@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from elastic_embeddings.core.native import set_threads
+from elastic_embeddings.core.threads import set_threads
 from features import keys
 from features.schema import Categorical, Schema, Timestamp
 from frappe_peers.data import FIELDS, UNKNOWN, Frappe, Split
@@ -17,7 +17,7 @@ from frappe_peers.falling_rate import Falling
 from frappe_peers.loop import shuffled
 from training.data.inputs import Inputs
 from training.fit.learner import ahead
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
 
 _SCHEMA = Schema(
@@ -30,9 +30,11 @@ _SCHEMA = Schema(
 
 
 class _Trainer:
-    def __init__(self, recipe: Recipe, data: Frappe, batch: int) -> None:
+    def __init__(self, recipe: LearnerConfig, data: Frappe, batch: int) -> None:
         self._rates = Falling()
-        self._learner = Learners.fresh(replace(recipe, rewarmed=self._rates.around)).model
+        self._learner = ModelAndBaseline.new(
+            replace(recipe, wrap_optimizer=self._rates.around)
+        ).model
         self._batch, self._seed = batch, recipe.training.seed
         self._keys = [_keys(name, size) for name, size in zip(FIELDS, data.sizes, strict=True)]
         self._train = self._inputs(data.train)
@@ -41,7 +43,7 @@ class _Trainer:
         """Learn all training rows once, in the order that the number draws."""
         rows = shuffled(len(self._train), self._batch, (self._seed, number))
         for prepared in ahead(lambda chosen: self._learner.prepare(self._train.take(chosen)), rows):
-            self._learner.learn(prepared)
+            self._learner.train_step(prepared)
 
     def probabilities(self, split: Split) -> NDArray[np.floating]:
         """Return the probability of each row, float [n]."""
@@ -69,7 +71,7 @@ def create(data: Frappe, settings: dict[str, Any], seed: int) -> _Trainer:
     set_threads(settings["threads"])
     training = TrainingSettings(batch_size=settings["batch"], seed=seed)
     return _Trainer(
-        Recipe(_SCHEMA, model_settings(settings), training, ()), data, settings["batch"]
+        LearnerConfig(_SCHEMA, model_settings(settings), training, ()), data, settings["batch"]
     )
 
 

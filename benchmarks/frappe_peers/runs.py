@@ -21,7 +21,7 @@ from pipelines.store.source_digest import source_digest
 
 _HERE = Path(__file__).resolve().parent
 _SHARED = tuple(_HERE / f"{name}.py" for name in ("data", "loop", "worker"))
-_OURS = "training.fit.learners"
+_OURS = "training.fit.model_and_baseline"
 _TAIL = 1500
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from features.schema import Cross, Schema
-from training.fit.learners import Recipe
+from training.fit.model_and_baseline import LearnerConfig
 from training.settings import (
     AdmissionSettings,
     EvictionSettings,
@@ -76,7 +76,7 @@ def schema_of(arm: Arm, schema: Schema) -> Schema:
     return schema.model_copy(update={"fields": fields})
 
 
-def recipe(arm: Arm, schema: Schema, seed: int, batch: int) -> Recipe:
+def recipe(arm: Arm, schema: Schema, seed: int, batch: int) -> LearnerConfig:
     """Return what an arm's learner is built from.
 
     Args:
@@ -88,7 +88,7 @@ def recipe(arm: Arm, schema: Schema, seed: int, batch: int) -> Recipe:
     training = TrainingSettings(
         batch_size=batch, seed=seed, learn_by=arm.learn_by, **(_SMALL if arm.small else {})
     )
-    return Recipe(schema_of(arm, schema), _model(arm), training, ())
+    return LearnerConfig(schema_of(arm, schema), _model(arm), training, ())
 
 
 def _model(arm: Arm) -> ModelSettings:

@@ -18,7 +18,7 @@ from pyarrow import csv
 from features.errors import InputError
 from features.schema import Schema
 from pipelines.config import Config
-from pipelines.store.source_files import source_files
+from pipelines.stages.ingest import source_files
 from spark_jobs.negatives import SLOTS
 from spark_jobs.settings import Source
 from spark_jobs.times import bounds_ms

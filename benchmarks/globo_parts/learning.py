@@ -15,9 +15,9 @@ from globo_parts.fixed import Size, hashed, row_bytes, rows_within
 from globo_parts.stream import Day, columns
 from training.data.examples import batches
 from training.data.inputs import Inputs
-from training.fit.hours import runs
 from training.fit.learner import Learner, ahead
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.fit.score_then_train import runs
 
 Report = Callable[[str], None]
 
@@ -64,7 +64,7 @@ def run(
         report: told of every day.
     """
     made = recipe(arm, schema, seed, batch)
-    learners = Learners.fresh(made)
+    learners = ModelAndBaseline.new(made)
     rows = _fixed_rows(arm, like, learners.model) if like else 0
     done = Run(dense_bytes=_dense_bytes(learners.model))
     for day in days:
@@ -85,7 +85,7 @@ def slices(day: Day, learn_by: str) -> Iterator[tuple[int, int]]:
     yield from [(0, len(day))] if learn_by == "day" else runs(day.hour)
 
 
-def _take_day(learners: Learners, made: Recipe, day: Day, done: Run) -> None:
+def _take_day(learners: ModelAndBaseline, made: LearnerConfig, day: Day, done: Run) -> None:
     learner, probability = learners.model, np.full(len(day), np.nan, np.float32)
     learner.table.start_day()
     for start, stop in slices(day, made.training.learn_by):
@@ -103,7 +103,7 @@ def _take_day(learners: Learners, made: Recipe, day: Day, done: Run) -> None:
         learner.table.evict()
 
 
-def _learn(learner: Learner, inputs: Inputs, made: Recipe) -> None:
+def _learn(learner: Learner, inputs: Inputs, made: LearnerConfig) -> None:
     settings = made.training
     order = batches(
         len(inputs),
@@ -112,7 +112,7 @@ def _learn(learner: Learner, inputs: Inputs, made: Recipe) -> None:
         (settings.seed, learner.table.step),
     )
     for prepared in ahead(lambda rows: learner.prepare(inputs.take(rows)), order):
-        learner.learn(prepared)
+        learner.train_step(prepared)
 
 
 def _fixed_rows(arm: Arm, like: Size, learner: Learner) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from globo_parts.report import JUDGED_FROM
 from globo_parts.stream import Day
 from training.evaluation.metrics import auc
-from training.fit.hours import runs
+from training.fit.score_then_train import runs
 
 _INK, _GRID, _PALE = "#1c2733", "#e3e8ee", "#c9d6e2"
 _COLOURS = ("#1f6fb2", "#d17a00")

@@ -14,9 +14,9 @@ from elastic_embeddings.core.hashing import mix64
 from features.schema import Categorical, Cross, Schema, Time, TimePart, Timestamp
 from training.data.examples import read_examples
 from training.data.inputs import Featurizer, Inputs
-from training.data.layout import Layout
+from training.data.layout import FieldLayout
 from training.evaluation.slices import FREQUENT
-from training.fit.hours import local_hours
+from training.fit.score_then_train import local_hours
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def within_share(keys: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
 
 def drawn(count: int, schema: Schema, rows: int = 2400, seed: int = 0) -> Iterator[Day]:
     """Yield small drawn days, to try the benchmark without the data: articles come and go, and some are clicked more."""
-    rng, known, names = np.random.default_rng(seed), Known(), Layout.of(schema).singles
+    rng, known, names = np.random.default_rng(seed), Known(), FieldLayout.of(schema).singles
     for number in range(count):
         codes = rng.integers(0, 40, (rows, len(names)))
         codes[:, names.index(schema.item)] += 20 * number
@@ -142,7 +142,7 @@ def drawn_schema() -> Schema:
 
 def columns(inputs: Inputs, whole: Schema, part: Schema) -> Inputs:
     """Return the inputs of a schema that has only some of the whole one's single-valued id fields."""
-    places = [Layout.of(whole).singles.index(name) for name in Layout.of(part).singles]
+    places = [FieldLayout.of(whole).singles.index(name) for name in FieldLayout.of(part).singles]
     return replace(inputs, keys=np.ascontiguousarray(inputs.keys[:, places]))
 
 
@@ -158,4 +158,4 @@ def _of_field(inputs: Inputs, schema: Schema, column: str) -> NDArray[np.int64]:
     name = next(
         field.name for field in schema.column_fields() if schema.source_column(field) == column
     )
-    return np.ascontiguousarray(inputs.keys[:, Layout.of(schema).singles.index(name)])
+    return np.ascontiguousarray(inputs.keys[:, FieldLayout.of(schema).singles.index(name)])

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from multi_hash_parts.learning import Recipe
 from multi_hash_parts.tables import DIM
 from training.models.multi_hash.settings import MultiHashSettings
-from training.models.multi_hash.size import Size, size
+from training.models.multi_hash.size import MultiHashSize, size
 
 CHUNKS = 4
 """Chunks of the published QR-like system."""
@@ -29,7 +29,7 @@ class Plan:
     own: int = 0
 
     @property
-    def size(self) -> Size | None:
+    def size(self) -> MultiHashSize | None:
         """The size stated up front; None for a full table."""
         return size(self.settings, DIM, self.ids, self.own) if self.settings else None
 

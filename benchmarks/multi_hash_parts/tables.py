@@ -10,10 +10,8 @@ import tensorflow as tf
 from numba import njit
 from numpy.typing import NDArray
 
-from training.models.multi_hash.combine import combine
-from training.models.multi_hash.keys import derived_keys, weight_keys
-from training.models.multi_hash.settings import MultiHashSettings
-from training.models.multi_hash.tables import row_width
+from training.models.multi_hash.keys import combine, derived_keys, weight_keys
+from training.models.multi_hash.settings import MultiHashSettings, row_width
 
 DIM = 32
 """Width of an id's vector."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from training.models.cross_input import Encodings
-from training.pretraining.fitting import Task
-from training.pretraining.graph import Graph
-from training.pretraining.measures import judge, predictions
+from training.models.encoding_inputs import Encodings
+from training.pretraining.graph import CrossGraph
+from training.pretraining.measures import evaluate, predictions
 from training.pretraining.pretrain import FITS, final_fit
 from training.pretraining.settings import PretrainSettings
+from training.pretraining.task import Task
 from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
 
 ARMS: Mapping[str, PretrainSettings | None] = {
@@ -45,14 +45,14 @@ class Made:
     bytes: int = 0
 
 
-def made(settings: PretrainSettings | None, graph: Graph) -> Made:
+def made(settings: PretrainSettings | None, graph: CrossGraph) -> Made:
     """Return what an arm makes of a graph, as the stage would: measured, gated, fitted to all edges."""
     if settings is None:
         return Made({})
     task = Task.of(graph, settings, {})
     measured = FITS[settings.kind](task)
     final = final_fit(task, measured)
-    judged = judge(task, predictions(task, measured), final)
+    judged = evaluate(task, predictions(task, measured), final)
     used = {
         name: encoding for name, encoding in final.encodings.items() if not judged[name].refused
     }

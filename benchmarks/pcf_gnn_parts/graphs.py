@@ -13,14 +13,14 @@ from features.canonical import NULL
 from features.keys import keys
 from features.schema import Relation
 from training.data.examples import Examples
-from training.pretraining.graph import Edges, Graph
+from training.pretraining.graph import CrossGraph, RelationEdges
 
 MIN_IMPRESSIONS = 3
 SMOOTHING = 20.0
 _MARGIN = 1e-6
 
 
-def graph_of(slices: Sequence[Examples], relations: Sequence[Relation]) -> Graph:
+def graph_of(slices: Sequence[Examples], relations: Sequence[Relation]) -> CrossGraph:
     """Return the graph of all slices: edges of at least `MIN_IMPRESSIONS`, statistics as of the stage, nulls left out."""
     pairs, label = (
         np.concatenate([each.pairs for each in slices]),
@@ -38,7 +38,7 @@ def graph_of(slices: Sequence[Examples], relations: Sequence[Relation]) -> Graph
     edges = {
         relation.name: _edges(counted[relation.name], relation, of_field) for relation in relations
     }
-    return Graph(of_field, edges, date.min, date.min, len(slices), 24 * len(slices))
+    return CrossGraph(of_field, edges, date.min, date.min, len(slices), 24 * len(slices))
 
 
 def _counted(
@@ -67,10 +67,14 @@ def _counted(
     return told[n >= MIN_IMPRESSIONS]
 
 
-def _edges(counts: pd.DataFrame, relation: Relation, nodes: dict[str, NDArray[np.int64]]) -> Edges:
+def _edges(
+    counts: pd.DataFrame, relation: Relation, nodes: dict[str, NDArray[np.int64]]
+) -> RelationEdges:
     left, right = (
         np.searchsorted(nodes[field], counts[side].to_numpy()).astype(np.int32)
         for side, field in (("left", relation.left), ("right", relation.right))
     )
     statistics = {name: counts[name].to_numpy(np.float64) for name in ("logit", "pmi", "log_count")}
-    return Edges(relation, left, right, counts["impressions"].to_numpy(np.int64), statistics)
+    return RelationEdges(
+        relation, left, right, counts["impressions"].to_numpy(np.int64), statistics
+    )

@@ -14,13 +14,13 @@ from pcf_gnn_parts.graphs import graph_of
 from pcf_gnn_parts.worlds import Report, World
 from training.data.examples import Examples, batches
 from training.data.inputs import Featurizer, Inputs
-from training.data.layout import Layout
+from training.data.layout import FieldLayout
 from training.data.scalers import scalers_from_numbers
 from training.evaluation.metrics import auc, auc_within
 from training.fit.learner import ahead
-from training.fit.learners import Learners, Recipe
-from training.models.cross_input import key_positions, pair_keys
-from training.pretraining.graph import Graph
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.models.encoding_inputs import key_positions, pair_keys
+from training.pretraining.graph import CrossGraph
 from training.pretraining.settings import PretrainSettings
 
 
@@ -49,7 +49,7 @@ def take(world: World, settings: PretrainSettings | None, window: int, report: R
     A pair is seen when it is an edge of that graph; an impression is seen when its pairs of all relations are.
     """
     learners, scores, scalers = (
-        Learners.fresh(Recipe(world.schema, MODEL, TRAINING, world.relations)),
+        ModelAndBaseline.new(LearnerConfig(world.schema, MODEL, TRAINING, world.relations)),
         Scores(),
         _scalers(world),
     )
@@ -81,7 +81,7 @@ def _judge(
     scores.share_seen.append(float(seen.mean()))
 
 
-def _seen(examples: Examples, graph: Graph, world: World) -> NDArray[np.bool_]:
+def _seen(examples: Examples, graph: CrossGraph, world: World) -> NDArray[np.bool_]:
     seen = np.ones(len(examples), np.bool_)
     for i, relation in enumerate(world.relations):
         left, right = graph.sides(relation.name)
@@ -95,10 +95,10 @@ def _seen(examples: Examples, graph: Graph, world: World) -> NDArray[np.bool_]:
 
 def _scalers(world: World) -> Mapping[str, Any]:
     first = world.slices[0]
-    return scalers_from_numbers(Layout.of(world.schema).dense, first.numbers, first.present)
+    return scalers_from_numbers(FieldLayout.of(world.schema).dense, first.numbers, first.present)
 
 
-def _learn(learners: Learners, inputs: Inputs) -> None:
+def _learn(learners: ModelAndBaseline, inputs: Inputs) -> None:
     learner = learners.model
     learner.table.start_day()
     order = batches(
@@ -108,4 +108,4 @@ def _learn(learners: Learners, inputs: Inputs) -> None:
         (TRAINING.seed, learner.table.step),
     )
     for prepared in ahead(lambda rows: learner.prepare(inputs.take(rows)), order):
-        learner.learn(prepared)
+        learner.train_step(prepared)

@@ -14,13 +14,11 @@ from elastic_peers.environments import interpreter
 from threadpoolctl import threadpool_limits
 
 from features.schema import Relation
-from training.pretraining.adjacency import Adjacency
-from training.pretraining.graph import Edges, Graph
-from training.pretraining.optimizer import SparseAdam
-from training.pretraining.parameters import fresh
+from training.pretraining.graph import Adjacency, CrossGraph, RelationEdges
+from training.pretraining.parameters import SparseAdam, initial_parameters
 from training.pretraining.pcf_gnn import PcfGnn
 from training.pretraining.settings import PretrainSettings
-from training.pretraining.targets import targets
+from training.pretraining.task import targets
 
 _WORKER = Path(__file__).parent / "dgl_worker.py"
 _PINS = Path(__file__).parent / "requirements"
@@ -65,7 +63,7 @@ def throughput(load: Load, root: Path) -> dict[str, Any]:
     }
 
 
-def ours(load: Load, graph: Graph) -> dict[str, list[float]]:
+def ours(load: Load, graph: CrossGraph) -> dict[str, list[float]]:
     """Return edges a second and mean loss of each epoch, after a batch to compile by."""
     encoder = {
         "layers": load.layers,
@@ -75,7 +73,10 @@ def ours(load: Load, graph: Graph) -> dict[str, list[float]]:
     told = {"dim": load.dim, "batch_size": load.batch, "l2": 0.0, "encoder": encoder}
     settings, adjacency = PretrainSettings.model_validate(told), Adjacency.of(graph)
     edges = {name: targets(each, settings) for name, each in graph.edges.items()}
-    model, parameters = PcfGnn(adjacency, edges, settings), fresh(graph, adjacency, settings)
+    model, parameters = (
+        PcfGnn(adjacency, edges, settings),
+        initial_parameters(graph, adjacency, settings),
+    )
     warm = next(model.batches(parameters, 0))
     gradients = model.gradients(parameters, warm)
     optimizer = SparseAdam(parameters, settings.learning_rate)
@@ -84,13 +85,13 @@ def ours(load: Load, graph: Graph) -> dict[str, list[float]]:
     with threadpool_limits(1, "blas"):
         for epoch in range(1, load.epochs + 1):
             started = time.perf_counter()
-            losses.append(model.learn(parameters, optimizer, epoch))
+            losses.append(model.train_epoch(parameters, optimizer, epoch))
             rates.append(load_edges(graph) / (time.perf_counter() - started))
     return {"edges_per_s": rates, "loss": losses}
 
 
 def dgl(
-    load: Load, graph: Graph, python: Path, folder: Path, workers: int
+    load: Load, graph: CrossGraph, python: Path, folder: Path, workers: int
 ) -> dict[str, list[float]]:
     """Return the same of DGL, with so many processes that sample (0: it samples between steps)."""
     edges = graph.edges[_RELATION.name]
@@ -112,7 +113,7 @@ def dgl(
     return told
 
 
-def drawn_graph(load: Load) -> Graph:
+def drawn_graph(load: Load) -> CrossGraph:
     """Return a graph of `load.edges` draws (repeats count once) whose logits have biases and a rank-2 pattern."""
     draw = np.random.default_rng(0)
     pairs = np.stack(
@@ -131,9 +132,9 @@ def drawn_graph(load: Load) -> Graph:
         "user": np.arange(load.users, dtype=np.int64),
         "item": np.arange(load.items, dtype=np.int64),
     }
-    return Graph(
+    return CrossGraph(
         keys,
-        {_RELATION.name: Edges(_RELATION, left, right, impressions, {"logit": logit})},
+        {_RELATION.name: RelationEdges(_RELATION, left, right, impressions, {"logit": logit})},
         None,
         None,
         1,
@@ -141,7 +142,7 @@ def drawn_graph(load: Load) -> Graph:
     )
 
 
-def load_edges(graph: Graph) -> int:
+def load_edges(graph: CrossGraph) -> int:
     """Return how many edges there are."""
     return len(graph.edges[_RELATION.name])
 

@@ -13,11 +13,10 @@ from compression.model import CompactModel
 from features import keys as feature_keys
 from features.schema import Schema
 from training.fit.checkpoints import Description
-from training.models.build import build_model
+from training.models.ctr import build_model
 from training.packed.dense import pack_dense
 from training.packed.matrix import Form
-from training.packed.rows import PackedRows
-from training.packed.slab import PackedSlab
+from training.packed.rows import PackedRows, PackedSlab
 from training.settings import ModelSettings, TrainingSettings
 from validation.model.requests import RawRequests
 

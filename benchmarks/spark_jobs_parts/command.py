@@ -19,7 +19,7 @@ from elastic_peers.environments import NoEnvironment, interpreter
 
 from pipelines.cli import console
 from pipelines.services.control import START_TIMEOUT_S, start_spark
-from pipelines.services.processes import Process, free_ports, stop_all, wait_until
+from pipelines.services.processes import ServiceProcess, free_ports, stop_all, wait_until
 from spark_jobs.server import SparkServer
 from spark_jobs.settings import SparkSettings
 from spark_jobs_parts.compare import require_equal
@@ -44,7 +44,7 @@ class Machine:
     threads: int
     memory: str
     shuffle_partitions: int
-    server: Process | None = None
+    server: ServiceProcess | None = None
     """The resident Spark server; None for a local session in each process."""
     before: int = 0
     """How often a day is worked through before it is measured."""
@@ -101,7 +101,7 @@ def main(
     try:
         duck = interpreter("duckdb", environments, _PARTS / "requirements")
     except NoEnvironment as error:
-        console.complain(f"DuckDB: {error}")
+        console.error(f"DuckDB: {error}")
         raise typer.Exit(_WORTH_A_RETRY) from error
     scratch = Path(tempfile.mkdtemp(dir=folder))
     try:
@@ -130,7 +130,7 @@ def main(
     _show(told, as_json)
 
 
-def _started(machine: Machine, folder: Path) -> Process:
+def _started(machine: Machine, folder: Path) -> ServiceProcess:
     """Start a Spark server, for this process and those that it starts."""
     server = SparkServer.new(free_ports(1)[0])
     process = start_spark(server, folder, SparkSettings(**machine.spark))

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from compression.model import CompactModel
 from compression.pruning import without_zero_rows
-from compression.search.heldout import HeldOut
+from compression.search.evaluator import HeldOutHalves
 from compression.steps.sequence import run_steps
 from compression.steps.settings import Dense, Quantize, StepSettings, Widths
-from compression.steps.work import work_on
+from compression.steps.step import read_state
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import read_checkpoint
 from whole_path_parts.pretrained import pretrained
@@ -82,10 +82,10 @@ class WholePath:
 
     def __init__(self, walk: Walk, folder: Path, options: Options, report: Report) -> None:
         self._walk, self._folder, self._options, self._report = walk, folder, options, report
-        self._heldout: HeldOut | None = None
+        self._heldout: HeldOutHalves | None = None
 
     @property
-    def heldout(self) -> HeldOut:
+    def heldout(self) -> HeldOutHalves:
         """The impressions that no model learned; known once the first one is there."""
         assert self._heldout is not None, "no model is learned yet"
         return self._heldout
@@ -117,7 +117,7 @@ class WholePath:
         )
         model = without_zero_rows(CompactModel.of(read_checkpoint(learned.checkpoint)))
         if self._heldout is None:
-            self._heldout = HeldOut.of(learned.partition, model.description)
+            self._heldout = HeldOutHalves.of(learned.partition, model.description)
         return Step(name, learned, model, self._scores(model), {"statistics": statistics})
 
     def _selected(self, stage: Stage, before: Step) -> Step:
@@ -140,7 +140,7 @@ class WholePath:
     def _left(self, last: Step, name: str, plan: tuple[StepSettings, ...]) -> Step:
         self._report(name)
         work, spent = timed(
-            lambda: run_steps(work_on(last.model, last.learned.checkpoint), plan)[0]
+            lambda: run_steps(read_state(last.model, last.learned.checkpoint), plan)[0]
         )
         return replace(
             last,

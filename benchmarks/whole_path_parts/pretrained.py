@@ -15,7 +15,7 @@ from pcf_gnn_parts.graphs import graph_of
 
 from training.data.examples import read_examples
 from training.fit.checkpoints import ENCODINGS
-from training.models.cross_files import write_encodings
+from training.models.encoding_inputs import write_encodings
 from whole_path_parts.stages import Stage
 from whole_path_parts.walk import Walk
 

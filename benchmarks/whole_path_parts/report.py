@@ -13,19 +13,18 @@ import pyarrow.parquet as pq
 from compression_parts.spent import Spent
 
 from compression.export.write import SAVED_MODEL, export_model
-from compression.search.heldout import HeldOut
+from compression.search.evaluator import HeldOutHalves
 from training.evaluation.day_report import HELDOUT, METRICS
-from training.evaluation.metrics import auc
-from training.evaluation.metrics.bootstrap import interval, resample_users
+from training.evaluation.metrics import auc, interval, resample_users
 from validation.model.requests import RawRequests, read_requests
-from validation.serving.compare import ServingCosts, serving_costs
+from validation.serving.measure import ServingCosts, serving_costs
 from whole_path_parts.path import Step
 
 _BATCHES = (32, 512)
 
 
 def rows_of(
-    steps: Sequence[Step], heldout: HeldOut, requests: int, rounds: int
+    steps: Sequence[Step], heldout: HeldOutHalves, requests: int, rounds: int
 ) -> list[dict[str, Any]]:
     """Return a row for each step: quality against the start's, bytes, seconds, and requests a second of its export.
 

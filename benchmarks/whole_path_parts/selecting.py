@@ -6,12 +6,11 @@ from dataclasses import dataclass
 
 from compression_parts.learned import Learned
 
-from compression.selection.choice import Budget
-from compression.selection.learning import Source
-from compression.selection.ranking import rank_fields
-from compression.selection.report import Selection
+from compression.selection.footprint import Budget
+from compression.selection.ranking import SelectionData, rank_fields
+from compression.selection.report import FieldSelection
 from compression.settings import SelectionSettings
-from training.fit.learners import Recipe
+from training.fit.model_and_baseline import LearnerConfig
 from whole_path_parts.stages import Stage
 from whole_path_parts.walk import Walk
 
@@ -35,10 +34,10 @@ def choose(walk: Walk, stage: Stage, learned: Learned, share: float) -> Chosen:
     """Rank a learned stage's inputs, and keep what fits into a share of its bytes."""
     world = walk.world
     first = min(max(2, len(world.days) - _LEARNED_ON), len(world.days) - 1)
-    source = Source(learned.of_day(first - 1), tuple(world.days[first:]))
-    recipe = Recipe(stage.schema, stage.model, stage.training, stage.relations)
+    source = SelectionData(learned.of_day(first - 1), tuple(world.days[first:]))
+    recipe = LearnerConfig(stage.schema, stage.model, stage.training, stage.relations)
     ranking = rank_fields(source, recipe, _GATES)
     whole = ranking.footprint.of(frozenset(ranking.importance)).bytes
-    kept = Selection.kept_of(ranking, recipe, Budget(bytes=int(share * whole)))
+    kept = FieldSelection.kept_of(ranking, recipe, Budget(bytes=int(share * whole)))
     order = {name: round(ranking.importance[name], 4) for name in ranking.order()}
     return Chosen(order, frozenset(order) - kept)

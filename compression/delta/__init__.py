@@ -1,1 +1,1 @@
-"""Changes between two models: written, applied in memory and in servers."""
+"""Deltas between two models: written, and applied in memory and in servers."""

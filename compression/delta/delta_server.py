@@ -1,10 +1,13 @@
-"""A reference server that follows: it loads the latest full export and applies deltas as they appear. TensorFlow and NumPy only.
+"""A reference server that follows what is published. Needs TensorFlow and NumPy only.
 
-Usage: python compression/delta/delta_server.py PUBLISHED_FOLDER APPLIED_JSONL [POLL_SECONDS]
-PUBLISHED_FOLDER is what `elastic-ctr follow --out` writes. Each line of APPLIED_JSONL says what was loaded or applied: `number`,
-`kind` (`full`, `delta`), `version`, `rows`, `seconds` it took and `applied_s` (epoch seconds from when on it answers). SIGTERM
-ends it. A delta that is damaged or does not fit makes it load the next full export; the model that it has answers until then. A
-server for requests would answer with `Followed.model.signatures["serving_default"]` from any thread meanwhile.
+Usage: python compression/delta/delta_server.py PUBLISHED_FOLDER LOG_JSONL [POLL_SECONDS]
+
+It loads the latest full export in PUBLISHED_FOLDER (the folder that `elastic-ctr follow --out`
+writes) and applies deltas as they appear, until SIGTERM. Each load or delta appends a line to
+LOG_JSONL: `number`, `kind` (`full`, `delta`), `version`, `rows`, `seconds` it took and `applied_s`
+(epoch seconds from which on it answers). After a delta that is damaged or does not fit, it keeps
+its model until the next full export. A server for requests would answer with
+`FollowingModel.model.signatures["serving_default"]`, from any thread.
 """
 
 from __future__ import annotations
@@ -21,83 +24,80 @@ import tensorflow as tf
 from delta_client import DeltaError, apply_delta, version
 
 
-class Followed:
+class FollowingModel:
     """A model that is kept up to date.
 
     Args:
         folder: what is published.
-        told: the file that gets a line a change.
+        log_file: receives a line per change.
     """
 
-    def __init__(self, folder: Path, told: Path) -> None:
+    def __init__(self, folder: Path, log_file: Path) -> None:
         self.model: Any = None
         self.number = -1
-        self._folder, self._told = folder, told
-        self._refused = -1
+        self._folder, self._log_file = folder, log_file
+        self._failed = -1
 
     def catch_up(self) -> None:
-        """Apply the deltas after the content that is loaded; load a full export where they do not lead on from it."""
-        while (
-            self.model is not None
-            and self.number + 1 in self._numbers("deltas")
-            and self._refused != self.number + 1
-        ):
+        """Apply the next deltas; load a newer full export if one is missing or has failed."""
+        while self._next_delta_is_usable():
             self._apply(self.number + 1)
+        # Numbers count contents: export n and the deltas up to n give the same model.
         newest = max(self._numbers("full"), default=-1)
-        stuck = (
-            self.model is None
-            or self._refused == self.number + 1
-            or self.number + 1 not in self._numbers("deltas")
-        )
-        if stuck and newest > self.number:
+        if newest > self.number and not self._next_delta_is_usable():
             self._load(newest)
+
+    def _next_delta_is_usable(self) -> bool:
+        following = self.number + 1
+        loaded = self.model is not None and self._failed != following
+        return loaded and following in self._numbers("deltas")
 
     def _load(self, number: int) -> None:
         started = time.time()
         model = tf.saved_model.load(str(self._folder / "full" / f"{number:09d}" / "saved_model"))
         self.model, self.number = model, number
-        self._tell("full", started)
+        self._log("full", started)
 
     def _apply(self, number: int) -> None:
         started = time.time()
         try:
             apply_delta(self.model, self._folder / "deltas" / f"{number:09d}")
         except DeltaError as error:
-            self._refused = number
+            # Remembered, otherwise the same delta would be tried at every poll.
+            self._failed = number
             print(f"delta {number}: {error}", file=sys.stderr, flush=True)
             return
         self.number = number
-        self._tell("delta", started)
+        self._log("delta", started)
 
-    def _tell(self, kind: str, started: float) -> None:
+    def _log(self, kind: str, started: float) -> None:
         now = time.time()
-        rows = int(self.model.signatures["model_version"]()["rows"])
         entry = {
             "number": self.number,
             "kind": kind,
             "version": version(self.model),
-            "rows": rows,
+            "rows": int(self.model.signatures["model_version"]()["rows"]),
             "seconds": now - started,
+            "applied_s": now,
         }
-        with self._told.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry | {"applied_s": now}) + "\n")
+        with self._log_file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
 
     def _numbers(self, kind: str) -> set[int]:
         parent = self._folder / kind
-        return (
-            {int(entry.name) for entry in parent.iterdir() if entry.name.isdigit()}
-            if parent.is_dir()
-            else set()
-        )
+        if not parent.is_dir():
+            return set()
+        return {int(entry.name) for entry in parent.iterdir() if entry.name.isdigit()}
 
 
-def main(published: str, told: str, poll_s: str = "0.2") -> None:
+def main(published: str, log_file: str, poll_s: str = "0.2") -> None:
     """Follow until SIGTERM."""
+    # An event, not a sleep: SIGTERM ends the wait at once, but never a change that is under way.
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    followed = Followed(Path(published), Path(told))
+    following = FollowingModel(Path(published), Path(log_file))
     while not stop.wait(float(poll_s)):
-        followed.catch_up()
+        following.catch_up()
 
 
 if __name__ == "__main__":

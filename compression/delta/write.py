@@ -1,15 +1,15 @@
-"""What changed between two models in stored form, as a folder that a loaded export takes in: full + deltas = full, to the bit.
+"""Deltas: what changed between two models in stored form, as a folder that a loaded export applies.
 
-A folder holds `arrays.npz`, the inputs of the signature `apply_delta` by name (`compression.delta.changes`), and `manifest.json`,
-written last: `format`, `base` and `result` (contents before and after, `compression.delta.digest`), `sha256` of the arrays' file, and
-figures. It appears as a whole, by a rename. A stranger applies it with `compression/delta/delta_client.py`.
+A full export and all deltas after it give the next full export, bit for bit. A folder holds
+`arrays.npz`, the inputs of the signature `apply_delta` (`compression.delta.content`), and
+`manifest.json`: `format`, `base` and `result` (digests of the content before and after), `sha256`
+of the arrays' file, and figures. Servers apply it with `compression/delta/delta_client.py`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +18,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from compression.delta.apply import changed_dense, changed_rows, with_scalers
-from compression.delta.changes import Changes, TableChanges, scalers_of, why_no_delta
-from compression.delta.digest import content_digest, graph_digest
-from compression.model import CompactModel
-from elastic_embeddings.storage.replacement import sync_path
+from compression.delta import content
+from compression.model import CompactModel, positions_of
 from features.errors import InputError
+from features.files import atomic_folder, folder_bytes
 from training.data.arrays import Arrays, read_arrays, write_arrays
-from training.packed.rows import PackedRows
+from training.data.layout import FieldLayout
+from training.data.scalers import Scaler
+from training.packed.matrix import Matrix
+from training.packed.rows import Band, PackedRows, PackedSlab
 
 ARRAYS = "arrays.npz"
 MANIFEST = "manifest.json"
@@ -34,13 +35,13 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Delta:
-    """The way from one content to another.
+    """The changes from one content to another.
 
     Attributes:
         base: digest of the model that it changes.
-        result: digest of the model that this makes of it.
-        arrays: inputs of `apply_delta` by name, `base` and `result` left out.
-        figures: rows changed or new, tombstones.
+        result: digest of the changed model.
+        arrays: inputs of `apply_delta` by name, without `base` and `result`.
+        figures: number of changed or new rows, and of tombstones.
     """
 
     base: str
@@ -50,22 +51,41 @@ class Delta:
 
 
 def delta_between(before: CompactModel, after: CompactModel, base: str = "") -> Delta:
-    """Return the delta from one model to another: the rows that are new or differ in a stored bit, the keys that are gone.
+    """Return the delta from one model to another: rows that are new or differ in a bit, and keys
+    that are removed.
 
     Args:
         before: what is served.
         after: what is to be served.
-        base: digest of `before`, if known, which saves computing it.
+        base: digest of `before`, if known; it is computed otherwise.
 
     Raises:
-        InputError: a row of theirs has no place of its own (bands, projections), or more than rows, weights and scalers differ.
+        InputError: a slab cannot be changed row by row (bands, projections), or the models differ
+            in more than rows, dense weights and scalers.
     """
-    _refuse_what_needs_a_full_export(before, after)
-    tables = {name: _changes(rows, after.tables[name]) for name, rows in before.tables.items()}
+    why = content.why_no_delta(before) or content.why_no_delta(after)
+    if why:
+        raise InputError(
+            f"no delta can be made of this model: {why}. Export it in full each time, or store "
+            "each slab in one band of values, without the steps widths and product"
+        )
+    if content.graph_digest(before) != content.graph_digest(after):
+        raise InputError(
+            "a delta carries rows, dense weights and scalers, but the two models differ in fields, "
+            "model settings, relations, encodings or stored forms: export the second one in full"
+        )
+    # 1. Compare the tables. Rows are matched by key: their order differs from model to model.
+    tables = {}
+    for name, old in before.tables.items():
+        new = after.tables[name]
+        changed = ~_unchanged(old, new)
+        removed = old.keys[positions_of(old.keys, new.keys) < 0]
+        tables[name] = content.TableChanges(new.take(changed), removed)
+    # 2. Name both contents, so that a server applies the delta to its base only.
     return Delta(
-        base=base or content_digest(before),
-        result=content_digest(after),
-        arrays=Changes(tables, after.dense, scalers_of(after)).arrays(),
+        base=base or content.content_digest(before),
+        result=content.content_digest(after),
+        arrays=content.delta_inputs(after, tables),
         figures={
             "rows": sum(len(table.rows.keys) for table in tables.values()),
             "tombstones": sum(len(table.tombstones) for table in tables.values()),
@@ -74,58 +94,69 @@ def delta_between(before: CompactModel, after: CompactModel, base: str = "") -> 
 
 
 def applied(model: CompactModel, delta: Delta) -> CompactModel:
-    """Return what `apply_delta` makes of a model, in memory: full + deltas = full.
+    """Return what `apply_delta` makes of a model, computed in memory.
 
     Raises:
-        InputError: the delta is of another model, or does not make of it what it says.
+        InputError: the delta is of another model, or its result is not the one that it names.
     """
-    if content_digest(model) != delta.base:
+    if content.content_digest(model) != delta.base:
         raise InputError(
-            f"this delta changes the model {delta.base[:12]}…, not this one: apply the deltas in order"
+            f"this delta changes the model {delta.base[:12]}…, not this one: apply the deltas in "
+            "order"
         )
-    tables = {name: changed_rows(rows, name, delta.arrays) for name, rows in model.tables.items()}
-    told = with_scalers(model.description, delta.arrays)
+    # What the graph does: scalers and dense weights are replaced, rows changed by key.
+    description, arrays = model.description, delta.arrays
+    names = FieldLayout.of(description.schema, description.relations).dense
+    numbers = zip(names, *arrays[content.SCALERS], strict=True)
+    scalers = {name: Scaler(float(mean), float(std)) for name, mean, std in numbers}
     after = replace(
-        model, tables=tables, dense=changed_dense(model.dense, delta.arrays), description=told
+        model,
+        description=replace(description, scalers=scalers),
+        tables={name: _with_changes(rows, name, arrays) for name, rows in model.tables.items()},
+        dense={
+            name: _matrix_from(arrays, content.dense_name(name), weight)
+            if isinstance(weight, Matrix)
+            else arrays[content.dense_name(name)]
+            for name, weight in model.dense.items()
+        },
     )
-    if content_digest(after) != delta.result:
+    if content.content_digest(after) != delta.result:
         raise InputError(
-            f"the delta to {delta.result[:12]}… makes something else of its base: load the next full export"
+            f"the delta to {delta.result[:12]}… makes something else of its base: load the next "
+            "full export"
         )
     return after
 
 
-def write_delta(delta: Delta, folder: Path, told: Mapping[str, Any] | None = None) -> int:
+def write_delta(delta: Delta, folder: Path, figures: Mapping[str, Any] | None = None) -> int:
     """Write a delta as `folder`, which appears when it is complete; return its bytes.
 
     Args:
         delta: what to write.
         folder: must not exist.
-        told: figures of the caller's for the manifest, JSON data.
+        figures: the caller's figures for the manifest (key `told`), JSON data.
 
     Raises:
         InputError: `folder` exists already.
     """
     if folder.exists():
         raise InputError(
-            f"{folder} exists already: a delta that may have been applied is never replaced, choose another name"
+            f"{folder} exists already: a delta that may have been applied is never replaced, "
+            "choose another name"
         )
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    write_arrays(partial / ARRAYS, delta.arrays)
-    document = {
-        "format": FORMAT,
-        "base": delta.base,
-        "result": delta.result,
-        "sha256": _sha256(partial / ARRAYS),
-    }
-    (partial / MANIFEST).write_text(
-        json.dumps(document | dict(delta.figures) | {"told": told or {}}, indent=1) + "\n"
-    )
-    partial.rename(folder)
-    sync_path(folder.parent)
-    return sum(file.stat().st_size for file in folder.iterdir())
+    # A server polls the folder: it must not see a delta that is half written.
+    with atomic_folder(folder) as partial:
+        write_arrays(partial / ARRAYS, delta.arrays)
+        document = {
+            "format": FORMAT,
+            "base": delta.base,
+            "result": delta.result,
+            "sha256": _sha256(partial / ARRAYS),
+            **delta.figures,
+            "told": figures or {},
+        }
+        (partial / MANIFEST).write_text(json.dumps(document, indent=1) + "\n")
+    return folder_bytes(folder)
 
 
 def read_delta(folder: Path, base: str | None = None) -> Delta:
@@ -138,27 +169,63 @@ def read_delta(folder: Path, base: str | None = None) -> Delta:
     Raises:
         InputError: a file is missing, damaged or cut short, or the delta applies to another model.
     """
-    manifest = _manifest(folder)
+    manifest = _read_manifest(folder / MANIFEST)
     if base is not None and manifest["base"] != base:
         raise InputError(
-            f"{folder} changes the model {manifest['base'][:12]}…, not {base[:12]}…: apply the deltas in order"
+            f"{folder} changes the model {manifest['base'][:12]}…, not {base[:12]}…: apply the "
+            "deltas in order"
         )
     path = folder / ARRAYS
     if not path.exists() or _sha256(path) != manifest["sha256"]:
         raise InputError(
-            f"{path} is missing or damaged (its SHA-256 is not the manifest's): load the next full export instead"
+            f"{path} is missing or damaged (its SHA-256 is not that of the delta's manifest): load "
+            "the next full export instead"
         )
-    arrays = read_arrays(path)
-    return Delta(
-        manifest["base"],
-        manifest["result"],
-        arrays,
-        {name: int(manifest[name]) for name in ("rows", "tombstones")},
+    figures = {name: int(manifest[name]) for name in ("rows", "tombstones")}
+    return Delta(manifest["base"], manifest["result"], read_arrays(path), figures)
+
+
+def _unchanged(before: PackedRows, after: PackedRows) -> NDArray[np.bool_]:
+    """Whether each row of `after`, bool [N], is the row of its key in `before`, bit for bit."""
+    known = positions_of(after.keys, before.keys)
+    if not len(before.keys):
+        # There is no position 0 to compare with.
+        return np.zeros(len(after.keys), bool)
+    equal, positions = known >= 0, np.maximum(known, 0)
+    for name, slab in after.slabs.items():
+        new, old = slab.only_matrix(), before.slabs[name].only_matrix()
+        for ours, theirs in ((new.values, old.values), (new.scales, old.scales)):
+            # As integers: -0.0 and 0.0 differ in a bit, and NaN equals itself.
+            bits = f"u{ours.dtype.itemsize}"
+            new_bits, old_bits = (np.ascontiguousarray(rows).view(bits) for rows in (ours, theirs))
+            equal &= np.all(new_bits == old_bits[positions], axis=1)
+    return equal
+
+
+def _with_changes(rows: PackedRows, group: str, arrays: Mapping[str, NDArray[Any]]) -> PackedRows:
+    """A group's rows without the removed and changed ones, followed by the new and changed ones."""
+    keys, tombstones = (
+        arrays[content.table_name(group, "keys")],
+        arrays[content.table_name(group, "tombstones")],
     )
+    kept = rows.take(~np.isin(rows.keys, np.concatenate([keys, tombstones])))
+    slabs = {}
+    for name, slab in kept.slabs.items():
+        old = slab.only_matrix()
+        new = _matrix_from(arrays, content.table_name(group, name), old)
+        values = np.concatenate([old.values, new.values])
+        scales = np.concatenate([old.scales, new.scales])
+        slabs[name] = PackedSlab((Band(Matrix(old.form, old.width, values, scales)),))
+    return PackedRows(np.concatenate([kept.keys, keys]), slabs)
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
+def _matrix_from(arrays: Mapping[str, NDArray[Any]], name: str, like: Matrix) -> Matrix:
+    values, scales = content.matrix_names(name)
+    no_scales = np.zeros((len(arrays[values]), 0), np.float16)
+    return Matrix(like.form, like.width, arrays[values], arrays.get(scales, no_scales))
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         missing = {"format", "base", "result", "sha256", "rows", "tombstones"} - set(manifest)
@@ -168,56 +235,10 @@ def _manifest(folder: Path) -> dict[str, Any]:
         ) from error
     if missing or manifest["format"] != FORMAT:
         raise InputError(
-            f"{path}: format {manifest.get('format')}, without {sorted(missing)}: this reads format {FORMAT} only"
+            f"{path}: a delta of format {manifest.get('format')}, missing keys: {sorted(missing)}; "
+            f"only format {FORMAT} can be read"
         )
     return manifest
-
-
-def _refuse_what_needs_a_full_export(before: CompactModel, after: CompactModel) -> None:
-    why = why_no_delta(before) or why_no_delta(after)
-    if why:
-        raise InputError(
-            f"no delta can be made of this model: {why}. Export it in full each time, or store each slab in one band of values, "
-            "without the steps widths and product"
-        )
-    if graph_digest(before) != graph_digest(after):
-        raise InputError(
-            "a delta carries rows, dense weights and scalers, but fields, model settings, relations, encodings or stored forms "
-            "differ between the two models: export the second one in full"
-        )
-
-
-def _changes(before: PackedRows, after: PackedRows) -> TableChanges:
-    known = _places(before.keys, after.keys)
-    same = (known >= 0) & _equal_rows(before, np.maximum(known, 0), after)
-    return TableChanges(after.take(~same), before.keys[_places(after.keys, before.keys) < 0])
-
-
-def _equal_rows(
-    before: PackedRows, places: NDArray[np.int64], after: PackedRows
-) -> NDArray[np.bool_]:
-    """Whether each row of `after`, bool [N], is to the bit the one of `before` at its place."""
-    if not len(before.keys):
-        return np.zeros(len(after.keys), bool)
-    equal = np.ones(len(after.keys), bool)
-    for name, slab in after.slabs.items():
-        here, there = slab.only_matrix(), before.slabs[name].only_matrix()
-        for new, old in ((here.values, there.values), (here.scales, there.scales)):
-            equal &= np.all(_bits(new) == _bits(old)[places], axis=1)
-    return equal
-
-
-def _bits(rows: NDArray[Any]) -> NDArray[Any]:
-    return np.ascontiguousarray(rows).view(f"u{rows.dtype.itemsize}")
-
-
-def _places(among: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Where each key lies in `among`, int64 [n]; -1 where it does not."""
-    if not len(among):
-        return np.full(len(keys), -1)
-    order = np.argsort(among)
-    at = order[np.minimum(np.searchsorted(among, keys, sorter=order), len(among) - 1)]
-    return np.where(among[at] == keys, at, -1)
 
 
 def _sha256(path: Path) -> str:

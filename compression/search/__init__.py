@@ -1,1 +1,1 @@
-"""The smallest plan that costs little enough, or the best that fits: found by measuring plans on held-out impressions."""
+"""Search for the smallest plan with a small enough loss, or the best plan within a budget."""

@@ -1,58 +1,60 @@
-"""A search from a checkpoint and a day: plans measured, baselines beside them, the front of what cannot be bettered."""
+"""Search from a checkpoint and a day: evaluated plans, baselines, and the Pareto front."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from compression.search.bench import Bench, Measured
-from compression.search.descent import Goal, Trail, descend
-from compression.search.space import PROBED, SCORES, Point, Score, Space, baselines
+from compression.search.evaluator import EvaluatedPlan, PlanEvaluator
+from compression.search.greedy_search import Goal, SearchState, greedy_search
+from compression.search.space import PROBED, SCORES, Levels, SearchSpace, baselines
 from compression.settings import CompressionSettings
 from compression.steps.settings import Dense, DropFields, FineTune, PruneRows, StepSettings
-from training.evaluation.metrics.bootstrap import Interval
+from features.json_safe import json_safe
+from training.evaluation.metrics import Interval
 
 SEARCHED = "searched"
-"""Name of the plans that are no baseline's."""
+"""Name of the plans that are not a baseline."""
 
 TUNED = "fine-tuned"
 """Name of the chosen plan with `fine_tune` in it."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a search came to.
+class SearchResult:
+    """The result of a search.
 
     Attributes:
-        goal: what was wanted.
+        goal: the limits.
         tolerance: below which a row counted as zero from the start.
-        bytes: of the model that no step has touched.
-        chosen: the best plan within the goal.
-        plans: all that were measured, in the order of measuring.
-        front: of the searched plans, those that no other beats in bytes and in AUC on the choosing half; the largest first.
+        bytes: of the model before any step.
+        chosen: the best plan within the limits.
+        plans: all evaluated plans, in order.
+        front: plans that no other beats in both bytes and AUC on the choosing half; largest first.
         baselines: plans of one step alone.
-        intervals: of the drop on the reported half, by plan, of front and baselines.
+        intervals: of the drop on the reported half, by plan, for front and baselines.
     """
 
     goal: Goal
     tolerance: float
     bytes: int
-    chosen: Measured
-    plans: tuple[Measured, ...]
-    front: tuple[Measured, ...]
-    baselines: tuple[Measured, ...]
+    chosen: EvaluatedPlan
+    plans: tuple[EvaluatedPlan, ...]
+    front: tuple[EvaluatedPlan, ...]
+    baselines: tuple[EvaluatedPlan, ...]
     intervals: dict[tuple[StepSettings, ...], Interval]
 
     def section(self) -> dict[str, Any]:
-        """Return the chosen plan as a configuration has it: the section `compression`."""
+        """Return the chosen plan as the section `compression` of a configuration."""
         steps = [plain(step) for step in self.chosen.steps]
         return {"compression": {"zero_tolerance": self.tolerance, "steps": steps}}
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures that a tracking server takes; what is undefined is left out."""
+        """Return the figures for a tracking server, without undefined ones."""
         drop = self.intervals[self.chosen.steps]
+        # The drop that is reported is that of users who had no part in the choice.
         figures: dict[str, float] = {
             "plans_measured": len(self.plans),
             "bytes_lossless": self.bytes,
@@ -67,111 +69,117 @@ class Found:
         return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data for JSON; an undefined figure is null. `auc_drop` and its interval are of the reported half."""
-        return {
+        """Return plain data for JSON; undefined figures are null.
+
+        `auc_drop` and its interval are of the reported half.
+        """
+        document = {
             "goal": asdict(self.goal),
             **self.metrics(),
-            "chosen": self._line(self.chosen),
-            "pareto": [self._line(one) for one in self.front],
-            "baselines": [self._line(one) for one in self.baselines],
-            "plans": [self._line(one) for one in self.plans],
+            "chosen": self._plan_figures(self.chosen),
+            "pareto": [self._plan_figures(plan) for plan in self.front],
+            "baselines": [self._plan_figures(plan) for plan in self.baselines],
+            "plans": [self._plan_figures(plan) for plan in self.plans],
         }
+        safe: dict[str, Any] = json_safe(document)
+        return safe
 
-    def _line(self, one: Measured) -> dict[str, Any]:
-        drop = self.intervals.get(one.steps, Interval(math.nan, math.nan))
-        figures = {
-            "ratio": self.bytes / one.bytes,
-            "bytes": one.bytes,
-            "rows": one.rows,
-            "auc": one.auc_reported,
-            "log_loss": one.log_loss_reported,
-            "auc_drop": one.drop_reported,
+    def _plan_figures(self, plan: EvaluatedPlan) -> dict[str, Any]:
+        drop = self.intervals.get(plan.steps, Interval(math.nan, math.nan))
+        return {
+            "name": plan.name,
+            "steps": [plain(step) for step in plan.steps],
+            "ratio": self.bytes / plan.bytes,
+            "bytes": plan.bytes,
+            "rows": plan.rows,
+            "auc": plan.auc_reported,
+            "log_loss": plan.log_loss_reported,
+            "auc_drop": plan.drop_reported,
             "auc_drop_low": drop.low,
             "auc_drop_high": drop.high,
-            "auc_drop_choosing_half": one.drop,
-            "auc_drop_choosing_error": one.error,
+            "auc_drop_choosing_half": plan.drop,
+            "auc_drop_choosing_error": plan.error,
         }
-        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-        return {"name": one.name, "steps": [plain(step) for step in one.steps], **finite}
 
 
 def search(
-    bench: Bench,
+    evaluator: PlanEvaluator,
     settings: CompressionSettings,
     goal: Goal,
     most: int,
-    tell: Callable[[int, Measured], None] | None = None,
+    report: Callable[[int, EvaluatedPlan], None] | None = None,
     *,
     tune: bool = False,
-) -> Found:
-    """Find the plan.
+) -> SearchResult:
+    """Find the best plan within the goal's limits.
 
     Args:
-        bench: measures.
-        settings: whose `drop_fields` every plan begins with; other steps are not used.
-        goal: what is wanted.
-        most: plans to measure; baselines, some dozens, come on top.
-        tell: called with the number of each plan that is measured, and the plan.
-        tune: measure the chosen plan with `fine_tune` too, and take that if it is better; it learns the day once more.
+        evaluator: evaluates the plans.
+        settings: every plan begins with its `drop_fields`; its other steps are not used.
+        goal: the limits.
+        most: plans to evaluate; about thirty baselines are evaluated in addition.
+        report: called with the number of each evaluated plan, and the plan.
+        tune: evaluate the chosen plan with `fine_tune` too, and choose that if it is better.
 
     Raises:
-        InputError: no plan is within the goal's limits, or there are no impressions to tune by.
+        InputError: no plan is within the limits, or there are no impressions to train on.
     """
+    # 1. Choose the score to prune by: the one that loses least at one share of the rows.
     fixed = tuple(step for step in settings.steps if isinstance(step, DropFields))
-    whole = Space.of(bench.after(fixed), fixed)
-    space = replace(whole, by=_best_score(bench, whole))
-    found: dict[Point, Measured] = {}
+    space = SearchSpace.of(evaluator.after(fixed), fixed)
+    drops = {}
+    for by in SCORES:
+        probe = evaluator.measure(by, (*fixed, PruneRows(by=by, keep=PROBED)))
+        drops[by] = probe.cautious_drop
+    space = replace(space, by=min(SCORES, key=lambda by: drops[by]))
 
-    def measure(point: Point) -> Measured:
-        """Measure a point and tell."""
-        one = bench.measure(SEARCHED, space.steps(point))
-        if tell:
-            tell(len(found) + 1, one)
-        return one
+    # 2. Search.
+    evaluated: dict[Levels, EvaluatedPlan] = {}
 
-    chosen = descend(
-        Trail(space, lambda point: bench.weigh(space.steps(point)), measure, most, found), goal
-    )
-    tuned = (bench.measure(TUNED, with_tuning(chosen.steps)),) if tune else ()
-    chosen = goal.best([chosen, *tuned])
-    plans, beside = (*found.values(), *tuned), tuple(_baselines(bench, space))
+    def bytes_of(levels: Levels) -> int:
+        return evaluator.bytes_after(space.steps(levels))
+
+    def evaluate(levels: Levels) -> EvaluatedPlan:
+        plan = evaluator.measure(SEARCHED, space.steps(levels))
+        if report:
+            report(len(evaluated) + 1, plan)
+        return plan
+
+    chosen = greedy_search(SearchState(space, bytes_of, evaluate, most, evaluated), goal)
+    plans = list(evaluated.values())
+
+    # 3. Fine-tune the chosen plan.
+    if tune:
+        plans.append(evaluator.measure(TUNED, with_tuning(chosen.steps)))
+        chosen = goal.best([chosen, plans[-1]])
+
+    # 4. Compare with one step alone, and with all that the search evaluated.
+    alone = [
+        evaluator.measure(name, steps) for name, each in baselines(space).items() for steps in each
+    ]
     front = pareto(plans)
-    intervals = {one.steps: bench.interval(one) for one in (*front, *beside, chosen)}
-    return Found(
-        goal, settings.zero_tolerance, bench.bytes, chosen, plans, front, beside, intervals
+    intervals = {plan.steps: evaluator.interval(plan) for plan in (*front, *alone, chosen)}
+    tolerance = settings.zero_tolerance
+    return SearchResult(
+        goal, tolerance, evaluator.bytes, chosen, tuple(plans), front, tuple(alone), intervals
     )
 
 
-def pareto(plans: Sequence[Measured]) -> tuple[Measured, ...]:
-    """Return the plans that no other beats in bytes and cautious loss of AUC on the choosing half, the largest first."""
-    front: list[Measured] = []
-    for one in sorted(plans, key=lambda one: (one.bytes, one.cautious_drop)):
-        if not front or one.cautious_drop < front[-1].cautious_drop:
-            front.append(one)
+def pareto(plans: Sequence[EvaluatedPlan]) -> tuple[EvaluatedPlan, ...]:
+    """Return the plans that no other beats in both bytes and cautious drop, largest first."""
+    front: list[EvaluatedPlan] = []
+    for plan in sorted(plans, key=lambda plan: (plan.bytes, plan.cautious_drop)):
+        if not front or plan.cautious_drop < front[-1].cautious_drop:
+            front.append(plan)
     return tuple(reversed(front))
 
 
 def with_tuning(steps: Sequence[StepSettings]) -> tuple[StepSettings, ...]:
-    """Return a plan with `fine_tune` after all that changes rows, and before what stores dense weights in fewer bits."""
+    """Return a plan with `fine_tune` after all steps that change rows, and before `dense`."""
     dense = [step for step in steps if isinstance(step, Dense)]
     return (*(step for step in steps if not isinstance(step, Dense)), FineTune(), *dense)
 
 
 def plain(step: StepSettings) -> dict[str, Any]:
-    """Return a step as YAML has it: its kind, and what differs from the defaults."""
+    """Return a step as YAML has it: its kind, and settings that differ from the defaults."""
     return {"kind": step.kind} | step.model_dump(mode="json", exclude_defaults=True)
-
-
-def _best_score(bench: Bench, space: Space) -> Score:
-    """What rows are best pruned by here: the one that loses least at one share."""
-    drops = {
-        by: bench.measure(by, (*space.fixed, PruneRows(by=by, keep=PROBED))).cautious_drop
-        for by in SCORES
-    }
-    return min(SCORES, key=lambda by: drops[by])
-
-
-def _baselines(bench: Bench, space: Space) -> Iterator[Measured]:
-    for name, plans in baselines(space).items():
-        for steps in plans:
-            yield bench.measure(name, steps)

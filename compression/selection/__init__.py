@@ -1,1 +1,1 @@
-"""Which fields a model can do without: gates that are learned, costs that are measured, a choice within a budget."""
+"""Select the fields of a model: trained gates, measured costs, a choice within a budget."""

@@ -1,1 +1,1 @@
-"""Lossy steps of compression, each fitted to a model and applied to it, one after the other."""
+"""Lossy steps of compression, each fitted to a model and applied to it, in order."""

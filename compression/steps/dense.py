@@ -1,4 +1,4 @@
-"""Step `dense`: kernels in fewer bits, and hidden units away whose weights say least."""
+"""Step `dense`: store kernels in fewer bits, and remove the hidden units with the lowest scores."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compression.steps.settings import Dense
-from compression.steps.step import Plan, Step
-from compression.steps.work import Work
+from compression.steps.step import CompressionState, Plan, Step
 from features.errors import InputError, UnsoundError
 from training.data.arrays import Arrays
 from training.packed.dense import pack_dense, unpacked
@@ -19,64 +18,64 @@ from training.packed.matrix import Form
 from training.settings import ModelSettings
 
 _WITH_LAYERS = ("wide_deep", "deepfm", "dcnv2")
-_EPSILON = 1e-5  # training.models.parts.hidden.EPSILON, which only TensorFlow's side can import
+_EPSILON = 1e-5
+"""Equals `training.models.parts.perceptron.EPSILON`, which cannot be imported without TensorFlow."""
 
 
 class DensePlan(Plan):
-    """The kernels' form, and the units that stay by layer, `deep/0` or in a fusion `<kind>/deep/0`; none: all of all layers."""
+    """Form of the kernels, and units to keep by layer, `deep/0` or `<kind>/deep/0`; empty: all."""
 
     form: Literal["float32", "float16", "int8"]
     units: dict[str, tuple[int, ...]]
 
 
 class DenseReduction(Step[Dense, DensePlan]):
-    """See `Dense`. A unit's score is the length of what it reads, bias included, times the length of what reads it.
+    """See `Dense`.
 
-    The first is scaled by batch norm as in scoring. A dead unit, which nothing reads or which reads nothing, has score 0; units
-    of equal score go from the last on. At least one unit a layer stays.
+    A unit's score is the norm of its input weights, bias included and scaled by batch norm as in
+    scoring, times the norm of its output weights. A unit that reads nothing or that nothing reads
+    has score 0. Of units with equal scores the last ones are removed first. Every layer keeps at
+    least one unit.
     """
 
-    def fit(self, work: Work) -> DensePlan:
-        """Return the form and the units that stay."""
-        told = work.model.description.model
-        if not self.settings.relu:
+    def fit(self, state: CompressionState) -> DensePlan:
+        """Return the form and the units to keep."""
+        settings, share = state.model.description.model, self.settings.relu
+        if not share:
             return DensePlan(form=self.settings.form, units={})
-        _refuse_unfit(told)
-        weights = unpacked(work.model.dense)
-        layers = [
-            (prefix, number) for prefix in _prefixes(told) for number in range(len(told.hidden))
-        ]
-        return DensePlan(
-            form=self.settings.form,
-            units={f"{p}deep/{n}": self._strongest(weights, p, n) for p, n in layers},
-        )
+        _check_has_units(settings)
+        weights = unpacked(state.model.dense)
+        units = {}
+        for prefix in _prefixes(settings):
+            for number in range(len(settings.hidden)):
+                scores = unit_scores(weights, f"{prefix}deep", number)
+                kept = max(1, len(scores) - round(share * len(scores)))
+                # Stable, so that of equal scores the last units are removed.
+                strongest = np.argsort(-scores, kind="stable")[:kept]
+                units[f"{prefix}deep/{number}"] = tuple(sorted(strongest.tolist()))
+        return DensePlan(form=self.settings.form, units=units)
 
-    def apply(self, work: Work, plan: DensePlan) -> Work:
-        """Take the units out, then store the kernels; raises UnsoundError where a form cannot hold them."""
-        description, weights = work.model.description, unpacked(work.model.dense)
+    def apply(self, state: CompressionState, plan: DensePlan) -> CompressionState:
+        """Remove the units, then store the kernels; raises UnsoundError for values too large."""
+        description, weights = state.model.description, unpacked(state.model.dense)
         if plan.units:
-            prefixes, layers = _prefixes(description.model), range(len(description.model.hidden))
+            settings = description.model
+            prefixes, layers = _prefixes(settings), range(len(settings.hidden))
             for prefix in prefixes:
                 for number in layers:
-                    weights = _without_units(
-                        weights, prefix, number, np.array(plan.units[f"{prefix}deep/{number}"])
-                    )
+                    units = np.array(plan.units[f"{prefix}deep/{number}"])
+                    weights = _with_units(weights, f"{prefix}deep", number, units)
+            # All members of a fusion have equally many units in a layer.
             hidden = tuple(len(plan.units[f"{prefixes[0]}deep/{number}"]) for number in layers)
-            description = replace(
-                description, model=description.model.model_copy(update={"hidden": hidden})
-            )
+            settings = settings.model_copy(update={"hidden": hidden})
+            description = replace(description, model=settings)
         try:
             dense = pack_dense(weights, Form(plan.form))
         except (ValueError, FloatingPointError) as error:
             raise UnsoundError(
                 f"dense weights: {error}; no form of fewer bits can hold them"
             ) from error
-        return replace(work, model=replace(work.model, description=description, dense=dense))
-
-    def _strongest(self, weights: Arrays, prefix: str, number: int) -> tuple[int, ...]:
-        scores = unit_scores(weights, f"{prefix}deep", number)
-        stay = max(1, len(scores) - round(self.settings.relu * len(scores)))
-        return tuple(sorted(np.argsort(-scores, kind="stable")[:stay].tolist()))
+        return replace(state, model=replace(state.model, description=description, dense=dense))
 
 
 def unit_scores(weights: Mapping[str, NDArray[Any]], part: str, number: int) -> NDArray[np.float64]:
@@ -89,41 +88,45 @@ def unit_scores(weights: Mapping[str, NDArray[Any]], part: str, number: int) -> 
     """
     layer = f"{part}/{number}"
     kernel, bias = (weights[f"{layer}/{name}"].astype(np.float64) for name in ("kernel", "bias"))
+    # Batch norm with fixed statistics is a linear map of each unit: it is folded into its weights.
     if f"{layer}/variance" in weights:
-        factor = weights[f"{layer}/scale"] / np.sqrt(
-            weights[f"{layer}/variance"].astype(np.float64) + _EPSILON
-        )
+        variance = weights[f"{layer}/variance"].astype(np.float64)
+        factor = weights[f"{layer}/scale"] / np.sqrt(variance + _EPSILON)
         kernel, bias = kernel * factor, bias - weights[f"{layer}/mean"] * factor
     out = weights[_reader(weights, part, number)].astype(np.float64)
-    read = np.sqrt(np.sum(np.square(kernel), axis=0) + np.square(bias))
-    return read * (np.abs(out) if out.ndim == 1 else np.linalg.norm(out, axis=1))
+    inputs = np.sqrt(np.sum(np.square(kernel), axis=0) + np.square(bias))
+    return inputs * (np.abs(out) if out.ndim == 1 else np.linalg.norm(out, axis=1))
 
 
-def _without_units(weights: Arrays, prefix: str, number: int, stay: NDArray[np.int64]) -> Arrays:
-    layer, reader = f"{prefix}deep/{number}/", _reader(weights, f"{prefix}deep", number)
-    own = {name: value[..., stay] for name, value in weights.items() if name.startswith(layer)}
-    return weights | own | {reader: weights[reader][stay]}
+def _with_units(weights: Arrays, part: str, number: int, units: NDArray[np.int64]) -> Arrays:
+    """The weights with some units of a hidden layer: columns of its own, rows of the next one."""
+    layer, reader = f"{part}/{number}/", _reader(weights, part, number)
+    own = {name: value[..., units] for name, value in weights.items() if name.startswith(layer)}
+    # The trailing axis of every weight of a layer is that of its units, batch norm included.
+    return weights | own | {reader: weights[reader][units]}
 
 
 def _reader(weights: Mapping[str, NDArray[Any]], part: str, number: int) -> str:
-    """The weight whose rows read a layer's units."""
+    """Name of the weight whose rows read a layer's units."""
     following = f"{part}/{number + 1}/kernel"
     return following if following in weights else f"{part}/out"
 
 
 def _prefixes(settings: ModelSettings) -> tuple[str, ...]:
+    # The members of a fusion have their own weights, named after them.
     if settings.kind == "fusion":
         return tuple(f"{kind}/" for kind in settings.members if kind in _WITH_LAYERS)
     return ("",) if settings.kind in _WITH_LAYERS else ()
 
 
-def _refuse_unfit(settings: ModelSettings) -> None:
+def _check_has_units(settings: ModelSettings) -> None:
     if not _prefixes(settings) or not settings.hidden:
         raise InputError(
-            f"compression.steps: dense.relu prunes hidden units, and a {settings.kind} here has none: leave relu out"
+            "compression.steps: dense.relu prunes hidden units, and a "
+            f"{settings.kind} here has none: leave relu out"
         )
     if settings.norm == "layer":
         raise InputError(
-            "compression.steps: dense.relu cannot prune units of layers with norm: layer, whose mean and variance are over all "
-            "units: leave relu out, or train with norm: none or batch"
+            "compression.steps: dense.relu cannot prune units of layers with norm: layer, whose "
+            "mean and variance are over all units: leave relu out, or use norm: none or batch"
         )

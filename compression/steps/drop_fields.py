@@ -1,172 +1,197 @@
-"""Step `drop_fields`: fields leave the model, which then says what it said with their vectors at zero.
+"""Step `drop_fields`: remove fields from the model.
 
-What goes: the fields in the schema and the settings, the rows of the first layers' kernels that read them, their rows in the
-tables unless another field of the same vocabulary reads these, their scalers, and frozen encodings of dropped relations.
+The smaller model predicts what the larger one does with the vectors of the removed fields at zero.
+Removed are the fields in the schema and the settings, the rows of the first layers' kernels that
+read them, their rows in the tables unless another field of the same vocabulary reads these, their
+scalers, and the frozen encodings of removed relations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from compression.model import CompactModel
-from compression.steps.chosen_fields import chosen_fields
 from compression.steps.settings import DropFields
-from compression.steps.step import Plan, Step
-from compression.steps.work import Facts, Work
+from compression.steps.step import CompressionState, Plan, RowStats, Step
 from features.errors import InputError
-from features.schema import Schema, vocabulary_of
+from features.schema import Relation, Schema, vocabulary_of
 from training.data.arrays import Arrays
-from training.data.field_groups import Group, groups_of
-from training.data.layout import Layout
+from training.data.layout import FieldLayout, Group, groups_of
 from training.fit.checkpoints import Description
 from training.packed.dense import unpacked
 from training.settings import ModelSettings
 
 
 class DropPlan(Plan):
-    """Names of the fields and relations that go, in order."""
+    """Names of the fields and relations to remove, in the model's order."""
 
     fields: tuple[str, ...]
 
 
 class FieldRemoval(Step[DropFields, DropPlan]):
-    """See `DropFields`. Equal to 1e-6: the sums that remain are taken in another order."""
+    """See `DropFields`. Predictions agree to 1e-6: what remains is summed in another order."""
 
-    def fit(self, work: Work) -> DropPlan:
-        """Return the names; raises InputError where one is unknown or the model cannot be without it alone."""
-        told = work.model.description
-        known = [*told.schema.names(), *(relation.name for relation in told.relations)]
-        dropped = (
-            chosen_fields(self.settings.chosen, told)
-            if self.settings.chosen
-            else frozenset(self.settings.fields)
-        )
+    def fit(self, state: CompressionState) -> DropPlan:
+        """Return the names.
+
+        Raises:
+            InputError: one is unknown, or the model needs it for a part that stays.
+        """
+        description = state.model.description
+        known = [*description.schema.names(), *(r.name for r in description.relations)]
+        dropped = frozenset(self.settings.fields)
+        if self.settings.chosen:
+            dropped = _dropped_by_file(self.settings.chosen, known)
         unknown = sorted(dropped - set(known))
         if unknown:
             raise InputError(
-                f"compression.steps: drop_fields names {unknown}, which the model has not; it has {known}"
+                f"compression.steps: drop_fields names unknown fields {unknown}; the model has "
+                f"{known}"
             )
-        _refuse_mean_pooled(told, dropped)
-        without_fields(told, dropped)
+        for group in _groups(description):
+            # A mean over fewer fields is another mean, even if the dropped vectors were zero.
+            # Without all of its fields a group has no mean.
+            removed = dropped & set(group.layout.keyed)
+            if group.pooling == "mean" and removed and removed != set(group.layout.keyed):
+                raise InputError(
+                    f"compression.steps: drop_fields takes {sorted(removed)} out of group "
+                    f"{group.name!r}, whose pooling is mean, which would change the others' weight:"
+                    " drop the whole group, or train without them"
+                )
+        # Raises if the rest is no valid model.
+        without_fields(description, dropped)
         return DropPlan(fields=tuple(name for name in known if name in dropped))
 
-    def apply(self, work: Work, plan: DropPlan) -> Work:
-        """Return the model without them."""
-        dropped = frozenset(plan.fields)
-        before, told = work.model.description, without_fields(work.model.description, dropped)
-        groups = {group.name: group for group in _groups(told)}
-        lighter = work.take(
-            {n: _still_read(before.schema, facts, groups.get(n)) for n, facts in work.facts.items()}
+    def apply(self, state: CompressionState, plan: DropPlan) -> CompressionState:
+        """Return the model without the fields."""
+        dropped, before = frozenset(plan.fields), state.model.description
+        after = without_fields(before, dropped)
+        # 1. The rows that no field reads any more. A group that lost all its fields has no table.
+        groups = {group.name: group for group in _groups(after)}
+        reduced = state.take(
+            {
+                name: _rows_still_read(before.schema, stats, groups.get(name))
+                for name, stats in state.row_stats.items()
+            }
         )
+
+        # 2. What describes and surrounds them.
+        encodings = state.model.encodings.items()
         model = CompactModel(
-            description=told,
-            dense=_carried(unpacked(work.model.dense), before, told),
-            tables={name: lighter.model.tables[name] for name in groups},
-            encodings={
-                name: encoding
-                for name, encoding in work.model.encodings.items()
-                if name not in dropped
-            },
+            description=after,
+            dense=_transfer_weights(unpacked(state.model.dense), before, after),
+            tables={name: reduced.model.tables[name] for name in groups},
+            encodings={name: encoding for name, encoding in encodings if name not in dropped},
         )
-        return replace(work, model=model, facts={name: lighter.facts[name] for name in groups})
+        row_stats = {name: reduced.row_stats[name] for name in groups}
+        return replace(state, model=model, row_stats=row_stats)
 
 
-def without_fields(told: Description, dropped: frozenset[str]) -> Description:
+def without_fields(description: Description, dropped: frozenset[str]) -> Description:
     """Return the description of the model without fields and relations.
 
     Raises:
         InputError: a cross or a relation that stays reads one of them, or no field would be left.
     """
-    left = [field for field in told.schema.fields if field.name not in dropped]
-    relations = tuple(relation for relation in told.relations if relation.name not in dropped)
+    # Validated again: the schema's own rules say what may be without what.
+    document = description.schema.model_dump() | {
+        "fields": [f.model_dump() for f in description.schema.fields if f.name not in dropped]
+    }
+    relations = tuple(r for r in description.relations if r.name not in dropped)
     try:
-        schema = Schema.model_validate(
-            told.schema.model_dump() | {"fields": [field.model_dump() for field in left]}
-        )
-        layout = Layout.of(schema, relations)
+        schema = Schema.model_validate(document)
+        layout = FieldLayout.of(schema, relations)
     except (ValidationError, InputError) as error:
         what = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         raise InputError(
             f"compression.steps: drop_fields {sorted(dropped)}: {what}; drop what reads them too"
         ) from error
-    scalers = {name: scaler for name, scaler in told.scalers.items() if name not in dropped}
+    scalers = {name: s for name, s in description.scalers.items() if name not in dropped}
     return replace(
-        told,
+        description,
         schema=schema,
         relations=relations,
         scalers=scalers,
-        model=_settings(told.model, layout),
+        model=_model_settings(description.model, layout),
     )
 
 
-def _settings(model: ModelSettings, layout: Layout) -> ModelSettings:
-    """The settings without names that the layout lacks; relations of fewer than two fields are none."""
-    fields = [
-        (group, tuple(name for name in group.fields if name in layout.keyed))
-        for group in model.groups
-    ]
-    groups = tuple(group.model_copy(update={"fields": names}) for group, names in fields if names)
+def _dropped_by_file(path: Path, known: list[str]) -> frozenset[str]:
+    """Names that a `selection.json` drops, or that the fields and relations of a YAML lack."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".json":
+            fields = json.loads(text)["fields"]
+            return frozenset(field["name"] for field in fields if not field["kept"])
+        document = yaml.safe_load(text)
+        kept = {field["name"] for field in document["features"]["fields"]}
+        relations = document.get("graph", {}).get("relations", [])
+        kept |= {Relation.model_validate(relation).name for relation in relations}
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{path}: no selection.json and no YAML with features.fields ({error}); run "
+            "select-features"
+        ) from error
+    return frozenset(known) - kept
+
+
+def _model_settings(model: ModelSettings, layout: FieldLayout) -> ModelSettings:
+    """The settings without names that the layout does not have."""
+    groups = []
+    for group in model.groups:
+        names = tuple(name for name in group.fields if name in layout.keyed)
+        if names:
+            groups.append(group.model_copy(update={"fields": names}))
     relations = model.relations
     if relations and relations.fields != "all":
-        relations = relations.model_copy(
-            update={"fields": tuple(n for n in relations.fields if n in layout.keyed)}
-        )
+        names = tuple(name for name in relations.fields if name in layout.keyed)
+        relations = relations.model_copy(update={"fields": names})
+    # Relations between fields need two of them.
     if relations and len(layout.keyed if relations.fields == "all" else relations.fields) < 2:
         relations = None
-    return model.model_copy(update={"groups": groups, "relations": relations})
+    return model.model_copy(update={"groups": tuple(groups), "relations": relations})
 
 
-def _refuse_mean_pooled(told: Description, dropped: frozenset[str]) -> None:
-    """A mean over fewer fields is another mean, also where the dropped ones were zero."""
-    for group in _groups(told):
-        gone = dropped & set(group.layout.keyed)
-        if group.pooling == "mean" and gone and gone != set(group.layout.keyed):
-            raise InputError(
-                f"compression.steps: drop_fields takes {sorted(gone)} out of group {group.name!r}, whose pooling is mean, which "
-                "would change the others' weight: drop the whole group, or train without them"
-            )
+def _groups(description: Description) -> tuple[Group, ...]:
+    return groups_of(FieldLayout.of(description.schema, description.relations), description.model)
 
 
-def _groups(told: Description) -> tuple[Group, ...]:
-    return groups_of(Layout.of(told.schema, told.relations), told.model)
+def _rows_still_read(schema: Schema, stats: RowStats, group: Group | None) -> NDArray[np.bool_]:
+    """Which rows, bool [N], a field of the group still reads; those of unknown fields are kept."""
+    read = {vocabulary_of(schema.field(name)) for name in group.layout.keyed} if group else set()
+    names = [name for name in stats.names if name in schema.names()]
+    unread = tuple(name for name in names if vocabulary_of(schema.field(name)) not in read)
+    return ~stats.of_fields(unread)
 
 
-def _still_read(schema: Schema, facts: Facts, group: Group | None) -> NDArray[np.bool_]:
-    """Which rows, bool [N], a field of the group still reads; one of a field that the schema never had stays."""
-    left = {vocabulary_of(schema.field(name)) for name in group.layout.keyed} if group else set()
-    gone = tuple(
-        n for n in facts.names if n in schema.names() and vocabulary_of(schema.field(n)) not in left
-    )
-    return ~facts.of_fields(gone)
-
-
-def _carried(weights: Arrays, before: Description, after: Description) -> Arrays:
+def _transfer_weights(weights: Arrays, before: Description, after: Description) -> Arrays:
     """The dense weights of the smaller model.
 
     Raises:
-        InputError: a weight that both models have is laid out in another way than by inputs.
+        InputError: a weight differs between the models in more than its input rows.
     """
-    from training.models.blocks import carry_over
-    from training.models.build import build_model
+    # Imported here: models load TensorFlow, and `without_fields` is used without it.
+    from training.models.ctr import build_model
+    from training.models.weight_transfer import carry_over
 
-    old, new = (build_model(told.schema, told.model, told.relations) for told in (before, after))
+    old, new = (build_model(d.schema, d.model, d.relations) for d in (before, after))
     fresh, blocks = new.weights(), new.blocks()
-    _refuse_unfit(weights, fresh, {name: layout.axes for name, layout in blocks.items()})
-    return dict(carry_over(weights, fresh, old.blocks(), blocks))
-
-
-def _refuse_unfit(weights: Arrays, fresh: Arrays, axes: Mapping[str, int]) -> None:
-    wrong = [
-        n
-        for n, w in fresh.items()
-        if n not in weights or weights[n].shape[axes.get(n, 0) :] != w.shape[axes.get(n, 0) :]
-    ]
+    wrong = []
+    for name, weight in fresh.items():
+        # The axes of the inputs may differ, all others must not.
+        inputs = blocks[name].axes if name in blocks else 0
+        if name not in weights or weights[name].shape[inputs:] != weight.shape[inputs:]:
+            wrong.append(name)
     if wrong:
         raise InputError(
-            f"compression.steps: drop_fields cannot fit {wrong} to the smaller model; train without these fields"
+            f"compression.steps: drop_fields cannot fit {wrong} to the smaller model; train "
+            "without these fields"
         )
+    return dict(carry_over(weights, fresh, old.blocks(), blocks))

@@ -1,4 +1,4 @@
-"""Step `prune_rows`: the rows that matter least leave their table. Magnitude pruning, by one of four scores."""
+"""Step `prune_rows`: remove the rows with the lowest scores (magnitude pruning and variants)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compression.steps.settings import PruneRows
-from compression.steps.step import Plan, Step
-from compression.steps.work import Facts, Work
+from compression.steps.step import CompressionState, Plan, RowStats, Step
 from features.errors import InputError
 from features.schema import Settings
 from training.packed.rows import PackedRows
@@ -15,10 +14,11 @@ from training.packed.rows import PackedRows
 Scores = NDArray[np.float64]
 
 
-class Cut(Settings):
-    """Which rows of a table stay: those of a higher score than `score`, and of that score those of keys up to `key`.
+class RowCut(Settings):
+    """Which rows of a table to keep: scores above `score`, and at `score` keys up to `key`.
 
-    `idle` counts as a negative score. `rows` is how many of those that may go stay; None of both: all stay.
+    `idle` counts as a negative score. `rows` is how many of the rows that may be removed are kept.
+    Without `score` and `key` all of them are removed.
     """
 
     score: float | None
@@ -29,87 +29,78 @@ class Cut(Settings):
 class PrunePlan(Plan):
     """A cut for each table, by its name."""
 
-    cuts: dict[str, Cut]
+    cuts: dict[str, RowCut]
 
 
 class RowPruning(Step[PruneRows, PrunePlan]):
-    """See `PruneRows`. Of equal scores the lower key stays. A row with NaN stays: it must not vanish unseen."""
+    """See `PruneRows`. Of equal scores the lower key is kept, and rows with NaN always are."""
 
-    def fit(self, work: Work) -> PrunePlan:
+    def fit(self, state: CompressionState) -> PrunePlan:
         """Return the cut of each table."""
-        known = {name for facts in work.facts.values() for name in facts.names}
+        known = {name for stats in state.row_stats.values() for name in stats.names}
         unknown = sorted(set(self.settings.fields) - known)
         if unknown:
             raise InputError(
-                f"compression.steps: prune_rows names {unknown}, which have no rows; fields with rows: {sorted(known)}"
+                f"compression.steps: prune_rows names {unknown}, which have no rows; fields with "
+                f"rows: {sorted(known)}"
             )
-        return PrunePlan(
-            cuts={
-                name: self._cut(work.model.tables[name], work.facts[name])
-                for name in work.model.tables
-            }
-        )
+        cuts = {}
+        for name, table in state.model.tables.items():
+            eligible = self._eligible(state.row_stats[name])
+            scores = self._scores(table, state.row_stats[name])[eligible]
+            keys, kept = table.keys[eligible], self._kept_count(scores)
+            cuts[name] = RowCut(score=None, key=None, rows=0)
+            if kept:
+                # The last row that is kept, by descending score and ascending key.
+                last = np.lexsort((keys, -scores))[kept - 1]
+                cuts[name] = RowCut(score=float(scores[last]), key=int(keys[last]), rows=kept)
+        return PrunePlan(cuts=cuts)
 
-    def apply(self, work: Work, plan: PrunePlan) -> Work:
-        """Drop the rows below the cuts."""
-        return work.take(
-            {
-                name: self._kept(work.model.tables[name], work.facts[name], cut)
-                for name, cut in plan.cuts.items()
-            }
-        )
+    def apply(self, state: CompressionState, plan: PrunePlan) -> CompressionState:
+        """Remove the rows below the cuts."""
+        kept = {}
+        for name, cut in plan.cuts.items():
+            table, stats = state.model.tables[name], state.row_stats[name]
+            # Rows of other fields are kept, and of the eligible ones those above the cut.
+            kept[name] = ~self._eligible(stats)
+            if cut.score is not None and cut.key is not None:
+                scores = self._scores(table, stats)
+                kept[name] |= scores > cut.score
+                kept[name] |= (scores == cut.score) & (table.keys <= cut.key)
+        return state.take(kept)
 
-    def _cut(self, table: PackedRows, facts: Facts) -> Cut:
-        eligible = self._eligible(facts)
-        scores, keys = self._scores(table, facts)[eligible], table.keys[eligible]
-        order = np.lexsort((keys, -scores))
-        rows = self._rows(scores)
-        if not rows:
-            return Cut(score=None, key=None, rows=0)
-        last = order[rows - 1]
-        return Cut(score=float(scores[last]), key=int(keys[last]), rows=rows)
+    def _eligible(self, stats: RowStats) -> NDArray[np.bool_]:
+        """Rows that may be removed, bool [N]."""
+        fields = self.settings.fields
+        return stats.of_fields(fields) if fields else np.ones(len(stats.counts), bool)
 
-    def _rows(self, scores: Scores) -> int:
-        """How many rows stay."""
-        told, rows = self.settings, len(scores)
-        if told.keep is not None:
-            return round(told.keep * rows)
-        if told.max_rows is not None:
-            return min(told.max_rows, rows)
-        assert told.threshold is not None
-        return int(
-            np.count_nonzero(scores >= (-told.threshold if told.by == "idle" else told.threshold))
-        )
+    def _kept_count(self, scores: Scores) -> int:
+        settings = self.settings
+        if settings.keep is not None:
+            return round(settings.keep * len(scores))
+        if settings.max_rows is not None:
+            return min(settings.max_rows, len(scores))
+        assert settings.threshold is not None
+        # A long idle time is a low score, so its limit has the opposite sign.
+        limit = -settings.threshold if settings.by == "idle" else settings.threshold
+        return int(np.count_nonzero(scores >= limit))
 
-    def _kept(self, table: PackedRows, facts: Facts, cut: Cut) -> NDArray[np.bool_]:
-        eligible = self._eligible(facts)
-        if cut.score is None or cut.key is None:
-            return ~eligible
-        scores = self._scores(table, facts)
-        return ~eligible | (scores > cut.score) | ((scores == cut.score) & (table.keys <= cut.key))
-
-    def _eligible(self, facts: Facts) -> NDArray[np.bool_]:
-        return (
-            facts.of_fields(self.settings.fields)
-            if self.settings.fields
-            else np.ones(len(facts.counts), bool)
-        )
-
-    def _scores(self, table: PackedRows, facts: Facts) -> Scores:
+    def _scores(self, table: PackedRows, stats: RowStats) -> Scores:
         """The score of each row, float64 [N]."""
         match self.settings.by:
             case "count":
-                return facts.counts.astype(np.float64)
+                return stats.counts.astype(np.float64)
             case "idle":
-                return -facts.idle.astype(np.float64)
+                return -stats.idle.astype(np.float64)
             case "norm":
                 return norms(table)
             case "weight":
-                return norms(table) * np.sqrt(facts.counts.astype(np.float64))
+                return norms(table) * np.sqrt(stats.counts.astype(np.float64))
 
 
 def norms(table: PackedRows) -> Scores:
-    """Return the length of each row over all slabs, float64 [N]; infinite where a value is NaN."""
+    """Return the length of each row over all slabs, float64 [N]; infinite if a value is NaN."""
+    # In float64: the squares of a row of large values would overflow float32.
     squares = np.zeros(len(table.keys))
     for vectors in table.vectors().values():
         squares += np.sum(np.square(vectors.astype(np.float64)), axis=1)

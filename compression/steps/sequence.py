@@ -1,42 +1,30 @@
-"""Steps one after the other: each fitted to what the one before left, applied, and reported."""
+"""Run steps in order: each is fitted to the result of the previous one, applied, and reported."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
+from compression.steps import settings as step_settings
 from compression.steps.dense import DenseReduction
 from compression.steps.drop_fields import FieldRemoval
-from compression.steps.encodings import EncodingPrecision
 from compression.steps.fine_tune import FineTuning
 from compression.steps.product import ProductQuantization
 from compression.steps.prune_rows import RowPruning
-from compression.steps.quantize import Quantization
-from compression.steps.settings import (
-    Dense,
-    DropFields,
-    FineTune,
-    FloatEncodings,
-    ProductCodes,
-    PruneRows,
-    Quantize,
-    StepSettings,
-    Widths,
-)
-from compression.steps.step import Step
+from compression.steps.quantize import EncodingPrecision, Quantization
+from compression.steps.step import CompressionState, Step
 from compression.steps.widths import WidthReduction
-from compression.steps.work import Work
 
 _STEPS: dict[type[Any], type[Step[Any, Any]]] = {
-    DropFields: FieldRemoval,
-    PruneRows: RowPruning,
-    Widths: WidthReduction,
-    Quantize: Quantization,
-    ProductCodes: ProductQuantization,
-    Dense: DenseReduction,
-    FloatEncodings: EncodingPrecision,
-    FineTune: FineTuning,
+    step_settings.DropFields: FieldRemoval,
+    step_settings.PruneRows: RowPruning,
+    step_settings.Widths: WidthReduction,
+    step_settings.Quantize: Quantization,
+    step_settings.ProductCodes: ProductQuantization,
+    step_settings.Dense: DenseReduction,
+    step_settings.FloatEncodings: EncodingPrecision,
+    step_settings.FineTune: FineTuning,
 }
 
 
@@ -46,12 +34,12 @@ class StepReport:
 
     Attributes:
         kind: of the step.
-        settings: what the YAML says of it, defaults filled in.
-        plan: what fitting made of that.
-        bytes_before: of keys, rows, dense weights and encodings, as they are stored.
-        bytes_after: of the same.
+        settings: of the step, with defaults filled in.
+        plan: the result of fitting.
+        bytes_before: of keys, rows, dense weights and encodings in stored form.
+        bytes_after: the same after the step.
         rows_before: keys of all tables.
-        rows_after: of the same.
+        rows_after: the same after the step.
     """
 
     kind: str
@@ -62,18 +50,11 @@ class StepReport:
     rows_before: int
     rows_after: int
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
 
-
-def step_of(settings: StepSettings) -> Step[Any, Any]:
-    """Return the step that settings are of."""
-    return _STEPS[type(settings)](settings)
-
-
-def run_steps(work: Work, steps: Sequence[StepSettings]) -> tuple[Work, tuple[StepReport, ...]]:
-    """Return the work after all steps, and what each of them did.
+def run_steps(
+    state: CompressionState, steps: Sequence[step_settings.StepSettings]
+) -> tuple[CompressionState, tuple[StepReport, ...]]:
+    """Return the state after all steps, and what each of them did.
 
     Raises:
         InputError: a step's settings do not fit the model; the message names the step.
@@ -81,23 +62,26 @@ def run_steps(work: Work, steps: Sequence[StepSettings]) -> tuple[Work, tuple[St
     """
     reports = []
     for settings in steps:
-        work, report = run_step(work, settings)
+        state, report = run_step(state, settings)
         reports.append(report)
-    return work, tuple(reports)
+    return state, tuple(reports)
 
 
-def run_step(work: Work, settings: StepSettings) -> tuple[Work, StepReport]:
+def run_step(
+    state: CompressionState, settings: step_settings.StepSettings
+) -> tuple[CompressionState, StepReport]:
     """Fit one step, apply it, and report; see `run_steps` for what it raises."""
-    step, before = step_of(settings), work.model
-    plan = step.fit(work)
-    after = step.apply(work, plan)
+    step: Step[Any, Any] = _STEPS[type(settings)](settings)
+    # The plan is all that `apply` may use: written as YAML, it says what was done.
+    plan = step.fit(state)
+    after = step.apply(state, plan)
     report = StepReport(
         kind=settings.kind,
         settings=settings.model_dump(mode="json"),
         plan=plan.model_dump(mode="json"),
-        bytes_before=before.nbytes,
+        bytes_before=state.model.nbytes,
         bytes_after=after.model.nbytes,
-        rows_before=before.rows,
+        rows_before=state.model.rows,
         rows_after=after.model.rows,
     )
     return after, report

@@ -1,4 +1,4 @@
-"""What YAML says of each step. Free of NumPy and TensorFlow."""
+"""Settings of the compression steps. Free of NumPy and TensorFlow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ SlabForm = Literal["float16", "int8", "int4"]
 
 
 class DropFields(Settings):
-    """Fields (or relations, `left__right`) leave the model: by name, or those that a file of `select-features` dropped.
+    """Removes fields (or relations, `left__right`) from the model.
 
-    `chosen` is the path of a `selection.json`, or of a YAML whose `features` have fewer fields than the model.
+    They are named by `fields`, or by a file: `chosen` is the path of a `selection.json` of
+    `select-features`, or of a YAML whose `features` have fewer fields than the model.
     """
 
     kind: Literal["drop_fields"] = "drop_fields"
@@ -31,17 +32,20 @@ class DropFields(Settings):
     def _one_of_both(self) -> Self:
         if bool(self.fields) == bool(self.chosen):
             raise ValueError(
-                "drop_fields takes `fields`, or `chosen`, the file that names them: give one of the two"
+                "drop_fields needs `fields`, or `chosen`, a file that names them: give one of the "
+                "two"
             )
         return self
 
 
 class PruneRows(Settings):
-    """Rows leave each table, those of the lowest score first; a pruned key reads as the zero vector.
+    """Removes the rows with the lowest scores from each table; a removed key reads as zero.
 
-    `norm` is the length of the row over all slabs, `count` how often the key was seen, `weight` norm · √count, `idle` the steps
-    since the key was last seen, of which the most go first. What stays: the share `keep` of the rows, at most `max_rows`, or
-    rows of a score of at least `threshold` (of `idle`: at most). With `fields` only the rows of these are counted and pruned.
+    The score is `norm`, the length of the row over all slabs; `count`, how often the key was seen;
+    `weight`, norm · √count; or `idle`, the steps since the key was last seen, of which the longest
+    are removed first. The limit is the share `keep` of the rows, `max_rows`, or `threshold`, the
+    least score (for `idle` the greatest) that is kept. With `fields` only rows of these fields are
+    counted and removed.
     """
 
     kind: Literal["prune_rows"] = "prune_rows"
@@ -59,12 +63,13 @@ class PruneRows(Settings):
 
 
 class Widths(Settings):
-    """Rows wider than 1 keep fewer columns and share a projection back, one for each slab and band of frequency.
+    """Stores fewer columns of rows wider than 1, with a projection per slab and frequency band.
 
-    `quantiles` of the rows' counts cut a table into bands. `ranks` are the columns kept in each, from the rarest band on (one
-    for each band); or `energy` is the share of the squared values, weighted by counts, that a band keeps at least; or `price` has
-    masks learn the columns (`masks.py`): it is the log loss that all the values of a slab together are worth, so that a column
-    which saves less than its share of it goes. The masks learn the day's learned impressions `epochs` times.
+    `quantiles` of the rows' counts divide a table into bands. Give one of three: `ranks`, the
+    columns of each band, the rarest band first; `energy`, the least share of the squared values,
+    weighted by counts, that a band keeps; or `price`, with which masks over the columns are trained
+    (`width_masks.py`): the log loss that all values of a slab together may cost, so a column that
+    saves less than its share of it is removed. The masks are trained for `epochs` passes.
     """
 
     kind: Literal["widths"] = "widths"
@@ -78,9 +83,10 @@ class Widths(Settings):
     def _bands_fit(self) -> Self:
         if [bool(self.ranks), self.energy is not None, self.price is not None].count(True) != 1:
             raise ValueError("widths needs `ranks`, `energy` or `price`: give one of the three")
-        if self.ranks and len(self.ranks) != len(self.quantiles) + 1:
+        bands = len(self.quantiles) + 1
+        if self.ranks and len(self.ranks) != bands:
             raise ValueError(
-                f"{len(self.quantiles)} quantiles make {len(self.quantiles) + 1} bands: give as many ranks"
+                f"{len(self.quantiles)} quantiles make {bands} bands: give as many ranks"
             )
         if any(low >= high for low, high in pairwise(self.quantiles)):
             raise ValueError(f"quantiles {self.quantiles} must ascend")
@@ -88,17 +94,22 @@ class Widths(Settings):
 
 
 class Quantize(Settings):
-    """Values of rows in fewer bits: `int8` and `int4` with scale and offset by row; narrow rows float16 where that is smaller."""
+    """Stores the values of rows in fewer bits.
+
+    `int8` and `int4` have a scale and an offset per row; narrow rows become float16 if that is
+    smaller.
+    """
 
     kind: Literal["quantize"] = "quantize"
     form: SlabForm = "int8"
 
 
 class ProductCodes(Settings):
-    """Rows as codes: every `columns` values of a row become one byte, the number of an entry of their codebook.
+    """Stores rows as codes: `columns` values of a row become one byte, an entry of a codebook.
 
-    A codebook has `codes` entries, one of them zero; k-means finds the others in at most `iterations`, starting as `seed` says.
-    A band takes float16 where codes and codebook are no smaller.
+    A codebook has `codes` entries, one of them zero; k-means finds the others in at most
+    `iterations` from the random state `seed`. A band becomes float16 if codes and codebook are not
+    smaller.
     """
 
     kind: Literal["product"] = "product"
@@ -109,7 +120,10 @@ class ProductCodes(Settings):
 
 
 class Dense(Settings):
-    """Kernels in fewer bits, and hidden units away: `relu` is the share of each hidden layer's units, the weakest, that goes."""
+    """Stores kernels in fewer bits, and removes hidden units.
+
+    `relu` is the share of the units of each hidden layer, the weakest, that is removed.
+    """
 
     kind: Literal["dense"] = "dense"
     form: Literal["float32", "float16", "int8"] = "float16"
@@ -117,10 +131,11 @@ class Dense(Settings):
 
 
 class FineTune(Settings):
-    """Dense weights learn the day's learned impressions `epochs` times more, over rows that stay as they are stored.
+    """Trains the dense weights for `epochs` more on the day's training impressions.
 
-    The rows have learned these impressions already and know them too well: a rate like that of training, 1e-3, makes the weights
-    trust them more than other impressions deserve (docs/compression.md has figures).
+    The stored rows are not changed. They were trained on these impressions and fit them too well:
+    at the rate of training, 1e-3, the weights learn to rely on the rows more than other impressions
+    justify (figures in docs/compression.md).
     """
 
     kind: Literal["fine_tune"] = "fine_tune"
@@ -129,7 +144,7 @@ class FineTune(Settings):
 
 
 class FloatEncodings(Settings):
-    """Frozen encodings of the cross graph in half precision."""
+    """Stores the frozen encodings of the cross graph in half precision."""
 
     kind: Literal["encodings"] = "encodings"
     form: Literal["float16"] = "float16"
@@ -141,19 +156,19 @@ StepSettings = Annotated[
 ]
 
 
-def refuse_unknown_fields(
+def check_step_fields(
     steps: Sequence[StepSettings], schema: Schema, relations: Sequence[Relation]
 ) -> None:
-    """Check the names that steps give.
+    """Check the names of fields in steps.
 
     Raises:
-        InputError: a step drops what is neither field nor relation, or prunes rows of what has none.
+        InputError: a step drops an unknown field or relation, or prunes rows of a field without.
     """
-    keyed = [field.name for field in schema.key_fields()]
     known = {
         "drop_fields": [*schema.names(), *(relation.name for relation in relations)],
-        "prune_rows": keyed,
+        "prune_rows": [field.name for field in schema.key_fields()],
     }
+    # Other kinds of steps have no `fields`.
     for step in steps:
         unknown = sorted(set(getattr(step, "fields", ())) - set(known.get(step.kind, ())))
         if unknown:

@@ -1,1 +1,1 @@
-"""Which keys get a row: policies, the sketch that counts the others, and a dry run."""
+"""Admission policies, the sketch that counts keys without a row, and an offline replay."""

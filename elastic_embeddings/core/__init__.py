@@ -1,1 +1,1 @@
-"""Compiled loops, the memory and threads they run on, and the hash of a key."""
+"""Compiled loops, the memory and threads they use, and the hash of a key."""

@@ -11,7 +11,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Ragged:
-    """`n` lists: list `i` is `values[offsets[i]:offsets[i + 1]]`; values int64 [m], offsets int64 [n + 1], from 0."""
+    """Lists of different lengths: list `i` is `values[offsets[i]:offsets[i + 1]]`.
+
+    Attributes:
+        values: int64 [m].
+        offsets: int64 [n + 1]; the first one is 0.
+    """
 
     values: NDArray[np.int64]
     offsets: NDArray[np.int64]
@@ -33,16 +38,15 @@ class Ragged:
         starts = self.offsets[indices]
         lengths = self.offsets[indices + 1] - starts
         offsets = _offsets(lengths)
-        return type(self)(
-            self.values[np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])], offsets
-        )
+        # Value j of the result belongs to list i; it is at starts[i] + (j - offsets[i]).
+        positions = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
+        return type(self)(self.values[positions], offsets)
 
     def keep(self, kept: NDArray[np.bool_]) -> Self:
-        """Leave out the values where `kept`, bool [m], is false."""
+        """Return the lists with only the values where `kept`, bool [m], is true."""
         owners = np.repeat(np.arange(len(self)), self.lengths())
-        return type(self)(
-            self.values[kept], _offsets(np.bincount(owners[kept], minlength=len(self)))
-        )
+        lengths = np.bincount(owners[kept], minlength=len(self))
+        return type(self)(self.values[kept], _offsets(lengths))
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

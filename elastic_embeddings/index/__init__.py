@@ -1,1 +1,1 @@
-"""From keys to entries and rows: a hash table in compiled code."""
+"""The key index: a hash table from keys to entries and rows, in compiled code."""

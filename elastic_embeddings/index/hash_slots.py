@@ -1,85 +1,204 @@
-"""The open-addressing table from keys to entries: linear probing, growth a little at a time, deletion without tombstones.
+"""The open-addressing table from keys to entries: linear probing, deletion without tombstones.
 
-A slot is 16 bytes, so a search touches one cache line or two. A key's hash is scaled to the capacity, which keeps the
-order of slots when the capacity grows: growing means to walk down the table and move everything up, in place, in an array
-whose address space was set aside beforehand. It is done in stages of a millisecond, so nobody waits for it.
+A slot has 16 bytes, so a search touches one or two cache lines. The hash of a key is scaled to the
+capacity, so a larger capacity keeps the order of slots. The table grows in place: its slots move
+up, from the last to the first, within reserved address space. This happens in stages of about a
+millisecond, between which keys can be found and inserted.
+
+Arrays of the kernels:
+    pairs: uint64 [slots, 2], the key and its entry + 1; 0 if the slot is empty.
+    layout: `SlotLayout`.
+
+Kernels index with unsigned numbers: numba tests signed ones for being negative.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
-from elastic_embeddings.core.native import committed_bytes, release, reserved
-from elastic_embeddings.index import upkeep as kernels
-from elastic_embeddings.index.kernels import Layout, find
+from elastic_embeddings.core.hashing import mix
+from elastic_embeddings.core.memory import committed_bytes, release, reserved
+from elastic_embeddings.core.native import compiled, prefetch
 
 _FIRST_CAPACITY = 1_024
-_FULL, _BUILT = 0.58, 0.5  # shares of the slots in use where growth begins, and after a rebuild
+_FULL, _BUILT = 0.58, 0.5  # load at which growth begins, and load after a rebuild
 _GROWTH = 1.5
-_STAGE_SLOTS, _STAGE_KEYS = (
-    65_536,
-    4_096,
-)  # slots moved a stage, keys let in between two: the load passes _FULL by .04 at most
+# Slots that a stage moves, and keys that may be inserted between stages. With these numbers the
+# load exceeds _FULL by 0.04 at most while the table grows.
+_STAGE_SLOTS, _STAGE_KEYS = 65_536, 4_096
+
+AHEAD = 32  # memory accesses in flight
+RING_MASK = np.uint64(AHEAD - 1)
+# Any constant: keys that were sampled or sharded by their `mix64` must still spread over all slots.
+SALT = np.uint64(0xD6E8FEB86659FD93)
+ONE, TWO, _32 = np.uint64(1), np.uint64(2), np.uint64(32)
+
+Pairs = NDArray[np.uint64]
+
+
+class SlotLayout(NamedTuple):
+    """Where keys are: slots below `boundary` by `capacity`, others by the `wider` capacity.
+
+    All three are equal unless the table is growing.
+    """
+
+    capacity: np.uint64
+    wider: np.uint64
+    boundary: np.uint64
 
 
 class HashSlots:
-    """Slots of distinct keys. `layout` and `pairs` are what the kernels take.
+    """Slots of distinct keys.
 
     Args:
-        reserve: slots for which address space is set aside; when outgrown it is doubled, at the price of one copy.
+        reserve: slots to reserve address space for. A table that outgrows it is copied once to
+            twice the address space.
+
+    Attributes:
+        pairs, layout: the arguments of the kernels.
     """
 
     def __init__(self, reserve: int) -> None:
-        self.pairs: NDArray[np.uint64] = reserved((max(reserve, 4 * _FIRST_CAPACITY), 2), np.uint64)
-        self.layout = _settled(_FIRST_CAPACITY)
-        self._due = 0  # keys in use at which the next stage of growth has to be taken
+        self.pairs: Pairs = reserved((max(reserve, 4 * _FIRST_CAPACITY), 2), np.uint64)
+        self.layout = _layout(_FIRST_CAPACITY)
+        self._next_stage = 0  # number of keys at which the next stage of growth must run
 
     @property
     def growing(self) -> bool:
-        """Whether part of the table still lies where the old capacity puts it."""
-        return self.layout[0] != self.layout[1]
+        """Whether some slots are still placed by the old capacity."""
+        return self.layout.capacity != self.layout.wider
 
-    def room(self, used: int) -> int:
-        """Return how many keys may be inserted beside `used` ones until `make_room` must be called."""
-        return max(0, (self._due if self.growing else int(_FULL * int(self.layout[0]))) - used)
+    def free(self, used: int) -> int:
+        """Return the number of keys that can be added to `used` ones before `grow` must run."""
+        limit = self._next_stage if self.growing else int(_FULL * int(self.layout.capacity))
+        return max(0, limit - used)
 
-    def make_room(self, used: int) -> None:
-        """Take one step of growth beside `used` keys: the next stage, or the first of a new capacity."""
-        self._due = used + _STAGE_KEYS
+    def grow(self, used: int) -> None:
+        """Run a stage of growth, the next one or the first one of a new capacity."""
+        self._next_stage = used + _STAGE_KEYS
         if not self.growing:
-            wider = int(_GROWTH * int(self.layout[0]))
+            wider = int(_GROWTH * int(self.layout.capacity))
             self._reserve(2 * wider)
-            self.layout = (self.layout[0], np.uint64(wider), self.layout[0])
-        boundary = kernels.migrate(self.pairs, self.layout, _STAGE_SLOTS)
-        self.layout = (
-            (self.layout[0], self.layout[1], np.uint64(boundary))
-            if boundary
-            else _settled(int(self.layout[1]))
-        )
+            self.layout = self.layout._replace(wider=np.uint64(wider))
+        boundary = _migrate(self.pairs, self.layout, _STAGE_SLOTS)
+        if boundary:
+            self.layout = self.layout._replace(boundary=np.uint64(boundary))
+        else:
+            self.layout = _layout(int(self.layout.wider))
 
     def rebuild(self, keys: NDArray[np.int64]) -> bool:
-        """Hold the i-th key as entry i and nothing else, in as many slots as needed; False where a key is there twice."""
+        """Replace the content: the i-th key is entry i. Return False if a key is repeated."""
         release(self.pairs, 0)
         capacity = max(_FIRST_CAPACITY, int(len(keys) / _BUILT))
         self._reserve(2 * capacity)
-        self.layout = _settled(capacity)
-        return bool(kernels.insert_all(self.pairs, self.layout, keys))
+        self.layout = _layout(capacity)
+        return bool(_insert_all(self.pairs, self.layout, keys))
 
     def find(self, bits: NDArray[np.uint64], entries: NDArray[np.int32]) -> None:
-        """Fill `entries` int32 [n] with those of keys uint64 [n], -1 where a key is not here."""
-        find(self.pairs, self.layout, bits, entries)
+        """Write the entries of keys uint64 [n] to `entries` int32 [n]; -1: unknown."""
+        _find(self.pairs, self.layout, bits, entries)
 
     def nbytes(self) -> int:
         """Return the committed bytes."""
-        return committed_bytes(self.pairs, int(self.layout[1]))
+        return committed_bytes(self.pairs, int(self.layout.wider))
 
     def _reserve(self, slots: int) -> None:
+        # Callers ask for twice the capacity: searches run into the slots behind it.
         if slots > len(self.pairs):
-            wider: NDArray[np.uint64] = reserved((max(slots, 2 * len(self.pairs)), 2), np.uint64)
+            wider: Pairs = reserved((max(slots, 2 * len(self.pairs)), 2), np.uint64)
             wider[: slots // 2] = self.pairs[: slots // 2]
             self.pairs = wider
 
 
-def _settled(capacity: int) -> Layout:
-    return np.uint64(capacity), np.uint64(capacity), np.uint64(capacity)
+def _layout(capacity: int) -> SlotLayout:
+    return SlotLayout(np.uint64(capacity), np.uint64(capacity), np.uint64(capacity))
+
+
+@compiled
+def home(key: np.uint64, layout: SlotLayout) -> np.uint64:
+    """Return the slot at which the search for a key begins.
+
+    Scaling replaces a modulo (Lemire: Fast Random Integer Generation in an Interval).
+    """
+    high = mix(key ^ SALT) >> _32
+    slot = (high * layout.capacity) >> _32
+    return slot if slot < layout.boundary else (high * layout.wider) >> _32
+
+
+@compiled
+def locate(pairs: Pairs, key: np.uint64, slot: np.uint64) -> np.uint64:
+    """Return the slot of the key, or the empty slot for it, searching from its home."""
+    # It ends without a test for the array's end: the last slots are always empty.
+    while pairs[slot, 1] != 0 and pairs[slot, 0] != key:
+        slot += ONE
+    return slot
+
+
+@compiled
+def vacate(pairs: Pairs, layout: SlotLayout, slot: np.uint64) -> None:
+    """Empty a slot without a tombstone (Knuth vol. 3, 6.4, algorithm R)."""
+    # Later keys that a search would no longer reach are moved back.
+    other = slot + ONE
+    while pairs[other, 1] != 0:
+        if home(pairs[other, 0], layout) <= slot:
+            pairs[slot, 0], pairs[slot, 1] = pairs[other, 0], pairs[other, 1]
+            slot = other
+        other += ONE
+    pairs[slot, 0] = pairs[slot, 1] = 0
+
+
+@compiled
+def _find(
+    pairs: Pairs, layout: SlotLayout, batch: NDArray[np.uint64], entries: NDArray[np.int32]
+) -> None:
+    # The homes of the next keys wait in a ring while their cache lines are fetched.
+    flat, ring = pairs.reshape(-1), np.empty(AHEAD, np.uint64)
+    for i in range(min(AHEAD, len(batch))):
+        ring[np.uint64(i) & RING_MASK] = home(batch[i], layout)
+        prefetch(flat, ring[np.uint64(i) & RING_MASK] * TWO)
+    for i in range(len(entries)):
+        turn = np.uint64(i) & RING_MASK
+        entries[i] = np.int64(pairs[locate(pairs, batch[i], ring[turn]), 1]) - 1
+        if i + AHEAD < len(entries):
+            ring[turn] = home(batch[i + AHEAD], layout)
+            prefetch(flat, ring[turn] * TWO)
+
+
+@compiled
+def _migrate(pairs: Pairs, layout: SlotLayout, slots: int) -> int:
+    """Move the last `slots` slots below the boundary by the wider capacity.
+
+    Returns:
+        the new boundary.
+    """
+    end = np.int64(layout.boundary)
+    start = max(end - slots, np.int64(0))
+    # The moved block ends at an empty slot, so no search for a key below the boundary crosses it.
+    while pairs[end, 1] != 0:
+        end += 1
+    block = pairs[start:end].copy()
+    pairs[start:end] = 0
+    moved = SlotLayout(layout.capacity, layout.wider, np.uint64(start))
+    for i in range(len(block)):
+        if block[i, 1] != 0:
+            slot = locate(pairs, block[i, 0], home(block[i, 0], moved))
+            pairs[slot, 0], pairs[slot, 1] = block[i, 0], block[i, 1]
+    return int(start)
+
+
+@compiled
+def _insert_all(pairs: Pairs, layout: SlotLayout, keys: NDArray[np.int64]) -> bool:
+    """Insert the i-th key as entry i into empty slots; return False if a key is repeated."""
+    flat = pairs.reshape(-1)
+    for i in range(len(keys)):
+        if i + AHEAD < len(keys):
+            prefetch(flat, home(np.uint64(keys[i + AHEAD]), layout) * TWO)
+        key = np.uint64(keys[i])
+        slot = locate(pairs, key, home(key, layout))
+        if pairs[slot, 1] != 0:
+            return False
+        pairs[slot, 0], pairs[slot, 1] = key, np.uint64(i + 1)
+    return True

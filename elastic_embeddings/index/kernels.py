@@ -1,90 +1,84 @@
-"""The compiled loops of the key index, over plain arrays; `KeyIndex` and `HashSlots` own the arrays and say what they mean.
-
-Arrays, everywhere the same:
-    pairs: uint64 [slots, 2], the key and its entry + 1, 0 where the slot is empty.
-    layout: three uint64, the capacity, the capacity the table is growing to, and the boundary between the two (`home`).
-    keys: int64 [entries]; meta: int32 [entries, 4], the columns ROW … FIELD.
-
-Indices are unsigned, or numba would test each for a Python-like negative index.
-"""
+"""The compiled loops over the entries of the key index. `KeyIndex` owns the arrays."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elastic_embeddings.core.hashing import mix
 from elastic_embeddings.core.native import compiled, prefetch
-
-Layout = tuple[np.uint64, np.uint64, np.uint64]
+from elastic_embeddings.index.hash_slots import (
+    AHEAD,
+    ONE,
+    RING_MASK,
+    TWO,
+    Pairs,
+    SlotLayout,
+    home,
+    locate,
+    vacate,
+)
 
 ROW, COUNT, LAST_SEEN, FIELD = 0, 1, 2, 3
-HOLE = -1  # the row of an entry that was forgotten, also of one beyond the last in use
+HOLE = -1  # row of a removed entry
 COUNT_LIMIT = 2**31 - 1
+_FOUR = np.uint64(4)
 
-AHEAD = 32  # so many memory accesses are under way at once
-_RING = np.uint64(AHEAD - 1)
-SALT = np.uint64(
-    0xD6E8FEB86659FD93
-)  # arbitrary: keys that were sampled or sharded by their `mix64` spread all the same
-ONE, TWO, _FOUR, _S32 = (np.uint64(value) for value in (1, 2, 4, 32))
+Int32s = NDArray[np.int32]
 
 
-@compiled
-def home(key: np.uint64, layout: Layout) -> np.uint64:
-    """The slot at which the search for a key begins.
+class IndexArrays(NamedTuple):
+    """The arrays of an index.
 
-    The hash is scaled to the capacity (Lemire: Fast Random Integer Generation in an Interval), so a larger capacity keeps
-    the order of slots. While the table grows, slots from `boundary` on have moved to where the wider capacity puts them.
+    Attributes:
+        pairs, layout: the hash table, of `elastic_embeddings.index.hash_slots`.
+        keys: int64 [entries].
+        meta: int32 [entries, 4], the columns ROW to FIELD: four entries per cache line.
     """
-    capacity, wider, boundary = layout
-    high = mix(key ^ SALT) >> _S32
-    at = (high * capacity) >> _S32
-    return at if at < boundary else (high * wider) >> _S32
+
+    pairs: Pairs
+    layout: SlotLayout
+    keys: NDArray[np.int64]
+    meta: Int32s
 
 
 @compiled
-def locate(pairs: NDArray[np.uint64], key: np.uint64, at: np.uint64) -> np.uint64:
-    """The slot of the key, or the empty slot where it belongs, searching from its home; the last slots are always empty."""
-    while pairs[at, 1] != 0 and pairs[at, 0] != key:
-        at += ONE
-    return at
-
-
-@compiled
-def assign(
-    pairs: NDArray[np.uint64],
-    layout: Layout,
-    keys: NDArray[np.int64],
-    meta: NDArray[np.int32],
+def find_or_insert(
+    index: IndexArrays,
     size: int,
-    stop: int,
+    max_size: int,
     distinct: NDArray[np.uint64],
-    firsts: NDArray[np.int32],
+    firsts: Int32s,
     fields: NDArray[np.int16],
     start: int,
-    entries: NDArray[np.int32],
+    entries: Int32s,
 ) -> tuple[int, int]:
-    """Find or insert `distinct[start:]`, until done or `stop` entries are in use; fills `entries` int32 [U].
+    """Find or insert `distinct[start:]`, until done or `max_size` entries are in use.
+
+    Writes `entries` int32 [U].
 
     Returns:
-        how far it came, and the entries in use.
+        the position of the first key that is not done, and the number of entries in use.
     """
+    pairs, layout, keys, meta = index
+    # The homes of the next keys wait in a ring while their cache lines are fetched.
     flat, ring = pairs.reshape(-1), np.empty(AHEAD, np.uint64)
     for u in range(start, min(start + AHEAD, len(distinct))):
-        ring[np.uint64(u) & _RING] = home(distinct[u], layout)
-        prefetch(flat, ring[np.uint64(u) & _RING] * TWO)
+        ring[np.uint64(u) & RING_MASK] = home(distinct[u], layout)
+        prefetch(flat, ring[np.uint64(u) & RING_MASK] * TWO)
     for u in range(start, len(distinct)):
-        key, turn = distinct[u], np.uint64(u) & _RING
-        at = locate(pairs, key, ring[turn])
-        if pairs[at, 1] == 0:
-            if size == stop:
+        key, turn = distinct[u], np.uint64(u) & RING_MASK
+        slot = locate(pairs, key, ring[turn])
+        if pairs[slot, 1] == 0:
+            if size == max_size:
                 return u, size
-            _insert(
-                pairs, keys, meta, at, key, size, fields[firsts[u]] if len(fields) else np.int16(0)
-            )
+            keys[size] = np.int64(key)
+            meta[size, ROW] = meta[size, COUNT] = meta[size, LAST_SEEN] = 0
+            meta[size, FIELD] = fields[firsts[u]] if len(fields) else np.int16(0)
             size += 1
-        entries[u] = pairs[at, 1] - ONE
+            pairs[slot, 0], pairs[slot, 1] = key, np.uint64(size)
+        entries[u] = pairs[slot, 1] - ONE
         if u + AHEAD < len(distinct):
             ring[turn] = home(distinct[u + AHEAD], layout)
             prefetch(flat, ring[turn] * TWO)
@@ -92,34 +86,13 @@ def assign(
 
 
 @compiled
-def _insert(
-    pairs: NDArray[np.uint64],
-    keys: NDArray[np.int64],
-    meta: NDArray[np.int32],
-    at: np.uint64,
-    key: np.uint64,
-    entry: int,
-    field: int,
-) -> None:
-    keys[entry] = np.int64(key)
-    meta[entry, ROW] = meta[entry, COUNT] = meta[entry, LAST_SEEN] = 0
-    meta[entry, FIELD] = field
-    pairs[at, 0], pairs[at, 1] = key, np.uint64(entry + 1)
-
-
-@compiled
 def stamp(
-    entries: NDArray[np.int32],
-    times: NDArray[np.int32],
-    meta: NDArray[np.int32],
-    step: int,
-    seen_before: NDArray[np.int32],
-    known: NDArray[np.int32],
+    entries: Int32s, times: Int32s, meta: Int32s, step: int, seen_before: Int32s, known: Int32s
 ) -> None:
-    """Count and stamp distinct entries int32 [U] that occur so many times.
+    """Add `times` int32 [U] to the counts of distinct entries int32 [U], and set their last step.
 
-    Cuts `times` int32 [U] to what could be counted; fills int32 [U] with the older stamps and int32 [3, U] with rows,
-    counts and fields.
+    Limits `times` to what the count can hold. Writes the previous last steps int32 [U], and rows,
+    counts and fields int32 [3, U].
     """
     flat = meta.reshape(-1)
     for u in range(len(entries)):
@@ -130,51 +103,26 @@ def stamp(
         seen_before[u] = meta[entry, LAST_SEEN]
         meta[entry, COUNT] += times[u]
         meta[entry, LAST_SEEN] = step
-        known[0, u], known[1, u], known[2, u] = (
-            meta[entry, ROW],
-            meta[entry, COUNT],
-            meta[entry, FIELD],
-        )
+        known[0, u] = meta[entry, ROW]
+        known[1, u] = meta[entry, COUNT]
+        known[2, u] = meta[entry, FIELD]
 
 
 @compiled
-def unstamp(
-    meta: NDArray[np.int32],
-    step: int,
-    entries: NDArray[np.int32],
-    times: NDArray[np.int32],
-    seen_before: NDArray[np.int32],
-) -> None:
-    """Take `stamp` back; entries that were forgotten since are left alone."""
+def unstamp(meta: Int32s, step: int, entries: Int32s, times: Int32s, seen_before: Int32s) -> None:
+    """Undo `stamp`, except for entries that were removed since."""
     for u in range(len(entries)):
         entry = np.uint64(entries[u])
         if meta[entry, ROW] == HOLE:
             continue
         meta[entry, COUNT] -= times[u]
-        if meta[entry, LAST_SEEN] == step:
+        if meta[entry, LAST_SEEN] == step:  # else a later batch has seen the key
             meta[entry, LAST_SEEN] = seen_before[u]
 
 
 @compiled
-def find(
-    pairs: NDArray[np.uint64], layout: Layout, batch: NDArray[np.uint64], entries: NDArray[np.int32]
-) -> None:
-    """Fill `entries` int32 [n] with those of `batch`, -1 where there is none."""
-    flat, ring = pairs.reshape(-1), np.empty(AHEAD, np.uint64)
-    for i in range(min(AHEAD, len(batch))):
-        ring[np.uint64(i) & _RING] = home(batch[i], layout)
-        prefetch(flat, ring[np.uint64(i) & _RING] * TWO)
-    for i in range(len(entries)):
-        turn = np.uint64(i) & _RING
-        entries[i] = np.int64(pairs[locate(pairs, batch[i], ring[turn]), 1]) - 1
-        if i + AHEAD < len(entries):
-            ring[turn] = home(batch[i + AHEAD], layout)
-            prefetch(flat, ring[turn] * TWO)
-
-
-@compiled
-def to_rows(meta: NDArray[np.int32], entries: NDArray[np.int32]) -> None:
-    """Replace entries int32 [n] by their rows, -1 by row 0."""
+def to_rows(meta: Int32s, entries: Int32s) -> None:
+    """Replace entries int32 [n] by their rows, and -1 by row 0."""
     flat = meta.reshape(-1)
     for i in range(len(entries)):
         if i + AHEAD < len(entries) and entries[i + AHEAD] >= 0:
@@ -183,27 +131,56 @@ def to_rows(meta: NDArray[np.int32], entries: NDArray[np.int32]) -> None:
 
 
 @compiled
-def group(inverse: NDArray[np.int32], distinct: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Sort the positions of a batch by their distinct entry, keeping their order within one: a counting sort.
-
-    Args:
-        inverse: int32 [n], values in 0 … distinct - 1.
-        distinct: how many distinct entries there are, U.
+def remove(index: IndexArrays, entries: Int32s, freed: Int32s) -> tuple[int, int]:
+    """Make holes of entries; holes among them are skipped. Writes their rows to `freed`.
 
     Returns:
-        order int32 [n] and offsets int32 [U + 1]: the positions of the u-th entry are order[offsets[u] : offsets[u + 1]].
+        the number of new holes, and the number of freed rows.
     """
-    offsets, order = np.zeros(distinct + 1, np.int32), np.empty(len(inverse), np.int32)
-    for i in range(len(inverse)):
-        offsets[np.uint64(inverse[i])] += 1
-    total = 0
-    for u in range(
-        distinct + 1
-    ):  # offsets become the ends; filling backwards turns them into the starts
-        total += offsets[u]
-        offsets[u] = total
-    for i in range(len(inverse) - 1, -1, -1):
-        place = np.uint64(inverse[i])
-        offsets[place] -= 1
-        order[np.uint64(offsets[place])] = i
-    return order, offsets
+    pairs, layout, keys, meta = index
+    flat, holes, rows = pairs.reshape(-1), 0, 0
+    for i in range(len(entries)):
+        if i + AHEAD < len(entries):
+            prefetch(flat, home(np.uint64(keys[entries[i + AHEAD]]), layout) * TWO)
+        entry = entries[i]
+        if meta[entry, ROW] == HOLE:
+            continue
+        if meta[entry, ROW] > 0:
+            freed[rows] = meta[entry, ROW]
+            rows += 1
+        key = np.uint64(keys[entry])
+        vacate(pairs, layout, locate(pairs, key, home(key, layout)))
+        keys[entry] = 0
+        meta[entry, ROW] = HOLE
+        meta[entry, COUNT] = meta[entry, LAST_SEEN] = meta[entry, FIELD] = 0
+        holes += 1
+    return holes, rows
+
+
+@compiled
+def close_holes(keys: NDArray[np.int64], meta: Int32s, size: int) -> int:
+    """Move the entries that are not holes to the front, in order; return their number."""
+    kept = 0
+    for entry in range(size):
+        if meta[entry, ROW] == HOLE:
+            continue
+        keys[kept] = keys[entry]
+        meta[kept] = meta[entry]
+        kept += 1
+    return kept
+
+
+@compiled
+def trim(meta: Int32s, size: int) -> int:
+    """Return the number of entries without the holes at the end."""
+    while size > 0 and meta[size - 1, ROW] == HOLE:
+        size -= 1
+    return size
+
+
+@compiled
+def entries_by_row(meta: Int32s, size: int, by_row: Int32s) -> None:
+    """Write entry + 1 of each row to `by_row` int32 [highest row + 1], which starts as zeros."""
+    for entry in range(size):
+        if meta[entry, ROW] > 0:
+            by_row[np.uint64(meta[entry, ROW])] = entry + 1

@@ -1,1 +1,1 @@
-"""The table as a Keras layer, and the line on the dataset that runs the index ahead."""
+"""The table as a Keras layer, and the dataset transformation that prepares batches ahead."""

@@ -1,6 +1,6 @@
-"""A trained elastic layer as stock TensorFlow, for export: sorted keys, a binary search, a gather.
+"""A trained elastic layer as stock TensorFlow, for export: sorted keys, binary search, gather.
 
-frozen(model).export("served")     # a SavedModel that any TensorFlow loads, without this package
+frozen(model).export("served")     # a SavedModel that needs TensorFlow only
 """
 
 from __future__ import annotations
@@ -13,20 +13,18 @@ import numpy as np
 import tensorflow as tf
 
 from elastic_embeddings.errors import InputError
-from elastic_embeddings.layers.arguments import LayerArguments
-from elastic_embeddings.layers.keyed_layer import KeyedLayer
+from elastic_embeddings.foreign import all_layers
+from elastic_embeddings.layers.base import KeyedLayer, LayerArguments
 from elastic_embeddings.layers.layer import ElasticEmbedding
-
-_BEFORE_ALL = np.iinfo(np.int64).min
 
 
 @keras.saving.register_keras_serializable(package="elastic_ctr")
 class FrozenEmbedding(KeyedLayer):
-    """What an `ElasticEmbedding` gives without training, as it was when this was made. Its weights do not learn.
+    """A copy of an `ElasticEmbedding` for inference. Its weights are not trainable.
 
     Args:
         dim: as the layer's.
-        rows: how many keys have a vector.
+        rows: the number of keys that have a vector.
         combiner: as the layer's.
         padding: as the layer's.
         share: as the layer's.
@@ -42,16 +40,14 @@ class FrozenEmbedding(KeyedLayer):
         share: Mapping[str, str] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            LayerArguments(dim, combiner=combiner, padding=padding, share=share), **kwargs
-        )
+        arguments = LayerArguments(dim, combiner=combiner, padding=padding, share=share)
+        super().__init__(arguments, **kwargs)
         self.rows = rows
 
     @classmethod
     def of(cls, layer: ElasticEmbedding) -> Self:
-        """Return the frozen twin of a built layer."""
-        keys = np.sort(layer.table.keys())
-        given = layer.arguments
+        """Return the frozen copy of a built layer."""
+        keys, given = np.sort(layer.table.keys()), layer.arguments
         frozen = cls(
             given.dim,
             len(keys),
@@ -62,74 +58,68 @@ class FrozenEmbedding(KeyedLayer):
             dtype=layer.dtype_policy,
         )
         frozen.build(None)
-        frozen._keys.assign(np.concatenate([[_BEFORE_ALL], keys]))
+        # The smallest int64 comes first, so that the search below always finds a key that is not
+        # greater. If that key has a row, it is there twice and the second one is found.
+        frozen._keys.assign(np.concatenate([[np.iinfo(np.int64).min], keys]))
+        rows = np.concatenate([np.zeros(1, np.int32), layer.table.find(keys)])
         for name, slab in layer.table.slabs.items():
-            rows = np.concatenate([np.zeros(1, np.int32), layer.table.find(keys)])
             frozen._vectors[name].assign(slab.vectors(rows))
         return frozen
 
     def build(self, input_shape: Any) -> None:
-        """Make the weights, all zero: keys int64 [rows + 1] and vectors float32 [rows + 1, dim], the first for unknown keys."""
-        self._keys = self.add_weight(
-            shape=(self.rows + 1,), initializer="zeros", dtype="int64", trainable=False, name="keys"
-        )
+        """Create the weights, all zero.
+
+        Keys int64 [rows + 1] and vectors float32 [rows + 1, dim]; the first is for unknown keys.
+        """
+        rows, constant = self.rows + 1, {"initializer": "zeros", "trainable": False}
+        self._keys = self.add_weight(shape=(rows,), dtype="int64", name="keys", **constant)
         self._vectors = {
-            name: self.add_weight(
-                shape=(self.rows + 1, dim),
-                initializer="zeros",
-                dtype="float32",
-                trainable=False,
-                name=name,
-            )
+            name: self.add_weight(shape=(rows, dim), dtype="float32", name=name, **constant)
             for name, dim in self.arguments.widths().items()
         }
 
     def vectors(
         self, names: tuple[str, ...], keys: tf.Tensor, sizes: tf.Tensor, *, training: bool | None
     ) -> dict[str, tf.Tensor]:
-        """Return the vectors of keys, training or not."""
-        rows = self._find(keys)
+        """Return the vectors of keys; `training` has no effect."""
+        # The last key that is not greater; row 0 if it is another key.
+        last = tf.searchsorted(self._keys.value, keys, side="right") - 1
+        rows = tf.where(tf.gather(self._keys.value, last) == keys, last, 0)
         return {name: tf.gather(vectors.value, rows) for name, vectors in self._vectors.items()}
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments."""
         plain = self.arguments.plain()
-        mine = {name: plain[name] for name in ("dim", "combiner", "padding", "share")}
-        return {**super().get_config(), **mine, "rows": self.rows}
-
-    def _find(self, keys: tf.Tensor) -> tf.Tensor:
-        """Rows int32 [n] of keys int64 [n]; 0 where unknown."""
-        last = (
-            tf.searchsorted(self._keys.value, keys, side="right") - 1
-        )  # the last key that is not above; never below 0
-        return tf.where(tf.gather(self._keys.value, last) == keys, last, 0)
+        own = {name: plain[name] for name in ("dim", "combiner", "padding", "share")}
+        return {**super().get_config(), **own, "rows": self.rows}
 
 
 def frozen(model: keras.Model) -> keras.Model:
-    """Return a copy of a functional or sequential model for inference, its elastic layers as `FrozenEmbedding`.
+    """Return a copy of a functional or sequential model for inference.
+
+    Its elastic layers become `FrozenEmbedding` layers.
 
     Raises:
-        InputError: an elastic layer lies inside a nested model or layer.
+        InputError: an elastic layer is inside a nested model or layer.
     """
-    inside = [
+    nested = [
         layer.name
-        for layer in model._flatten_layers()
+        for layer in all_layers(model)
         if isinstance(layer, ElasticEmbedding) and layer not in model.layers
     ]
-    if inside:
+    if nested:
         raise InputError(
-            f"frozen: {inside} lie inside layers of {model.name}: replace them by FrozenEmbedding.of(layer) yourself"
+            f"frozen: {nested} are inside layers of {model.name}: "
+            "replace them by FrozenEmbedding.of(layer) yourself"
         )
-    copy = keras.models.clone_model(model, clone_function=_stand_in)
+
+    def copy_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if isinstance(layer, ElasticEmbedding):
+            return FrozenEmbedding.of(layer)
+        return type(layer).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=copy_layer)
     for layer, twin in zip(model.layers, copy.layers, strict=True):
         if not isinstance(layer, ElasticEmbedding):
             twin.set_weights(layer.get_weights())
     return copy
-
-
-def _stand_in(layer: keras.layers.Layer) -> keras.layers.Layer:
-    return (
-        FrozenEmbedding.of(layer)
-        if isinstance(layer, ElasticEmbedding)
-        else type(layer).from_config(layer.get_config())
-    )

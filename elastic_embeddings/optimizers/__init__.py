@@ -1,1 +1,1 @@
-"""Group-lasso rules: each formula once, run in a graph or in a compiled kernel over rows."""
+"""Group-lasso optimizers: each formula is written once and runs in graphs and compiled kernels."""

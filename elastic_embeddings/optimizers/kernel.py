@@ -1,14 +1,19 @@
-"""The update of rows in host memory, fused: sum of gradients, rule, proximal step, write. One compiled loop per rule.
+"""The update of rows in host memory, fused into one compiled loop per rule.
 
-A block of rows at a time is copied into scratch memory that fits the first cache, worked on in flat loops, and copied
-back, while the next block's rows are on their way from memory. Rows take no notice of their neighbours, so the result
-does not depend on how a batch is cut into ranges for threads.
+A block of rows at a time is copied into scratch memory that fits the first-level cache, updated
+there in flat loops, and copied back. The rows of the next block are prefetched meanwhile.
+A row's result does not depend on its neighbours, so a batch can be split over threads anywhere.
+
+The scratch memory is one flat float32 array of areas of `AREA` elements: weights, linear terms,
+curvatures, then one area per slot of the state. Element j of the block's r-th row is at
+r · dim + j of each area. All offsets are constants, so the compiler knows that areas do not
+overlap and vectorises every loop over them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -16,31 +21,57 @@ import numpy as np
 from numba import literally
 from numpy.typing import NDArray
 
-from elastic_embeddings.core.native import compiled, prefetch
-from elastic_embeddings.core.row_vectors import add_vector, lanes_of
-from elastic_embeddings.errors import InputError
-from elastic_embeddings.optimizers.elementwise import inlined
-from elastic_embeddings.optimizers.proximal import (
-    divide,
-    frequency_factor,
-    missed_steps,
-    shrink_closed,
-    shrink_exact,
-    soften,
+from elastic_embeddings.core.native import (
+    add_vector,
+    compiled,
+    inlined,
+    lanes_of,
+    prefetch,
+    sum_of_squares,
 )
-from elastic_embeddings.optimizers.rounding import Storage, row_stream
-from elastic_embeddings.optimizers.row_block import AREA, CURVATURE, LINEAR, SLOTS, Block
-from elastic_embeddings.optimizers.row_storage import ROW_STORAGE
+from elastic_embeddings.optimizers import formulas
+from elastic_embeddings.optimizers.formulas import (
+    AdamConstants,
+    FtrlConstants,
+    RowwiseConstants,
+    Value,
+)
+from elastic_embeddings.optimizers.proximal import NEWTON_STEPS
+from elastic_embeddings.optimizers.row_storage import (
+    ROW_STORAGE,
+    Block,
+    Storage,
+    Stored,
+    row_stream,
+)
+
+AREA = 512
+WEIGHTS_AT = 0
+LINEAR_AT = AREA
+CURVATURE_AT = 2 * AREA
+STATE_AT = 3 * AREA
+_SLOT_0_AT, _SLOT_1_AT, _SLOT_2_AT, _SLOT_3_AT = (STATE_AT + slot * AREA for slot in range(4))
 
 _LINE = 16  # float32 in a cache line
-_AHEAD = 48  # gradients on their way from memory
+_GRADIENTS_AHEAD = 48  # gradients that are prefetched
+_CONVERGED = np.float32(1e-4)  # relative size of the last Newton step; its square is the error
 
+BlockRule = Callable[..., None]
 RowKernel = Callable[..., None]
-Stored = NDArray[Any]
+Copy = Callable[..., None]  # of `RowStorage`
+Int32s = NDArray[np.int32]
 
 
 class Penalties(NamedTuple):
-    """Strengths of one step, float32: l1, 2 l2, l21 √dim, C and N of `DynamicL1` (C = 0: l1 as it is), decay and its step."""
+    """The penalties of one step, float32.
+
+    Attributes:
+        l1, twice_l2: strengths of ‖x‖₁, and of ‖x‖₂² times 2.
+        threshold: l21 √dim.
+        multiple, min_count: C and N of `DynamicL1`; C = 0: l1 is the same for all rows.
+        decay, decay_steps: as in `Optimizer`; decay = 0: none.
+        step: 1 at the first step.
+    """
 
     l1: np.float32
     twice_l2: np.float32
@@ -52,210 +83,289 @@ class Penalties(NamedTuple):
     step: np.float32
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What a kernel is compiled for.
+@lru_cache
+def update_kernel(
+    block_rule: BlockRule, slots: int, width: int, dim: int, exact: bool, storage: Storage
+) -> RowKernel:
+    """Return the compiled update of rows.
 
-    Attributes:
-        advance: the rule on a block, of `elastic_embeddings.optimizers.row_block`.
-        slots: how many areas of state there are.
-        width: elements of each in a row: `dim`, or 1.
-        dim: width of the vectors.
+    Its arguments are the rule's constants, `Penalties`, the salt of stochastic rounding (uint64),
+    and those of the result of `Optimizer.row_kernel`. Counts are read only if C > 0 or decay > 0.
+
+    Args:
+        block_rule: the rule on a block, such as `adam_block`.
+        slots: number of slots of the state.
+        width: elements of a row's slot: `dim` or 1.
+        dim: width of the vectors, at most `AREA`.
         exact: the exact proximal step, or the closed form.
         storage: of weights and state.
     """
-
-    advance: Callable[..., None]
-    slots: int
-    width: int
-    dim: int
-    exact: bool
-    storage: Storage
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.dim <= AREA:
-            raise InputError(
-                f"the row kernels serve widths of 1 to {AREA}, not {self.dim}: split the vector over several slabs"
-            )
-
-
-@lru_cache
-def update_kernel(layout: Layout) -> RowKernel:
-    """Return the compiled update of rows.
-
-    Its arguments: the rule's numbers, `Penalties`, the salt of stochastic rounding uint64, then weights [N, dim],
-    state [N, slots · width], rows int32 [U], order int32 [n], offsets int32 [U + 1], gradients float32 [n, dim],
-    counts int32 [U] (read only if C > 0 or decay > 0), and the range lo, hi of U to update.
-    """
-    advance, (read, write), shrink = (
-        layout.advance,
-        ROW_STORAGE[layout.storage],
-        shrink_exact if layout.exact else shrink_closed,
-    )
-    dim, lanes, slots, width = layout.dim, lanes_of(layout.dim), layout.slots, layout.width
-    slot_lanes, a_block = lanes_of(width), AREA // dim
+    read, write = ROW_STORAGE[storage]
+    shrink = (shrink_closed, shrink_exact)[exact]
+    lanes, slot_lanes, rows_per_block = lanes_of(dim), lanes_of(width), AREA // dim
 
     @compiled
     def update(
-        numbers: Any,
+        constants: Any,
         penalties: Penalties,
         salt: np.uint64,
         weights: Stored,
         state: Stored,
-        rows: NDArray[np.int32],
-        order: NDArray[np.int32],
-        offsets: NDArray[np.int32],
+        rows: Int32s,
+        order: Int32s,
+        offsets: Int32s,
         gradients: NDArray[np.float32],
-        counts: NDArray[np.int32],
-        lo: int,
-        hi: int,
+        counts: Int32s,
+        begin: int,
+        end: int,
     ) -> None:
-        """Update places lo … hi - 1."""
-        b = np.zeros(SLOTS + slots * AREA, np.float32)
-        vectors, states, flat_gradients = (
-            weights.reshape(-1),
-            state.reshape(-1),
-            gradients.reshape(-1),
-        )
-        for first in range(lo, hi, a_block):
-            last = min(first + a_block, hi)
-            _load(b, 0, vectors, rows, first, last, 1, dim, lanes, read)
-            _load(b, SLOTS, states, rows, first, last, slots, width, slot_lanes, read)
-            _decay(b, penalties, counts, first, last, dim)
-            for u in range(first, last):
-                # a row of the next block at a time: a core waits when it has asked for two dozen cache lines at once
-                _ask(vectors, rows[min(u + a_block, hi - 1)], dim)
-                _ask(states, rows[min(u + a_block, hi - 1)], slots * width)
-                _sum_gradients(
-                    b,
-                    LINEAR + (u - first) * dim,
-                    flat_gradients,
-                    rows,
-                    order,
-                    offsets,
-                    u,
-                    dim,
-                    lanes,
-                )
-            advance(numbers, b, last - first, dim)
-            _penalise(b, penalties, counts, first, last, dim)
-            for r in range(last - first):
-                shrink(b, r * dim, dim, lanes, penalties.threshold)
-            divide(b, (last - first) * dim)
-            _save(vectors, b, 0, rows, first, last, 1, dim, lanes, write, salt, 0)
-            _save(states, b, SLOTS, rows, first, last, slots, width, slot_lanes, write, salt, dim)
+        scratch = np.zeros(STATE_AT + slots * AREA, np.float32)
+        weights, state, gradients = weights.reshape(-1), state.reshape(-1), gradients.reshape(-1)
+        for first in range(begin, end, rows_per_block):
+            last = min(first + rows_per_block, end)
+
+            # 1. Load the rows. Row 0 is loaded like any other, but never written back.
+            for i in range(first, last):
+                at, slot_at = WEIGHTS_AT + (i - first) * dim, STATE_AT + (i - first) * width
+                _load(scratch, at, weights, rows[i], 1, dim, lanes, read)
+                _load(scratch, slot_at, state, rows[i], slots, width, slot_lanes, read)
+
+            # 2. Linear terms: weight decay, then the gradients of the row's occurrences. One row of
+            #    the next block is prefetched at a time: a core stalls when it has requested some
+            #    two dozen cache lines at once.
+            _start_linear_terms(scratch, penalties, counts, first, last, dim)
+            for i in range(first, last):
+                next_row = rows[min(i + rows_per_block, end - 1)]
+                _prefetch_row(weights, next_row, dim)
+                _prefetch_row(state, next_row, slots * width)
+                # Row 0 may have most of the occurrences, and is not trained: skip them.
+                stop = offsets[i + 1] if rows[i] > 0 else offsets[i]
+                at = LINEAR_AT + (i - first) * dim
+                _add_gradients(scratch, at, gradients, order, offsets[i], stop, dim, lanes)
+
+            # 3. The rule, which leaves linear terms and curvatures.
+            block_rule(constants, scratch, last - first, dim)
+
+            # 4. The proximal step: L2, soft threshold, group shrinkage, division by the curvature.
+            _penalise(scratch, penalties, counts, first, last, dim)
+            for row in range(last - first):
+                shrink(scratch, row * dim, dim, lanes, penalties.threshold)
+            divide(scratch, (last - first) * dim)
+
+            # 5. Write back. The random bits of the state's columns follow those of the weights.
+            for i in range(first, last):
+                at, slot_at = WEIGHTS_AT + (i - first) * dim, STATE_AT + (i - first) * width
+                _save(weights, rows[i], scratch, at, 1, dim, lanes, write, salt, 0)
+                _save(state, rows[i], scratch, slot_at, slots, width, slot_lanes, write, salt, dim)
 
     return update
 
 
 @inlined
-def _ask(stored: Stored, row: np.int32, width: int) -> None:
-    """Prefetch a row of `width` numbers."""
-    for c in range(0, width, _LINE):
-        prefetch(stored, np.int64(row) * width + c)
+def _prefetch_row(stored: Stored, row: int, width: int) -> None:
+    for column in range(0, width, _LINE):
+        prefetch(stored, np.int64(row) * width + column)
 
 
 @inlined
 def _load(
-    b: Block,
-    area: int,
-    stored: Stored,
-    rows: NDArray[np.int32],
-    first: int,
-    last: int,
-    slots: int,
-    width: int,
-    lanes: int,
-    read: Callable[..., None],
+    scratch: Block, at: int, slab: Stored, row: int, slots: int, width: int, lanes: int, read: Copy
 ) -> None:
-    """Spread stored rows of `slots` · `width` numbers over the areas from `area` on."""
-    for u in range(first, last):
-        start, at = np.int64(rows[u]) * slots * width, area + (u - first) * width
-        for s in range(slots):
-            read(b, at + s * AREA, stored, start + s * width, width, lanes)
+    """Spread the `slots` · `width` numbers of a stored row over as many areas."""
+    for slot in range(slots):
+        start = (np.int64(row) * slots + slot) * width
+        read(scratch, at + slot * AREA, slab, start, width, lanes)
 
 
 @inlined
 def _save(
-    stored: Stored,
-    b: Block,
-    area: int,
-    rows: NDArray[np.int32],
-    first: int,
-    last: int,
+    slab: Stored,
+    row: int,
+    scratch: Block,
+    at: int,
     slots: int,
     width: int,
     lanes: int,
-    write: Callable[..., None],
+    write: Copy,
     salt: np.uint64,
-    column: int,
+    draw: int,
 ) -> None:
-    """Write back what `_load` read, but for row 0; `column` is where these numbers' draws begin."""
-    for u in range(first, last):
-        row, at = np.int64(rows[u]), area + (u - first) * width
-        if row > 0:
-            stream = row_stream(salt, row)
-            for s in range(slots):
-                write(
-                    stored,
-                    (row * slots + s) * width,
-                    b,
-                    at + s * AREA,
-                    width,
-                    lanes,
-                    stream,
-                    column + s * width,
-                )
+    """Write back what `_load` read; `draw` is the first column of the random bits."""
+    if row > 0:  # row 0 is the fallback of keys without a row: it is never trained
+        stream = row_stream(salt, np.int64(row))
+        for slot in range(slots):
+            start, column = (np.int64(row) * slots + slot) * width, draw + slot * width
+            write(slab, start, scratch, at + slot * AREA, width, lanes, stream, column)
 
 
 @inlined
-def _sum_gradients(
-    b: Block,
+def _add_gradients(
+    scratch: Block,
     at: int,
-    gradients: NDArray[np.float32],
-    rows: NDArray[np.int32],
-    order: NDArray[np.int32],
-    offsets: NDArray[np.int32],
-    u: int,
+    gradients: Block,
+    order: Int32s,
+    start: int,
+    end: int,
     dim: int,
     lanes: int,
 ) -> None:
-    """Add the gradients of a row's occurrences to the block from `at` on, in their order; row 0 may have many, and needs none."""
-    end = offsets[u + 1] if rows[u] > 0 else offsets[u]
-    for i in range(offsets[u], end):
-        ahead = np.int64(order[min(i + _AHEAD, len(order) - 1)]) * dim
-        for c in range(0, dim, _LINE):
-            prefetch(gradients, ahead + c)
-        for c in range(0, dim, lanes):
-            add_vector(b, at + c, gradients, np.int64(order[i]) * dim + c, literally(lanes))
+    """Add the gradients of the occurrences order[start:end], in this order, from `at` on."""
+    for i in range(start, end):
+        _prefetch_row(gradients, order[min(i + _GRADIENTS_AHEAD, len(order) - 1)], dim)
+        for column in range(0, dim, lanes):
+            source = np.int64(order[i]) * dim + column
+            add_vector(scratch, at + column, gradients, source, literally(lanes))
 
 
 @inlined
-def _decay(
-    b: Block, penalties: Penalties, counts: NDArray[np.int32], first: int, last: int, dim: int
+def _start_linear_terms(
+    scratch: Block, penalties: Penalties, counts: Int32s, first: int, last: int, dim: int
 ) -> None:
-    """Let the linear terms, to which the gradients are added next, begin at decay · x."""
+    """Set the linear terms to decay · x; the gradients are added to them."""
     if penalties.decay == 0:
-        b[LINEAR : LINEAR + (last - first) * dim] = 0
+        scratch[LINEAR_AT : LINEAR_AT + (last - first) * dim] = 0
         return
-    for u in range(first, last):
-        steps = missed_steps(
-            penalties.step, np.float32(counts[u]), penalties.decay_steps, np.float32(1)
-        )
-        for i in range((u - first) * dim, (u - first + 1) * dim):
-            b[LINEAR + i] = penalties.decay * np.float32(steps) * b[i]
+    for row in range(last - first):
+        count, one = np.float32(counts[first + row]), np.float32(1)
+        multiple = formulas.decay_multiple(penalties.step, count, penalties.decay_steps, one)
+        for i in range(row * dim, (row + 1) * dim):
+            scratch[LINEAR_AT + i] = penalties.decay * np.float32(multiple) * scratch[i]
 
 
 @inlined
 def _penalise(
-    b: Block, penalties: Penalties, counts: NDArray[np.int32], first: int, last: int, dim: int
+    scratch: Block, penalties: Penalties, counts: Int32s, first: int, last: int, dim: int
 ) -> None:
-    """Add 2 l2 to the curvatures, and soft-threshold the linear terms."""
+    """Add 2 l2 to the curvatures, and apply l1 to the linear terms."""
     for i in range((last - first) * dim):
-        b[CURVATURE + i] += penalties.twice_l2
+        scratch[CURVATURE_AT + i] += penalties.twice_l2
     if penalties.multiple == 0:
-        soften(b, 0, (last - first) * dim, penalties.l1)
+        soft_threshold(scratch, 0, (last - first) * dim, penalties.l1)
         return
-    for u in range(first, last):
-        factor = frequency_factor(np.float32(counts[u]), penalties.multiple, penalties.min_count)
-        soften(b, (u - first) * dim, (u - first + 1) * dim, penalties.l1 * np.float32(factor))
+    for row in range(last - first):
+        count = np.float32(counts[first + row])
+        factor = formulas.frequency_factor(count, penalties.multiple, penalties.min_count)
+        soft_threshold(scratch, row * dim, (row + 1) * dim, penalties.l1 * np.float32(factor))
+
+
+# The rules on a block of rows. The linear terms are the gradients before, and z after.
+
+
+@inlined
+def adam_block(k: AdamConstants, scratch: Block, rows: int, dim: int) -> None:
+    """Group Adam up to the proximal step; slots z, m, v."""
+    for i in range(rows * dim):
+        x, g, z = scratch[i], scratch[LINEAR_AT + i], scratch[_SLOT_0_AT + i]
+        a, z, m, v = formulas.adam(k, x, g, z, scratch[_SLOT_1_AT + i], scratch[_SLOT_2_AT + i])
+        scratch[CURVATURE_AT + i], scratch[LINEAR_AT + i] = a, z
+        scratch[_SLOT_0_AT + i], scratch[_SLOT_1_AT + i], scratch[_SLOT_2_AT + i] = z, m, v
+
+
+@inlined
+def amsgrad_block(k: AdamConstants, scratch: Block, rows: int, dim: int) -> None:
+    """Group AMSGrad up to the proximal step; slots z, m, v, v_max."""
+    for i in range(rows * dim):
+        x, g, z = scratch[i], scratch[LINEAR_AT + i], scratch[_SLOT_0_AT + i]
+        m, v, v_max = scratch[_SLOT_1_AT + i], scratch[_SLOT_2_AT + i], scratch[_SLOT_3_AT + i]
+        a, z, m, v, v_max = formulas.amsgrad(k, x, g, z, m, v, v_max)
+        scratch[CURVATURE_AT + i], scratch[LINEAR_AT + i] = a, z
+        scratch[_SLOT_0_AT + i], scratch[_SLOT_1_AT + i] = z, m
+        scratch[_SLOT_2_AT + i], scratch[_SLOT_3_AT + i] = v, v_max
+
+
+@inlined
+def ftrl_block(k: FtrlConstants, scratch: Block, rows: int, dim: int) -> None:
+    """FTRL-Proximal up to the proximal step; slots z, n."""
+    for i in range(rows * dim):
+        x, g, z = scratch[i], scratch[LINEAR_AT + i], scratch[_SLOT_0_AT + i]
+        a, z, n = formulas.ftrl(k, x, g, z, scratch[_SLOT_1_AT + i])
+        scratch[CURVATURE_AT + i], scratch[LINEAR_AT + i] = a, z
+        scratch[_SLOT_0_AT + i], scratch[_SLOT_1_AT + i] = z, n
+
+
+@inlined
+def rowwise_block(k: RowwiseConstants, scratch: Block, rows: int, dim: int) -> None:
+    """Row-wise Adagrad up to the proximal step; one slot of one element per row, at r."""
+    for row in range(rows):
+        largest = np.float32(0)
+        for i in range(row * dim, (row + 1) * dim):
+            largest = max(largest, scratch[LINEAR_AT + i] * scratch[LINEAR_AT + i])
+        curvature, scratch[_SLOT_0_AT + row] = formulas.rowwise(
+            k, largest, scratch[_SLOT_0_AT + row]
+        )
+        for i in range(row * dim, (row + 1) * dim):
+            scratch[LINEAR_AT + i] -= curvature * scratch[i]
+            scratch[CURVATURE_AT + i] = curvature
+
+
+# The proximal step on a block; its definition is in `elastic_embeddings.optimizers.proximal`.
+
+
+@inlined
+def soft_threshold(scratch: Block, start: int, end: int, l1: Value) -> None:
+    """Replace the linear terms z of elements start to end - 1 by s = clip(z, -l1, l1) - z."""
+    for i in range(start, end):
+        z = scratch[LINEAR_AT + i]
+        clipped = z if z > -l1 else -l1
+        scratch[LINEAR_AT + i] = (clipped if clipped < l1 else l1) - z
+
+
+@inlined
+def shrink_closed(scratch: Block, start: int, dim: int, lanes: int, c: Value) -> None:
+    """Shrink s of one row by the closed form. `lanes` is `lanes_of(dim)`."""
+    norm = _norm(scratch, start, dim, lanes)
+    factor = np.float32(1) - c / norm if norm > c else np.float32(0)
+    for i in range(start, start + dim):
+        scratch[LINEAR_AT + i] *= factor
+
+
+@inlined
+def shrink_exact(scratch: Block, start: int, dim: int, lanes: int, c: Value) -> None:
+    """Add c / r to the curvatures of one row, or set its s to 0. `lanes` is `lanes_of(dim)`."""
+    norm = _norm(scratch, start, dim, lanes)
+    if norm <= c:
+        for i in range(start, start + dim):
+            scratch[LINEAR_AT + i] = 0
+    elif c > 0:
+        added = c / _root(scratch, start, dim, c, norm)
+        for i in range(start, start + dim):
+            scratch[CURVATURE_AT + i] += added
+
+
+@inlined
+def divide(scratch: Block, count: int) -> None:
+    """Write the new weights s / A of the block's first `count` elements."""
+    for i in range(count):
+        # Adding 0 turns -0 into +0, so that equal tables have equal bytes on all devices.
+        scratch[i] = scratch[LINEAR_AT + i] / scratch[CURVATURE_AT + i] + np.float32(0)
+
+
+@inlined
+def _norm(scratch: Block, start: int, dim: int, lanes: int) -> Value:
+    squares = np.float32(0)
+    for i in range(start, start + dim, lanes):
+        squares += sum_of_squares(scratch, LINEAR_AT + i, literally(lanes))
+    return np.float32(math.sqrt(squares))
+
+
+@inlined
+def _root(scratch: Block, start: int, dim: int, c: Value, norm: Value) -> Value:
+    """Return r = ‖x‖₂ of one row by Newton's method on 1/q, from left of the root."""
+    steepest = np.float32(0)
+    for i in range(start, start + dim):
+        steepest = max(steepest, scratch[CURVATURE_AT + i])
+    r = (norm - c) / steepest
+    for _ in range(NEWTON_STEPS):
+        q2, slope = np.float32(0), np.float32(0)
+        for i in range(start, start + dim):
+            a = scratch[CURVATURE_AT + i]
+            t = a * r + c
+            square = (scratch[LINEAR_AT + i] / t) ** 2
+            q2 += square
+            slope += square * (a / t)
+        step = (np.float32(math.sqrt(q2)) - np.float32(1)) * q2 / slope
+        # Rounding can make a step negative or NaN: such a step is skipped.
+        r += step if step > 0 else np.float32(0)
+        if not step > _CONVERGED * r:
+            break
+    return r

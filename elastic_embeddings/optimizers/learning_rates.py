@@ -1,4 +1,4 @@
-"""Learning rates that change with the step: frozen formulas, the same for a Python step and for a step tensor in a graph."""
+"""Learning rate schedules: immutable formulas of the step, a Python number or a tensor."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from elastic_embeddings.errors import InputError
-from elastic_embeddings.optimizers.elementwise import Value, cos, minimum
+from elastic_embeddings.optimizers.formulas import Value, cos, minimum
 
 
 class LearningRate(ABC):
-    """A rate by step; step 1 is the first. A rate stays positive."""
+    """A positive rate for each step; step 1 is the first."""
 
     @property
     @abstractmethod
     def base(self) -> float:
-        """The rate η₀ that the optimizer's state and strengths are in units of."""
+        """The rate η₀ that is the unit of the optimizer's state and penalties."""
 
     def at(self, step: Value) -> Value:
-        """Return the rate of a step, a Python float, or float64 where the step is a tensor."""
+        """Return the rate of a step: a float, or a float64 tensor if the step is a tensor."""
         return self._at(tf.cast(step, tf.float64) if tf.is_tensor(step) else float(step))
 
     @abstractmethod
     def _at(self, step: Value) -> Value:
-        """The rate of a step given as float."""
+        """Return the rate of a step, a float or a float64 tensor."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,12 @@ class ExponentialDecay(LearningRate):
 
 @dataclass(frozen=True)
 class CosineDecay(LearningRate):
-    """Half a cosine from `initial` at step 1 down to `final_fraction · initial` after `steps` more, then constant.
+    """Half a cosine from `initial` at step 1 to `final_fraction · initial` at step 1 + `steps`.
+
+    The rate is constant after that.
 
     Raises:
-        InputError: a rate that is not positive, a fraction outside (0, 1], or no step.
+        InputError: the rate is not positive, the fraction outside (0, 1], or `steps` below 1.
     """
 
     initial: float
@@ -90,18 +92,18 @@ class CosineDecay(LearningRate):
 
 @dataclass(frozen=True)
 class Warmup(LearningRate):
-    """Grows linearly over the first `steps` steps up to another rate, then is that rate.
+    """A factor that grows linearly to 1 over `steps` steps, times another rate.
 
     >>> Warmup(0.1, 4).at(1)
     0.025
 
     Attributes:
-        after: a constant or a schedule; its own clock starts at step 1 too.
-        steps: at this step after `since` the rate is reached.
-        since: the step after which it begins, where a model goes on after a pause.
+        after: the other rate, a constant or a schedule, of the same step.
+        steps: the factor is 1 from step `since + steps` on.
+        since: the factor is 0 at this step: the last step before a pause in training.
 
     Raises:
-        InputError: a rate that is not positive, no step, or a negative beginning.
+        InputError: the rate is not positive, `steps` below 1, or `since` negative.
     """
 
     after: float | LearningRate
@@ -124,10 +126,10 @@ class Warmup(LearningRate):
 
 
 def base_rate(rate: float | LearningRate) -> float:
-    """Return a constant as it is, or a schedule's base."""
+    """Return a constant itself, or the base of a schedule."""
     return rate.base if isinstance(rate, LearningRate) else rate
 
 
 def rate_at(rate: float | LearningRate, step: Value) -> Value:
-    """Return a constant as it is, or a schedule's rate at a step."""
+    """Return a constant itself, or the rate of a schedule at a step."""
     return rate.at(step) if isinstance(rate, LearningRate) else rate

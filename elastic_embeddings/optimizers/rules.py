@@ -1,4 +1,4 @@
-"""The group-lasso optimizers: Adam, AMSGrad, Adagrad, FTRL, and Adagrad with one number of state a row."""
+"""The group-lasso optimizers: Adam, AMSGrad, Adagrad, FTRL, and row-wise Adagrad."""
 
 from __future__ import annotations
 
@@ -10,42 +10,23 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from elastic_embeddings.errors import InputError
-from elastic_embeddings.optimizers.elementwise import Value, sqrt
+from elastic_embeddings.optimizers import formulas, kernel
 from elastic_embeddings.optimizers.formulas import (
-    AdamNumbers,
-    FtrlNumbers,
-    RowwiseNumbers,
-    adam,
-    amsgrad,
-    ftrl,
-    rowwise,
+    AdamConstants,
+    FtrlConstants,
+    RowwiseConstants,
+    Value,
+    sqrt,
 )
 from elastic_embeddings.optimizers.learning_rates import base_rate, rate_at
-from elastic_embeddings.optimizers.optimizer import Advanced, DualOptimizer, Optimizer
-from elastic_embeddings.optimizers.proximal import DynamicL1
-from elastic_embeddings.optimizers.row_block import (
-    advance_adam,
-    advance_amsgrad,
-    advance_ftrl,
-    advance_rowwise,
-)
-
-__all__ = [
-    "DynamicL1",
-    "GroupAMSGrad",
-    "GroupAdagrad",
-    "GroupAdam",
-    "GroupFTRL",
-    "Optimizer",
-    "RowwiseGroupAdagrad",
-]
+from elastic_embeddings.optimizers.optimizer import DualOptimizer, Optimizer, RuleResult
 
 
 @dataclass(frozen=True)
 class GroupAdam(DualOptimizer):
     """Adam with a sparse group lasso (Yue et al., ECML-PKDD 2021, Algorithm 1).
 
-    For one row x of width d with gradient g at step t, η the learning rate and every operation elementwise:
+    For one row x of width d with gradient g at step t, with learning rate η, elementwise:
 
         a = √(1 - β₂ᵗ) / (1 - β₁ᵗ)
         m ← β₁ m + (1 - β₁) g
@@ -54,19 +35,22 @@ class GroupAdam(DualOptimizer):
         s = clip(z, -l1, l1) - z
         x ← s · max(0, 1 - l21 √d / ‖s‖₂) / ((√v' + ε) / η + 2 l2),     v ← v'
 
-    * Every λ at 0 is Adam with "epsilon hat": -z is then (√v + ε)/η · x, and the row is x - η a m / (√v' + ε).
-    * ε enters at a row's **first touch**, so that a row first met at a late step keeps its random initial vector, also in
-      columns whose gradient is 0. First touch reads z = 0: later z = 0 implies x = 0, and the term vanishes by itself.
-    * A row first met late has bias correction near 1 (LazyAdam).
-    * The zero set is the exact solution of the step's problem; the nonzero value is the published closed form, unless
-      `exact`.
+    * Without penalties it is Adam with "epsilon hat": -z is then (√v + ε)/η · x, and the row
+      becomes x - η a m / (√v' + ε).
+    * ε enters at the **first touch** of a row. A row that is first seen at a late step keeps its
+      random initial vector, also in columns whose gradient is 0. First touch means z = 0: a later
+      z = 0 implies x = 0, which makes the term vanish.
+    * The bias correction of a row that is first seen late is close to 1 (LazyAdam).
+    * The set of zeros is the exact solution of the step's problem. Nonzero values follow the
+      published closed form, unless `exact`.
     """
 
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-8
 
-    advance = staticmethod(advance_adam)
+    formula = staticmethod(formulas.adam)
+    block_rule = staticmethod(kernel.adam_block)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,73 +58,69 @@ class GroupAdam(DualOptimizer):
             raise InputError(f"{self}: betas must be in [0, 1), epsilon positive")
 
     def slots(self, dim: int) -> dict[str, int]:
-        """The dual sum z and the moments m and v, all zero at first."""
+        """The dual sum z and the moments m and v; all start at 0."""
         return {"z": dim, "m": dim, "v": dim}
 
-    def _numbers(self, step: Value) -> AdamNumbers:
-        corrected = sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
-        gain, inverse = self._gain(step) * corrected, 1 / base_rate(self.learning_rate)
-        return AdamNumbers(
-            self.beta_1, 1 - self.beta_1, self.beta_2, 1 - self.beta_2, self.epsilon, gain, inverse
+    def _step_constants(self, step: Value) -> AdamConstants:
+        bias_correction = sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
+        return AdamConstants(
+            beta_1=self.beta_1,
+            rest_1=1 - self.beta_1,
+            beta_2=self.beta_2,
+            rest_2=1 - self.beta_2,
+            epsilon=self.epsilon,
+            gain=self._gain(step) * bias_correction,
+            inverse_rate=1 / base_rate(self.learning_rate),
         )
-
-    def _advanced(
-        self, numbers: AdamNumbers, x: tf.Tensor, g: tf.Tensor, slots: Mapping[str, tf.Tensor]
-    ) -> Advanced:
-        curvature, z, m, v = adam(numbers, x, g, slots["z"], slots["m"], slots["v"])
-        return z, curvature, {"z": z, "m": m, "v": v}
 
 
 @dataclass(frozen=True)
 class GroupAMSGrad(GroupAdam):
-    """`GroupAdam` whose curvature never falls: √v is taken of the largest v so far (Reddi et al., ICLR 2018).
+    """`GroupAdam` with the largest v so far in place of v (AMSGrad; Reddi et al., ICLR 2018).
 
-    It is what the regret bound O(√T) of Yue et al. asks for. Every λ at 0 is Keras' `Adam(amsgrad=True)`.
+    The regret bound O(√T) of Yue et al. assumes it. Without penalties it is Keras'
+    `Adam(amsgrad=True)`.
     """
 
-    advance = staticmethod(advance_amsgrad)
+    formula = staticmethod(formulas.amsgrad)
+    block_rule = staticmethod(kernel.amsgrad_block)
 
     def slots(self, dim: int) -> dict[str, int]:
-        """The dual sum z, the moments m and v, and the largest v; all zero at first."""
+        """The dual sum z, the moments m and v, and the largest v; all start at 0."""
         return {**super().slots(dim), "v_max": dim}
-
-    def _advanced(
-        self, numbers: AdamNumbers, x: tf.Tensor, g: tf.Tensor, slots: Mapping[str, tf.Tensor]
-    ) -> Advanced:
-        curvature, z, m, v, highest = amsgrad(
-            numbers, x, g, *(slots[name] for name in self.slot_names)
-        )
-        return z, curvature, {"z": z, "m": m, "v": v, "v_max": highest}
 
 
 @dataclass(frozen=True)
 class GroupFTRL(DualOptimizer):
-    """FTRL-Proximal with a group term (McMahan et al., KDD 2013; Yue et al.: Group Adagrad; tfplus: SparseGroupFtrl).
+    """FTRL-Proximal with a group term (McMahan et al., KDD 2013; Yue et al.: Group Adagrad).
 
         n'← n + g²
         z ← z + g - (√n' - √n) / η · x
         s = clip(z, -l1, l1) - z
         x ← s · max(0, 1 - l21 √d / ‖s‖₂) / ((β + √n') / η + 2 l2),     n ← n'
 
-    McMahan's l2 is 2 l2 here, as in TensorFlow. With l21 = 0 and `keep_initial=False` it is Keras' `Ftrl` with
-    `learning_rate_power=-0.5`, and with rows that start at zero it is that either way.
+    McMahan's l2 is 2 l2 here, as in TensorFlow. With l21 = 0 and `keep_initial=False` it is Keras'
+    `Ftrl` with `learning_rate_power=-0.5`. If rows start at zero, `keep_initial` makes no
+    difference. tfplus calls the rule SparseGroupFtrl.
 
     Attributes:
         beta: McMahan's β, added to √n; Keras' `beta`.
-        initial_accumulator: n at first.
-        keep_initial: z starts at -((β + √n)/η + 2 l2) x, so that a random initial row is where learning starts from.
-            Else z starts at 0, and the initial row is forgotten at the first touch, as TensorFlow and tfplus do.
+        initial_accumulator: initial value of n.
+        keep_initial: z starts at -((β + √n)/η + 2 l2) x, so that training starts at a row's random
+            initial vector. Otherwise z starts at 0 and the first update discards the initial
+            vector, as in TensorFlow and tfplus.
     """
 
     beta: float = 0.0
     initial_accumulator: float = 0.1
     keep_initial: bool = field(default=True, kw_only=True)
 
-    advance = staticmethod(advance_ftrl)
+    formula = staticmethod(formulas.ftrl)
+    block_rule = staticmethod(kernel.ftrl_block)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _refuse_no_curvature(self, self.beta, self.initial_accumulator)
+        _check_curvature(self, self.beta, self.initial_accumulator)
 
     def slots(self, dim: int) -> dict[str, int]:
         """The dual sum z and the sum of squares n."""
@@ -148,28 +128,21 @@ class GroupFTRL(DualOptimizer):
 
     def initial_state(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return z and n of new rows, float32 [k, 2 dim]."""
-        curvature = (self.beta + self.initial_accumulator**0.5) / base_rate(
-            self.learning_rate
-        ) + 2 * self.l2
+        rate = base_rate(self.learning_rate)
+        curvature = (self.beta + self.initial_accumulator**0.5) / rate + 2 * self.l2
         z = -np.float32(curvature if self.keep_initial else 0.0) * weights
         return np.concatenate([z, np.full_like(z, self.initial_accumulator)], axis=1)
 
-    def _numbers(self, step: Value) -> FtrlNumbers:
-        return FtrlNumbers(self.beta, self._gain(step), 1 / base_rate(self.learning_rate))
-
-    def _advanced(
-        self, numbers: FtrlNumbers, x: tf.Tensor, g: tf.Tensor, slots: Mapping[str, tf.Tensor]
-    ) -> Advanced:
-        curvature, z, n = ftrl(numbers, x, g, slots["z"], slots["n"])
-        return z, curvature, {"z": z, "n": n}
+    def _step_constants(self, step: Value) -> FtrlConstants:
+        return FtrlConstants(self.beta, self._gain(step), 1 / base_rate(self.learning_rate))
 
 
 @dataclass(frozen=True)
 class GroupAdagrad(GroupFTRL):
-    """Adagrad with a sparse group lasso: `GroupFTRL` with β = 0 that keeps initial rows (Yue et al.; papers agree).
+    """Adagrad with a sparse group lasso: `GroupFTRL` with β = 0 and `keep_initial` (Yue et al.).
 
-    Every λ at 0 is Adagrad: x - η g / √n'. Keras' `Adagrad` adds its epsilon to n under the root; with
-    `initial_accumulator` greater by that epsilon it is the same.
+    Without penalties it is Adagrad: x - η g / √n'. Keras' `Adagrad` adds its epsilon to n under the
+    root; it equals this one with `initial_accumulator` increased by that epsilon.
     """
 
     beta: float = field(default=0.0, init=False)
@@ -178,7 +151,7 @@ class GroupAdagrad(GroupFTRL):
 
 @dataclass(frozen=True)
 class RowwiseGroupAdagrad(Optimizer):
-    """Adagrad with one accumulator G a row, 4 bytes of state, and the exact proximal step (Monolith's group Adagrad).
+    """Adagrad with one accumulator G per row, 4 bytes of state (group Adagrad of Monolith).
 
         G ← G + max_j g_j²
         A = (β + √G) / η
@@ -186,44 +159,49 @@ class RowwiseGroupAdagrad(Optimizer):
         s = clip(z, -l1, l1) - z
         x ← s · max(0, 1 - l21 √d / ‖s‖₂) / (A + 2 l2)
 
-    The curvature is one number a row, so the closed form is exact, for l1, l2 and l21 alike. No sum of gradients is kept:
-    strengths are in units of **one step's** gradient, and act at each of a row's updates, at the rate of that step.
-    Every λ at 0 with width 1 is Adagrad. Monolith's threshold has no √d; l21 here is scaled as everywhere.
+    The curvature is one number per row, so the closed form of the proximal step is exact. There is
+    no sum of gradients: penalties are in units of the gradient of **one step**, and act at each
+    update of a row, at the rate of that step. Without penalties and with width 1 it is Adagrad.
+    Monolith's threshold does not contain √d; l21 is scaled here as in the other rules.
 
     Attributes:
         beta: added to √G.
-        initial_accumulator: G at first.
+        initial_accumulator: initial value of G.
     """
 
     beta: float = 0.0
     initial_accumulator: float = 0.1
 
-    advance = staticmethod(advance_rowwise)
+    block_rule = staticmethod(kernel.rowwise_block)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _refuse_no_curvature(self, self.beta, self.initial_accumulator)
+        _check_curvature(self, self.beta, self.initial_accumulator)
 
     def slots(self, dim: int) -> dict[str, int]:
-        """The accumulator G, one number a row."""
+        """The accumulator G, one number per row."""
         return {"accumulator": 1}
 
     def initial_state(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return G of new rows, float32 [k, 1]."""
         return np.full((len(weights), 1), self.initial_accumulator, np.float32)
 
-    def _numbers(self, step: Value) -> RowwiseNumbers:
-        return RowwiseNumbers(self.beta, 1 / rate_at(self.learning_rate, step))
+    def _step_constants(self, step: Value) -> RowwiseConstants:
+        return RowwiseConstants(self.beta, 1 / rate_at(self.learning_rate, step))
 
-    def _advanced(
-        self, numbers: RowwiseNumbers, x: tf.Tensor, g: tf.Tensor, slots: Mapping[str, tf.Tensor]
-    ) -> Advanced:
+    def _apply_rule(
+        self,
+        constants: RowwiseConstants,
+        x: tf.Tensor,
+        g: tf.Tensor,
+        slots: Mapping[str, tf.Tensor],
+    ) -> RuleResult:
         largest = tf.reduce_max(tf.square(g), axis=-1, keepdims=True)
-        curvature, total = rowwise(numbers, largest, slots["accumulator"])
+        curvature, total = formulas.rowwise(constants, largest, slots["accumulator"])
         return g - curvature * x, curvature, {"accumulator": total}
 
 
-def _refuse_no_curvature(optimizer: Optimizer, beta: float, initial_accumulator: float) -> None:
+def _check_curvature(optimizer: Optimizer, beta: float, initial_accumulator: float) -> None:
     if beta < 0 or initial_accumulator <= 0:
         raise InputError(
             f"{optimizer}: beta must not be negative, initial_accumulator must be positive"

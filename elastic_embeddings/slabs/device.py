@@ -1,4 +1,4 @@
-"""A slab in TensorFlow variables: the step's gather and update as graph operations that all have GPU kernels."""
+"""A slab in TensorFlow variables: gather and update are graph operations with GPU kernels."""
 
 from __future__ import annotations
 
@@ -13,28 +13,35 @@ from elastic_embeddings.errors import InputError
 from elastic_embeddings.slabs.slab import SlabSpec, initial_vectors, state_width
 
 _FIRST_CAPACITY = 1024
+_FLOAT_BYTES = 4
+_ROWS = tf.TensorSpec([None], tf.int32)
 
 
 class DeviceSlab:
-    """Variables float32 [capacity, dim] of weights and [capacity, S] of packed optimizer state. Row 0 is the fallback.
+    """Variables float32 [capacity, dim] of weights and [capacity, S] of packed optimizer state.
 
-    Their static shape is [None, ...], so a `tf.function` that gathers and updates goes on after `ensure`. They are not
-    trainable: no Keras optimizer ever sees them. Per step int32 rows travel to the device, and once each new row's vector.
+    A step sends int32 rows to the device, and the initial vectors of new rows.
 
     Attributes:
-        spec: what the slab is made of.
+        spec: specification of the slab.
 
     Raises:
-        InputError: a 16-bit dtype, which only host slabs store.
+        InputError: a 16-bit dtype, which only host slabs support.
     """
 
     def __init__(self, spec: SlabSpec) -> None:
         if spec.dtype != "float32":
             raise InputError(
-                f"a slab on a device stores float32, not {spec.dtype}: use device='host' or dtype='float32'"
+                f"a slab on a device stores float32, not {spec.dtype}: "
+                "use device='host' or dtype='float32'"
             )
         self.spec = spec
-        self._weights, self._state = _variable(spec.dim), _variable(state_width(spec))
+        # The static shape has no capacity, so that graphs that were traced before `ensure` stay
+        # valid. Not trainable: no Keras optimizer may update them.
+        self._weights, self._state = (
+            tf.Variable(tf.zeros([_FIRST_CAPACITY, width]), shape=[None, width], trainable=False)
+            for width in (spec.dim, state_width(spec))
+        )
         self._weights.scatter_update(_row_0(spec.dim, spec.fallback))
         self._gather = tf.function(
             self.gather_rows, input_signature=[_ROWS, _ROWS], autograph=False
@@ -44,7 +51,7 @@ class DeviceSlab:
         self._update = tf.function(self.update_rows, input_signature=signature, autograph=False)
 
     def gather_rows(self, rows: tf.Tensor, inverse: tf.Tensor) -> tf.Tensor:
-        """Return vectors float32 [n, dim] of distinct rows int32 [U] and places int32 [n]. A graph operation."""
+        """Return the vectors float32 [n, dim] of `rows[inverse]`; int32 [U] and [n]. Graph op."""
         return tf.gather(self._weights, tf.gather(rows, inverse))
 
     def update_rows(
@@ -55,12 +62,12 @@ class DeviceSlab:
         step: tf.Tensor,
         counts: tf.Tensor,
     ) -> None:
-        """Take one optimizer step. A graph operation.
+        """Run one optimizer step. A graph operation.
 
         Args:
-            rows: int32 [U], distinct; row 0 may be among them and gets no update.
-            inverse: int32 [n], places in `rows`.
-            gradients: float32 [n, dim]; those of one place add up.
+            rows: int32 [U], distinct; row 0 may be among them and is not updated.
+            inverse: int32 [n], positions in `rows`.
+            gradients: float32 [n, dim]; those of one position are added.
             step: int64 scalar, 1 at the table's first step.
             counts: int32 [U], occurrences of the rows' keys.
         """
@@ -68,47 +75,43 @@ class DeviceSlab:
         weights, state = tf.gather(self._weights, rows), tf.gather(self._state, rows)
         summed = tf.math.unsorted_segment_sum(gradients, inverse, tf.shape(weights)[0])
         slots = dict(zip(widths, tf.split(state, list(widths.values()), axis=1), strict=True))
-        learned, slots = self.spec.optimizer.update(weights, slots, summed, step, counts)
+        weights, slots = self.spec.optimizer.update(weights, slots, summed, step, counts)
+        self._weights.scatter_update(tf.IndexedSlices(weights, rows))
         packed = tf.concat([slots[name] for name in widths], axis=1)
-        for variable, values, untaught in (
-            (self._weights, learned, self.spec.fallback),
-            (self._state, packed, 0.0),
-        ):
-            variable.scatter_update(tf.IndexedSlices(values, rows))
-            # row 0 learned what it must not; to compare int32 rows would be host work on a GPU
-            variable.scatter_update(_row_0(variable.shape[1], untaught))
+        self._state.scatter_update(tf.IndexedSlices(packed, rows))
+        # Row 0 may have been updated above: restore it. Leaving it out would need a comparison of
+        # int32 rows, which TensorFlow runs on the host.
+        self._weights.scatter_update(_row_0(self.spec.dim, self.spec.fallback))
+        self._state.scatter_update(_row_0(self._state.shape[1], 0.0))
 
     def ensure(self, rows: int) -> None:
-        """Make room for rows up to and including `rows`, by doubling; a copy of each variable exists for a moment."""
+        """Grow to the next power of two above `rows`; each variable is copied once."""
         capacity = int(tf.shape(self._weights)[0])
         if rows < capacity:
             return
-        more = (1 << rows.bit_length()) - capacity
+        added = (1 << rows.bit_length()) - capacity
         for variable in (self._weights, self._state):
-            variable.assign(tf.concat([variable, tf.zeros([more, variable.shape[1]])], axis=0))
+            variable.assign(tf.concat([variable, tf.zeros([added, variable.shape[1]])], axis=0))
 
     def initialise(self, rows: NDArray[np.int32], keys: NDArray[np.int64], seed: int) -> None:
-        """Write the initial vectors of rows int32 [k], which depend on keys int64 [k] and the seed alone, and fresh state."""
+        """Write the initial vectors and state of rows int32 [k] with keys int64 [k]."""
         vectors = initial_vectors(keys, self.spec, seed)
         self.write(rows, vectors, self.spec.optimizer.initial_state(vectors))
 
     def gather(self, batch: Batch) -> tf.Tensor:
-        """Return the vectors float32 [n, dim] of a batch's keys; zeros where a key has no row."""
+        """Return the vectors float32 [n, dim] of a batch's keys."""
         return self._gather(batch.rows, batch.inverse)
 
-    def vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Return the vectors float32 [k, dim] of rows int32 [k]."""
-        return self.read_weights(rows)
-
     def apply(self, batch: Batch, gradients: Any, step: int) -> None:
-        """Take one optimizer step on the batch's rows; gradients float32 [n, dim] of repeated keys add up."""
-        self._update(
-            batch.rows, batch.inverse, gradients, tf.constant(step, tf.int64), batch.counts
-        )
+        """Run one optimizer step on the batch's rows; see `Slab.apply`."""
+        step_tensor = tf.constant(step, tf.int64)
+        self._update(batch.rows, batch.inverse, gradients, step_tensor, batch.counts)
 
     def read_weights(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return weights [k, dim] of rows int32 [k]."""
         return tf.gather(self._weights, rows).numpy()
+
+    vectors = read_weights
 
     def read_state(self, rows: NDArray[np.int32], columns: slice) -> NDArray[np.float32]:
         """Return columns of the packed state [k, c] of rows int32 [k]."""
@@ -122,24 +125,17 @@ class DeviceSlab:
         self._state.scatter_update(tf.IndexedSlices(tf.constant(state), tf.constant(rows)))
 
     def compact(self, old_rows: NDArray[np.int32]) -> None:
-        """Move row `old_rows[i]` to row i + 1, for ascending int32 [k], and give the memory behind row k back."""
+        """Move row `old_rows[i]` to row i + 1 and free the rows above k; ascending int32 [k]."""
         kept = np.concatenate([np.zeros(1, np.int32), old_rows])
         for variable in (self._weights, self._state):
             variable.assign(tf.gather(variable, kept))
 
     def nbytes(self, rows: int) -> tuple[int, int]:
-        """Return the allocated bytes of weights and of optimizer state; doubling may hold more than `rows` rows."""
+        """Return the allocated bytes of weights and of optimizer state, whatever `rows` is."""
         capacity = int(tf.shape(self._weights)[0])
-        return capacity * self.spec.dim * _FLOAT, capacity * state_width(self.spec) * _FLOAT
-
-
-_ROWS = tf.TensorSpec([None], tf.int32)
-_FLOAT = 4
+        row_bytes = self.spec.dim * _FLOAT_BYTES, state_width(self.spec) * _FLOAT_BYTES
+        return capacity * row_bytes[0], capacity * row_bytes[1]
 
 
 def _row_0(width: int, value: float) -> tf.IndexedSlices:
     return tf.IndexedSlices(tf.fill([1, width], value), tf.constant([0]))
-
-
-def _variable(width: int) -> tf.Variable:
-    return tf.Variable(tf.zeros([_FIRST_CAPACITY, width]), shape=[None, width], trainable=False)

@@ -1,1 +1,1 @@
-"""A table as files: full checkpoints, deltas, shards."""
+"""Tables on disk: checkpoints, deltas and shards."""

@@ -1,4 +1,4 @@
-"""`python -m pipelines.cli`: the command line without its installed script."""
+"""Run the command line as `python -m pipelines.cli`, without the installed script."""
 
 from pipelines.cli.main import main
 

@@ -1,8 +1,10 @@
-"""The commands beside the chain: look, draft, score, clean up, and keep the two UIs running."""
+"""Commands other than stages: reports, drafts, predictions, simulation, clean-up, follow mode."""
 
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -11,37 +13,27 @@ import typer
 
 from features.errors import InputError
 from features.partition import days_between, parse_partition
-from pipelines.cli import console
+from pipelines.cli import console, options
 from pipelines.cli.explain import explain_admission
 from pipelines.cli.search_compression import search_compression
 from pipelines.cli.select_features import select_features
 from pipelines.cli.serve_check import serve_check
 from pipelines.config import Config, default_workspace, load_config
 from pipelines.demo.__main__ import demo
-from pipelines.follow.command import follow
 from pipelines.services.__main__ import down, up
-from pipelines.stages.report import ARTIFACTS, day_report, days_with_artifacts, report_json
+from pipelines.stages.registry import artifacts
+from pipelines.stages.report import day_report, days_with_artifacts, report_json
 from pipelines.store.artifacts import Store
 from pipelines.store.lineage import ancestry_text, champion
+from simulator.settings import SimulatorSettings
 
 app = typer.Typer()
 
-SHOWN_DAYS = 7
+STATUS_DAYS = 7
 """How many of the latest days and hours `status` shows."""
-
-WorkspaceOption = Annotated[
-    Path | None, typer.Option("--workspace", "-w", help="Where artifacts lie.")
-]
-ConfigOption = Annotated[
-    Path, typer.Option("--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="The YAML file.")
-]
-DayOption = Annotated[
-    str, typer.Option("--date", "-d", help="The day or hour: YYYY-MM-DD or YYYY-MM-DDTHH.")
-]
 
 app.command("demo")(demo)
 app.command("explain-admission")(explain_admission)
-app.command("follow")(follow)
 app.command("search-compression")(search_compression)
 app.command("select-features")(select_features)
 app.command("serve-check")(serve_check)
@@ -49,18 +41,12 @@ app.command("up")(up)
 app.command("down")(down)
 
 
-def _store(workspace: Path | None) -> Store:
-    return Store(workspace or default_workspace())
-
-
 @app.command()
 def report(
-    day: DayOption,
-    workspace: WorkspaceOption = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    day: options.Day, workspace: options.Workspace = None, as_json: options.Json = False
 ) -> None:
-    """Print the figures of a day or hour."""
-    figures = day_report(_store(workspace), parse_partition(day))
+    """Print the metrics of a day or hour."""
+    figures = day_report(options.open_store(workspace), parse_partition(day))
     if as_json:
         typer.echo(report_json(figures))
     else:
@@ -70,42 +56,42 @@ def report(
 
 
 @app.command()
-def status(workspace: WorkspaceOption = None) -> None:
-    """Print which stages of which days and hours are committed, which model serves, and what tracking still waits."""
-    from pipelines.tracking.journal import Journal
+def status(workspace: options.Workspace = None) -> None:
+    """Print committed artifacts and the serving model.
 
-    store = _store(workspace)
-    days = list(days_with_artifacts(store))[-SHOWN_DAYS:]
+    Shows the artifacts of the latest days, and how many tracking events wait for MLflow.
+    """
+    from pipelines.tracking.journal import TrackingJournal
+
+    store = options.open_store(workspace)
+    days = list(days_with_artifacts(store))[-STATUS_DAYS:]
     rows = [
         [artifact, *("yes" if store.current(artifact, day) else "–" for day in days)]
-        for artifact in ARTIFACTS
+        for artifact in artifacts()
     ]
-    console.table(
-        f"workspace {store.workspace}",
-        ("artifact", *(day.isoformat().partition("-")[2] for day in days)),
-        rows,
-    )
+    # Month and day are enough for the head of a column.
+    heads = [day.isoformat().partition("-")[2] for day in days]
+    console.table(f"workspace {store.workspace}", ("artifact", *heads), rows)
     serving = champion(store)
-    console.say(
-        f"champion: version {serving.metrics['model_version']} of {serving.day}"
-        if serving
-        else "champion: none yet"
+    version = (
+        f"version {serving.metrics['model_version']} of {serving.day}" if serving else "none yet"
     )
-    console.say(
-        f"tracking events that wait for MLflow: {sum(1 for _ in Journal(store.workspace).pending())}"
-    )
+    console.info(f"champion: {version}")
+    waiting = sum(1 for _ in TrackingJournal(store.workspace).pending())
+    console.info(f"tracking events that wait for MLflow: {waiting}")
 
 
 @app.command()
 def config(
     path: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Check this file and print it whole.")
+        Path | None,
+        typer.Option("--config", "-c", help="Validate this file and print it with all defaults."),
     ] = None,
     schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of the configuration.")
     ] = False,
 ) -> None:
-    """Print the configuration's JSON schema, or check a file and print it with every default filled in."""
+    """Validate a configuration, or print its schema."""
     if schema or path is None:
         typer.echo(json.dumps(Config.model_json_schema(), indent=1))
     else:
@@ -115,30 +101,35 @@ def config(
 @app.command()
 def init(
     data: Annotated[
-        str, typer.Option("--data", help="File pattern of your log (CSV, CSV.gz, Parquet).")
+        str, typer.Option("--data", help="Log files (CSV, CSV.gz, Parquet), such as 'logs/*.csv'.")
     ],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write the YAML here instead of printing it.")
+        Path | None, typer.Option("--out", help="Write the YAML to this file (default: print it).")
     ] = None,
 ) -> None:
-    """Draft the YAML from a sample of your log: kinds, ids, time, label; columns that look like outcomes are flagged."""
+    """Draft a configuration from your log.
+
+    Reads a sample and recognises the label, the time, ids and the kind of each column, and forbids
+    columns that look like outcomes.
+    """
     from pipelines.cli.draft import draft
 
     text = draft(data)
     if out is None:
         typer.echo(text)
+    # Never overwritten: the user may have edited it.
     elif out.exists():
-        raise InputError(f"{out} exists already: name another file, or remove it")
+        raise InputError(f"{out} exists already: choose another file, or remove it")
     else:
         out.write_text(text, encoding="utf-8")
-        console.say(
-            f"wrote {out}: read its comments, then `elastic-ctr run --config {out} --from D1 --to D2`"
+        console.info(
+            f"wrote {out}: check it, then `elastic-ctr run --config {out} --from DAY --to DAY`"
         )
 
 
 @app.command()
 def predict(
-    config: ConfigOption,
+    config: options.ConfigFile,
     source: Annotated[
         Path,
         typer.Option(
@@ -146,11 +137,15 @@ def predict(
         ),
     ],
     out: Annotated[
-        Path | None, typer.Option("--output", "-o", help="CSV to write (default: standard output).")
+        Path | None,
+        typer.Option("--output", "-o", help="Write this CSV file (default: standard output)."),
     ] = None,
-    workspace: WorkspaceOption = None,
+    workspace: options.Workspace = None,
 ) -> None:
-    """Score rows with the champion: the input's rows in order, with a column `probability`."""
+    """Score rows with the serving model.
+
+    The output has the rows of the input in their order, with a column `probability`.
+    """
     from pipelines.cli.predict import predict_file
 
     home = workspace or default_workspace()
@@ -160,86 +155,135 @@ def predict(
 
 @app.command()
 def clean(
-    keep: Annotated[int, typer.Option("--keep", min=1, help="Days to keep, with their hours.")],
-    workspace: WorkspaceOption = None,
+    keep: Annotated[
+        int, typer.Option("--keep", min=1, help="Number of latest days to keep, with their hours.")
+    ],
+    workspace: options.Workspace = None,
 ) -> None:
-    """Free the versions of all but the latest days; what a kept one or the champion was made from stays."""
-    from pipelines.store.cleaning import clean as free
+    """Delete the artifacts of all but the latest days.
 
-    freed = free(_store(workspace), keep)
-    console.say(f"freed {freed.versions} versions, {console.format_bytes(freed.bytes)}")
+    Artifacts that a kept artifact or the serving model was made from are kept as well.
+    """
+    from pipelines.store.cleaning import clean as delete_old
+
+    freed = delete_old(options.open_store(workspace), keep)
+    console.info(f"freed {freed.versions} versions, {console.format_bytes(freed.bytes)}")
 
 
 @app.command()
 def lineage(
-    artifact: Annotated[str, typer.Option(help="The artifact, for instance export.")],
-    day: DayOption,
-    workspace: WorkspaceOption = None,
+    artifact: Annotated[str, typer.Option(help="Name of the artifact, for example export.")],
+    day: options.Day,
+    workspace: options.Workspace = None,
 ) -> None:
     """Print what an artifact was made from, as JSON."""
-    version = _store(workspace).current(artifact, parse_partition(day))
+    store = options.open_store(workspace)
+    version = store.current(artifact, parse_partition(day))
     if version is None:
-        raise InputError(f"no {artifact} of {day}; artifacts are {', '.join(ARTIFACTS)}")
-    typer.echo(ancestry_text(_store(workspace), version))
+        raise InputError(f"no {artifact} of {day}; the artifacts are {', '.join(artifacts())}")
+    typer.echo(ancestry_text(store, version))
 
 
 @app.command()
-def sync(config: ConfigOption, workspace: WorkspaceOption = None) -> None:
-    """Send tracking events that waited for MLflow."""
+def sync(config: options.ConfigFile, workspace: options.Workspace = None) -> None:
+    """Send unsent tracking events to MLflow."""
     from pipelines.tracking.sync import Tracker
 
     home = workspace or default_workspace()
     sent = Tracker(home, load_config(config, workspace=home).tracking.experiment).sync()
-    console.say(f"sent {sent} events")
+    console.info(f"sent {sent} events")
+
+
+@app.command()
+def follow(
+    config: options.ConfigFile,
+    watch: Annotated[
+        Path,
+        typer.Option(
+            "--watch",
+            help="Folder into which complete files (.parquet, .csv, .csv.gz) are renamed.",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder to publish to (default: WORKSPACE/follow).")
+    ] = None,
+    every: Annotated[
+        float | None,
+        typer.Option("--every", help="Seconds between micro-batches (default: follow.every_s)."),
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="Process the files that are there and exit.")
+    ] = False,
+    workspace: options.Workspace = None,
+    overrides: options.Overrides = [],  # noqa: B006
+) -> None:
+    """Train on log files as they arrive.
+
+    Each change of the model is published. Starts from the last sound checkpoint of the workspace,
+    or where an earlier process stopped. Writes to --out: full/ (exports), deltas/, quarantine/,
+    state/ and batches.jsonl. SIGTERM or Ctrl-C stops it after the current micro-batch, with
+    everything saved. Exit code 3: a micro-batch was unsound and was not published; the message
+    names its files.
+    """
+    from pipelines.follow.follow import FollowJob, FollowProcess
+
+    home = workspace or default_workspace()
+    changed = [*overrides, *([f"follow.every_s={every}"] if every else [])]
+    job = FollowJob(load_config(config, changed, home), Store(home), watch, out or home / "follow")
+    stop = threading.Event()
+    # Only a flag is set: the current micro-batch is finished and everything is saved.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with FollowProcess(job, console.info) as process:
+        process.run(stop, once)
 
 
 @app.command()
 def simulate(
-    config: ConfigOption,
+    config: options.ConfigFile,
     first: Annotated[datetime, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")],
     last: Annotated[
-        datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, included.")
+        datetime, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, inclusive.")
     ],
-    workspace: WorkspaceOption = None,
+    workspace: options.Workspace = None,
 ) -> None:
-    """Write simulated days below `<workspace>/logs`."""
+    """Write simulated days to WORKSPACE/logs."""
     from simulator.log import simulate_day
 
     home = workspace or default_workspace()
-    settings = load_config(config, workspace=home).simulator
-    if settings is None:
-        raise InputError(f"{config} has no section `simulator`; conf/simulated.yaml shows one")
+    settings = _simulator_settings(config, home)
     for day in days_between(first.date(), last.date()):
         written = simulate_day(settings, day, home / "logs")
-        console.say(
-            f"{day}: {written.rows:,} impressions, {written.clicks:,} clicks in {written.seconds:.1f} s"
-        )
+        counts = f"{written.rows:,} impressions, {written.clicks:,} clicks"
+        console.info(f"{day}: {counts} in {written.seconds:.1f} s")
 
 
 @app.command()
 def truth(
-    config: ConfigOption,
+    config: options.ConfigFile,
     source: Annotated[
-        Path, typer.Option("--input", "-i", help="Parquet of simulated impressions.")
+        Path, typer.Option("--input", "-i", help="Parquet file of simulated impressions.")
     ],
     out: Annotated[
         Path,
-        typer.Option("--output", "-o", help="Parquet to write: the rows, with `true_probability`."),
+        typer.Option("--output", "-o", help="Parquet to write, with a column `true_probability`."),
     ],
 ) -> None:
-    """Add the true click probability to simulated impressions: what only a simulator knows."""
+    """Add true probabilities to simulated clicks."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from simulator.truth import true_probability
 
-    settings = load_config(config).simulator
-    if settings is None:
-        raise InputError(
-            f"{config} has no section `simulator`: only a simulated log has a known truth"
-        )
+    settings = _simulator_settings(config, default_workspace())
     table = pq.read_table(source)
-    pq.write_table(
-        table.append_column("true_probability", pa.array(true_probability(settings, table))), out
-    )
-    console.say(f"wrote {out}: {table.num_rows:,} impressions")
+    probability = pa.array(true_probability(settings, table))
+    pq.write_table(table.append_column("true_probability", probability), out)
+    console.info(f"wrote {out}: {table.num_rows:,} impressions")
+
+
+def _simulator_settings(config: Path, workspace: Path) -> SimulatorSettings:
+    settings = load_config(config, workspace=workspace).simulator
+    if settings is None:
+        raise InputError(f"{config} has no section `simulator`; conf/simulated.yaml has an example")
+    return settings

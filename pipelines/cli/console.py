@@ -1,8 +1,8 @@
-"""What a person sees: lines, tables and complaints, coloured on a terminal and plain in a log."""
+"""Output for people: lines, tables and errors, coloured on a terminal and plain in a log file."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -10,15 +10,20 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pipelines.stages.stage import Outcome
+    from pipelines.stages.stage import StageResult
+
+MISSING = "–"
+"""Stands in a table for a value that is missing or not a number."""
+
+_SHOWN_METRICS = 4
 
 _out = Console(highlight=False, soft_wrap=True)
 _err = Console(stderr=True, highlight=False, soft_wrap=True)
-_SHOWN = 4
 
 
-def say(text: str) -> None:
+def info(text: str) -> None:
     """Print one line of progress."""
+    # Without markup: paths and values may contain brackets.
     _out.print(f"  {text}", markup=False)
 
 
@@ -27,21 +32,25 @@ def heading(text: str) -> None:
     _out.print(f"[bold]{text}[/bold]")
 
 
-def complain(text: str) -> None:
+def error(text: str) -> None:
     """Print an error to standard error."""
     _err.print("[bold red]error:[/bold red] ", end="")
     _err.print(text, markup=False)
 
 
-def show_outcome(outcome: Outcome) -> None:
-    """Print what a stage did: its figures, or that it was committed already."""
-    state = "already committed" if outcome.reused else f"{outcome.seconds:.1f} s"
-    figures = "" if outcome.reused else _figures(outcome.version.metrics)
-    _out.print(f"  {outcome.stage:<19} {state:>18}  {figures}", markup=False)
+def show_result(result: StageResult) -> None:
+    """Print the duration and first metrics of a stage, or that it was committed before."""
+    state, figures = "already committed", ""
+    if not result.reused:
+        state = f"{result.seconds:.1f} s"
+        metrics = result.version.metrics.items()
+        plain = [(k, v) for k, v in metrics if isinstance(v, bool | int | float | str)]
+        figures = "  ".join(f"{k} {format_value(v)}" for k, v in plain[:_SHOWN_METRICS])
+    _out.print(f"  {result.stage:<19} {state:>18}  {figures}", markup=False)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; numbers are aligned right."""
+    """Print a table of values, each formatted by `format_value`."""
     view = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in columns:
         view.add_column(Text(column), justify="right")
@@ -50,28 +59,29 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     _out.print(view)
 
 
-def format_value(value: Any) -> str:
-    """Spell a value for a table: missing as a dash, large integers with commas, floats with five figures."""
+def format_value(value: Any, style: str = "") -> str:
+    """Format a value for a table.
+
+    Args:
+        value: None and NaN become a dash, booleans `yes` or `no`.
+        style: format of a number, such as `.1f`. By default integers have thousands separators
+            and floats five significant digits.
+    """
     if value is None or value != value:
-        return "–"
+        return MISSING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    if isinstance(value, int | float):
+        return format(value, style or ("," if isinstance(value, int) else ".5g"))
+    return str(value)
 
 
 def format_bytes(count: float | None) -> str:
-    """Spell a number of bytes: 1.5 MB."""
+    """Format a number of bytes in decimal units, such as `1.5 MB`."""
     if count is None:
-        return "–"
+        return MISSING
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
-
-
-def _figures(metrics: Mapping[str, Any]) -> str:
-    plain = [(k, v) for k, v in metrics.items() if isinstance(v, bool | int | float | str)]
-    return "  ".join(f"{k} {format_value(v)}" for k, v in plain[:_SHOWN])

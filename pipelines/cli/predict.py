@@ -1,4 +1,4 @@
-"""Score a file of raw rows with the champion's export."""
+"""Score a file of raw rows with the serving model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ import numpy as np
 from features.errors import InputError
 from features.schema import MultiValued, Schema
 from pipelines.config import Config
-from pipelines.follow.raw_rows import as_logged, join, raw, read_rows, require, side_columns
+from pipelines.follow.raw_rows import (
+    join_side_tables,
+    normalize,
+    raw_strings,
+    read_rows,
+    read_side_table,
+    require_columns,
+)
 from pipelines.store.artifacts import Store
-from pipelines.store.lineage import champion, promoted
+from pipelines.store.lineage import champion, input_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,45 +28,44 @@ BATCH_ROWS = 4096
 
 
 def predict_file(config: Config, store: Store, path: Path) -> pd.DataFrame:
-    """Return the file's rows in order with a column `probability` float32.
+    """Return the rows of a file in their order, with a column `probability` (float32).
 
     Raises:
-        InputError: there is no champion, the file cannot be read, or a feature column is missing.
+        InputError: no model was promoted yet, the file cannot be read, or a feature column is
+            missing.
     """
     decision = champion(store)
-    export = promoted(store, decision, "export") if decision else None
+    export = input_of(store, decision, "export") if decision else None
     if export is None:
         raise InputError(
-            f"no champion in {store.workspace}: run the chain until a model is promoted (`elastic-ctr status`)"
+            f"no champion in {store.workspace}: run the chain until a model is promoted "
+            "(`elastic-ctr status` shows how far it is)"
         )
     rows = read_rows(path, config.source.separator)
-    sides = [(table, side_columns(table)) for table in config.source.side_tables]
-    joined = join(as_logged(rows, config.source), sides)
+    sides = [(table, read_side_table(table)) for table in config.source.side_tables]
+    joined = join_side_tables(normalize(rows, config.source), sides)
     rows["probability"] = _score(export.path / "saved_model", config.features, joined)
     return rows
 
 
 def _score(saved_model: Path, schema: Schema, rows: pd.DataFrame) -> np.ndarray:
-    require(
-        rows,
-        {schema.source_column(f) for f in schema.column_fields()},
-        "the input",
-        "which the model reads",
-    )
+    columns = {schema.source_column(field) for field in schema.column_fields()}
+    require_columns(rows, columns, "the input", "which the model reads")
+    # Imported after the checks: it takes seconds.
     import tensorflow as tf
 
     signature = tf.saved_model.load(str(saved_model)).signatures["serving_default"]
-    asked = signature.structured_input_signature[1]  # compression may have dropped fields
+    # Compression may have dropped fields of the schema.
+    names = signature.structured_input_signature[1]
     inputs = {
-        f.name: raw(
+        f.name: raw_strings(
             rows[schema.source_column(f)], f.separator if isinstance(f, MultiValued) else None
         )
         for f in schema.column_fields()
-        if f.name in asked
+        if f.name in names
     }
-    batches = [slice(start, start + BATCH_ROWS) for start in range(0, len(rows), BATCH_ROWS)]
-    scores = [
-        signature(**{k: tf.constant(v[b]) for k, v in inputs.items()})["probability"].numpy()
-        for b in batches
-    ]
-    return np.concatenate(scores) if scores else np.zeros(0, np.float32)
+    scores = [np.zeros(0, np.float32)]
+    for start in range(0, len(rows), BATCH_ROWS):
+        batch = {k: tf.constant(v[start : start + BATCH_ROWS]) for k, v in inputs.items()}
+        scores.append(signature(**batch)["probability"].numpy())
+    return np.concatenate(scores)

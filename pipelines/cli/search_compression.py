@@ -1,168 +1,153 @@
-"""`elastic-ctr search-compression`: the steps of compression that fit a budget, or cost little enough, found by measuring."""
+"""`elastic-ctr search-compression`: find compression steps for a budget of bytes or of AUC."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 
 from features.partition import folder_of
-from pipelines.cli import console
-from pipelines.cli.champion_day import day_or_champion
-from pipelines.config import default_workspace, load_config
-from pipelines.stages.stage import Context, quiet, require
-from pipelines.store.artifacts import Store
-from pipelines.tracking.results import track_result
+from pipelines.cli import console, options
+from pipelines.cli.console import format_bytes
+from pipelines.stages.chain import track_result
+from pipelines.stages.stage import Context, no_report, require
 
 if TYPE_CHECKING:
-    from compression.search.bench import Measured
-    from compression.search.descent import Goal
-    from compression.search.search import Found
+    from matplotlib.axes import Axes
+
+    from compression.search.evaluator import EvaluatedPlan
+    from compression.search.greedy_search import Goal
+    from compression.search.search import SearchResult
     from compression.steps.settings import StepSettings
 
 PLAN, REPORT, PLOT = "plan.yaml", "search.json", "pareto.png"
 
-_ConfigFile = Annotated[
-    Path, typer.Option("--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="The YAML file.")
-]
-_Day = Annotated[
-    str,
-    typer.Option(
-        "--date", "-d", help="A trained day or hour, or `champion`: measured on its held-out slice."
-    ),
-]
-_Workspace = Annotated[Path | None, typer.Option("--workspace", "-w", help="Where artifacts lie.")]
-_Bytes = Annotated[
-    Optional[int],  # noqa: UP045
-    typer.Option(
-        min=1, help="The best AUC in so many bytes of keys, rows, dense weights and encodings."
-    ),
-]
-_Drop = Annotated[
-    float | None, typer.Option(min=0, help="The fewest bytes that lose at most so much AUC.")
-]
-_Plans = Annotated[
-    int, typer.Option(min=1, help="Plans to measure at most; baselines come on top.")
-]
-_Tune = Annotated[
-    bool,
-    typer.Option(
-        "--fine-tune", help="Measure the found plan with `fine_tune` too: it learns the day again."
-    ),
-]
-_Out = Annotated[
-    Optional[Path],  # noqa: UP045
-    typer.Option(
-        "--out",
-        "-o",
-        help=f"Folder for {PLAN}, {REPORT}, {PLOT} (default: <workspace>/compression-search/dt=<day>).",
-    ),
-]
-_Overrides = Annotated[list[str], typer.Option("--set", help="Override a key (repeatable).")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user wants beside the configuration: limits, plans to measure, whether to tune, the folder for the results."""
-
-    goal: Goal
-    plans: int
-    fine_tune: bool
-    folder: Path
+_BASELINE_STYLES = (
+    ("#d98c2b", "s", "--"),
+    ("#5a8f4e", "^", ":"),
+    ("#7d5ba6", "D", "-."),
+    ("#3a9a9a", "v", (0, (5, 1, 1, 1))),
+)
+"""Colour, marker and dashes of each baseline, which differ without colour as well."""
 
 
 def search_compression(
-    config: _ConfigFile,
-    day: _Day,
-    budget_bytes: _Bytes = None,
-    max_auc_drop: _Drop = None,
-    workspace: _Workspace = None,
-    plans: _Plans = 150,
-    fine_tune: _Tune = False,
-    out: _Out = None,
-    overrides: _Overrides = [],  # noqa: B006
-    as_json: _Json = False,
+    config: options.ConfigFile,
+    day: options.DayOrChampion,
+    budget_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Find the best AUC within this many bytes.")
+    ] = None,
+    max_auc_drop: Annotated[
+        float | None, typer.Option(min=0, help="Find the fewest bytes within this loss of AUC.")
+    ] = None,
+    workspace: options.Workspace = None,
+    plans: Annotated[
+        int, typer.Option(min=1, help="Measure at most this many plans, and baselines.")
+    ] = 150,
+    fine_tune: Annotated[
+        bool,
+        typer.Option(
+            "--fine-tune", help="Also measure the chosen plan after fine-tuning on the day."
+        ),
+    ] = False,
+    out: options.Out = None,
+    overrides: options.Overrides = [],  # noqa: B006
+    as_json: options.Json = False,
 ) -> None:
-    """Search for compression.steps: the best AUC within a budget of bytes, or the fewest bytes within a loss of AUC.
+    """Find compression steps for a budget.
 
-    Plans are chosen on one half of the held-out users and reported on the other. The written section `compression` takes the
-    place of the configuration's (or `--plan` names it to a stage); nothing else is changed, and the gate decides as always.
-    Without a limit, the steps that are configured are the plan.
+    The budget limits the bytes or the loss of AUC. Plans are chosen on one half of the held-out
+    users and reported on the other half. Put the written section `compression` into your
+    configuration, or pass the plan to a stage by `--plan`; the model gate decides as before.
+    Without a limit, the configured steps become the plan. Writes plan.yaml, search.json and
+    pareto.png (default: to WORKSPACE/compression-search/dt=DAY).
     """
-    from compression.search.descent import Goal
+    from compression.search.greedy_search import Goal
 
-    home = workspace or default_workspace()
-    loaded = load_config(config, overrides, home)
-    context = Context(
-        loaded, day_or_champion(day, Store(home)), Store(home), quiet if as_json else console.say
-    )
-    folder = out or home / "compression-search" / folder_of(context.day)
-    if budget_bytes is None and max_auc_drop is None and loaded.compression.steps:
-        _write_plan(
-            {"compression": loaded.compression.model_dump(mode="json")}, loaded.name, folder
-        )
-        console.say("no limit is given, and compression.steps are: they are the plan")
+    partition = options.day_or_champion(day, options.open_store(workspace))
+    report = no_report if as_json else console.info
+    context = options.stage_context(config, workspace, overrides, partition, report)
+    name, settings = context.config.name, context.config.compression
+    folder = out or context.store.workspace / "compression-search" / folder_of(context.day)
+    # 1. Without a limit there is nothing to search for.
+    if budget_bytes is None and max_auc_drop is None and settings.steps:
+        _write_plan({"compression": settings.model_dump(mode="json")}, name, folder)
+        console.info("no limit is given: the configured compression.steps are the plan")
         typer.echo(f"manifest={(folder / PLAN).resolve()}")
         return
+
+    # 2. Search, and write the results.
     started_ms = int(time.time() * 1000)
-    found = _search(context, Request(Goal(budget_bytes, max_auc_drop), plans, fine_tune, folder))
-    _write(found, loaded.name, folder)
-    _track(context, found, folder, started_ms)
+    result = _search(context, Goal(budget_bytes, max_auc_drop), plans, fine_tune)
+    _write_plan(result.section(), name, folder)
+    document = json.dumps(result.as_dict(), indent=1, allow_nan=False)
+    (folder / REPORT).write_text(document + "\n", encoding="utf-8")
+    plot_search(result, name, folder / PLOT)
+
+    # 3. Track and print them. The DAG reads the last line of the output.
+    params = {"max_bytes": str(budget_bytes), "max_auc_drop": str(max_auc_drop)}
+    files = (folder / REPORT, folder / PLAN, folder / PLOT)
+    track_result(context, "search-compression", started_ms, result.metrics(), params, files)
     if as_json:
-        typer.echo((folder / REPORT).read_text(encoding="utf-8"))
+        typer.echo(document)
     else:
-        _show(found)
-        console.say(f"wrote {PLAN}, {REPORT} and {PLOT} to {folder}")
+        _show(result)
+        console.info(f"wrote {PLAN}, {REPORT} and {PLOT} to {folder}")
         typer.echo(f"manifest={(folder / PLAN).resolve()}")
 
 
-def _search(context: Context, request: Request) -> Found:
-    from compression.search.bench import Bench
+def _search(context: Context, goal: Goal, plans: int, fine_tune: bool) -> SearchResult:
+    from compression.search.evaluator import PlanEvaluator
     from compression.search.search import search
 
-    checkpoint, impressions = (
-        require(context, "checkpoint", "train"),
-        require(context, "impressions", "ingest"),
-    )
+    checkpoint = require(context, "checkpoint", "train").path
+    impressions = require(context, "impressions", "ingest").path
     settings = context.config.compression
-    bench = Bench.of(checkpoint.path, impressions.path, settings.zero_tolerance)
-    context.report(
-        f"{console.format_bytes(bench.bytes)} before any step; measuring {request.plans} plans at most"
+    bench = PlanEvaluator.of(checkpoint, impressions, settings.zero_tolerance)
+    context.report(f"{format_bytes(bench.bytes)} before any step; measuring up to {plans} plans")
+
+    def report_plan(number: int, plan: EvaluatedPlan) -> None:
+        """Report a plan when it is measured."""
+        change = f"AUC {-plan.drop:+.5f} ± {plan.error:.5f}"
+        smaller = f"{bench.bytes / plan.bytes:>7.1f}×"
+        context.report(f"{number:>4}  {smaller}  {change}  {_describe(plan.steps)}")
+
+    return search(bench, settings, goal, plans, report_plan, tune=fine_tune)
+
+
+def _write_plan(section: dict[str, Any], name: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    heading = (
+        f"# For {name}: replace its section `compression` by this one, or pass this file to "
+        "`--plan`.\n"
     )
-
-    def tell(number: int, one: Measured) -> None:
-        """Report a plan as it is measured."""
-        context.report(
-            f"{number:>4}  {bench.bytes / one.bytes:>7.1f}×  AUC {-one.drop:+.5f} ± {one.error:.5f}  {_words(one.steps)}"
-        )
-
-    return search(bench, settings, request.goal, request.plans, tell, tune=request.fine_tune)
+    plan = yaml.safe_dump(section, sort_keys=False, width=120, default_flow_style=None)
+    (folder / PLAN).write_text(heading + plan, encoding="utf-8")
 
 
-def _words(steps: Sequence[StepSettings]) -> str:
-    """A plan in a few words."""
-    rows = [f"{_which(step.fields)}{step.keep:.3g}" for step in steps if step.kind == "prune_rows"]
-    others = [_word(step) for step in steps if step.kind != "prune_rows"]
+def _describe(steps: Sequence[StepSettings]) -> str:
+    """Return a plan in a few words, such as `rows ad 0.5, user 0.25 · int8`."""
+    rows = []
+    for step in steps:
+        if step.kind == "prune_rows":
+            fields = step.fields
+            of = (
+                f"of {len(fields)} fields " if len(fields) > 1 else "".join(f"{f} " for f in fields)
+            )
+            rows.append(f"{of}{step.keep:.3g}")
+    others = [_describe_step(step) for step in steps if step.kind != "prune_rows"]
     return " · ".join([*([f"rows {', '.join(rows)}"] if rows else []), *others]) or "no step"
 
 
-def _which(fields: tuple[str, ...]) -> str:
-    return f"{fields[0]} " if len(fields) == 1 else f"of {len(fields)} fields " if fields else ""
-
-
-def _word(step: StepSettings) -> str:
+def _describe_step(step: StepSettings) -> str:
     match step.kind:
         case "drop_fields":
             return f"without {len(step.fields) or 'chosen'} fields"
-        case "prune_rows":
-            return f"rows by {step.by}"
         case "widths":
             return f"columns {'/'.join(map(str, step.ranks))}"
         case "quantize":
@@ -177,48 +162,95 @@ def _word(step: StepSettings) -> str:
             return step.kind
 
 
-def _write(found: Found, name: str, folder: Path) -> None:
-    from pipelines.cli.search_plot import plot_search
-
-    _write_plan(found.section(), name, folder)
-    (folder / REPORT).write_text(
-        json.dumps(found.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8"
+def _show(result: SearchResult) -> None:
+    by = next((step.by for step in result.chosen.steps if step.kind == "prune_rows"), "nothing")
+    title = (
+        "Pareto front, chosen on one half of the users and measured on the other; the chosen plan "
+        f"is the last line; rows pruned by {by}"
     )
-    plot_search(found, name, folder / PLOT)
-
-
-def _write_plan(section: dict[str, Any], name: str, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    heading = f"# For {name}: put this section in the place of its `compression`, or give this file to `--plan`.\n"
-    plan = yaml.safe_dump(section, sort_keys=False, width=120, default_flow_style=None)
-    (folder / PLAN).write_text(heading + plan, encoding="utf-8")
-
-
-def _track(context: Context, found: Found, folder: Path, started_ms: int) -> None:
-    params = {"max_bytes": str(found.goal.max_bytes), "max_auc_drop": str(found.goal.max_drop)}
-    files = tuple(folder / name for name in (REPORT, PLAN, PLOT))
-    track_result(context, "search-compression", started_ms, found.metrics(), params, files)
-
-
-def _show(found: Found) -> None:
-    columns = ("smaller", "bytes", "AUC", "change", "95 %", "plan")
-    by = next((step.by for step in found.chosen.steps if step.kind == "prune_rows"), "nothing")
-    title = f"the front, chosen on one half of the users, measured on the other; the chosen plan last; rows pruned by {by}"
-    console.table(title, columns, (_row(found, one) for one in (*found.front, found.chosen)))
-
-
-def _row(found: Found, one: Measured) -> Sequence[Any]:
-    drop = found.intervals[one.steps]
-    size = (f"{found.bytes / one.bytes:.1f}×", console.format_bytes(one.bytes))
-    between = f"{_change(drop.high)} … {_change(drop.low)}"
-    return (
-        *size,
-        f"{one.auc_reported:.4f}",
-        _change(one.drop_reported),
-        between,
-        _words(one.steps),
-    )
+    rows = []
+    for plan in (*result.front, result.chosen):
+        drop = result.intervals[plan.steps]
+        rows.append(
+            (
+                f"{result.bytes / plan.bytes:.1f}×",
+                format_bytes(plan.bytes),
+                f"{plan.auc_reported:.4f}",
+                _change(plan.drop_reported),
+                f"{_change(drop.high)} … {_change(drop.low)}",
+                _describe(plan.steps),
+            )
+        )
+    console.table(title, ("smaller", "bytes", "AUC", "change", "95 %", "plan"), rows)
 
 
 def _change(drop: float) -> str:
+    # 0.0 - x instead of -x: no change prints as +0.0000, not as -0.0000.
     return f"{0.0 - round(drop, 4):+.4f}"
+
+
+def plot_search(result: SearchResult, name: str, path: Path) -> None:
+    """Plot the change of AUC against bytes, for the searched plans and the baselines.
+
+    Args:
+        result: the search. Values are those of the reported half of the held-out users.
+        name: name of the model, for the subtitle.
+        path: PNG file to write; its folder is made if missing.
+    """
+    from features.plotting import BLUE, MUTED, RED, figure_file, plain_axes, title
+
+    chosen, drop = result.chosen, result.intervals[result.chosen.steps]
+    finding = (
+        f"{result.bytes / chosen.bytes:.1f} times smaller ({format_bytes(chosen.bytes)}), AUC "
+        f"{-chosen.drop_reported:+.4f} ({-drop.high:+.4f} to {-drop.low:+.4f})"
+    )
+    subject = (
+        f"{name}, reported half of the held-out users; bars: 95 % of bootstrap samples; "
+        f"{len(result.plans)} plans measured"
+    )
+    with figure_file(path, (9.5, 5.4)) as figure:
+        axes = plain_axes(figure)
+        baselines: dict[str, list[EvaluatedPlan]] = {}
+        for plan in result.baselines:
+            baselines.setdefault(plan.name, []).append(plan)
+        styles = zip(baselines.items(), _BASELINE_STYLES, strict=False)
+        for (kind, plans), (colour, marker, dashes) in styles:
+            label = f"{kind} alone"
+            _curve(axes, plans, label=label, color=colour, marker=marker, linestyle=dashes)
+        _curve(axes, result.front, label="searched", color=BLUE, marker="o", linewidth=2.2)
+        sizes = [plan.bytes for plan in result.front]
+        drops = [result.intervals[plan.steps] for plan in result.front]
+        lows, highs = [-each.high for each in drops], [-each.low for each in drops]
+        axes.vlines(sizes, lows, highs, color=BLUE, alpha=0.3, linewidth=1.5)
+        point = [chosen.bytes], [-chosen.drop_reported]
+        axes.plot(*point, "*", color=RED, markersize=17, label="chosen", zorder=5)
+        if result.goal.max_bytes is not None:
+            axes.axvline(result.goal.max_bytes, color=MUTED, linewidth=1, linestyle="--")
+        if result.goal.max_drop is not None:
+            axes.axhline(-result.goal.max_drop, color=MUTED, linewidth=1, linestyle="--")
+        _scale_axes(axes, [-plan.drop_reported for plan in (*result.front, chosen)])
+        axes.legend(frameon=False, loc="lower left")
+        title(axes, finding, subject)
+
+
+def _curve(axes: Axes, plans: Sequence[EvaluatedPlan], **style: Any) -> None:
+    ordered = sorted(plans, key=lambda plan: plan.bytes)
+    changes = [-plan.drop_reported for plan in ordered]
+    axes.plot([plan.bytes for plan in ordered], changes, markersize=5, **style)
+
+
+def _scale_axes(axes: Axes, changes: Sequence[float]) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: format_bytes(count)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    # The searched plans set the scale; baselines may leave the plot at the bottom.
+    size = max(0.001, *(abs(change) for change in changes))
+    axes.set_ylim(-1.8 * size, max(0.5 * size, 1.3 * max(changes)))
+    axes.set(
+        xlabel="bytes of keys, rows, dense weights and encodings (log)",
+        ylabel="AUC minus the trained model's",
+    )

@@ -1,4 +1,4 @@
-"""The picture of `select-features`: importance beside cost, field by field."""
+"""The plot of `select-features`: importance and cost of every field."""
 
 from __future__ import annotations
 
@@ -6,85 +6,71 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from compression.selection.report import Line, Selection
+from compression.selection.report import FieldSelection, RankedField
+from features.plotting import BLUE, GRID, INK, MUTED, PALE, figure_file, title
 from pipelines.cli.console import format_bytes
 
-_INK, _MUTED, _GRID = "#1c2733", "#8a97a6", "#e3e8ee"
-_KEPT, _DROPPED = "#1f6fb2", "#c9d1da"
 
-
-def plot_selection(found: Selection, name: str, path: Path) -> Path:
-    """Draw the importance of every field beside the bytes that it alone takes; return the path.
+def plot_selection(selection: FieldSelection, name: str, path: Path) -> Path:
+    """Plot the importance of every field and the bytes that dropping it alone would save.
 
     Args:
-        found: the selection.
-        name: says what model it is.
-        path: PNG to write; its folder is made if missing.
+        selection: what to plot.
+        name: name of the model, for the subtitle.
+        path: PNG file to write; its folder is made if missing.
+
+    Returns:
+        `path`.
     """
-    lines = list(found.lines())
-    figure = Figure(figsize=(10.5, 2.0 + 0.25 * len(lines)), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-    _importance(left, lines)
-    _cost(right, lines)
-    figure.suptitle(_message(found), x=0.01, ha="left", fontweight="bold", color=_INK, fontsize=13)
-    left.set_title(_details(found, name), loc="left", color=_MUTED, fontsize=9.5)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    lines = list(selection.lines())
+    full, pruned = selection.sizes()
+    before, after = selection.full.tuned.auc, selection.pruned.tuned.auc
+    finding = f"Importance of {full.count} inputs; none dropped"
+    if pruned != full:
+        share = f"{pruned.bytes / full.bytes:.0%} of the bytes"
+        finding = f"{pruned.count} of {full.count} inputs: {share}, AUC {after - before:+.4f}"
+    sizes = f"{format_bytes(full.bytes)} → {format_bytes(pruned.bytes)}"
+    aucs = f"held-out AUC {before:.4f} → {after:.4f} after fine-tuning"
+    with figure_file(path, (10.5, 2.0 + 0.25 * len(lines))) as figure:
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        _plot_importance(left, lines)
+        _plot_cost(right, lines)
+        title(left, finding, f"{name}, {selection.method}: {sizes}; {aucs}. Blue: kept")
     return path
 
 
-def _importance(axes: Axes, lines: Sequence[Line]) -> None:
+def _plot_importance(axes: Axes, lines: Sequence[RankedField]) -> None:
     _bars(axes, lines, [line.importance for line in lines])
-    axes.set_yticks(range(len(lines)), [line.name for line in lines], color=_INK)
+    axes.set_yticks(range(len(lines)), [line.name for line in lines], color=INK)
+    # The most important field is at the top.
     axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.set(xlim=(0, 1), xlabel="importance: learned chance δ to be kept")
+    axes.set(xlim=(0, 1), xlabel="importance: trained probability δ to be kept")
 
 
-def _cost(axes: Axes, lines: Sequence[Line]) -> None:
-    _bars(axes, lines, [max(1, line.bytes) for line in lines])
-    for place, line in enumerate(lines):
+def _plot_cost(axes: Axes, lines: Sequence[RankedField]) -> None:
+    # A logarithmic axis cannot show the 0 bytes of a field without a vocabulary.
+    widths = [max(1, line.bytes) for line in lines]
+    _bars(axes, lines, widths)
+    for y, (width, line) in enumerate(zip(widths, lines, strict=True)):
         label = f" {format_bytes(line.bytes)} · {line.online:.3g}"
-        axes.text(max(1, line.bytes), place, label, va="center", color=_MUTED, fontsize=8)
+        axes.text(width, y, label, va="center", color=MUTED, fontsize=8)
     axes.set_xscale("log")
+    # The right end leaves space for the label of the longest bar.
     axes.set_xlim(left=10, right=30 * max(100, *(line.bytes for line in lines)))
     axes.xaxis.set_major_locator(LogLocator(numticks=5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count / 1000:,.10g} kB"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(
-        "cost: bytes saved without the field (log)\nbeside each bar: bytes · values per impression"
+        "cost: bytes saved without the field (log)\nlabels: bytes · values per impression"
     )
 
 
-def _bars(axes: Axes, lines: Sequence[Line], values: Sequence[float]) -> None:
-    axes.barh(
-        range(len(lines)),
-        values,
-        color=[_KEPT if line.kept else _DROPPED for line in lines],
-        height=0.72,
-    )
+def _bars(axes: Axes, lines: Sequence[RankedField], widths: Sequence[float]) -> None:
+    colours = [BLUE if line.kept else PALE for line in lines]
+    axes.barh(range(len(lines)), widths, color=colours, height=0.72)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", color=_GRID, linewidth=0.8)
+    axes.grid(axis="x", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-
-
-def _message(found: Selection) -> str:
-    full, pruned = found.sizes()
-    if pruned == full:
-        return f"Importance of {full.count} inputs; none dropped"
-    change = found.pruned.tuned.auc - found.full.tuned.auc
-    return f"{pruned.count} of {full.count} inputs: {pruned.bytes / full.bytes:.0%} of the bytes, AUC {change:+.4f}"
-
-
-def _details(found: Selection, name: str) -> str:
-    full, pruned = found.sizes()
-    sizes = f"{format_bytes(full.bytes)} → {format_bytes(pruned.bytes)}"
-    aucs = (
-        f"held-out AUC {found.full.tuned.auc:.4f} → {found.pruned.tuned.auc:.4f} after fine-tuning"
-    )
-    return f"{name}, {found.method}: {sizes}; {aucs}. Blue stays, grey goes"

@@ -1,1 +1,1 @@
-"""`make demo`: the daily pipeline over a few days, through a real Airflow, with the figures on the screen."""
+"""`make demo`: train a few days through a real Airflow and print the results."""

@@ -1,11 +1,14 @@
-"""`python -m pipelines.demo`: by default three days of the real log where its folder is found, else of the simulator."""
+"""Run the demo as `python -m pipelines.demo`.
+
+By default it trains three days of the KuaiRand log if its folder is found, else of the simulator.
+"""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
-from datetime import date, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -17,33 +20,35 @@ from pipelines.demo.run import DAYS, default_subject, last_of, run_demo
 
 KEEP_VARIABLE = "KEEP"
 
+_DATE = ["%Y-%m-%d"]
+
 
 def demo(
-    config: Annotated[Path | None, typer.Option(help="The YAML file.")] = None,
-    workspace: Annotated[Path | None, typer.Option(help="Where artifacts go.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration of the log to train.")] = None,
+    workspace: Annotated[Path | None, typer.Option(help="Write artifacts to this folder.")] = None,
     first: Annotated[
-        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day.")
+        datetime | None, typer.Option("--from", formats=_DATE, help="First day (YYYY-MM-DD).")
     ] = None,
     last: Annotated[
-        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Last day, included.")
+        datetime | None, typer.Option("--to", formats=_DATE, help="Last day, inclusive.")
     ] = None,
-    keep: Annotated[bool, typer.Option(help="Leave the services running (also KEEP=1).")] = False,
+    keep: Annotated[
+        bool, typer.Option(help="Leave the services running (default: KEEP=1 in the environment).")
+    ] = False,
 ) -> None:
-    """Train, shrink, check and promote a model for each of a few days, through Airflow."""
+    """Train a few days through Airflow."""
     subject = default_subject()
     begin = first.date() if first else subject.first
-    end: date = last.date() if last else last_of(begin, DAYS)
+    end = last.date() if last else last_of(begin, DAYS)
     stay = keep or os.environ.get(KEEP_VARIABLE, "") not in ("", "0")
-    sys.exit(
-        run_demo(config or subject.config, workspace or default_workspace(), begin, end, keep=stay)
-    )
+    home = workspace or default_workspace()
+    sys.exit(run_demo(config or subject.config, home, begin, end, keep=stay))
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message and its exit code."""
-    signal.signal(
-        signal.SIGTERM, lambda _number, _frame: sys.exit(143)
-    )  # so that the services are stopped then too
+    """Run the command line. An error of the project becomes one message and its exit code."""
+    # SIGTERM raises SystemExit, so that the services are stopped.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         typer.run(demo)
     except ElasticCtrError as error:

@@ -1,4 +1,4 @@
-"""Follow a backfill: say what each task of each day does as it happens."""
+"""Watch a backfill: report each task of each day when its state changes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pipelines.services.airflow_api import AirflowApi, DagRun, TaskInstance
 DAG_ID = "daily_retrain"
 POLL_S = 2.0
 
-_DONE = ("success", "failed")
-_ENDED = ("success", "failed", "skipped", "upstream_failed")
-_SPOKEN = ("running", "up_for_retry", "success", "failed", "skipped")
+_FINISHED = ("success", "failed")
+_ENDED = (*_FINISHED, "skipped", "upstream_failed")
+_REPORTED = (*_FINISHED, "skipped", "running", "up_for_retry")
 
 
 @dataclass(frozen=True)
 class Window:
-    """The days that a backfill covers, and the zone in which they begin."""
+    """The days that a backfill covers, and the time zone in which they begin."""
 
     first: date
     last: date
@@ -41,84 +41,89 @@ class Window:
 
 @dataclass(frozen=True)
 class DayRun:
-    """A finished run: its day, its state, and its tasks."""
+    """The run of a day, with its tasks."""
 
     run: DagRun
     tasks: tuple[TaskInstance, ...]
 
     @property
     def seconds(self) -> float:
-        """Seconds that its tasks took, summed (tasks side by side count twice)."""
+        """Sum of the tasks' seconds, also of tasks that ran at the same time."""
         return sum(task.seconds or 0.0 for task in self.tasks)
 
 
 @dataclass
 class Watcher:
-    """Polls Airflow and reports each change of a task's state once; `polled` gets all days after every look."""
+    """Polls Airflow and reports each change of a task's state once.
+
+    Attributes:
+        api: Airflow.
+        window: the days to watch.
+        report: receives a line per change.
+        advance: receives the number of ended tasks and of all tasks after each poll.
+        polled: receives all days after each poll.
+        states: (day, task) → last state.
+    """
 
     api: AirflowApi
     window: Window
-    say: Callable[[str], None]
+    report: Callable[[str], None]
     advance: Callable[[int, int], None]
     polled: Callable[[list[DayRun]], None] = lambda _days: None
-    seen: dict[tuple[str, str], str] = field(default_factory=dict)
+    states: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def follow(self, timeout_s: float) -> list[DayRun]:
-        """Return the runs when all have ended; raises RetryableError when the time is up."""
+        """Return the runs when all have ended.
+
+        Raises:
+            RetryableError: they have not ended after `timeout_s` seconds.
+        """
         deadline = time.monotonic() + timeout_s
+        window = self.window
         while True:
-            days = [DayRun(run, self._tasks(run)) for run in self._runs()]
-            self._report(days)
+            runs = self.api.runs(DAG_ID, window.first, window.last, window.zone)
+            days = [DayRun(run, self._tasks(run)) for run in runs]
+            for day in days:
+                for task in day.tasks:
+                    self._report_change(day.run.day, task)
+            ended = sum(task.state in _ENDED for day in days for task in day.tasks)
+            # Days that are still queued have no tasks yet, but will have as many as the others.
+            per_day = max((len(day.tasks) for day in days), default=0)
+            self.advance(ended, per_day * len(days))
             self.polled(days)
-            if days and all(day.run.state in _DONE for day in days):
+            if days and all(day.run.state in _FINISHED for day in days):
                 return days
             if time.monotonic() > deadline:
                 raise RetryableError(
-                    f"the backfill is not done after {timeout_s:.0f} s; look at the grid, then run again"
+                    f"the backfill is not done after {timeout_s:.0f} s; look at the grid in "
+                    "Airflow, then run the demo again"
                 )
             time.sleep(POLL_S)
-
-    def _runs(self) -> list[DagRun]:
-        return self.api.runs(DAG_ID, self.window.first, self.window.last, self.window.zone)
 
     def _tasks(self, run: DagRun) -> tuple[TaskInstance, ...]:
         return () if run.state == "queued" else tuple(self.api.task_instances(DAG_ID, run.run_id))
 
-    def _report(self, days: list[DayRun]) -> None:
-        for day in days:
-            for task in day.tasks:
-                self._mention(day.run.day, task)
-        ended = sum(task.state in _ENDED for day in days for task in day.tasks)
-        per_day = max((len(day.tasks) for day in days), default=0)
-        self.advance(ended, per_day * len(days))
-
-    def _mention(self, day: str, task: TaskInstance) -> None:
-        if task.state in _SPOKEN and self.seen.get((day, task.task_id)) != task.state:
-            took = (
-                f" {task.seconds:6.1f} s"
-                if task.state in _DONE and task.seconds is not None
-                else ""
-            )
-            self.say(f"{day}  {task.task_id:<20} {task.state}{took}")
-        self.seen[(day, task.task_id)] = task.state
+    def _report_change(self, day: str, task: TaskInstance) -> None:
+        if task.state in _REPORTED and self.states.get((day, task.task_id)) != task.state:
+            has_time = task.state in _FINISHED and task.seconds is not None
+            seconds = f" {task.seconds:6.1f} s" if has_time else ""
+            self.report(f"{day}  {task.task_id:<20} {task.state}{seconds}")
+        self.states[(day, task.task_id)] = task.state
 
 
 @contextmanager
 def progress(
     console: Console,
 ) -> Iterator[tuple[Callable[[str], None], Callable[[int, int], None]]]:
-    """Give a function that prints a line and one that moves the bar: a live bar on a terminal, plain lines otherwise."""
+    """Give a function that prints a line, and one that moves a progress bar.
+
+    There is a bar on a terminal only. A log file gets plain lines.
+    """
     if not console.is_terminal:
         yield (lambda line: console.print(line, highlight=False)), (lambda _done, _total: None)
         return
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as bar:
+    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn()]
+    with Progress(*columns, MofNCompleteColumn(), TimeElapsedColumn(), console=console) as bar:
         task = bar.add_task("tasks", total=None)
         yield (
             (lambda line: bar.console.print(line, highlight=False)),

@@ -1,1 +1,1 @@
-"""Follow mode: files of the log are trained on as they land, and changes published."""
+"""Follow mode: train on log files as they arrive, and publish each change of the model."""

@@ -1,9 +1,12 @@
-"""Follow mode: one long-lived process that takes files of the log as they land, learns them and publishes the changes.
+"""Follow mode: a long-lived process that trains on log files as they arrive and publishes changes.
 
-The order makes it safe to kill at any moment. What was taken is known by a ledger that lies beside the checkpoint that learned
-it; both appear by one rename. A process that starts again goes on from there and takes the files after it once more: the model
-that had learned them is gone, so nothing counts twice. What is published is known by its content, so the next delta leads from
-what servers have to what the process has, whatever was lost between.
+It may be killed at any moment:
+
+* The ledger of processed files is saved in the same folder as the learner, and the folder appears
+  by one rename. A new process continues from there and processes later files again. The model that
+  was trained on them is lost, so no row counts twice.
+* Publications are identified by their content. The first delta of a new process is computed from
+  the content that servers have, even if the model behind it is lost.
 """
 
 from __future__ import annotations
@@ -12,37 +15,48 @@ import fcntl
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
-from compression.delta.from_learner import live_model, stored_as
 from compression.model import CompactModel
+from compression.pruning import live_model, stored_as
 from features.errors import RetryableError, UnsoundError
+from features.files import atomic_folder
 from pipelines.config import Config
-from pipelines.follow.folders import appearing, keep_latest, numbered, numbers
-from pipelines.follow.journal import Journal
-from pipelines.follow.ledger import Ledger
-from pipelines.follow.published import opened
-from pipelines.follow.raw_files import landed
-from pipelines.follow.records import Judge, Judged, in_order_of_time
+from pipelines.follow.ledger import BatchLog, Ledger
+from pipelines.follow.publisher import (
+    folder_numbers,
+    keep_latest_folders,
+    nth_folder,
+    open_publisher,
+)
+from pipelines.follow.raw_rows import complete_files
+from pipelines.follow.records import RecordValidator, in_order_of_time
 from pipelines.store.artifacts import Store
-from pipelines.store.lineage import read_by, sound_checkpoint
+from pipelines.store.lineage import input_of, sound_checkpoint
 from training.data.examples import Examples, examples_of
 from training.fit.checkpoints import read_description
-from training.fit.following import BatchFigures, Follower
-from training.fit.learners import Recipe
+from training.fit.model_and_baseline import LearnerConfig
+from training.fit.streaming import BatchFigures, StreamTrainer
 from training.packed.matrix import Form
 
 _CHECKPOINT, _STATES, _KEPT_STATES = "checkpoint", "state", 2
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to follow: the configuration, the workspace to start from, the folder to watch, the folder to publish to."""
+class FollowJob:
+    """What to follow.
+
+    Attributes:
+        config: the configuration.
+        store: the workspace whose last sound checkpoint is the first model.
+        watch: the folder of log files.
+        out: the folder to publish to.
+    """
 
     config: Config
     store: Store
@@ -50,30 +64,41 @@ class Job:
     out: Path
 
 
-class Follow:
-    """A process that follows.
+class FollowProcess:
+    """Follow mode in this process. A context manager: it locks the folder that it publishes to.
 
     Args:
-        job: what to do.
-        tell: gets a line for a person now and then.
+        job: what to follow.
+        report: receives a line per micro-batch and event.
 
     Raises:
         RetryableError: another process follows into the same folder.
-        InputError: the checkpoint or what lies in `out` cannot be used.
+        InputError: the checkpoint, or the state in `out`, cannot be used.
     """
 
-    def __init__(self, job: Job, tell: Callable[[str], None]) -> None:
-        self._job, self._tell, self._settings = job, tell, job.config.follow
+    def __init__(self, job: FollowJob, report: Callable[[str], None]) -> None:
+        self._job, self._report, self._settings = job, report, job.config.follow
         job.out.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(job.out)
-        self._judge = Judge(job.config.source, job.config.features, job.config.training.weight)
-        self.follower, self.ledger = self._resumed()
-        self._published, trouble = opened(job.out)
-        self._journal = Journal(job.out, self.ledger.batch)
-        self._saved = self.ledger.batch
-        if trouble:
-            tell(
-                f"what was published cannot be read, servers will load the next full export: {trouble}"
+        # The system releases the lock when the process ends, however it ends.
+        self._lock = (job.out / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise RetryableError(
+                f"{job.out}: another process follows into this folder; stop it, or choose another "
+                "--out"
+            ) from error
+        config = job.config
+        self._validator = RecordValidator(config.source, config.features, config.training.weight)
+        self.follower, self.ledger = self._restore()
+        self._publisher, damage = open_publisher(job.out)
+        self._log = BatchLog(job.out, self.ledger.batch)
+        self._saved_batch = self.ledger.batch
+        if damage:
+            report(
+                "the publications cannot be read, servers will load the next full export instead: "
+                + damage
             )
 
     def __enter__(self) -> Self:
@@ -88,188 +113,183 @@ class Follow:
         self._lock.close()
 
     def run(self, stop: threading.Event, once: bool = False) -> None:
-        """Take what lands until `stop` is set; with `once`, until nothing more is there. Everything is saved at the end.
+        """Process files as they arrive, and save everything at the end.
+
+        Args:
+            stop: ends the run after the current micro-batch.
+            once: end when no file is left.
 
         Raises:
-            UnsoundError: a micro-batch is not fit to be learned or published.
-            InputError: the watched folder is not there.
+            UnsoundError: a micro-batch is not fit for training or publication.
+            InputError: the watched folder does not exist.
         """
         if self.follower.has_begun:
-            self._publish({"batch": self.ledger.batch, "files": []})
+            # After a kill, servers may have a newer model than the restored one: the files after
+            # its checkpoint are processed again.
+            self._publish([])
         while not stop.is_set():
             started = time.monotonic()
-            files = self._untaken()
+            files = [
+                (name, path)
+                for name, path in complete_files(self._job.watch).items()
+                if name not in self.ledger.files
+            ]
             if files:
-                self.take(files)
+                self.process(dict(files[: self._settings.max_files]))
             elif once:
                 break
             if not once:
                 stop.wait(max(0.0, self._settings.every_s - (time.monotonic() - started)))
-        if self._saved < self.ledger.batch:
+        if self._saved_batch < self.ledger.batch:
             self.save()
-        self._tell(f"stopped after micro-batch {self.ledger.batch}: {self._counts()}")
+        ledger = self.ledger
+        self._report(
+            f"stopped after micro-batch {ledger.batch}: {ledger.rows_in:,} rows in = "
+            f"{ledger.rows_kept:,} kept + {ledger.rows_quarantined:,} quarantined"
+        )
 
-    def take(self, files: Mapping[str, Path]) -> None:
-        """Learn and publish files, by name, as one micro-batch."""
-        judged = {name: self._judge.judge(path) for name, path in files.items()}
-        self._journal.quarantine({name: file.quarantined for name, file in judged.items()})
-        kept = in_order_of_time([file.kept for file in judged.values()])
+    def process(self, files: Mapping[str, Path]) -> None:
+        """Train on files, by name, as one micro-batch, and publish the change."""
+        # 1. Validate the rows.
+        validated = {name: self._validator.validate(path) for name, path in files.items()}
+        self._log.quarantine({name: file.quarantined for name, file in validated.items()})
+        kept = in_order_of_time([file.kept for file in validated.values()])
+
+        # 2. Score them with the model before this micro-batch, then train on them.
         figures, seconds = None, 0.0
         if kept.num_rows:
             config = self._job.config
-            examples = examples_of(
-                kept,
-                self._job.watch,
-                config.features,
-                config.graph.relations,
-                config.training.weight,
-            )
-            figures, seconds = self._learn(examples, files)
-        rows = {name: file.rows_in for name, file in judged.items()}
-        self.ledger = self.ledger.after(rows, kept.num_rows, self.follower.day)
-        told = {"batch": self.ledger.batch, "files": list(judged)}
-        change = self._publish(told) if figures else {}
-        self._report(judged, figures, seconds, change)
+            relations, weight = config.graph.relations, config.training.weight
+            examples = examples_of(kept, self._job.watch, config.features, relations, weight)
+            started = time.perf_counter()
+            figures = self._train(examples, ", ".join(files))
+            seconds = time.perf_counter() - started
+        rows_in = {name: file.rows_in for name, file in validated.items()}
+        self.ledger = self.ledger.after(rows_in, kept.num_rows, self.follower.day)
+
+        # 3. Publish and report. The log is written last: it lists what servers can load.
+        change = self._publish(list(files)) if figures else {}
+        entry = {
+            "batch": self.ledger.batch,
+            "files": list(files),
+            "rows_in": sum(rows_in.values()),
+            "quarantined": sum(len(file.quarantined) for file in validated.values()),
+            **(asdict(figures) if figures else {}),
+            "seconds": seconds,
+            "content": self._publisher.number,
+            **change,
+            "published_s": time.time(),
+        }
+        self._log.add(entry)
+        auc = f", AUC {figures.auc:.4f}, calibration {figures.calibration:.2f}" if figures else ""
+        self._report(
+            f"micro-batch {self.ledger.batch}: {entry['rows_in']:,} rows{auc}; "
+            f"content {self._publisher.number}"
+        )
         if self.ledger.batch % self._settings.full_every == 0:
             self.save()
 
     def save(self) -> None:
-        """Let keys go that the eviction names, publish that, and write the learner, the ledger and a full export."""
+        """Run eviction, publish its result, and write the learner, the ledger and a full export."""
         self.follower.learners.evict()
-        self.ledger = self.ledger.without_removed(landed(self._job.watch))
-        with appearing(numbered(self._job.out / _STATES, self.ledger.batch)) as out:
+        self.ledger = self.ledger.without_removed(complete_files(self._job.watch))
+        states = self._job.out / _STATES
+        with atomic_folder(nth_folder(states, self.ledger.batch)) as out:
             self.follower.save(out / _CHECKPOINT)
             self.ledger.write(out)
-        keep_latest(self._job.out / _STATES, _KEPT_STATES)
-        self._saved = self.ledger.batch
+        keep_latest_folders(states, _KEPT_STATES)
+        self._saved_batch = self.ledger.batch
         if self.follower.has_begun:
-            self._publish({"batch": self.ledger.batch, "files": []})
-            size = self._published.full(self._model())
-            self._tell(f"full export {self._published.number}: {size:,} bytes")
+            # Running servers take the delta; the full export is for servers that start later.
+            self._publish([])
+            size = self._publisher.publish_full(self._model())
+            self._report(f"full export {self._publisher.number}: {size:,} bytes")
 
-    def _untaken(self) -> dict[str, Path]:
-        """The next files that are not taken, as many as a micro-batch may have."""
-        files = [
-            (name, path)
-            for name, path in landed(self._job.watch).items()
-            if name not in self.ledger.taken
-        ]
-        return dict(files[: self._settings.max_files])
-
-    def _learn(self, examples: Examples, files: Iterable[str]) -> tuple[BatchFigures, float]:
-        started = time.perf_counter()
+    def _train(self, examples: Examples, names: str) -> BatchFigures:
+        """Train on a micro-batch and return the figures of the model before it."""
         scores = self.follower.score(examples)
-        figures = (
-            BatchFigures.of(examples.label, scores)
-            if scores is not None
-            else BatchFigures.unscored(examples.label)
-        )
-        named = ", ".join(files)
-        self._refuse_absurd(figures, named)
+        if scores is None:
+            figures = BatchFigures.unscored(examples.label)
+        else:
+            figures = BatchFigures.of(examples.label, scores)
+        where = f"micro-batch {self.ledger.batch + 1} ({names})"
+        self._check_calibration(figures, where)
         try:
-            self.follower.learn(examples, scores)
+            self.follower.train_on(examples, scores)
         except UnsoundError as error:
+            # The learner in memory is of no use any more, so it is not saved.
             raise UnsoundError(
-                f"micro-batch {self.ledger.batch + 1} ({named}) is not published, servers keep the last good state: {error}. "
-                f"Move the files away and start again: it goes on from the checkpoint of micro-batch {self._saved}"
+                f"{where} is not published, servers keep the last good state: {error}. Move the "
+                "files away and start again: the process continues from the checkpoint of "
+                f"micro-batch {self._saved_batch}"
             ) from error
-        return figures, time.perf_counter() - started
+        return figures
 
-    def _refuse_absurd(self, figures: BatchFigures, named: str) -> None:
-        """Stop before a batch is learned whose clicks are far from what the model expects; what was learned before is saved."""
+    def _check_calibration(self, figures: BatchFigures, where: str) -> None:
+        """Raise UnsoundError if clicks are far from what the model expects.
+
+        The micro-batch is not trained on, and what was trained before is saved.
+        """
         least, most = sorted((figures.clicks, figures.expected_clicks))
-        is_absurd = (
-            most >= self._settings.gate_clicks and least * self._settings.calibration_within < most
-        )
-        if math.isnan(figures.expected_clicks) or not is_absurd:
+        limit = self._settings.calibration_within
+        # A small micro-batch may be far off by chance.
+        is_unsound = most >= self._settings.gate_clicks and least * limit < most
+        if math.isnan(figures.expected_clicks) or not is_unsound:
             return
-        if self._saved < self.ledger.batch:
+        if self._saved_batch < self.ledger.batch:
             self.save()
         raise UnsoundError(
-            f"micro-batch {self.ledger.batch + 1} ({named}) has {figures.clicks} clicks in {figures.rows} rows where the model "
-            f"expects {figures.expected_clicks:.0f}, beyond follow.calibration_within: it is neither learned nor published, and "
-            f"servers keep the last good state. Look at the files; move them away, or raise the limit, and start again"
+            f"{where} has {figures.clicks} clicks in {figures.rows} rows, the model expects "
+            f"{figures.expected_clicks:.0f}; the ratio exceeds follow.calibration_within. It is "
+            "neither trained on nor published, servers keep the last good state. Check the files; "
+            "move them away, or raise the limit, and start again"
         )
 
-    def _publish(self, told: Mapping[str, object]) -> Mapping[str, int]:
+    def _publish(self, files: list[str]) -> Mapping[str, int]:
+        """Publish a delta if servers can apply one, else a full export; return its figures."""
         model = self._model()
-        if self._published.follows(model):
-            return self._published.delta(model, told)
-        return {"full_export_bytes": self._published.full(model)}
+        if self._publisher.can_publish_delta(model):
+            source = {"batch": self.ledger.batch, "files": files}
+            return self._publisher.publish_delta(model, source)
+        return {"full_export_bytes": self._publisher.publish_full(model)}
 
     def _model(self) -> CompactModel:
-        live = live_model(
-            self.follower.learners.model, self.follower.description(), self.follower.encodings
-        )
+        follower = self.follower
+        live = live_model(follower.learners.model, follower.description(), follower.encodings)
         return stored_as(live, Form(self._settings.form))
 
-    def _resumed(self) -> tuple[Follower, Ledger]:
-        config, states = self._job.config, numbers(self._job.out / _STATES)
-        recipe = Recipe(config.features, config.model, config.training, config.graph.relations)
-        if not states:
-            return _begun(self._job.store, recipe, self._tell), Ledger()
-        folder = numbered(self._job.out / _STATES, states[-1])
-        ledger = Ledger.read(folder)
-        self._tell(f"goes on after micro-batch {ledger.batch}")
-        if not ledger.rows_kept:
-            return Follower.fresh(recipe), ledger
-        return Follower.restored(recipe, folder / _CHECKPOINT, ledger.day), ledger
-
-    def _report(
-        self,
-        judged: Mapping[str, Judged],
-        figures: BatchFigures | None,
-        seconds: float,
-        change: Mapping[str, int],
-    ) -> None:
-        entry = {
-            "batch": self.ledger.batch,
-            "files": list(judged),
-            "rows_in": sum(file.rows_in for file in judged.values()),
-            "quarantined": sum(len(file.quarantined) for file in judged.values()),
-            **(asdict(figures) if figures else {}),
-            "seconds": seconds,
-            "content": self._published.number,
-            **change,
-            "published_s": time.time(),
-        }
-        self._journal.batch(entry)
-        auc = f", AUC {figures.auc:.4f}, calibration {figures.calibration:.2f}" if figures else ""
-        self._tell(
-            f"micro-batch {self.ledger.batch}: {entry['rows_in']:,} rows{auc}; content {self._published.number}"
+    def _restore(self) -> tuple[StreamTrainer, Ledger]:
+        """Return the learner and ledger of the last process, or those of a first start."""
+        config, states = self._job.config, self._job.out / _STATES
+        recipe = LearnerConfig(
+            config.features, config.model, config.training, config.graph.relations
         )
+        numbers = folder_numbers(states)
+        if not numbers:
+            return self._first_follower(recipe), Ledger()
+        folder = nth_folder(states, numbers[-1])
+        ledger = Ledger.read(folder)
+        self._report(f"continues after micro-batch {ledger.batch}")
+        if not ledger.rows_kept:
+            return StreamTrainer.new(recipe), ledger
+        return StreamTrainer.from_checkpoint(recipe, folder / _CHECKPOINT, ledger.day), ledger
 
-    def _counts(self) -> str:
-        ledger = self.ledger
-        return f"{ledger.rows_in:,} rows in = {ledger.rows_kept:,} kept + {ledger.rows_quarantined:,} quarantined"
-
-
-def _begun(store: Store, recipe: Recipe, tell: Callable[[str], None]) -> Follower:
-    """The learners of the workspace's last sound checkpoint, its held-out slice learned too; fresh ones without any."""
-    checkpoint = store.latest_before(
-        "checkpoint", date.max, lambda version: sound_checkpoint(store, version)
-    )
-    if checkpoint is None:
-        tell(f"no checkpoint in {store.workspace}: begins with nothing learned")
-        return Follower.fresh(recipe)
-    follower = Follower.restored(recipe, checkpoint.path)
-    partition = read_by(store, checkpoint, "impressions")
-    fraction = read_description(checkpoint.path).training.holdout_fraction
-    rows = follower.learn_heldout(partition.path, fraction) if partition else 0
-    tell(
-        f"begins from the checkpoint of {checkpoint.day}, with the {rows:,} impressions that it had held out"
-    )
-    return follower
-
-
-def _locked(out: Path) -> IO[str]:
-    """Hold the folder for this process; the system lets go when the process ends, however it does."""
-    lock = (out / "lock").open("w")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        raise RetryableError(
-            f"{out}: another process follows into this folder; end it, or give another --out"
-        ) from error
-    return lock
+    def _first_follower(self, recipe: LearnerConfig) -> StreamTrainer:
+        """Return the learner of the workspace's last sound checkpoint, or a new one."""
+        store = self._job.store
+        checkpoint = store.latest_before(
+            "checkpoint", date.max, lambda version: sound_checkpoint(store, version)
+        )
+        if checkpoint is None:
+            self._report(f"no checkpoint in {store.workspace}: starts with an untrained model")
+            return StreamTrainer.new(recipe)
+        follower = StreamTrainer.from_checkpoint(recipe, checkpoint.path)
+        # The checkpoint held out the last part of its day, which the model is not trained on yet.
+        partition = input_of(store, checkpoint, "impressions")
+        fraction = read_description(checkpoint.path).training.holdout_fraction
+        rows = follower.train_on_heldout(partition.path, fraction) if partition else 0
+        self._report(
+            f"starts from the checkpoint of {checkpoint.day}, with the {rows:,} impressions that "
+            "it held out"
+        )
+        return follower

@@ -1,4 +1,4 @@
-"""Which files were taken, and what became of their rows: saved with the checkpoint that learned them, so that both agree."""
+"""What follow mode has processed: the ledger that a restart reads, and the log that people read."""
 
 from __future__ import annotations
 
@@ -6,24 +6,30 @@ import json
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from features.errors import InputError
+from features.files import write_atomically
+from features.json_safe import json_safe
+from pipelines.follow.records import Quarantined
 
-LEDGER = "ledger.json"
+LEDGER, BATCHES, QUARANTINE = "ledger.json", "batches.jsonl", "quarantine"
+
+_FILES_KEY = "taken"
+"""Key of `Ledger.files` in the file."""
 
 
 @dataclass(frozen=True)
 class Ledger:
-    """What is learned.
+    """What a saved learner was trained on; saved in the same folder, so that both always agree.
 
     Attributes:
-        batch: micro-batches taken.
-        day: the last local day that was learned, counted from 1970.
-        rows_in: rows of all files.
-        rows_kept: of these, learned.
-        rows_quarantined: of these, refused; `rows_in = rows_kept + rows_quarantined`.
-        taken: files by name, each with its rows in; of those that are still there.
+        batch: number of micro-batches.
+        day: last local day that was trained on, counted from 1970-01-01.
+        rows_in: rows of all files, `rows_kept + rows_quarantined`.
+        rows_kept: rows that were trained on.
+        rows_quarantined: the other rows.
+        files: name → rows of each processed file that still exists.
     """
 
     batch: int = 0
@@ -31,7 +37,7 @@ class Ledger:
     rows_in: int = 0
     rows_kept: int = 0
     rows_quarantined: int = 0
-    taken: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict)
 
     def after(self, rows_by_file: Mapping[str, int], kept: int, day: int | None) -> Self:
         """Return the ledger after one more micro-batch."""
@@ -43,26 +49,64 @@ class Ledger:
             rows_in=self.rows_in + rows,
             rows_kept=self.rows_kept + kept,
             rows_quarantined=self.rows_quarantined + rows - kept,
-            taken={**self.taken, **rows_by_file},
+            files={**self.files, **rows_by_file},
         )
 
-    def without_removed(self, there: Container[str]) -> Self:
-        """Return the ledger without the names of files that are not there any more; what became of their rows stays counted."""
-        return replace(
-            self, taken={name: rows for name, rows in self.taken.items() if name in there}
-        )
+    def without_removed(self, existing: Container[str]) -> Self:
+        """Return the ledger without files that no longer exist. Their rows stay counted."""
+        return replace(self, files={n: rows for n, rows in self.files.items() if n in existing})
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder."""
-        (folder / LEDGER).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write the ledger into a folder."""
+        document = asdict(self)
+        document[_FILES_KEY] = document.pop("files")
+        (folder / LEDGER).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read what `write` wrote; raises InputError when it is missing or damaged."""
+        """Read what `write` wrote.
+
+        Raises:
+            InputError: it is missing or damaged.
+        """
         path = folder / LEDGER
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            return cls(files=document.pop(_FILES_KEY), **document)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise InputError(
-                f"{path}: no readable ledger ({error}); remove {folder}, the one before it is then taken"
+                f"{path}: cannot read the ledger ({error}); remove {folder} to continue from the "
+                "state before it"
             ) from error
+
+
+class BatchLog:
+    """Writes `batches.jsonl`, a line per micro-batch, and the rows in `quarantine/<file>.jsonl`.
+
+    Args:
+        folder: the folder of both.
+        batch: the last micro-batch of the ledger. Lines of later ones are removed, because their
+            files will be processed again.
+    """
+
+    def __init__(self, folder: Path, batch: int) -> None:
+        self._batches, self._quarantine = folder / BATCHES, folder / QUARANTINE
+        text = self._batches.read_text(encoding="utf-8") if self._batches.exists() else ""
+        # A killed process may leave half a line.
+        whole = [line for line in text.splitlines() if line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["batch"] <= batch]
+        write_atomically(self._batches, "".join(f"{line}\n" for line in kept))
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Append the figures of a micro-batch."""
+        with self._batches.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(json_safe(entry)) + "\n")
+
+    def quarantine(self, rows_by_file: Mapping[str, Quarantined]) -> None:
+        """Write the quarantined rows of each file, in place of those of an earlier attempt."""
+        for name, rows in rows_by_file.items():
+            if rows:
+                lines = [json.dumps({"reason": why, "record": record}) for why, record in rows]
+                path = self._quarantine / f"{name}.jsonl"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, "".join(f"{line}\n" for line in lines))

@@ -1,9 +1,12 @@
-"""Raw rows of the log in memory, named, joined and spelled as ingest does it, without Spark."""
+"""Read raw rows of the log without Spark, with the names and text forms that ingest gives them."""
 
 from __future__ import annotations
 
+import csv
+import gzip
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,105 +19,181 @@ from spark_jobs.settings import Format, SideTable, Source
 if TYPE_CHECKING:
     import pandas as pd
 
-_KEY = "__join_key"
+_ENDINGS = (".parquet", ".csv", ".csv.gz")
+_INCOMPLETE = (".", "_")
+_JOIN_KEY = "__join_key"
 _INT64_LIMIT = 2.0**63
 
 
-def read_rows(path: Path, separator: str = ",") -> pd.DataFrame:
-    """Read a CSV or Parquet file with every value as the log has it (text; null stays null)."""
+@dataclass(frozen=True)
+class RawFile:
+    """Rows under the schema's column names, and the lines that do not fit the header."""
+
+    rows: pd.DataFrame
+    malformed: tuple[str, ...] = ()
+
+
+def complete_files(folder: Path) -> dict[str, Path]:
+    """Return the complete log files below a folder by name, in the order of names.
+
+    A name is the path below the folder, such as `dt=2026-01-01/hm=1304/part.csv`. Files and folders
+    that begin with `.` or `_` are still being written.
+
+    Raises:
+        InputError: the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is no folder: make it, and have complete files renamed into it")
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.name.endswith(_ENDINGS)]
+    names = sorted(
+        path.as_posix()
+        for path in paths
+        if not any(part.startswith(_INCOMPLETE) for part in path.parts)
+    )
+    return {name: folder / name for name in names}
+
+
+def read_file(path: Path, source: Source) -> RawFile:
+    """Read a log file: Parquet, or CSV with a header, depending on its ending.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     import pandas as pd
 
+    if path.suffix == ".parquet":
+        parquet = source.model_copy(update={"format": Format.PARQUET})
+        return RawFile(normalize(read_rows(path), parquet))
+    # 1. Decode the file.
     try:
-        if path.suffix == ".parquet":
-            return pd.read_parquet(
-                path, dtype_backend="numpy_nullable"
-            )  # else a null makes integers floats
+        data = path.read_bytes()
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+    except (OSError, EOFError, zlib.error, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+    # 2. Split the lines by their number of values. pandas would fail on the whole file instead.
+    lines = list(csv.reader(text.splitlines(keepends=True), delimiter=source.separator))
+    if not lines:
+        raise InputError(f"{path}: the file is empty; a header is expected")
+    header, *records = lines
+    fitting = [record for record in records if len(record) == len(header)]
+    malformed = tuple(
+        source.separator.join(record) for record in records if record and len(record) != len(header)
+    )
+    # 3. Keep every value as text.
+    rows = pd.DataFrame(fitting, columns=header, dtype=object)
+    return RawFile(normalize(rows, source.model_copy(update={"format": Format.CSV})), malformed)
+
+
+def read_rows(path: Path, separator: str = ",") -> pd.DataFrame:
+    """Read a CSV or Parquet file without converting values. Nulls of Parquet stay null.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    import pandas as pd
+
+    is_parquet = path.suffix == ".parquet"
+    try:
+        if is_parquet:
+            # With NumPy's types a null would turn a column of integers into floats.
+            return pd.read_parquet(path, dtype_backend="numpy_nullable")
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        raise InputError(
-            f"{path}: cannot be read as {'Parquet' if path.suffix == '.parquet' else 'CSV'}: {error}"
-        ) from error
+        kind = "Parquet" if is_parquet else "CSV"
+        raise InputError(f"{path}: cannot be read as {kind}: {error}") from error
 
 
-def as_logged(rows: pd.DataFrame, source: Source) -> pd.DataFrame:
-    """Name columns as the schema does, and read as null what ingest reads as null."""
+def normalize(rows: pd.DataFrame, source: Source) -> pd.DataFrame:
+    """Rename columns as the schema does, and make null what ingest reads as null."""
     nulls = source.null_values if source.format is Format.CSV else ()
     return rows.rename(columns=source.rename).replace(list(nulls), NULL)
 
 
-def join(rows: pd.DataFrame, sides: Sequence[tuple[SideTable, pd.DataFrame]]) -> pd.DataFrame:
-    """Join side tables, as `side_columns` read them, as ingest does: ids in canonical spelling, nulls for unknown ones."""
-    for table, side in sides:
-        require(rows, {table.key}, "the input", f"which the join with {table.path} reads")
-        keyed = rows.assign(**{_KEY: _ids(rows[table.key])})
-        rows = keyed.merge(side, on=_KEY, how="left").drop(columns=_KEY)
+def join_side_tables(
+    rows: pd.DataFrame, tables: Sequence[tuple[SideTable, pd.DataFrame]]
+) -> pd.DataFrame:
+    """Join side tables, as `read_side_table` returns them, by the canonical spelling of ids.
+
+    Columns are null where the table does not have the id.
+    """
+    for table, side in tables:
+        require_columns(rows, {table.key}, "the input", f"which the join with {table.path} reads")
+        keyed = rows.assign(**{_JOIN_KEY: _canonical_ids(rows[table.key])})
+        rows = keyed.merge(side, on=_JOIN_KEY, how="left").drop(columns=_JOIN_KEY)
     return rows
 
 
-def side_columns(table: SideTable) -> pd.DataFrame:
-    """Read a side table for `join`; raises InputError when it cannot be read, lacks a column or repeats an id."""
+def read_side_table(table: SideTable) -> pd.DataFrame:
+    """Read a side table for `join_side_tables`.
+
+    Raises:
+        InputError: it cannot be read, a column is missing, or an id occurs twice.
+    """
     side = read_rows(Path(table.path), table.separator)
     key = table.table_key or table.key
     columns = list(table.columns) or [c for c in side.columns if c != key]
-    require(side, {key, *columns}, table.path, "which `side_tables` names")
-    keyed = (
-        side[columns]
-        .rename(columns={c: table.prefix + c for c in columns})
-        .assign(**{_KEY: _ids(side[key])})
-    )
-    keyed = keyed[keyed[_KEY] != NULL]
-    if keyed[_KEY].duplicated().any():
-        repeated = keyed[_KEY][keyed[_KEY].duplicated()].iloc[0]
+    require_columns(side, {key, *columns}, table.path, "which `side_tables` names")
+    renamed = side[columns].rename(columns={c: table.prefix + c for c in columns})
+    keyed = renamed.assign(**{_JOIN_KEY: _canonical_ids(side[key])})
+    # A null id joins nothing, so it may occur several times.
+    keyed = keyed[keyed[_JOIN_KEY] != NULL]
+    repeated = keyed[_JOIN_KEY][keyed[_JOIN_KEY].duplicated()]
+    if len(repeated):
         raise InputError(
-            f"side table {table.path}: {key} must be unique, but {repeated!r} repeats. Keep one record per id."
+            f"side table {table.path}: {key} must be unique, but {repeated.iloc[0]!r} repeats. "
+            "Keep one record per id."
         )
     return keyed
 
 
-def _ids(column: pd.Series) -> list[str]:
-    return [canonical(value) for value in raw(column, None)]
-
-
-def require(rows: pd.DataFrame, names: set[str], where: str, why: str) -> None:
-    """Raise InputError unless the rows, which lie at `where`, have these columns."""
+def require_columns(rows: pd.DataFrame, names: set[str], where: str, why: str) -> None:
+    """Raise InputError if columns are missing. The message names where the rows are from."""
     missing = sorted(names - set(rows.columns))
     if missing:
         raise InputError(f"{where} lacks the columns {missing}, {why}")
 
 
-def raw(column: pd.Series, separator: str | None) -> np.ndarray:
-    """Return raw strings [n], or [n, longest] padded with `""` for a multi-valued column."""
+def _canonical_ids(column: pd.Series) -> list[str]:
+    return [canonical(raw_string(value)) for value in column]
+
+
+def raw_strings(column: pd.Series, separator: str | None) -> np.ndarray:
+    """Return a column as the strings that the served model reads.
+
+    Args:
+        column: raw values.
+        separator: of a multi-valued field; None for a single-valued one.
+
+    Returns:
+        Objects [n], or [n, longest list] padded with `""` if there is a separator.
+    """
     if separator is None:
-        return np.array([text(v) for v in column], dtype=object)
-    lists = [values(v, separator) for v in column]
+        return np.array([raw_string(value) for value in column], dtype=object)
+    lists = [raw_list(value, separator) for value in column]
     width = max([1, *map(len, lists)])
-    return np.array([values + [""] * (width - len(values)) for values in lists], dtype=object)
+    return np.array([each + [""] * (width - len(each)) for each in lists], dtype=object)
 
 
-def text(value: object) -> str:
-    """Spell a value as ingest does: null is empty, an integral float (of the range of int64) an integer."""
-    if (
-        isinstance(value, float | np.floating)
-        and float(value).is_integer()
-        and abs(float(value)) < _INT64_LIMIT
-    ):
-        return str(int(value))
+def raw_string(value: object) -> str:
+    """Return a value as text, as ingest does: null is empty, an integral float has no fraction."""
+    if isinstance(value, float | np.floating):
+        number = float(value)
+        # Spark casts through a 64-bit integer, which holds no larger number.
+        if number.is_integer() and abs(number) < _INT64_LIMIT:
+            return str(int(number))
     return NULL if _is_null(value) else str(value)
 
 
-def values(value: object, separator: str) -> list[str]:
-    """Return the elements of a list, or of text split at the separator, spelled by `text`."""
+def raw_list(value: object, separator: str) -> list[str]:
+    """Return the elements of a list, or of text split at the separator, as text."""
     if isinstance(value, list | tuple | np.ndarray):
-        return [text(v) for v in value if not _is_null(v)]
+        return [raw_string(v) for v in value if not _is_null(v)]
     return [] if _is_null(value) else [part for part in str(value).split(separator) if part]
 
 
 def _is_null(value: object) -> bool:
     import pandas as pd
 
-    return (
-        value is None
-        or value is pd.NA
-        or value is pd.NaT
-        or (isinstance(value, float | np.floating) and value != value)
-    )
+    if isinstance(value, float | np.floating):
+        return bool(value != value)
+    return value is None or value is pd.NA or value is pd.NaT

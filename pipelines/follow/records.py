@@ -1,4 +1,7 @@
-"""Raw rows to what training reads, without Spark: the rules of `spark_jobs.records`, for a file that has just landed."""
+"""Validate the rows of a file that has just arrived, by the rules that ingest applies to a day.
+
+`features.ingest_rules` holds the rules; this module interprets them without Spark.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,17 @@ from numpy.typing import NDArray
 
 from features.canonical import NULL, NUMBER, canonical, python_pattern
 from features.errors import InputError
+from features.ingest_rules import LABELS, IngestMode, RecordCheck, ingest_rules
 from features.schema import ColumnField, MultiValued, Schema
 from features.times import epoch_ms
-from pipelines.follow.raw_files import RawFile, read_file
-from pipelines.follow.raw_rows import join, side_columns, text, values
+from pipelines.follow.raw_rows import (
+    RawFile,
+    join_side_tables,
+    raw_list,
+    raw_string,
+    read_file,
+    read_side_table,
+)
 from spark_jobs.settings import SideTable, Source
 
 if TYPE_CHECKING:
@@ -27,18 +37,30 @@ if TYPE_CHECKING:
 
 Texts = NDArray[np.object_]
 Quarantined = list[tuple[str, str]]
-"""Reason and raw record (JSON, or the line as it is) of rows that cannot be used."""
+"""Reason and raw record (JSON, or the text of a malformed line) of rows that cannot be used."""
 
-_MARK = "\x00"
+_UNREADABLE = "unreadable"
+_RULES = ingest_rules(IngestMode.FOLLOW)
+_MALFORMED = next(rule.reason for rule in _RULES if rule.check is RecordCheck.PARSED)
+_SEPARATOR = "\x00"
+
+_TYPES = {
+    "record_id": pa.int64(),
+    "label": pa.int8(),
+    "timestamp_ms": pa.int64(),
+    "user": pa.string(),
+    "item": pa.string(),
+}
+"""Columns of an `impressions` artifact that do not depend on the schema's fields."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a file came to: `rows_in = rows kept + rows quarantined`.
+class ValidatedFile:
+    """The rows of a file: `rows_in = kept rows + quarantined rows`.
 
     Attributes:
         kept: columns as in an `impressions` artifact, in the order of the file.
-        quarantined: the others; of a file that cannot be read it is the file that counts, as one.
+        quarantined: the other rows. A file that cannot be read counts as one row.
     """
 
     kept: pa.Table
@@ -46,209 +68,191 @@ class Judged:
 
     @property
     def rows_in(self) -> int:
-        """Rows of the file."""
+        """Number of rows of the file."""
         return int(self.kept.num_rows) + len(self.quarantined)
 
 
-class Judge:
-    """Reads files of one source by one schema; side tables are read once.
+class RecordValidator:
+    """Reads and validates files of one log. Side tables are read once.
 
     Args:
         source: how the log is read.
-        schema: which columns are label, ids, time, features.
-        weight: the column that weighs impressions, if training has one.
+        schema: which columns are label, ids, time and features.
+        weight: the column of sample weights, if the training has one.
 
     Raises:
-        InputError: a side table cannot be used, or the log has clicks only, whose impressions are drawn from the day's.
+        InputError: a side table cannot be used, or the log has clicks only: other impressions can
+            be drawn from a whole day, but not from a few seconds.
     """
 
     def __init__(self, source: Source, schema: Schema, weight: str | None = None) -> None:
         if source.negatives is not None:
             raise InputError(
-                "source.negatives: follow needs a log with its non-clicks, they cannot be drawn from a few seconds"
+                "source.negatives is configured: follow mode needs a log with all impressions, "
+                "because negatives cannot be drawn from a few seconds of clicks"
             )
         self._source, self._schema, self._weight = source, schema, weight
-        self._sides: list[tuple[SideTable, pd.DataFrame]] = [
-            (table, side_columns(table)) for table in source.side_tables
+        self._side_tables: list[tuple[SideTable, pd.DataFrame]] = [
+            (table, read_side_table(table)) for table in source.side_tables
         ]
+        features = {schema.source_column(field) for field in schema.column_fields()}
+        self._value_columns = features | ({weight} if weight else set())
 
-    def judge(self, path: Path) -> Judged:
-        """Return a file's rows, kept or quarantined with a reason."""
+    def validate(self, path: Path) -> ValidatedFile:
+        """Return the rows of a file, each either kept or quarantined with a reason."""
         try:
             raw = read_file(path, self._source)
         except InputError as error:
-            return Judged(
-                self._none(), [("unreadable", json.dumps({"file": path.name, "error": str(error)}))]
-            )
-        missing = self._missing(raw.rows)
+            record = json.dumps({"file": path.name, "error": str(error)})
+            return ValidatedFile(self._empty_table(), [(_UNREADABLE, record)])
+        malformed = [(_MALFORMED, line) for line in raw.malformed]
+        missing = self._missing_columns(raw.rows)
         if missing:
-            lost = [(f"columns {missing}", record) for record in _records(raw.rows)]
-            return Judged(self._none(), lost + _malformed(raw))
-        return self._judged(raw)
+            reason = f"columns {missing}"
+            lost = [(reason, record) for record in _json_records(raw.rows)]
+            return ValidatedFile(self._empty_table(), lost + malformed)
+        kept, lost = self._validate_rows(raw)
+        return ValidatedFile(kept, lost + malformed)
 
-    def _judged(self, raw: RawFile) -> Judged:
-        rows = join(raw.rows, self._sides)
-        moments, readable = _moments(_spelled(rows[self._schema.timestamp.column]), self._schema)
-        labels, known = self._labels(_spelled(rows[self._schema.label]))
-        user, item = (_spelled(rows[name]) for name in (self._schema.user, self._schema.item))
-        ids, first = _identities(raw.rows)
-        faults = [
-            ("timestamp", ~readable),
-            ("label", ~known),
-            ("user", user == NULL),
-            ("item", item == NULL),
-        ]
-        faults += [("weight", ~_weighs(rows[self._weight]))] if self._weight else []
-        faults += [("duplicate", ~first)] if self._source.deduplicate else []
-        reasons = _first_reason(faults, len(rows))
+    def _missing_columns(self, rows: pd.DataFrame) -> list[str]:
+        schema = self._schema
+        joined = {name for _, side in self._side_tables for name in side.columns}
+        wanted = {schema.label, schema.user, schema.item, schema.timestamp.column}
+        wanted |= {table.key for table, _ in self._side_tables}
+        return sorted((wanted | self._value_columns) - set(rows.columns) - joined)
+
+    def _validate_rows(self, raw: RawFile) -> tuple[pa.Table, Quarantined]:
+        schema = self._schema
+        rows = join_side_tables(raw.rows, self._side_tables)
+
+        # 1. Read what the rules check.
+        roles = {
+            "timestamp": schema.timestamp.column,
+            "label": schema.label,
+            "user": schema.user,
+            "item": schema.item,
+            **({"weight": self._weight} if self._weight else {}),
+        }
+        values = {role: _canonical_values(rows[column]) for role, column in roles.items()}
+        moments, readable = _epoch_ms(values["timestamp"], schema)
+        labels, known = self._labels(values["label"])
+        ids, first = _record_ids(raw.rows)
+        passed = {RecordCheck.READABLE_TIME: readable, RecordCheck.KNOWN_LABEL: known}
+        if self._source.deduplicate:
+            passed[RecordCheck.FIRST_COPY] = first
+
+        # 2. Find the reason of each row. Rules are applied in reverse: the first one counts.
+        reasons = np.full(len(rows), NULL, object)
+        for rule in reversed(_RULES):
+            if rule.check is RecordCheck.NOT_NULL and rule.role:
+                reasons[values[rule.role] == NULL] = rule.reason
+            elif rule.check is RecordCheck.NOT_NEGATIVE and rule.role in values:
+                # NaN, which stands for what is no number, is not at least 0.
+                reasons[~(_numbers(values[rule.role]) >= 0)] = rule.reason
+            elif rule.check in passed:
+                reasons[~passed[rule.check]] = rule.reason
+
+        # 3. Split the rows.
         kept = np.flatnonzero(reasons == NULL)
         columns: dict[str, Any] = {
             "record_id": ids,
             "label": labels,
             "timestamp_ms": moments,
-            "user": user,
-            "item": item,
+            "user": values["user"],
+            "item": values["item"],
         }
-        table = self._table(
-            rows.iloc[kept], {name: column[kept] for name, column in columns.items()}
-        )
-        records = _records(raw.rows)
+        table = self._table(rows.iloc[kept], {name: each[kept] for name, each in columns.items()})
+        records = _json_records(raw.rows)
         lost = [(str(reasons[row]), records[row]) for row in np.flatnonzero(reasons != NULL)]
-        return Judged(table, lost + _malformed(raw))
+        return table, lost
 
-    def _table(self, rows: pd.DataFrame, columns: dict[str, Any]) -> pa.Table:
-        fields = {
-            f.name: _field(rows[self._schema.source_column(f)], f)
-            for f in self._schema.column_fields()
-        }
-        weight = {self._weight: _numbers(rows[self._weight])} if self._weight else {}
-        types = {"label": pa.int8(), "user": pa.string(), "item": pa.string()}
-        typed = {
-            name: pa.array(column, types.get(name, pa.int64())) for name, column in columns.items()
-        }
-        return pa.table({**typed, **fields, **weight})
-
-    def _none(self) -> pa.Table:
-        import pandas as pd
-
-        none: dict[str, Any] = {
-            name: [] for name in ("record_id", "label", "timestamp_ms", "user", "item")
-        }
-        return self._table(
-            pd.DataFrame({name: [] for name in self._read_columns()}, dtype=object), none
-        )
-
-    def _read_columns(self) -> set[str]:
-        features = {self._schema.source_column(field) for field in self._schema.column_fields()}
-        return features | ({self._weight} if self._weight else set())
-
-    def _missing(self, rows: pd.DataFrame) -> list[str]:
-        schema, joined = self._schema, {name for _, side in self._sides for name in side.columns}
-        wanted = {
-            schema.label,
-            schema.user,
-            schema.item,
-            schema.timestamp.column,
-            *(table.key for table, _ in self._sides),
-        }
-        return sorted((wanted | self._read_columns()) - set(rows.columns) - joined)
-
-    def _labels(self, spelled: Texts) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    def _labels(self, values: Texts) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        """Return labels int8 [n] and whether each is known, bool [n]."""
         least = self._schema.label_at_least
         if least is not None:
-            numbers = _numbers(spelled)
+            numbers = _numbers(values)
             return (numbers >= least).astype(np.int8), np.isfinite(numbers)
-        ones = np.isin(spelled, ["1", "true"])
-        return ones.astype(np.int8), ones | np.isin(spelled, ["0", "false"])
+        labels = _by_distinct(values, lambda value: LABELS.get(value, -1)).astype(np.int8)
+        return labels, labels >= 0
+
+    def _table(self, rows: pd.DataFrame, columns: dict[str, Any]) -> pa.Table:
+        typed = {name: pa.array(column, _TYPES[name]) for name, column in columns.items()}
+        for field in self._schema.column_fields():
+            typed[field.name] = _field_values(rows[self._schema.source_column(field)], field)
+        if self._weight:
+            typed[self._weight] = _numbers(_canonical_values(rows[self._weight]))
+        return pa.table(typed)
+
+    def _empty_table(self) -> pa.Table:
+        import pandas as pd
+
+        rows = pd.DataFrame({name: [] for name in self._value_columns}, dtype=object)
+        return self._table(rows, {name: [] for name in _TYPES})
 
 
 def in_order_of_time(tables: Sequence[pa.Table]) -> pa.Table:
-    """Return the kept rows of several files by (time, record)."""
-    return pa.concat_tables(tables).sort_by(
-        [("timestamp_ms", "ascending"), ("record_id", "ascending")]
-    )
+    """Return the kept rows of several files, sorted by time and record id."""
+    by = [("timestamp_ms", "ascending"), ("record_id", "ascending")]
+    return pa.concat_tables(tables).sort_by(by)
 
 
-def _field(column: pd.Series, field: ColumnField) -> pa.Array:
+def _field_values(column: pd.Series, field: ColumnField) -> pa.Array:
     if not isinstance(field, MultiValued):
-        return pa.array(_spelled(column), pa.string())
-    lists = [[canonical(value) for value in values(listed, field.separator)] for listed in column]
-    return pa.array(
-        [[value for value in listed if value != NULL] for listed in lists], pa.list_(pa.string())
-    )
+        return pa.array(_canonical_values(column), pa.string())
+    lists = [[canonical(each) for each in raw_list(value, field.separator)] for value in column]
+    without_nulls = [[each for each in values if each != NULL] for values in lists]
+    return pa.array(without_nulls, pa.list_(pa.string()))
 
 
-def _spelled(column: pd.Series | Texts) -> Texts:
-    """Canonical strings of single values, each distinct one spelled once."""
-    return _by_distinct(column, canonical)
+def _canonical_values(column: pd.Series) -> Texts:
+    """Return canonical strings, objects [n]."""
+    return _by_distinct([raw_string(value) for value in column], canonical)
 
 
-def _by_distinct(column: Any, made: Callable[[str], Any]) -> NDArray[Any]:
+def _by_distinct(texts: Sequence[str] | Texts, function: Callable[[str], Any]) -> NDArray[Any]:
+    """Apply a function to each distinct text once; return its results, objects [n]."""
     import pandas as pd
 
-    codes, distinct = pd.factorize(np.array([text(value) for value in column], dtype=object))
-    results = np.empty(len(distinct), object)
-    results[:] = [made(value) for value in distinct]
-    return results[codes]
+    codes, distinct = pd.factorize(np.array(texts, dtype=object))
+    return np.array([function(text) for text in distinct], dtype=object)[codes]
 
 
-def _numbers(column: Any) -> NDArray[np.float64]:
+def _numbers(values: Texts) -> NDArray[np.float64]:
+    """Return canonical values as finite numbers, float64 [n]; NaN for anything else."""
     pattern = re.compile(python_pattern(NUMBER))
-
-    def number(spelled: str) -> float:
-        """Return the number, NaN for anything else."""
-        return float(spelled) if pattern.match(spelled) else np.nan
-
-    found = _by_distinct(_spelled(column), number).astype(np.float64)
-    return np.where(np.isfinite(found), found, np.nan)
+    numbers = _by_distinct(values, lambda text: float(text) if pattern.match(text) else np.nan)
+    numbers = numbers.astype(np.float64)
+    # The exponent of a text such as 1e999 gives infinity.
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
-def _weighs(column: Any) -> NDArray[np.bool_]:
-    return _numbers(column) >= 0
-
-
-def _moments(spelled: Texts, schema: Schema) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+def _epoch_ms(values: Texts, schema: Schema) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    # The graph that training and serving share, so that all three read times alike.
     import tensorflow as tf
 
-    moments, readable = epoch_ms(
-        tf.constant(spelled, tf.string, shape=[len(spelled)]), schema.timestamp
-    )
+    texts = tf.constant(values, tf.string, shape=[len(values)])
+    moments, readable = epoch_ms(texts, schema.timestamp)
     return moments.numpy(), readable.numpy()
 
 
-def _identities(rows: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """A 64-bit hash of each whole record, int64 [n], and whether it is the first of its kind; a repeat's has its number in."""
-    seen: dict[str, int] = {}
+def _record_ids(rows: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return a 64-bit hash of each record and whether it is the first of equal ones, both [n]."""
+    counts: dict[str, int] = {}
     ids, first = np.zeros(len(rows), np.int64), np.ones(len(rows), bool)
-    for row, record in enumerate(
-        zip(*([text(v) for v in rows[name]] for name in sorted(rows.columns)), strict=True)
-    ):
-        whole = _MARK.join(record)
-        number = seen[whole] = seen.get(whole, 0) + 1
+    # In the order of names: files of one log may order their columns differently.
+    columns = ([raw_string(v) for v in rows[name]] for name in sorted(rows.columns))
+    for row, record in enumerate(zip(*columns, strict=True)):
+        text = _SEPARATOR.join(record)
+        number = counts[text] = counts.get(text, 0) + 1
         first[row] = number == 1
-        ids[row] = _hash(whole if number == 1 else f"{whole}{_MARK}{number}")
+        # The number of the copy keeps the ids of equal records apart.
+        hashed = text if number == 1 else f"{text}{_SEPARATOR}{number}"
+        digest = hashlib.blake2b(hashed.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        ids[row] = int.from_bytes(digest, "big", signed=True)
     return ids, first
 
 
-def _hash(record: str) -> int:
-    digest = hashlib.blake2b(record.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-    return int.from_bytes(digest, "big", signed=True)
-
-
-def _first_reason(faults: Sequence[tuple[str, NDArray[np.bool_]]], rows: int) -> Texts:
-    reasons = np.full(rows, NULL, object)
-    for reason, faulty in reversed(faults):
-        reasons[faulty] = reason
-    return reasons
-
-
-def _records(rows: pd.DataFrame) -> list[str]:
-    columns = [[text(value) for value in rows[name]] for name in rows.columns]
-    return [
-        json.dumps(dict(zip(rows.columns, record, strict=True)))
-        for record in zip(*columns, strict=True)
-    ]
-
-
-def _malformed(raw: RawFile) -> Quarantined:
-    return [("malformed", line) for line in raw.malformed]
+def _json_records(rows: pd.DataFrame) -> list[str]:
+    columns = [[raw_string(value) for value in rows[name]] for name in rows.columns]
+    records = zip(*columns, strict=True)
+    return [json.dumps(dict(zip(rows.columns, record, strict=True))) for record in records]

@@ -1,4 +1,4 @@
-"""What YAML says of following. Plain data."""
+"""Settings of follow mode in the YAML file. Plain data."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from features.schema import Settings
 
 
 class FollowSettings(Settings):
-    """How `elastic-ctr follow` takes, judges and publishes.
+    """How `elastic-ctr follow` processes files and publishes models.
 
-    Every `every_s` seconds what has landed is taken, at most `max_files` files at a time, as one micro-batch. After every
-    `full_every` micro-batches, and at the end, the learner is saved and a full export written; `form` is how rows and kernels
-    are stored in what is published. A micro-batch is refused, before it is learned, when the clicks that the model expects of
-    it and those it has differ by more than the factor `calibration_within`, and one of the two is at least `gate_clicks`.
+    Attributes:
+        every_s: seconds between micro-batches.
+        max_files: maximum number of files of a micro-batch.
+        full_every: after this many micro-batches, and at the end, the learner is saved and a full
+            export is written.
+        form: how rows and kernels are stored in publications.
+        calibration_within: a micro-batch is rejected before training if its clicks and the clicks
+            that the model expects differ by more than this factor.
+        gate_clicks: the factor is checked only if one of the two is at least this number.
     """
 
     every_s: Annotated[float, Field(gt=0)] = 5.0

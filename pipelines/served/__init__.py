@@ -1,1 +1,1 @@
-"""What goes along with a model into the registry: code that serves it where this project is not installed."""
+"""Code that is stored with a model in the registry and serves it where this project is absent."""

@@ -12,7 +12,7 @@ from features.errors import ElasticCtrError
 from pipelines.services import control
 
 Folder = Annotated[
-    Path | None, typer.Option("--run-dir", help="Where databases and logs live (default .run).")
+    Path | None, typer.Option("--run-dir", help="Folder of databases and logs (default .run).")
 ]
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
 
 @app.command()
 def up(run_dir: Folder = None) -> None:
-    """Start them, unless they are up."""
+    """Start the services, unless they are up."""
     folder = run_dir or control.default_folder()
     already = control.status(folder) is not None
     _show(control.up(folder), "already up" if already else "up")
@@ -32,13 +32,13 @@ def up(run_dir: Folder = None) -> None:
 
 @app.command()
 def down(run_dir: Folder = None) -> None:
-    """Stop them; data and logs stay."""
+    """Stop the services; data and logs are kept."""
     typer.echo(f"stopped ({control.down(run_dir or control.default_folder())} processes)")
 
 
 @app.command()
 def status(run_dir: Folder = None) -> None:
-    """Say where they are; exit code 1 when they are not up."""
+    """Show the addresses of the services; exit code 1 when they are not up."""
     services = control.status(run_dir or control.default_folder())
     if services is None:
         typer.echo("not up")
@@ -47,7 +47,7 @@ def status(run_dir: Folder = None) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one message and its exit code."""
+    """Run the command line; a project error becomes one message and its exit code."""
     try:
         app()
     except ElasticCtrError as error:
@@ -55,8 +55,8 @@ def main() -> None:
         sys.exit(error.exit_code)
 
 
-def _show(services: control.Services, word: str) -> None:
-    typer.echo(f"{word}\n  Airflow  {services.airflow_url}\n  MLflow   {services.mlflow_url}")
+def _show(services: control.Services, state: str) -> None:
+    typer.echo(f"{state}\n  Airflow  {services.airflow_url}\n  MLflow   {services.mlflow_url}")
     if services.spark_url:
         typer.echo(f"  Spark    {services.spark_url} (set -a; . {services.spark_environment})")
     typer.echo(f"  logs     {services.folder}/logs")

@@ -1,4 +1,4 @@
-"""Up, down and status of the embedded services."""
+"""Start, watch and stop the embedded services."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from pathlib import Path
 import httpx
 
 from features.errors import RetryableError
+from features.files import write_atomically
 from pipelines.services.airflow_api import AirflowApi
 from pipelines.services.environment import (
     LOOPBACK,
     REPOSITORY,
-    Layout,
+    ServiceLayout,
     airflow_environment,
     mlflow_environment,
     spark_environment,
     stage_server_environment,
 )
-from pipelines.services.processes import Process, free_ports, start, stop_all, wait_until
+from pipelines.services.processes import ServiceProcess, free_ports, start, stop_all, wait_until
 from pipelines.services.stage_server import can_listen
 from spark_jobs.server import REMOTE_VARIABLE, SparkServer, accepts_connections
 from spark_jobs.settings import SparkSettings
@@ -58,7 +59,7 @@ class Services:
     folder: str
     airflow_url: str
     mlflow_url: str
-    processes: tuple[Process, ...]
+    processes: tuple[ServiceProcess, ...]
     spark_url: str = ""
 
     def api(self) -> AirflowApi:
@@ -67,7 +68,7 @@ class Services:
 
     @property
     def spark_environment(self) -> Path:
-        """The file by whose variables another terminal uses the Spark server."""
+        """A file of variables with which another terminal uses the Spark server."""
         return Path(self.folder) / "spark" / CLIENT_ENVIRONMENT
 
     def alive(self) -> bool:
@@ -79,24 +80,26 @@ class Services:
 
 
 def default_folder() -> Path:
-    """The run folder when none is named: `ELASTIC_CTR_RUN_DIR`, else `.run` in the repository."""
+    """Return the run folder: `ELASTIC_CTR_RUN_DIR`, by default `.run` in the repository."""
     return Path(os.environ.get(RUN_FOLDER_VARIABLE) or REPOSITORY / ".run")
 
 
 def up(folder: Path) -> Services:
-    """Start MLflow, Spark and Airflow on free loopback ports, unless they run already; return where they are.
+    """Start MLflow, Spark and Airflow on free loopback ports, unless they run already.
 
-    Databases and logs live in `folder`. What was left of an earlier start is ended first. Where the environment names a
-    Spark server (`SPARK_REMOTE`), none is started: stages use that one.
+    Databases and logs are written to `folder`. Where the environment names a Spark server
+    (`SPARK_REMOTE`), none is started: stages use that one.
 
     Raises:
-        RetryableError: a service did not become healthy; everything is stopped again, the message shows its log.
+        RetryableError: a service did not become healthy; everything is stopped again, the message
+            shows its log.
     """
     folder = folder.resolve()
     with _lock(folder):
         already = status(folder)
         if already is not None:
             return already
+        # An earlier start that crashed may have left processes.
         stop_all(folder, GRACE_S)
         try:
             return _start_all(new_layout(folder))
@@ -106,7 +109,7 @@ def up(folder: Path) -> Services:
 
 
 def down(folder: Path) -> int:
-    """Stop everything that was started for the folder; return how many processes that were. Data and logs stay."""
+    """Stop all processes of the folder; return their number. Data and logs are kept."""
     folder = folder.resolve()
     (folder / _STATE).unlink(missing_ok=True)
     return stop_all(folder, GRACE_S)
@@ -117,16 +120,15 @@ def status(folder: Path) -> Services | None:
     state = folder.resolve() / _STATE
     if not state.is_file():
         return None
-    record = json.loads(state.read_text(encoding="utf-8"))
-    services = Services(
-        **{**record, "processes": tuple(Process(**each) for each in record["processes"])}
-    )
+    document = json.loads(state.read_text(encoding="utf-8"))
+    document["processes"] = tuple(ServiceProcess(**each) for each in document["processes"])
+    services = Services(**document)
     return services if services.alive() else None
 
 
 @contextmanager
 def running(folder: Path, *, keep: bool) -> Iterator[Services]:
-    """Have the services up in a block; those that it started are stopped behind it unless `keep`."""
+    """Start the services for a block; they are stopped at its end unless `keep` or up before."""
     was_up = status(folder) is not None
     services = up(folder)
     try:
@@ -136,79 +138,99 @@ def running(folder: Path, *, keep: bool) -> Iterator[Services]:
             down(folder)
 
 
-def start_mlflow(layout: Layout) -> Process:
-    """Start the MLflow server, its database and artifacts below the run folder; it is not waited for."""
+def start_mlflow(layout: ServiceLayout) -> ServiceProcess:
+    """Start the MLflow server with database and artifacts below the run folder; do not wait."""
     home = layout.folder / "mlflow"
     home.mkdir(parents=True, exist_ok=True)
-    argv = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        LOOPBACK,
-        "--port",
-        str(layout.mlflow_port),
-        "--workers",
-        "1",
-    ]
-    argv += [
-        "--backend-store-uri",
-        f"sqlite:///{home / 'mlflow.db'}",
-        "--artifacts-destination",
-        str(home / "artifacts"),
-    ]
+    options = {
+        "host": LOOPBACK,
+        "port": layout.mlflow_port,
+        "workers": 1,
+        "backend-store-uri": f"sqlite:///{home / 'mlflow.db'}",
+        "artifacts-destination": home / "artifacts",
+    }
+    argv = [sys.executable, "-m", "mlflow", "server"]
+    argv += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     return start("mlflow", argv, mlflow_environment(), layout.folder, REPOSITORY)
 
 
-def start_stage_server(layout: Layout) -> Process:
-    """Start what stages are forked from; a stage that comes before it is ready waits for it."""
-    argv = [sys.executable, "-m", "pipelines.services.stage_server", str(layout.stage_socket)]
-    return start("stage-server", argv, stage_server_environment(layout), layout.folder, REPOSITORY)
-
-
-def start_spark(server: SparkServer, folder: Path, session: SparkSettings | None = None) -> Process:
-    """Start a Spark server, its settings and clients' variables below the run folder; it is not waited for."""
+def start_spark(
+    server: SparkServer, folder: Path, session: SparkSettings | None = None
+) -> ServiceProcess:
+    """Start a Spark server with its files below the run folder; do not wait for it."""
     home = folder / "spark"
     home.mkdir(parents=True, exist_ok=True)
     server.write_client_environment(home / CLIENT_ENVIRONMENT)
     return start("spark", server.command(home, session), spark_environment(server), folder, home)
 
 
-def new_layout(folder: Path) -> Layout:
-    """Return a layout with free ports, a fresh secret, and a Spark server unless the environment names one."""
+def new_layout(folder: Path) -> ServiceLayout:
+    """Return a layout with free ports, a new secret, and a Spark server unless one is named."""
     airflow_port, mlflow_port, spark_port = free_ports(3)
     spark = None if os.environ.get(REMOTE_VARIABLE) else SparkServer.new(spark_port)
-    return Layout(folder, airflow_port, mlflow_port, secrets.token_hex(64), spark)
+    return ServiceLayout(folder, airflow_port, mlflow_port, secrets.token_hex(64), spark)
 
 
 def record(services: Services) -> None:
-    """Write `<folder>/services.json`, in one step."""
-    state = Path(services.folder) / _STATE
-    temporary = state.with_suffix(".tmp")
-    temporary.write_text(json.dumps(asdict(services), indent=1), encoding="utf-8")
-    temporary.replace(state)
+    """Write `<folder>/services.json`."""
+    write_atomically(Path(services.folder) / _STATE, json.dumps(asdict(services), indent=1))
 
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """One start at a time for a folder; a second one waits and then finds the services up."""
+    """Let one process start services; a second one waits and then finds them up."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as stream:
+        # The kernel releases the lock when the process ends, however it ends.
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
 
 
-def _start_all(layout: Layout) -> Services:
+def _start_all(layout: ServiceLayout) -> Services:
+    # 1. Start what needs no database of Airflow; it gets ready while the database is migrated.
+    folder, airflow_variables = layout.folder, airflow_environment(layout)
     mlflow = start_mlflow(layout)
-    spark = [start_spark(layout.spark, layout.folder)] if layout.spark else []
-    _migrate(layout)
-    airflow = _start_airflow(layout)
-    stages = [start_stage_server(layout)] if can_listen(layout.stage_socket) else []
-    processes = (mlflow, *spark, *airflow, *stages)
-    spark_url = layout.spark.url if layout.spark else ""
-    urls = (layout.airflow_url, layout.mlflow_url)
-    services = Services(str(layout.folder), *urls, processes, spark_url)
+    spark = [start_spark(layout.spark, folder)] if layout.spark else []
+
+    # 2. Migrate Airflow's database, then start its components.
+    airflow_command = (sys.executable, "-m", "airflow")
+    layout.airflow_home.mkdir(parents=True, exist_ok=True)
+    migration = subprocess.run(
+        [*airflow_command, "db", "migrate"],
+        env=airflow_variables,
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if migration.returncode != 0:
+        output = (migration.stdout + migration.stderr)[-4000:]
+        raise RetryableError(f"airflow db migrate failed in {layout.airflow_home}:\n{output}")
+    airflow = [
+        start(name, (*airflow_command, *argv), airflow_variables, folder, REPOSITORY)
+        for name, argv in _COMPONENTS.items()
+    ]
+
+    # 3. Start the stage server. It is not waited for: a stage that comes too early waits itself.
+    stages = []
+    if can_listen(layout.stage_socket):
+        command = (
+            sys.executable,
+            "-m",
+            "pipelines.services.stage_server",
+            str(layout.stage_socket),
+        )
+        variables = stage_server_environment(layout)
+        stages = [start("stage-server", command, variables, folder, REPOSITORY)]
+
+    # 4. Wait until everything answers, and only then record the services as up.
+    services = Services(
+        str(folder),
+        layout.airflow_url,
+        layout.mlflow_url,
+        (mlflow, *spark, *airflow, *stages),
+        layout.spark.url if layout.spark else "",
+    )
     wait_until(lambda: _mlflow_answers(layout.mlflow_url), [mlflow], START_TIMEOUT_S, "MLflow")
     if layout.spark:
         wait_until(layout.spark.answers, spark, START_TIMEOUT_S, "Spark")
@@ -217,32 +239,6 @@ def _start_all(layout: Layout) -> Services:
         services.api().set_pool(name, 1, description)
     record(services)
     return services
-
-
-def _migrate(layout: Layout) -> None:
-    layout.airflow_home.mkdir(parents=True, exist_ok=True)
-    argv = [sys.executable, "-m", "airflow", "db", "migrate"]
-    done = subprocess.run(
-        argv,
-        env=airflow_environment(layout),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise RetryableError(
-            f"airflow db migrate failed in {layout.airflow_home}:\n{(done.stdout + done.stderr)[-4000:]}"
-        )
-
-
-def _start_airflow(layout: Layout) -> list[Process]:
-    environment = airflow_environment(layout)
-    airflow = (sys.executable, "-m", "airflow")
-    return [
-        start(name, (*airflow, *argv), environment, layout.folder, REPOSITORY)
-        for name, argv in _COMPONENTS.items()
-    ]
 
 
 def _mlflow_answers(url: str) -> bool:

@@ -1,4 +1,4 @@
-"""The environment of the embedded services: every setting that differs from Airflow's and MLflow's defaults, and why."""
+"""The environment of the embedded services: what differs from Airflow's and MLflow's defaults."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
 DATA_VARIABLE = "ELASTIC_CTR_DATA"
 
+# How long a writer waits for another one. On a busy machine Airflow's processes hold SQLite's lock
+# for seconds.
 SQLITE_BUSY_S = 60
-"""How long a writer waits for another one; on a busy machine Airflow's processes hold the lock for seconds."""
 
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "2",
@@ -28,12 +29,12 @@ QUIET = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
-"""Telemetry and start-up chatter off, in everything that is started here and in what that starts."""
+"""Switches off telemetry and start-up messages, in the services and in what they start."""
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where the services live: the run folder, their ports, and the secret that signs Airflow's tokens.
+class ServiceLayout:
+    """The run folder of the services, their ports, and the secret that signs Airflow's tokens.
 
     `spark` is the resident server; None where the caller's environment names another one.
     """
@@ -56,72 +57,63 @@ class Layout:
 
     @property
     def stage_socket(self) -> Path:
-        """Where the stage server listens."""
+        """The socket of the stage server."""
         return self.folder / "stages.sock"
 
     @property
     def airflow_home(self) -> Path:
-        """Airflow's own folder, inside the run folder."""
+        """Airflow's folder, inside the run folder."""
         return self.folder / "airflow"
 
 
-def airflow_environment(layout: Layout) -> dict[str, str]:
-    """Return the whole environment of Airflow's processes, and so of the stages that they run."""
-    return {**_inherited(), **_airflow_settings(layout), **_passed_to_stages(layout)}
+def airflow_environment(layout: ServiceLayout) -> dict[str, str]:
+    """Return the environment of Airflow's processes, and so of the stages that they run."""
+    paths = (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))
+    return {
+        **_inherited(),
+        **_airflow_settings(layout),
+        "MLFLOW_TRACKING_URI": layout.mlflow_url,
+        "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+        DATA_VARIABLE: str(data_folder()),
+        SOCKET_VARIABLE: str(layout.stage_socket),
+        **(layout.spark.client_environment() if layout.spark else {}),
+    }
 
 
-def stage_server_environment(layout: Layout) -> dict[str, str]:
-    """Return the environment of the stage server: a stage's own, but for what Airflow adds for one task."""
+def stage_server_environment(layout: ServiceLayout) -> dict[str, str]:
+    """Return the environment of the stage server: a stage's, without what Airflow adds to it."""
     settings = airflow_environment(layout)
     return {name: value for name, value in settings.items() if not name.startswith("AIRFLOW")}
 
 
 def spark_environment(server: SparkServer) -> dict[str, str]:
-    """Return the whole environment of the Spark server."""
+    """Return the environment of the Spark server."""
     return server.environment(_inherited())
 
 
 def mlflow_environment() -> dict[str, str]:
-    """Return the whole environment of the MLflow server. Job execution off: it would start eight more processes."""
+    """Return the environment of the MLflow server."""
+    # Job execution would start eight more processes (MLflow 3.17).
     return {**_inherited(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def data_folder() -> Path:
-    """Return where the real data lies, if it does: `ELASTIC_CTR_DATA`, else `shared/data` beside the repository."""
+    """Return the folder of the real data: `ELASTIC_CTR_DATA`, by default `../shared/data`."""
     return Path(os.environ.get(DATA_VARIABLE) or REPOSITORY.parent / "shared" / "data").resolve()
 
 
 def _inherited() -> dict[str, str]:
-    """What the caller has, but for other installations' settings; loopback never goes through a proxy."""
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("AIRFLOW", "_AIRFLOW", "MLFLOW_"))
-    }
-    return {
-        **own,
-        **QUIET,
-        "NO_PROXY": f"{LOOPBACK},localhost",
-        "no_proxy": f"{LOOPBACK},localhost",
-    }
+    # Settings of another Airflow or MLflow must not reach this one.
+    foreign = ("AIRFLOW", "_AIRFLOW", "MLFLOW_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
+    # Requests to the loopback interface must not go through a proxy. Libraries read either name.
+    direct = f"{LOOPBACK},localhost"
+    return {**kept, **QUIET, "NO_PROXY": direct, "no_proxy": direct}
 
 
-def _passed_to_stages(layout: Layout) -> dict[str, str]:
-    path = os.pathsep.join(
-        part for part in (str(REPOSITORY), os.environ.get("PYTHONPATH", "")) if part
-    )
-    spark = layout.spark.client_environment() if layout.spark else {}
-    return {
-        "MLFLOW_TRACKING_URI": layout.mlflow_url,
-        "PYTHONPATH": path,
-        DATA_VARIABLE: str(data_folder()),
-        SOCKET_VARIABLE: str(layout.stage_socket),
-        **spark,
-    }
-
-
-def _airflow_settings(layout: Layout) -> dict[str, str]:
+def _airflow_settings(layout: ServiceLayout) -> dict[str, str]:
     home = layout.airflow_home
+    database = f"sqlite:///{home / 'airflow.db'}?timeout={SQLITE_BUSY_S}"
     return {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
@@ -129,21 +121,24 @@ def _airflow_settings(layout: Layout) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+        # Everything listens on the loopback interface, so its users are trusted.
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{layout.airflow_url}/execution/",
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={SQLITE_BUSY_S}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
         "AIRFLOW__API__HOST": LOOPBACK,
         "AIRFLOW__API__PORT": str(layout.airflow_port),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__BASE_URL": layout.airflow_url,
         "AIRFLOW__API_AUTH__JWT_SECRET": layout.secret,
         "AIRFLOW__API__SECRET_KEY": layout.secret,
-        # Only a schedule that was asked for makes runs by itself: unpausing a daily DAG would start yesterday's at once.
+        # Without a schedule of the user there are no scheduled runs: unpausing a daily DAG would
+        # start yesterday's at once.
         "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": str(bool(os.environ.get(SCHEDULE_VARIABLE))),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "30",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        # Keeps /proc/<pid>/environ readable, by which all processes are found again at the end.
+        # Keeps /proc/<pid>/environ readable, by which `processes.tagged` finds the processes:
+        # setproctitle would overwrite it.
         "SPT_NOENV": "1",
     }

@@ -1,7 +1,8 @@
-"""Start long-running processes with a log file each, and end them without leaving any behind.
+"""Start long-running processes with a log file each, and stop them with all their children.
 
-Every process started here carries `ELASTIC_CTR_SERVICES=<run folder>` in its environment and so do its children, in
-whatever session they are: that tag is how all of them are found again, by the same user, also after a crash.
+Every process that is started here has `ELASTIC_CTR_SERVICES=<run folder>` in its environment, and
+children inherit it, in whatever session they are. By this tag all of them are found again, also
+after a crash.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class Process:
-    """A started process: its name, id, when that id was given out (ids are reused), and its log."""
+class ServiceProcess:
+    """A started process: name, process id, start time (epoch seconds), path of its log."""
 
     name: str
     pid: int
@@ -39,27 +40,29 @@ class Process:
         """Whether it still runs (a zombie does not)."""
         try:
             process = psutil.Process(self.pid)
-            return (
-                process.create_time() == self.started_s and process.status() != psutil.STATUS_ZOMBIE
-            )
+            # Process ids are reused; the start time tells whether it is the same process.
+            same = process.create_time() == self.started_s
+            return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
 
     def log_tail(self) -> str:
         """Return the last lines of its log."""
         path = Path(self.log)
-        lines = (
-            path.read_text(encoding="utf-8", errors="replace").splitlines()
-            if path.is_file()
-            else []
-        )
+        if not path.is_file():
+            return ""
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_TAIL_LINES:])
 
 
 def start(
     name: str, argv: Sequence[str], environment: Mapping[str, str], folder: Path, cwd: Path
-) -> Process:
-    """Start `argv` in a session of its own, output in `<folder>/logs/<name>.log`; raises OSError when it cannot start."""
+) -> ServiceProcess:
+    """Start a command in a new session, with its output in `<folder>/logs/<name>.log`.
+
+    Raises:
+        OSError: the command cannot be started.
+    """
     log = folder / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -70,15 +73,16 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
+            # Ctrl-C in the terminal must not reach the services.
             start_new_session=True,
         )
-    return Process(name, started.pid, psutil.Process(started.pid).create_time(), str(log))
+    return ServiceProcess(name, started.pid, psutil.Process(started.pid).create_time(), str(log))
 
 
 def wait_until(
-    ready: Callable[[], bool], processes: Iterable[Process], timeout_s: float, what: str
+    ready: Callable[[], bool], processes: Iterable[ServiceProcess], timeout_s: float, what: str
 ) -> None:
-    """Wait until `ready`.
+    """Wait until `ready` returns true.
 
     Raises:
         RetryableError: a process ended or the time is up; the message shows the end of its log.
@@ -86,36 +90,44 @@ def wait_until(
     watched = list(processes)
     deadline = time.monotonic() + timeout_s
     while not ready():
-        dead = [process for process in watched if not process.alive()]
-        if dead:
-            first = dead[0]
+        ended = next((process for process in watched if not process.alive()), None)
+        if ended is not None:
             raise RetryableError(
-                f"{what}: {first.name} ended at start. Its log ({first.log}) ends with:\n{first.log_tail()}"
+                f"{what}: {ended.name} ended at start. "
+                f"Its log ({ended.log}) ends with:\n{ended.log_tail()}"
             )
         if time.monotonic() > deadline:
             tails = "\n".join(f"--- {process.log}\n{process.log_tail()}" for process in watched)
             raise RetryableError(
-                f"{what}: not ready after {timeout_s:.0f} s; is the machine busy? The logs end with:\n{tails}"
+                f"{what}: not ready after {timeout_s:.0f} s; is the machine busy? "
+                f"The logs end with:\n{tails}"
             )
         time.sleep(_POLL_S)
 
 
 def tagged(folder: Path) -> list[psutil.Process]:
-    """Return every running process that was started for this run folder, children in other sessions included."""
-    return [
-        process
-        for process in psutil.process_iter()
-        if process.pid != os.getpid() and _tag_of(process) == str(folder)
-    ]
+    """Return every running process of this run folder, children in other sessions included."""
+    found = []
+    for process in psutil.process_iter():
+        # Processes of other users, and processes that end meanwhile, cannot be read.
+        with suppress(psutil.Error, OSError):
+            running = process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid()
+            if running and process.environ().get(TAG) == str(folder):
+                found.append(process)
+    return found
 
 
 def stop_all(folder: Path, grace_s: float) -> int:
-    """End every process of the run folder (SIGTERM, and SIGKILL after the grace); return how many there were."""
+    """Stop every process of the run folder; return their number.
+
+    They get SIGTERM, and SIGKILL after the grace period.
+    """
     found = tagged(folder)
     for process in found:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGTERM)
     psutil.wait_procs(found, timeout=grace_s)
+    # A process may have started another one after the list was made, hence the loop.
     while left := tagged(folder):
         for process in left:
             with suppress(psutil.NoSuchProcess):
@@ -127,14 +139,8 @@ def stop_all(folder: Path, grace_s: float) -> int:
 def free_ports(count: int) -> list[int]:
     """Return distinct free ports of the loopback interface."""
     with ExitStack() as stack:
+        # All sockets are open at the same time, so that no port is returned twice.
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
             each.bind(("127.0.0.1", 0))
         return [each.getsockname()[1] for each in sockets]
-
-
-def _tag_of(process: psutil.Process) -> str | None:
-    with suppress(psutil.Error, OSError):
-        if process.status() != psutil.STATUS_ZOMBIE:
-            return process.environ().get(TAG)
-    return None

@@ -1,13 +1,13 @@
 """A resident process that forks stages, with the libraries they use imported already.
 
-Importing TensorFlow, Great Expectations and MLflow takes longer than most stages work. The standard
-library's fork server (`multiprocessing`, start method `forkserver`) imports them once; a stage is then
-a fork of it, with its own session, environment, folder, output and exit code.
+Importing TensorFlow, Great Expectations and MLflow takes longer than most stages run. The standard
+library's fork server (`multiprocessing`, start method `forkserver`) imports them once; a stage is
+then a fork of it, with its own session, environment, folder, output and exit code.
 
-Only third-party libraries are preloaded. A stage imports this project's source itself, so that a
-change of source is picked up by the next stage.
+Only third-party libraries are preloaded. A stage imports this project's source itself, so the next
+stage sees a change of the source.
 
-`python -m pipelines.services.stage_server SOCKET` serves; `connect` is for clients. What is sent:
+`python -m pipelines.services.stage_server SOCKET` serves; `connect` is for clients. The protocol:
 
 1. client: one byte with a socket for the stage's output, then a line of JSON, a `ModuleRun`;
 2. server: a line `{"pid": …}` when the stage has its own session, or `{"refused": "why"}`;
@@ -37,11 +37,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 SOCKET_VARIABLE = "ELASTIC_CTR_STAGE_SERVER"
-"""Path of the server's socket, in the environment of those that start stages."""
+"""Names the server's socket in the environment of what starts stages."""
 
+# Bytes of a socket's path: Linux allows 107, macOS 103.
 _LONGEST_ADDRESS = 103
-"""Bytes of a socket's path: Linux allows 107, macOS 103."""
 
+# Libraries that stages use. None of them starts threads that hold locks when it is imported
+# (TensorFlow 2.21, Great Expectations 1.24, MLflow 3.17, PySpark 4.3). Forking them is safe until
+# their first operation, and the fork server never runs one.
 PRELOADED = (
     "tensorflow",
     "great_expectations",
@@ -59,10 +62,9 @@ PRELOADED = (
     "rich.console",
     "typer",
 )
-"""Libraries that stages use. None of them, when it is imported, starts threads that hold locks
-(TensorFlow 2.21, Great Expectations 1.24, MLflow 3.17, PySpark 4.3): forking them is safe until the
-first operation, and the fork server never runs one."""
 
+# Prefixes of variables that a library or Python reads once, when it starts. A stage that needs
+# other values than the server has must be a new process.
 _READ_AT_IMPORT = (
     "GX_",
     "KMP_",
@@ -77,15 +79,18 @@ _READ_AT_IMPORT = (
     "TF_",
     "XLA_",
 )
-"""Prefixes of variables that a library or Python reads once, when it starts."""
 
+# An exception: `_run_stage` makes the output unbuffered in any case.
 _HARMLESS = ("PYTHONUNBUFFERED",)
-"""What a stage does here in any case."""
+
+# `Process.start` polls every child, and a child's exit code can be read only once: without the lock
+# one thread would read the code that another one waits for (CPython 3.11, `popen_forkserver.poll`).
+_STARTS_AND_ENDS = threading.Lock()
 
 
 @dataclass(frozen=True)
 class ModuleRun:
-    """`python -m <module> <arguments>`, to be run in a folder with an environment (all of it)."""
+    """`python -m <module> <arguments>` in a folder, with exactly this environment."""
 
     module: str
     arguments: list[str]
@@ -112,12 +117,16 @@ class WarmProcess:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code when the stage has ended; raises `subprocess.TimeoutExpired` when the time is up."""
+        """Return the exit code when the stage has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: the time is up.
+        """
         if self.returncode is None:
             if not select.select([self._connection], [], [], timeout)[0]:
                 raise subprocess.TimeoutExpired(str(self.pid), timeout or 0)
             answer = _read(self._answers)
-            # A server that ended without an answer was killed, and its stages are not to go on alone.
+            # A server that ended without an answer was killed, and its stages with it.
             self.returncode = answer.get("exit_code", -signal.SIGKILL)
             self._answers.close()
             self._connection.close()
@@ -125,7 +134,7 @@ class WarmProcess:
 
 
 def can_listen(address: Path) -> bool:
-    """Whether the operating system takes a path as a socket's address; it must be short."""
+    """Whether a path is short enough for a socket's address."""
     return len(os.fsencode(address)) <= _LONGEST_ADDRESS
 
 
@@ -133,12 +142,12 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
     """Start a command in a fork of the server that the environment names.
 
     Args:
-        argv: the command; only `[sys.executable, "-m", module, …]` can be run by a server.
-        environment: all of the command's environment.
+        argv: the command; a server can only run `[sys.executable, "-m", module, …]`.
+        environment: the complete environment of the command.
 
     Returns:
-        The running process, or None where a new process must be started instead: there is no
-        server, it has ended, or it was started with other settings than the command needs.
+        The running process, or None if a new process must be started instead: there is no server,
+        it has ended, or it was started with other settings than the command needs.
     """
     address = environment.get(SOCKET_VARIABLE)
     if not address or list(argv[:2]) != [sys.executable, "-m"]:
@@ -163,19 +172,15 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """One light thread a stage; the forks are made by the fork server, which has a single thread."""
+    """One thread per stage, which only waits. The fork server, which forks, has a single thread."""
 
     daemon_threads = True
     request_queue_size = 64
 
 
-_STARTS_AND_ENDS = threading.Lock()
-"""`Process.start` polls every child, and a child's exit code can be read only once: without the lock
-one thread would take the code that another one waits for (CPython 3.11, `popen_forkserver.poll`)."""
-
-
 class _Handler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
+        # 1. Read the request; refuse it if the stage would not see its own variables.
         connection: socket.socket = self.request
         _, descriptors, _, _ = socket.recv_fds(connection, 1, 1)
         with socket.socket(fileno=descriptors[0]) as output:
@@ -186,7 +191,8 @@ class _Handler(socketserver.BaseRequestHandler):
                 print(f"refused {request.module} {request.arguments}: {why}", flush=True)
                 _send(connection, refused=why)
                 return
-            # Sockets are passed on to the fork when they are pickled as its arguments.
+
+            # 2. Fork the stage. Its sockets are handed over when they are pickled as arguments.
             context = multiprocessing.get_context("forkserver")
             process = context.Process(target=_run_stage, args=(request, output, connection))
             with _STARTS_AND_ENDS:
@@ -194,13 +200,16 @@ class _Handler(socketserver.BaseRequestHandler):
         print(
             f"process {process.pid}: {request.module} {' '.join(request.arguments[:1])}", flush=True
         )
+
+        # 3. Wait for the stage or the client. A stage must not outlive the client that started it.
         if process.sentinel not in wait([process.sentinel, connection]):
-            # The client closed its end: what it asked for must not go on without it. Before the fork has
-            # its own session there is no such group yet, hence the second signal.
+            # Before the fork has its own session there is no such group, hence the second signal.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid or 0, signal.SIGKILL)
             process.kill()
             wait([process.sentinel])
+
+        # 4. Answer with the exit code; a client that has ended does not read it.
         with _STARTS_AND_ENDS:
             process.join()
         with suppress(OSError):
@@ -208,7 +217,7 @@ class _Handler(socketserver.BaseRequestHandler):
 
 
 def _run_stage(request: ModuleRun, output: socket.socket, client: socket.socket) -> None:
-    """Become the stage: what `subprocess.Popen(start_new_session=True)` sets up, then the module."""
+    """Set up what `subprocess.Popen(start_new_session=True)` does, then run the module."""
     os.setsid()
     with output, client:
         for stream in (1, 2):
@@ -224,7 +233,7 @@ def _run_stage(request: ModuleRun, output: socket.socket, client: socket.socket)
 
 
 def _read_too_late(environment: Mapping[str, str]) -> list[str]:
-    """Names of variables of which a stage would not see its own value."""
+    """Return the names of variables whose value the stage would not see."""
     names = {name for name in {*environment, *os.environ} if name.startswith(_READ_AT_IMPORT)}
     differing = (name for name in names if environment.get(name) != os.environ.get(name))
     return sorted(set(differing) - set(_HARMLESS))
@@ -244,11 +253,12 @@ def main(address: str, *preloaded: str) -> None:
     """Serve stages at a socket that only this user can reach, until SIGTERM.
 
     Args:
-        address: the socket's path; what is there is replaced.
-        preloaded: modules to import once; none: `PRELOADED`.
+        address: the socket's path; an existing file is replaced.
+        preloaded: modules to import once, by default `PRELOADED`.
     """
     path = Path(address)
     path.unlink(missing_ok=True)
+    # The socket gets its permissions when it is bound. Whoever may connect may run code.
     before = os.umask(0o077)
     with _Server(str(path), _Handler) as server:
         os.umask(before)

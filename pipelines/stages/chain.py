@@ -1,146 +1,142 @@
-"""The order of the stages, and how one is run: executed, journalled, its failure recorded."""
+"""Running stages: execute, write to the tracking journal, record failures."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from features.errors import NoDataError, RetryableError
-from pipelines.config import Config
+from pipelines.stages.registry import STAGES, make_stage
 from pipelines.stages.report import day_report, figures_of
-from pipelines.stages.stage import Context, Outcome, Stage, config_section, execute
-from pipelines.tracking.journal import Event, Journal
+from pipelines.stages.stage import Context, Stage, StageResult, execute
+from pipelines.tracking.journal import Event, TrackingJournal
 from pipelines.tracking.sync import Tracker, run_tags
 
-STAGES: dict[str, str] = {
-    "ingest": "pipelines.stages.ingest:Ingest",
-    "validate-data": "pipelines.stages.validate_data:ValidateData",
-    "feature-statistics": "pipelines.stages.feature_statistics:FeatureStatistics",
-    "cross-counts": "pipelines.stages.cross_counts:CrossCounts",
-    "cross-graph": "pipelines.stages.cross_graph:CrossGraph",
-    "pretrain": "pipelines.stages.pretrain:Pretrain",
-    "train": "pipelines.stages.train:Train",
-    "compress": "pipelines.stages.compress:Compress",
-    "export": "pipelines.stages.export:Export",
-    "validate-model": "pipelines.stages.validate_model:ValidateModel",
-    "promote": "pipelines.stages.promote:Promote",
-    "monitor": "pipelines.stages.monitor:Monitor",
-}
-"""Command → class, in the order of a day or hour. A class is imported when its stage runs, not before."""
-
-_ARTIFACTS = {
-    "validate-model": ("verdict.json", "plots"),
-    "train": ("metrics.json", "quality.json", "progressive.json", "table_statistics.json", "plots"),
-    "cross-graph": ("graph.json", "plots"),
-    "pretrain": ("metrics.json", "plots"),
-    "compress": ("report.json",),
-    "validate-data": ("verdict.json", "data_docs"),
-    "promote": ("decision.json",),
-    "monitor": ("metrics.json",),
-}
-"""What of a stage's folder goes to MLflow as it is."""
+_LONGEST_PARAMETER = 200
 
 
-def make_stage(name: str) -> Stage:
-    """Return the stage of a command."""
-    module, _, attribute = STAGES[name].partition(":")
-    stage: Stage = getattr(importlib.import_module(module), attribute)()
-    return stage
-
-
-def run_stage(name: str, context: Context) -> Outcome:
+def run_stage(name: str, context: Context) -> StageResult:
     """Run one stage and journal it; a failure is journalled and sent before it is raised again."""
-    started_ms = _now_ms()
+    started_ms = int(time.time() * 1000)
     try:
-        outcome = execute(make_stage(name), context)
+        stage = make_stage(name)
+        result = execute(stage, context)
     except NoDataError:
+        # A day without data is skipped. That is no failure and no run.
         raise
     except Exception as error:
         _journal_failure(name, context, started_ms, error)
         raise
-    if not outcome.reused:
-        Journal(context.store.workspace).append(_event(name, context, outcome, started_ms))
+    if not result.reused:
+        _journal_success(stage, context, result, started_ms)
     if name == "monitor":
         sync(context)
-    return outcome
+    return result
 
 
-def run_day(context: Context, stages: Sequence[str] = tuple(STAGES)) -> Iterator[Outcome]:
-    """Run the stages of one day or hour in order, yielding each outcome as it is there."""
+def run_day(context: Context, stages: Sequence[str] = tuple(STAGES)) -> Iterator[StageResult]:
+    """Run the stages of one day or hour in order and yield each result when it is there."""
     for name in stages:
         yield run_stage(name, context)
 
 
+def track_result(
+    context: Context,
+    command: str,
+    started_ms: int,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    files: tuple[Path, ...],
+) -> None:
+    """Write the result of a command that is no stage to the journal; send it if MLflow answers.
+
+    Args:
+        context: gives configuration and day or hour.
+        command: name of the command.
+        started_ms: start of the command, epoch milliseconds.
+        metrics: figures of the result.
+        params: arguments of the command.
+        files: written files; the first is the report, whose content names the version.
+    """
+    _journal(
+        context,
+        command,
+        hashlib.sha256(files[0].read_bytes()).hexdigest()[:16],
+        started_ms,
+        metrics=dict(metrics),
+        params=dict(params),
+        tags={"config.name": context.config.name},
+        artifacts=tuple(map(str, files)),
+    )
+    sync(context)
+
+
 def sync(context: Context) -> None:
-    """Send the journal to MLflow; while MLflow is away the events wait, and the day goes on."""
+    """Send the journal to MLflow; while MLflow does not answer, the events are kept."""
     try:
         Tracker(context.store.workspace, context.config.tracking.experiment).sync()
     except RetryableError as error:
         context.report(f"tracking delayed: {error}")
 
 
-def _event(name: str, context: Context, outcome: Outcome, started_ms: int) -> Event:
-    version = outcome.version
-    paths = (version.path / entry for entry in _ARTIFACTS.get(name, ()))
-    return Event(
-        pipeline=context.config.name,
-        day=context.day.isoformat(),
-        stage=name,
-        version=version.hash,
-        status="FINISHED",
-        started_ms=started_ms,
-        ended_ms=_now_ms(),
+def _journal_success(stage: Stage, context: Context, result: StageResult, started_ms: int) -> None:
+    version = result.version
+    paths = (version.path / entry for entry in stage.tracked)
+    # The last stage also sends the figures of the whole day, for the parent run.
+    monitored = stage.name == "monitor"
+    _journal(
+        context,
+        stage.name,
+        version.hash,
+        started_ms,
         metrics=figures_of(version.metrics),
         params=_params(version.commit["config"]),
-        tags=run_tags(_causes(context), {version.artifact: version.digest}),
-        artifacts=tuple(str(p) for p in paths if Path(p).exists()),
-        day_metrics=figures_of(day_report(context.store, context.day)) if name == "monitor" else {},
+        tags=run_tags(_config_tags(context), {version.artifact: version.digest}),
+        artifacts=tuple(str(path) for path in paths if path.exists()),
+        day_metrics=figures_of(day_report(context.store, context.day)) if monitored else {},
     )
-
-
-def _causes(context: Context) -> dict[str, str]:
-    """What the configuration was, for tags: its name, the hash of all of it, and the seed."""
-    config = context.config
-    sections = {
-        name: config_section(config, name) if name != "name" else config.name
-        for name in Config.model_fields
-    }
-    digest = hashlib.sha256(json.dumps(sections, sort_keys=True, default=str).encode()).hexdigest()
-    return {"name": config.name, "hash": digest[:16], "seed": str(config.training.seed)}
 
 
 def _journal_failure(name: str, context: Context, started_ms: int, error: Exception) -> None:
-    tags = {"error": f"{type(error).__name__}: {error}", **run_tags(_causes(context), {})}
-    day = context.day.isoformat()
-    event = Event(
-        context.config.name,
-        day,
-        name,
-        f"failed-{started_ms}",
-        "FAILED",
-        started_ms,
-        _now_ms(),
-        tags=tags,
-    )
-    Journal(context.store.workspace).append(event)
+    tags = {"error": f"{type(error).__name__}: {error}", **run_tags(_config_tags(context), {})}
+    # There is no version; the time keeps the runs of two failures apart.
+    _journal(context, name, f"failed-{started_ms}", started_ms, "FAILED", tags=tags)
+    # A retryable error is often MLflow itself not answering; the next stage sends the event.
     if not isinstance(error, RetryableError):
         sync(context)
 
 
+def _journal(
+    context: Context,
+    stage: str,
+    version: str,
+    started_ms: int,
+    status: str = "FINISHED",
+    **details: Any,
+) -> None:
+    day, ended_ms = context.day.isoformat(), int(time.time() * 1000)
+    event = Event(context.config.name, day, stage, version, status, started_ms, ended_ms, **details)
+    TrackingJournal(context.store.workspace).append(event)
+
+
+def _config_tags(context: Context) -> dict[str, str]:
+    config = context.config
+    text = json.dumps(config.model_dump(mode="json"), sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return {"name": config.name, "hash": digest, "seed": str(config.training.seed)}
+
+
 def _params(sections: object, prefix: str = "") -> dict[str, str]:
-    """Flatten configuration sections to `model.deep.l21 = 0.001`; long lists (the fields) are left out."""
+    """Flatten configuration sections to `model.deep.l21 = 0.001`."""
     if not isinstance(sections, dict):
-        return {prefix: str(sections)} if len(str(sections)) <= 200 else {}
-    return {
-        k: v
-        for name, value in sections.items()
-        for k, v in _params(value, f"{prefix}.{name}" if prefix else name).items()
-    }
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
+        text = str(sections)
+        # Long lists, such as the fields, are no parameters.
+        return {prefix: text} if len(text) <= _LONGEST_PARAMETER else {}
+    found: dict[str, str] = {}
+    for name, value in sections.items():
+        found |= _params(value, f"{prefix}.{name}" if prefix else name)
+    return found

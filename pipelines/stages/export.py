@@ -1,22 +1,19 @@
-"""Stage `export`: the compressed model as a SavedModel of stock ops."""
+"""Stage `export`: the compressed model as a SavedModel."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
 
-from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 
 
 class Export(Stage):
-    """Raw strings in, probability out."""
+    """Write the SavedModel of stock ops: raw strings in, probability out."""
 
     name = "export"
     artifact = "export"
-
-    def inputs(self, context: Context) -> Inputs:
-        """The day's compressed model."""
-        return {"compressed": require(context, "compressed", "compress")}
+    reads = ("compressed",)
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """See `compression.export.write.export`."""

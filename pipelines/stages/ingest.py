@@ -1,29 +1,41 @@
-"""Stage `ingest`: the raw log of a day or an hour → typed, deduplicated impressions, quarantine and aggregates."""
+"""Stage `ingest`: the raw log of a day or an hour becomes typed, deduplicated impressions."""
 
 from __future__ import annotations
 
+import glob
+import re
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from features.partition import day_of
+from features.partition import Partition, day_of
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
-from pipelines.store.source_files import source_files
+from spark_jobs.settings import Source, fill_pattern
+
+_BRACES = re.compile(r"\{([^{}]*,[^{}]*)\}")
 
 
 class Ingest(Stage):
-    """Reads the source; a simulated source writes its day first."""
+    """Read the day's raw log, type and deduplicate it, put bad rows aside."""
 
     name = "ingest"
     artifact = "impressions"
     sections = ("source", "features")
+    pool = "spark"
 
     def inputs(self, context: Context) -> Inputs:
-        """Nothing committed: the source's own files are the input."""
-        _simulate(context)
+        """Return nothing: the input is the source's files. A simulated source writes them first."""
+        if (settings := context.config.simulator) is not None:
+            from simulator.log import is_simulated, simulate_day
+
+            logs, day = context.store.workspace / "logs", day_of(context.day)
+            if not is_simulated(settings, day, logs):
+                log = simulate_day(settings, day, logs)
+                context.report(f"simulated {log.rows:,} impressions in {log.seconds:.1f} s")
         return {}
 
     def fingerprint(self, context: Context) -> object:
-        """Names, sizes and modification times of the source's files: late data makes a new version."""
+        """Return name, size and modification time of each file: late data makes a new version."""
         stats = ((str(f), f.stat()) for f in source_files(context.config.source, context.day))
         return [(name, s.st_size, s.st_mtime_ns) for name, s in stats]
 
@@ -34,19 +46,39 @@ class Ingest(Stage):
 
         config = context.config
         with spark_session(config.spark) as spark:
-            report = ingest(spark, config.source, config.features, context.day, out)
-        return asdict(report)
+            return asdict(ingest(spark, config.source, config.features, context.day, out))
 
 
-def _simulate(context: Context) -> None:
-    """Write the day's simulated log below `<workspace>/logs` unless it is there, made with the same settings."""
-    settings = context.config.simulator
-    if settings is None:
-        return
-    from simulator.log import is_simulated, simulate_day
+def source_files(source: Source, partition: Partition) -> list[Path]:
+    """Return the local files that a source's patterns match for a day or an hour, sorted.
 
-    logs = context.store.workspace / "logs"
-    day = day_of(context.day)
-    if not is_simulated(settings, day, logs):
-        simulated = simulate_day(settings, day, logs)
-        context.report(f"simulated {simulated.rows:,} impressions in {simulated.seconds:.1f} s")
+    The files of side tables are included. This needs no Spark, so a stage that is up to date does
+    not start it.
+    """
+    # Negatives of an hour are drawn from its whole day, so they depend on all files of the day.
+    read = partition if source.negatives is None else day_of(partition)
+    filled = [fill_pattern(pattern, read) for pattern in source.patterns]
+    filled += [fill_pattern(table.path, partition) for table in source.side_tables]
+    return sorted({file for pattern in filled for file in _matches(pattern)})
+
+
+def _matches(pattern: str) -> Iterator[Path]:
+    for plain in expand_braces(pattern):
+        for name in glob.glob(plain, recursive=True):  # noqa: PTH207 (the pattern may be absolute)
+            path = Path(name)
+            yield from (p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Return the patterns that a pattern with alternatives stands for.
+
+    >>> expand_braces("a{b,c}")
+    ['ab', 'ac']
+    """
+    found = _BRACES.search(pattern)
+    if found is None:
+        return [pattern]
+    head, tail = pattern[: found.start()], pattern[found.end() :]
+    return [
+        whole for part in found.group(1).split(",") for whole in expand_braces(head + part + tail)
+    ]

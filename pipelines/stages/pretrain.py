@@ -1,38 +1,43 @@
-"""Stage `pretrain`: what predicts the cross graph's edge statistics, for the click model to read frozen."""
+"""Stage `pretrain`: encodings that predict the cross graph's edge statistics."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.stages.encodings import recent_encodings
+from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
-from pipelines.store.encodings import young_encodings
+
+
+def previous_encodings(context: Context) -> Inputs:
+    """Return the encodings that training starts from, if there are any."""
+    previous = context.store.latest_before("encodings", context.day)
+    return {"previous": previous} if previous else {}
 
 
 class Pretrain(Stage):
-    """Made every `pretraining.every_days`; on the days between, the last ones serve."""
+    """Fit encodings of the graph's nodes, where the last ones are too old.
+
+    Training reads them frozen.
+    """
 
     name = "pretrain"
     artifact = "encodings"
+    reads = ("graph=cross_graph", previous_encodings)
     sections = ("features", "graph", "pretraining")
+    tracked = ("metrics.json", "plots")
 
-    def instead(self, context: Context) -> Version | None:
-        """The encodings of a day before, when they are young enough."""
-        return young_encodings(context)
-
-    def inputs(self, context: Context) -> Inputs:
-        """The day's graph, which holds no row of the day, and the encodings before, to start from."""
-        previous = context.store.latest_before(self.artifact, context.day)
-        graph = require(context, "cross_graph", "cross-graph")
-        return {"graph": graph, "previous": previous} if previous else {"graph": graph}
+    def reusable_version(self, context: Context) -> Version | None:
+        """Return the encodings of an earlier day while they are younger than `every_days`."""
+        return recent_encodings(context)
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """See `training.pretraining.pretrain.pretrain`."""
         from spark_jobs.graph_files import require_before
         from training.pretraining.pretrain import pretrain
 
-        require_before(inputs["graph"].path, context.day)
+        graph, settings = inputs["graph"].path, context.config.pretraining
+        # A graph that holds the day itself would leak labels into the features of their own day.
+        require_before(graph, context.day)
         previous = inputs["previous"].path if "previous" in inputs else None
-        return pretrain(
-            inputs["graph"].path, context.config.pretraining, out, previous, context.report
-        )
+        return pretrain(graph, settings, out, previous, context.report)

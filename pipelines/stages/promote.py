@@ -1,17 +1,16 @@
-"""Stage `promote`: a blessed export becomes the champion; a refused one is passed over."""
+"""Stage `promote`: registers a blessed export and makes it the champion."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
 from features.errors import UnsoundError
-from features.partition import Partition, end_h, parse_partition
-from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from features.partition import end_h, parse_partition
+from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.tracking.mlflow_model import SAVED_MODEL, write_model
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.sync import Tracker, reachable
@@ -28,88 +27,74 @@ class Decision:
 
 
 class Promote(Stage):
-    """Moves the registry's alias by compare-and-set; the champion only moves forward in time."""
+    """Move the champion alias to a blessed candidate; leave it for a refused one.
+
+    The alias is moved by compare-and-set, and only forward in time.
+    """
 
     name = "promote"
     artifact = "promotion"
+    reads = ("impressions?", "validation_report", "export", "compressed")
     sections = ("tracking",)
-
-    def inputs(self, context: Context) -> Inputs:
-        """The day's verdict, what it judged, and records for an example of a request."""
-        impressions = context.store.current("impressions", context.day)
-        return {
-            **({"impressions": impressions} if impressions else {}),
-            "validation_report": require(context, "validation_report", "validate-model"),
-            "export": require(context, "export", "export"),
-            "compressed": require(context, "compressed", "compress"),
-        }
+    tracked = ("decision.json",)
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """Decide, register, move the alias; write `decision.json`."""
         verdict = inputs["validation_report"].metrics["verdict"]
         if verdict == "unsound":
             raise UnsoundError(
-                f"the model of {context.day} is unsound: it is not promoted, and the last champion stays"
+                f"the model of {context.day} is unsound: it is not promoted, "
+                "and the last champion stays"
             )
-        decision = (
-            _promote(context, inputs)
-            if verdict == "blessed"
-            else Decision(False, "refused by the model gate")
-        )
-        facts = {
-            "promoted": decision.promoted,
-            "reason": decision.reason,
-            "model_version": decision.model_version,
-            "replaced": decision.replaced,
-        }
+        decision = Decision(False, "refused by the model gate")
+        if verdict == "blessed":
+            decision = _promote(context, inputs)
+        facts = asdict(decision)
         (out / "decision.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         context.report(f"{'promoted' if decision.promoted else 'not promoted'}: {decision.reason}")
         return facts
 
 
 def _promote(context: Context, inputs: Inputs) -> Decision:
-    settings, export = context.config.tracking, inputs["export"]
+    settings, name, day = context.config.tracking, context.config.name, context.day.isoformat()
     tracker = Tracker(context.store.workspace, settings.experiment)
     client = tracker.client()
-    tracker.sync()  # so that the day's run begins with its first stage
+    # Sent before the day's run is looked up, so that the run begins with the day's first stage.
+    tracker.sync()
     registry = Registry(client, settings.registered_model)
-    day = context.day.isoformat()
     with reachable(tracker.uri):
+        # 1. Register the export, unless a version with its digest is registered.
         serving = registry.alias(CHAMPION)
-        run_id = tracker.day_run(client, f"{context.config.name}/{day}", int(time.time() * 1000))
-        write = _writer(context, inputs, run_id)
-        version = registry.register(
-            write, run_id, day, export.hash, {"elastic_ctr.pipeline": context.config.name}
+        run_id = tracker.day_run(client, f"{name}/{day}", int(time.time() * 1000))
+        parity, impressions = (
+            inputs["validation_report"].path / "serving.json",
+            inputs.get("impressions"),
         )
-        replaced = registry.decided(version)
-        # A decision once taken stands, also when a later day serves by now; one whose move was cut off is finished.
-        if replaced is None or replaced == (serving or ""):
-            if serving is not None and _is_older(context.day, registry.day_of(serving)):
-                return Decision(
-                    False,
-                    f"version {serving} of {registry.day_of(serving)}, which is not earlier, serves",
-                    version,
-                    None,
-                )
-            registry.move(version, serving)
-            replaced = serving or ""
-    return Decision(True, "blessed by the model gate", version, replaced or None)
+        write = partial(
+            write_model,
+            inputs["export"].path / SAVED_MODEL,
+            context.config.features,
+            impressions=impressions.path if impressions else None,
+            parity=parity if parity.is_file() else None,
+            run_id=run_id,
+        )
+        version = registry.register(
+            write, run_id, day, inputs["export"].hash, {"elastic_ctr.pipeline": name}
+        )
 
+        # 2. A version that was promoted before keeps that decision, also if a later day serves now.
+        # If it replaced the model that still serves, the move was interrupted and is done again.
+        replaced = registry.predecessor_of(version)
+        if replaced is not None and replaced != (serving or ""):
+            return Decision(True, "blessed by the model gate", version, replaced or None)
 
-def _writer(context: Context, inputs: Inputs, run_id: str) -> Callable[[Path], Path]:
-    """What writes the export as an MLflow model."""
-    parity = inputs["validation_report"].path / "serving.json"
-    impressions = inputs.get("impressions")
-    return partial(
-        write_model,
-        inputs["export"].path / SAVED_MODEL,
-        context.config.features,
-        impressions=impressions.path if impressions else None,
-        parity=parity if parity.is_file() else None,
-        run_id=run_id,
-    )
-
-
-def _is_older(day: Partition, serving: str) -> bool:
-    """Whether another day or hour serves that ends no sooner than this one; one that does not say which is passed by."""
-    return serving not in ("", day.isoformat()) and end_h(parse_partition(serving)) >= end_h(day)
+        # 3. Move the alias, but never back in time.
+        if serving is not None:
+            served_day = registry.day_of(serving)
+            if served_day not in ("", day) and end_h(parse_partition(served_day)) >= end_h(
+                context.day
+            ):
+                reason = f"version {serving} of {served_day}, which is not earlier, serves"
+                return Decision(False, reason, version)
+        registry.move(version, serving)
+    return Decision(True, "blessed by the model gate", version, serving)

@@ -3,31 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from features.partition import Partition, in_order
-from pipelines.store.artifacts import Store, Version
-from pipelines.tracking.journal import Journal
+from pipelines.stages.registry import artifacts
+from pipelines.store.artifacts import Store
+from pipelines.tracking.journal import TrackingJournal
 
-ARTIFACTS = (
-    "impressions",
-    "data_verdict",
-    "feature_statistics",
-    "cross_counts",
-    "cross_graph",
-    "encodings",
-    "checkpoint",
-    "compressed",
-    "export",
-    "validation_report",
-    "promotion",
-    "monitor",
-)
-"""Every artifact of a day, in the order of the stages that make them."""
-
-_FROM = {
+_SOURCES = {
     "rows": ("impressions", "rows_kept"),
     "rows_quarantined": ("impressions", "rows_quarantined"),
     "auc_progressive": ("checkpoint", "auc_progressive"),
@@ -50,41 +34,38 @@ _FROM = {
     "promoted": ("promotion", "promoted"),
     "model_version": ("promotion", "model_version"),
 }
+"""Figure of the report → artifact and the name that its stage gives the figure."""
 
 
 def day_report(store: Store, day: Partition) -> dict[str, Any]:
-    """Return the figures of a day or hour; what a stage has not made yet is null."""
-    versions = {a: store.current(a, day) for a in ARTIFACTS}
-    figures = {key: _figure(versions[artifact], name) for key, (artifact, name) in _FROM.items()}
-    seconds = {v.commit["stage"]: v.commit["seconds"] for v in versions.values() if v}
+    """Return the figures of a day or hour; those of stages that have not run are None."""
+    current = ((artifact, store.current(artifact, day)) for artifact in artifacts())
+    versions = {artifact: version for artifact, version in current if version is not None}
+    figures = {
+        key: versions[artifact].metrics.get(name) if artifact in versions else None
+        for key, (artifact, name) in _SOURCES.items()
+    }
     return {
         "date": day.isoformat(),
         **figures,
-        "run_id": Journal(store.workspace).run_id(day),
-        "seconds": seconds,
+        "run_id": TrackingJournal(store.workspace).run_id(day),
+        "seconds": {v.commit["stage"]: v.commit["seconds"] for v in versions.values()},
     }
 
 
 def figures_of(report: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a report: what MLflow takes as metrics."""
+    """Return the numbers of a report, which MLflow stores as metrics."""
     return {k: float(v) for k, v in report.items() if isinstance(v, bool | int | float)}
 
 
 def days_with_artifacts(store: Store) -> Iterator[Partition]:
     """Yield every day and hour that has any current artifact, in order."""
-    yield from in_order({day for artifact in ARTIFACTS for day in store.days(artifact)})
+    yield from in_order({day for artifact in artifacts() for day in store.days(artifact)})
 
 
 def report_json(report: Mapping[str, Any]) -> str:
-    """Return a report as JSON; what is not a finite number is null, as JSON knows neither NaN nor infinity."""
-    return json.dumps(
-        {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in report.items()
-        },
-        indent=1,
-    )
+    """Return a report as JSON; numbers that are not finite are null."""
+    # Imported here: it loads NumPy, which nothing else that Airflow imports for a DAG file needs.
+    from features.json_safe import json_safe
 
-
-def _figure(version: Version | None, name: str) -> Any:
-    return None if version is None else version.metrics.get(name)
+    return json.dumps(json_safe(report), indent=1)

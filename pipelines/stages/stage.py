@@ -1,20 +1,21 @@
-"""What a stage is: declared inputs and configuration, one `run`, one publication.
+"""What a stage is, and how one is executed.
 
-`execute` is the template: resolve inputs, hash them with the configuration and the source, return the committed
-version if there is one, else run into a staging folder, publish, and act on the verdict. Work done twice costs
-nothing; work killed half-way leaves no trace that a reader could meet.
+`execute` resolves the inputs and hashes them with the configuration and the source code. If a
+version with this hash is committed, it is reused; otherwise the stage runs in a staging folder,
+which is then published. A stage that is killed half-way leaves nothing that a reader can find.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from features.errors import InputError
 from features.partition import Partition, kind_of
@@ -22,27 +23,31 @@ from pipelines.config import Config
 from pipelines.store.artifacts import Store, Version
 from pipelines.store.source_digest import source_digest
 
-Metrics = Mapping[str, Any]
-Inputs = Mapping[str, Version]
+Metrics: TypeAlias = Mapping[str, Any]
+Inputs: TypeAlias = Mapping[str, Version]
 
 
-def quiet(_: str) -> None:
-    """Report progress to nobody."""
+def no_report(_: str) -> None:
+    """Discard a progress message."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage works with: the configuration, the day or hour, the artifacts, and where progress goes."""
+    """What a stage works with: configuration, day or hour, artifacts, receiver of progress."""
 
     config: Config
     day: Partition
     store: Store
-    report: Callable[[str], None] = quiet
+    report: Callable[[str], None] = no_report
+
+
+Resolver: TypeAlias = Callable[[Context], Inputs]
+"""Returns versions to read that are not simply the day's own, under the names of the inputs."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What `execute` did: the version, whether it was there already, and the seconds it took."""
+class StageResult:
+    """What `execute` returns: the version, whether it was committed before, the seconds it took."""
 
     stage: str
     version: Version
@@ -51,22 +56,42 @@ class Outcome:
 
 
 class Stage(ABC):
-    """A pure job: `(config, day, inputs) → folder`. Subclasses declare; `execute` does the rest."""
+    """A pure job: `(config, day, inputs) → folder`.
+
+    A subclass declares what it reads and implements `run`. Its docstring is shown in Airflow.
+    """
 
     name: ClassVar[str]
-    """The CLI command and the Airflow task."""
+    """The CLI command. The Airflow task has `_` in place of `-`."""
     artifact: ClassVar[str]
     """The folder below the workspace."""
+    reads: ClassVar[tuple[str | Resolver, ...]] = ()
+    """The day's own artifacts by name (see `parse_read`), and resolvers of other versions."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Stages that must run earlier in the day although this one reads none of their artifacts."""
     sections: ClassVar[tuple[str, ...]] = ()
     """The configuration sections that the result depends on."""
+    tracked: ClassVar[tuple[str, ...]] = ()
+    """Files and folders of the result that are sent to MLflow."""
+    pool: ClassVar[str] = "default_pool"
+    """The Airflow pool. Only one task of the pools `spark` and `gpu` runs at a time."""
 
-    def instead(self, context: Context) -> Version | None:
-        """Return a committed version that makes this day's needless, or None, which most stages always do."""
+    def reusable_version(self, context: Context) -> Version | None:
+        """Return an earlier version that is still valid, or None; by default there is none."""
         return None
 
-    @abstractmethod
     def inputs(self, context: Context) -> Inputs:
-        """Return the versions to read, resolved once; raises InputError when a required one is missing."""
+        """Return the versions to read; raises InputError when a required one is missing."""
+        found: dict[str, Version] = {}
+        for read in self.reads:
+            if callable(read):
+                found |= read(context)
+                continue
+            name, artifact, required = parse_read(read)
+            current = context.store.current(artifact, context.day)
+            if current is not None or required:
+                found[name] = current or require(context, artifact)
+        return found
 
     @abstractmethod
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
@@ -76,47 +101,84 @@ class Stage(ABC):
         """Return what else the result depends on (JSON), for instance the source's files."""
         return None
 
-    def judge(self, version: Version) -> None:
+    def check_result(self, version: Version) -> None:
         """Raise UnsoundError when the published result must stop the day."""
         return
 
 
-def execute(stage: Stage, context: Context) -> Outcome:
-    """Run a stage unless its result is committed already, then let it judge the result."""
-    started = time.monotonic()
-    if standing := stage.instead(context):
-        context.report(f"{stage.name}: {standing.artifact} of {standing.day} will do")
-        return Outcome(stage.name, standing, True, time.monotonic() - started)
-    inputs = stage.inputs(context)
-    version_hash = _hash(stage, context, inputs)
-    version = context.store.find(stage.artifact, context.day, version_hash)
-    reused = version is not None
-    if version is None:
-        version = _publish(stage, context, inputs, version_hash)
-    elif context.store.current(stage.artifact, context.day) != version:
-        context.store.point(stage.artifact, context.day, version_hash)
-    stage.judge(version)
-    return Outcome(stage.name, version, reused, time.monotonic() - started)
+def parse_read(read: str) -> tuple[str, str, bool]:
+    """Return name of the input, artifact, and whether it is required.
+
+    >>> parse_read("impressions")
+    ('impressions', 'impressions', True)
+    >>> parse_read("graph=cross_graph?")
+    ('graph', 'cross_graph', False)
+    """
+    name, _, artifact = read.removesuffix("?").rpartition("=")
+    return name or artifact, artifact, not read.endswith("?")
 
 
-def require(context: Context, artifact: str, command: str) -> Version:
-    """Return the current version of an artifact of the day or hour; raises InputError naming the command that makes it."""
+def require(context: Context, artifact: str, command: str = "") -> Version:
+    """Return the current version of an artifact of the day or hour.
+
+    Args:
+        context: names the day or hour and the store.
+        artifact: its name.
+        command: makes the artifact; by default the stage that does.
+
+    Raises:
+        InputError: there is none; the message names the command.
+    """
     version = context.store.current(artifact, context.day)
     if version is None:
-        cure = f"run `elastic-ctr {command}` for that {kind_of(context.day)} first"
-        raise InputError(f"no {artifact} of {context.day} in {context.store.workspace}: {cure}")
+        # Imported by name: the source digest of a stage follows import statements, and a change of
+        # the list of stages must not invalidate the versions of every stage.
+        registry = importlib.import_module("pipelines.stages.registry")
+        hint = (
+            f"run `elastic-ctr {command or registry.maker_of(artifact)}` "
+            f"for that {kind_of(context.day)} first"
+        )
+        raise InputError(f"no {artifact} of {context.day} in {context.store.workspace}: {hint}")
     return version
 
 
-def _publish(stage: Stage, context: Context, inputs: Inputs, version_hash: str) -> Version:
+def execute(stage: Stage, context: Context) -> StageResult:
+    """Run a stage unless its result is committed already, and check the result."""
+    started = time.monotonic()
+
+    # 1. If a version of an earlier day is still valid, this day gets none of its own.
+    if (reusable := stage.reusable_version(context)) is not None:
+        context.report(f"{stage.name}: {reusable.artifact} of {reusable.day} is still valid")
+        return StageResult(stage.name, reusable, True, time.monotonic() - started)
+
+    # 2. Resolve the inputs once: the hash must be of the very versions that the run reads, also if
+    # another process publishes newer ones in between.
+    inputs = stage.inputs(context)
+    version_hash = _version_hash(stage, context, inputs)
+
+    # 3. Reuse the committed version, or run. After a return to an earlier configuration the old
+    # version is only made current again.
+    version = context.store.find(stage.artifact, context.day, version_hash)
+    reused = version is not None
+    if version is None:
+        version = _run_and_publish(stage, context, inputs, version_hash)
+    elif context.store.current(stage.artifact, context.day) != version:
+        context.store.point(stage.artifact, context.day, version_hash)
+
+    # 4. An unsound result is published first, so that its report can be read.
+    stage.check_result(version)
+    return StageResult(stage.name, version, reused, time.monotonic() - started)
+
+
+def _run_and_publish(stage: Stage, context: Context, inputs: Inputs, version_hash: str) -> Version:
     with context.store.staging(stage.artifact, context.day, version_hash) as out:
         started = time.monotonic()
         metrics = stage.run(context, inputs, out)
         facts = {
             "stage": stage.name,
             "inputs": {
-                k: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
-                for k, v in sorted(inputs.items())
+                name: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
+                for name, v in sorted(inputs.items())
             },
             "config": {name: config_section(context.config, name) for name in stage.sections},
             "metrics": dict(metrics),
@@ -125,12 +187,12 @@ def _publish(stage: Stage, context: Context, inputs: Inputs, version_hash: str) 
         return context.store.publish(out, stage.artifact, context.day, version_hash, facts)
 
 
-def _hash(stage: Stage, context: Context, inputs: Inputs) -> str:
-    """Hash what the result depends on. Inputs count by content, so a re-ingest of equal rows retrains nothing."""
+def _version_hash(stage: Stage, context: Context, inputs: Inputs) -> str:
     parts = {
         "stage": stage.name,
         "day": context.day.isoformat(),
-        "inputs": {k: [v.day.isoformat(), v.digest] for k, v in sorted(inputs.items())},
+        # Inputs count by content: ingesting equal rows again does not cause a new training.
+        "inputs": {name: [v.day.isoformat(), v.digest] for name, v in sorted(inputs.items())},
         "config": {name: config_section(context.config, name) for name in stage.sections},
         "fingerprint": stage.fingerprint(context),
         "source": source_digest(type(stage).__module__),
@@ -139,13 +201,6 @@ def _hash(stage: Stage, context: Context, inputs: Inputs) -> str:
 
 
 def config_section(config: Config, name: str) -> Any:
-    """Return a section as JSON values in an order that is the same in every process."""
+    """Return a section as JSON values, or None if the configuration does not have it."""
     section = getattr(config, name)
-    return None if section is None else _ordered(section.model_dump(mode="json"))
-
-
-def _ordered(value: Any) -> Any:
-    """Sort what came from sets, whose order differs between processes."""
-    if isinstance(value, dict):
-        return {k: sorted(v) if k == "forbidden" else _ordered(v) for k, v in value.items()}
-    return [_ordered(v) for v in value] if isinstance(value, list) else value
+    return None if section is None else section.model_dump(mode="json")

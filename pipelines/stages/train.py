@@ -1,4 +1,4 @@
-"""Stage `train`: warm start from the last sound checkpoint before the day or hour, score it, learn it."""
+"""Stage `train`: warm start from the last sound checkpoint, evaluate it on the day, train on it."""
 
 from __future__ import annotations
 
@@ -7,41 +7,63 @@ from typing import TYPE_CHECKING
 
 from features.errors import InputError
 from features.partition import HOURS_PER_DAY, day_of, end_h
-from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.stages.encodings import encodings_for
+from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
-from pipelines.store.encodings import encodings_for
 from pipelines.store.lineage import sound_checkpoint
 
 if TYPE_CHECKING:
-    from training.fit.meter import Progress
+    from training.fit.training_loop import Progress
+
+
+def earlier_statistics(context: Context) -> Inputs:
+    """Return the feature statistics of the last day or hour before this one, if there are any."""
+    statistics = context.store.latest_before("feature_statistics", context.day)
+    return {"statistics": statistics} if statistics else {}
+
+
+def warm_start(context: Context) -> Inputs:
+    """Return the last sound checkpoint before the day or hour and the impressions it is of."""
+    store = context.store
+    checkpoint = store.latest_before(
+        "checkpoint", context.day, lambda v: sound_checkpoint(store, v)
+    )
+    if checkpoint is None:
+        return {}
+    # The held-out slice of exactly this version has not been trained on yet. The day's current
+    # impressions may be a newer version with another slice.
+    trained_on = checkpoint.commit["inputs"]["impressions"]["hash"]
+    impressions = store.find("impressions", checkpoint.day, trained_on)
+    previous = {"previous_impressions": impressions} if impressions else {}
+    return {"checkpoint": checkpoint, **previous}
 
 
 class Train(Stage):
-    """Nothing of the future is read: checkpoint, statistics and graph come from days and hours that ended before."""
+    """Evaluate yesterday's model on the day, then train on the day.
+
+    Checkpoint, statistics and graph come from days and hours that ended before.
+    """
 
     name = "train"
     artifact = "checkpoint"
+    reads = ("impressions", encodings_for, "data_verdict", earlier_statistics, warm_start)
+    # `encodings_for` may return the day's own encodings. The day's own statistics are not read, but
+    # the DAG keeps the order of the command line.
+    after = ("pretrain", "feature-statistics")
     sections = ("features", "model", "training", "graph")
-
-    def inputs(self, context: Context) -> Inputs:
-        """Impressions and the last encodings; the checkpoint before, the impressions it is of, and statistics of before."""
-        store, day = context.store, context.day
-        checkpoint = store.latest_before("checkpoint", day, lambda v: sound_checkpoint(store, v))
-        found = {
-            "impressions": require(context, "impressions", "ingest"),
-            "encodings": encodings_for(context),
-            "data_verdict": _sound_data(context),
-            "statistics": store.latest_before("feature_statistics", day),
-            "checkpoint": checkpoint,
-            "previous_impressions": _learned_from(context, checkpoint),
-        }
-        return {name: version for name, version in found.items() if version is not None}
+    tracked = ("metrics.json", "quality.json", "progressive.json", "table_statistics.json", "plots")
+    pool = "gpu"
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
-        """See `training.fit.trainer.train_day`."""
+        """See `training.fit.trainer.train_day`; raises InputError if the data failed its gate."""
         from training.fit.trainer import TrainRequest, train_day
 
-        config = context.config
+        verdict = inputs["data_verdict"]
+        if not verdict.metrics["passed"]:
+            raise InputError(
+                f"data of {context.day} failed its gate; see {verdict.path / 'verdict.json'}"
+            )
+        config, checkpoint = context.config, inputs.get("checkpoint")
         paths = {name: version.path for name, version in inputs.items()}
         request = TrainRequest(
             schema=config.features,
@@ -53,41 +75,28 @@ class Train(Stage):
             previous_checkpoint=paths.get("checkpoint"),
             statistics=paths.get("statistics"),
             encodings=paths.get("encodings"),
-            gap_days=gap_days(context, inputs.get("checkpoint")),
-            begins_day=begins_day(context, inputs.get("checkpoint")),
+            gap_days=gap_days(context, checkpoint),
+            begins_day=begins_day(context, checkpoint),
         )
-        return train_day(request, out, lambda p: context.report(_words(p)), context.report)
+        return train_day(
+            request, out, lambda p: context.report(_format_progress(p)), context.report
+        )
 
 
 def gap_days(context: Context, checkpoint: Version | None) -> float:
-    """Days from the end of the checkpoint's day or hour to the end of this one; 1 between neighbouring days, or without one."""
+    """Return the days from the end of the checkpoint's day or hour to the end of this one.
+
+    Between neighbouring days, or without a checkpoint, this is 1.
+    """
     return (end_h(context.day) - end_h(checkpoint.day)) / HOURS_PER_DAY if checkpoint else 1
 
 
 def begins_day(context: Context, checkpoint: Version | None) -> bool:
-    """Whether nothing of this calendar day is learned yet: an hour goes on with the day of the hours before it."""
+    """Whether the checkpoint has trained on nothing of this calendar day yet."""
     return checkpoint is None or day_of(checkpoint.day) != day_of(context.day)
 
 
-def _words(progress: Progress) -> str:
-    """Spell progress as one line of a log."""
+def _format_progress(progress: Progress) -> str:
     share = f"{progress.done:,} of {progress.total:,} examples"
     speed = f"{progress.examples_per_s:,.0f}/s, {progress.examples_per_cpu_s:,.0f} a CPU-second"
     return f"{progress.phase}: {share}, {speed}, loss {progress.loss:.4f}"
-
-
-def _sound_data(context: Context) -> Version:
-    verdict = require(context, "data_verdict", "validate-data")
-    if not verdict.metrics["passed"]:
-        raise InputError(
-            f"data of {context.day} failed its gate; see {verdict.path / 'verdict.json'}"
-        )
-    return verdict
-
-
-def _learned_from(context: Context, checkpoint: Version | None) -> Version | None:
-    """The very partition whose held-out slice the checkpoint has not learned yet."""
-    if checkpoint is None:
-        return None
-    source = checkpoint.commit["inputs"]["impressions"]
-    return context.store.find("impressions", checkpoint.day, source["hash"])

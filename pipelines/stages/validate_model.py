@@ -1,4 +1,4 @@
-"""Stage `validate_model`: parity in a fresh process, quality against champion and baseline, a verdict."""
+"""Stage `validate_model`: parity in a fresh process, quality against champion and baseline."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import json
 from pathlib import Path
 
 from features.errors import UnsoundError
-from pipelines.stages.stage import Context, Inputs, Metrics, Stage, require
+from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
-from pipelines.store.lineage import champion_before, promoted
+from pipelines.store.lineage import champion_before, input_of
+
+
+def champion_model(context: Context) -> Inputs:
+    """Return the compressed model of the last champion before the day or hour, if there is one."""
+    decision = champion_before(context.store, context.day)
+    champion = input_of(context.store, decision, "compressed") if decision else None
+    return {"champion": champion} if champion else {}
 
 
 class ValidateModel(Stage):
-    """Blessed or refused leaves the day green; unsound makes it red, and nobody learns on from its checkpoint."""
+    """Compare the export with the trained model, the champion and the baselines; write the verdict.
+
+    After `blessed` or `refused` the day goes on. `unsound` stops it, and later days do not
+    warm-start from its checkpoint.
+    """
 
     name = "validate-model"
     artifact = "validation_report"
+    reads = ("impressions", "checkpoint", "export", "compressed", champion_model)
     sections = ("features", "model_gate")
-
-    def inputs(self, context: Context) -> Inputs:
-        """The day's candidate in its three forms, its impressions, and the champion of the days before."""
-        decision = champion_before(context.store, context.day)
-        champion = promoted(context.store, decision, "compressed") if decision else None
-        return {
-            "impressions": require(context, "impressions", "ingest"),
-            "checkpoint": require(context, "checkpoint", "train"),
-            "export": require(context, "export", "export"),
-            "compressed": require(context, "compressed", "compress"),
-            **({"champion": champion} if champion else {}),
-        }
+    tracked = ("verdict.json", "plots")
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """See `validation.model.check.check_model`."""
@@ -44,12 +45,11 @@ class ValidateModel(Stage):
         )
         return check_model(candidate, context.config.features, context.config.model_gate, out)
 
-    def judge(self, version: Version) -> None:
+    def check_result(self, version: Version) -> None:
         """Stop the day when the model is unsound."""
         if version.metrics["verdict"] == "unsound":
-            reasons = json.loads((version.path / "verdict.json").read_text(encoding="utf-8"))[
-                "reasons"
-            ]
+            verdict = json.loads((version.path / "verdict.json").read_text(encoding="utf-8"))
             raise UnsoundError(
-                f"the model of {version.day} is unsound: {'; '.join(reasons)}. The last champion stays."
+                f"the model of {version.day} is unsound: {'; '.join(verdict['reasons'])}. "
+                "The last champion stays."
             )

@@ -1,16 +1,17 @@
-"""Freeing disk space: old versions go, never one that something kept refers to."""
+"""Freeing disk space: deletes old versions, but none that a kept version was made from."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.partition import day_of, parse_partition
-from pipelines.stages.report import ARTIFACTS, days_with_artifacts
-from pipelines.store.artifacts import COMMIT, FOLDERS, POINTER, Store, Version
-from pipelines.store.lineage import champion
+from features.files import folder_bytes
+from features.partition import day_of
+from pipelines.stages.registry import artifacts
+from pipelines.stages.report import days_with_artifacts
+from pipelines.store.artifacts import COMMIT, FOLDERS, POINTER, Store
+from pipelines.store.lineage import champion, inputs_of
 
 
 @dataclass(frozen=True)
@@ -22,49 +23,39 @@ class Freed:
 
 
 def clean(store: Store, keep_days: int) -> Freed:
-    """Remove every version but those current on the latest `keep_days` days or in their hours, the champion, and their inputs."""
-    kept = {version.path for version in _kept(store, keep_days)}
-    doomed = [path for path in _all_versions(store) if path not in kept]
-    size = sum(f.stat().st_size for path in doomed for f in path.rglob("*") if f.is_file())
-    for path in doomed:
-        _remove(path)
-    return Freed(len(doomed), size)
+    """Delete every version except those that are kept.
 
-
-def _kept(store: Store, keep_days: int) -> Iterator[Version]:
+    Kept are the current versions of the latest `keep_days` days and of their hours, the champion,
+    and the inputs of all of these.
+    """
     partitions = list(days_with_artifacts(store))
     days = sorted({day_of(partition) for partition in partitions})[-keep_days:]
-    for day in (partition for partition in partitions if day_of(partition) in days):
-        for artifact in ARTIFACTS:
-            version = store.current(artifact, day)
-            if version:
-                yield version
-                yield from _inputs(store, version)
-    serving = champion(store)
-    if serving:
-        yield serving
-        yield from _inputs(store, serving)
+    recent = [partition for partition in partitions if day_of(partition) in days]
+    roots = [store.current(artifact, day) for day in recent for artifact in artifacts()]
+    roots.append(champion(store))
+    kept = set()
+    for version in filter(None, roots):
+        parents = inputs_of(store, version).values()
+        kept |= {version.path, *(parent.path for parent in parents if parent)}
 
-
-def _inputs(store: Store, version: Version) -> Iterator[Version]:
-    for entry in version.commit["inputs"].values():
-        found = store.find(entry["artifact"], parse_partition(entry["day"]), entry["hash"])
-        if found:
-            yield found
-
-
-def _all_versions(store: Store) -> list[Path]:
-    patterns = (f"{artifact}/{folder}/v-*/{COMMIT}" for artifact in ARTIFACTS for folder in FOLDERS)
-    return sorted(path.parent for pattern in patterns for path in store.workspace.glob(pattern))
+    # Only folders with a commit file are versions; staging folders belong to running stages.
+    patterns = [f"{artifact}/{f}/v-*/{COMMIT}" for artifact in artifacts() for f in FOLDERS]
+    found = {path.parent for pattern in patterns for path in store.workspace.glob(pattern)}
+    unused = sorted(found - kept)
+    size = sum(folder_bytes(path) for path in unused)
+    for path in unused:
+        _remove(path)
+    return Freed(len(unused), size)
 
 
 def _remove(path: Path) -> None:
-    """Unseal first, so that a reader never sees a version half removed; drop a pointer that named it."""
+    # The commit file goes first, so that a reader never finds a half-removed version.
     (path / COMMIT).unlink()
     shutil.rmtree(path)
     pointer = path.parent / POINTER
     if pointer.is_file() and f"v-{pointer.read_text(encoding='utf-8').strip()}" == path.name:
         pointer.unlink()
+    # The folder of the hour, if it is one, and that of the day.
     for folder in path.parents[: 2 if path.parent.name.startswith("hm=") else 1]:
         if not any(folder.iterdir()):
             folder.rmdir()

@@ -1,4 +1,4 @@
-"""Who descends from whom: which checkpoint may be warm-started, which model serves now."""
+"""What versions were made from: warm starts, champions, ancestors."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pipelines.store.artifacts import Store, Version
 
 
 def sound_checkpoint(store: Store, checkpoint: Version) -> bool:
-    """Whether a checkpoint may be learned on from: its own verdict, if there is one, is not `unsound`.
+    """Whether training may start from a checkpoint: it was not found `unsound`.
 
-    A refused candidate is sound: it was merely not better. The verdict is followed down the recorded inputs, so that
-    a verdict on an older version of the day or hour says nothing about this one.
+    A refused candidate is sound: it was merely not better than the champion.
     """
     report = store.current("validation_report", checkpoint.day)
+    # A report on an older version of the day or hour says nothing about this one.
     if report is None or report.commit["inputs"]["checkpoint"]["hash"] != checkpoint.hash:
         return True
     return report.metrics["verdict"] != "unsound"
 
 
 def champion_before(store: Store, day: Partition) -> Version | None:
-    """Return the latest promotion decision strictly before a day or hour that promoted its candidate, or None."""
+    """Return the latest decision before a day or hour that promoted its candidate, or None."""
     return store.latest_before("promotion", day, lambda v: bool(v.metrics["promoted"]))
 
 
@@ -31,27 +31,27 @@ def champion(store: Store) -> Version | None:
     return champion_before(store, date.max)
 
 
-def promoted(store: Store, decision: Version, name: str) -> Version | None:
-    """Return an input (`export`, `compressed`, …) of a promotion decision."""
-    return read_by(store, decision, name)
+def inputs_of(store: Store, version: Version) -> dict[str, Version | None]:
+    """Return the inputs of a version by the names that its stage gives them; None: deleted."""
+    return {
+        name: store.find(entry["artifact"], parse_partition(entry["day"]), entry["hash"])
+        for name, entry in version.commit["inputs"].items()
+    }
 
 
-def read_by(store: Store, version: Version, name: str) -> Version | None:
-    """Return an input of a version, by the name that its stage gives it; None when it has none, or it is gone."""
-    entry = version.commit["inputs"].get(name)
-    return (
-        store.find(entry["artifact"], parse_partition(entry["day"]), entry["hash"])
-        if entry
-        else None
-    )
+def input_of(store: Store, version: Version, name: str) -> Version | None:
+    """Return one input of a version; None if there is none of that name or it was deleted."""
+    return inputs_of(store, version).get(name)
 
 
 def ancestry(store: Store, version: Version) -> dict[str, object]:
     """Return a version and, nested, everything it was made from."""
-    made_from = {}
-    for name, entry in version.commit["inputs"].items():
-        parent = store.find(entry["artifact"], parse_partition(entry["day"]), entry["hash"])
-        made_from[name] = ancestry(store, parent) if parent else {**entry, "missing": True}
+    made_from = {
+        name: ancestry(store, parent)
+        if parent
+        else {**version.commit["inputs"][name], "missing": True}
+        for name, parent in inputs_of(store, version).items()
+    }
     return {
         "artifact": version.artifact,
         "day": version.day.isoformat(),

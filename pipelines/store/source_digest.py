@@ -1,7 +1,7 @@
-"""A digest of the project's source that a module imports, directly or not: part of every artifact's hash.
+"""A digest of the project's source that a module imports, directly or not.
 
-It follows `import` statements in the text, those inside functions too, so that lazy imports count. A change of the
-documentation, of a test or of another stage leaves it unchanged.
+It is part of every version's hash. It follows `import` statements, those inside functions too, so
+lazy imports count. A change of documentation, a test or another stage does not change it.
 """
 
 from __future__ import annotations
@@ -26,9 +26,20 @@ PACKAGES = frozenset(
     }
 )
 
+# Import statements as ruff formats them. Patterns are used because parsing the files took a third
+# of a second in every stage; a test compares the result with the parser's for every file.
+_IMPORT = re.compile(
+    rf"""
+    ^[ \t]*
+    (?: from[ ]((?:{"|".join(sorted(PACKAGES))})[\w.]*)[ ]import[ ](\([^)]*\)|[^\n]*)
+      | import[ ]([^\n]*) )
+    """,
+    re.MULTILINE | re.VERBOSE,
+)
+
 
 def source_digest(module: str, root: Path = ROOT) -> str:
-    """Return a hex digest of the sources in the import closure of a module (`pipelines.stages.train`)."""
+    """Return a hex digest of the source of a module (`pipelines.stages.train`) and its imports."""
     digest = hashlib.sha256()
     for name, path in sorted(closure(module, root).items()):
         digest.update(name.encode() + b"\x00" + path.read_bytes() + b"\x00")
@@ -41,48 +52,31 @@ def closure(module: str, root: Path = ROOT) -> dict[str, Path]:
     pending = [module]
     while pending:
         name = pending.pop()
-        path = _path(name, root)
-        if name in found or path is None:
-            continue
-        found[name] = path
-        pending += _imports(path)
+        base = root.joinpath(*name.split("."))
+        files = (base.with_suffix(".py"), base / "__init__.py")
+        # `from module import member` is followed as module and as `module.member`; the latter is
+        # no file unless the member is a module.
+        path = next((file for file in files if file.is_file()), None)
+        if name not in found and path is not None:
+            found[name] = path
+            pending += imports_of(path)
     return found
 
 
-def _path(name: str, root: Path) -> Path | None:
-    base = root.joinpath(*name.split("."))
-    candidates = (base.with_suffix(".py"), base / "__init__.py")
-    return next((c for c in candidates if c.is_file()), None)
-
-
-_IMPORT = re.compile(
-    rf"""
-    ^[ \t]*
-    (?: from[ ]((?:{"|".join(sorted(PACKAGES))})[\w.]*)[ ]import[ ](\([^)]*\)|[^\n]*)
-      | import[ ]([^\n]*) )
-    """,
-    re.MULTILINE | re.VERBOSE,
-)
-"""The statements as ruff formats them. Parsing the files instead took a third of a second in every stage."""
-
-
 @lru_cache(maxsize=512)
-def _imports(path: Path) -> tuple[str, ...]:
-    return tuple(_names(path.read_text(encoding="utf-8")))
-
-
-def _names(text: str) -> Iterator[str]:
-    for module, members, modules in _IMPORT.findall(text):
+def imports_of(path: Path) -> tuple[str, ...]:
+    """Return the names of the project that a file imports: modules and members of modules."""
+    names: list[str] = []
+    for module, members, modules in _IMPORT.findall(path.read_text(encoding="utf-8")):
         if module:
-            yield module
-            yield from (f"{module}.{name}" for name in _before_as(members.strip("()")))
+            names += [module, *(f"{module}.{name}" for name in _before_as(members.strip("()")))]
         else:
-            yield from (name for name in _before_as(modules) if name.split(".")[0] in PACKAGES)
+            names += [name for name in _before_as(modules) if name.split(".")[0] in PACKAGES]
+    return tuple(names)
 
 
 def _before_as(names: str) -> Iterator[str]:
     """Yield the names of a list such as `a as b, c  # a remark`."""
     for line in names.splitlines():
-        yield from (
-            words[0] for part in line.partition("#")[0].split(",") if (words := part.split())
-        )
+        parts = (part.split() for part in line.partition("#")[0].split(","))
+        yield from (words[0] for words in parts if words)

@@ -1,24 +1,23 @@
-"""The local tracking journal: what happened is written here first, and sent to MLflow when it answers.
+"""The local tracking journal: events are written here first and sent to MLflow when it answers.
 
-An event is one file, written whole. `pipelines.tracking.sync.sync` sends the pending ones in order and marks each as sent,
-so a tracking server that is away costs nothing but a delay, and no event is sent twice.
+An event is one file. `pipelines.tracking.sync.Tracker.sync` sends the pending ones in order and
+marks each as sent. A tracking server that does not answer costs only a delay.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
+from features.files import write_atomically
 from features.partition import Partition, folder_of, parse_partition
 
 
 @dataclass(frozen=True)
 class Event:
-    """One stage that ran (or failed) for a day or an hour. Times are epoch milliseconds; artifacts are local paths."""
+    """One stage that ran or failed. Times are epoch milliseconds; artifacts are local paths."""
 
     pipeline: str
     day: str
@@ -35,34 +34,33 @@ class Event:
 
     @property
     def run_key(self) -> str:
-        """What finds this stage's MLflow run again."""
+        """The tag by which this stage's MLflow run is found again."""
         return f"{self.day_key}/{self.stage}/{self.version}"
 
     @property
     def day_key(self) -> str:
-        """What finds the parent run of the day or hour again."""
+        """The tag by which the parent run of the day or hour is found again."""
         return f"{self.pipeline}/{self.day}"
 
 
 @dataclass(frozen=True)
-class Journal:
+class TrackingJournal:
     """The events of a workspace, below `<workspace>/tracking`."""
 
     workspace: Path
 
     def append(self, event: Event) -> Path:
         """Write an event; it is pending until marked as sent."""
-        folder = self._folder(event.day)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{event.ended_ms}-{event.stage}-{event.version}.pending.json"
-        _replace(path, asdict(event))
+        # The name begins with the time, so that the order of names is the order of events.
+        name = f"{event.ended_ms}-{event.stage}-{event.version}.pending.json"
+        path = self._folder(event.day) / name
+        write_atomically(path, json.dumps(asdict(event), sort_keys=True))
         return path
 
     def pending(self) -> Iterator[tuple[Path, Event]]:
-        """Yield events that were not sent yet, oldest first."""
-        for path in sorted(
-            self.workspace.glob("tracking/dt=*/**/*.pending.json"), key=lambda p: p.name
-        ):
+        """Yield the events that were not sent yet, oldest first."""
+        paths = self.workspace.glob("tracking/dt=*/**/*.pending.json")
+        for path in sorted(paths, key=lambda path: path.name):
             document = json.loads(path.read_text(encoding="utf-8"))
             yield path, Event(**{**document, "artifacts": tuple(document["artifacts"])})
 
@@ -71,22 +69,17 @@ class Journal:
         path.rename(path.with_name(path.name.replace(".pending.json", ".sent.json")))
 
     def remember_run(self, day: str, run_id: str) -> None:
-        """Keep the id of a day's or hour's parent run beside its events."""
-        self._folder(day).mkdir(parents=True, exist_ok=True)
-        _replace(self._folder(day) / "run.json", {"run_id": run_id})
+        """Store the id of the parent run of a day or hour with its events."""
+        write_atomically(self._folder(day) / "run.json", json.dumps({"run_id": run_id}))
 
     def run_id(self, day: Partition) -> str | None:
-        """Return the id of the day's parent run, or None while MLflow has not heard of it."""
-        path = self._folder(day.isoformat()) / "run.json"
-        return (
-            str(json.loads(path.read_text(encoding="utf-8"))["run_id"]) if path.is_file() else None
-        )
+        """Return the id of the parent run of a day or hour, or None if MLflow has none yet."""
+        path = self.workspace / "tracking" / folder_of(day) / "run.json"
+        if not path.is_file():
+            return None
+        return str(json.loads(path.read_text(encoding="utf-8"))["run_id"])
 
     def _folder(self, day: str) -> Path:
-        return self.workspace / "tracking" / folder_of(parse_partition(day))
-
-
-def _replace(path: Path, document: Mapping[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(json.dumps(document, sort_keys=True), encoding="utf-8")
-    temporary.replace(path)
+        folder = self.workspace / "tracking" / folder_of(parse_partition(day))
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder

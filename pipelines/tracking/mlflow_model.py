@@ -1,4 +1,4 @@
-"""An export as an MLflow model: signature, input example, parity report, and the code that serves raw strings."""
+"""An export as an MLflow model: signature, input example, parity report, loader of raw strings."""
 
 from __future__ import annotations
 
@@ -29,19 +29,21 @@ def write_model(
     parity: Path | None = None,
     run_id: str = "",
 ) -> Path:
-    """Write an MLflow model folder that `mlflow models serve` and `mlflow.pyfunc.load_model` take; return it.
+    """Write a folder for `mlflow models serve` and `mlflow.pyfunc.load_model`; return it.
 
     Args:
         saved_model: the exported folder, copied to `data/saved_model`.
-        schema: of the model's fields.
+        schema: names the model's fields.
         folder: must not exist.
-        impressions: an `impressions` artifact whose first records become the input example; None: no example.
-        parity: a `serving.json` of the model's check, copied; None: none.
-        run_id: of the MLflow run that it belongs to.
+        impressions: an `impressions` artifact whose first records become the input example.
+        parity: the `serving.json` of the model's check, copied.
+        run_id: the MLflow run that made the model.
     """
     import mlflow.pyfunc
     from mlflow.models import Model
 
+    # Two flavors: TensorFlow's own loader, and `pyfunc` with the loader module of this project. The
+    # latter is copied into the folder, so that a server needs no package of this project.
     model = Model(run_id=run_id)
     model.add_flavor(
         "tensorflow", saved_model_dir=f"data/{SAVED_MODEL}", model_type="tf2-module", code=None
@@ -62,21 +64,22 @@ def write_model(
 
 
 def signature_of(schema: Schema) -> ModelSignature:
-    """Return the model's signature: a string a field, a list of strings a multi-valued one; a float out. None may be left out."""
+    """Return the model's signature: a required input per field, a float out.
+
+    An input is a string, for a multi-valued field a list of strings.
+    """
     from mlflow.models import ModelSignature
     from mlflow.types.schema import Array, ColSpec, DataType
     from mlflow.types.schema import Schema as Columns
 
-    listed = Array(DataType.string)
-    fields = schema.column_fields()
     inputs = [
-        ColSpec(listed if isinstance(f, MultiValued) else DataType.string, f.name) for f in fields
+        ColSpec(Array(DataType.string) if isinstance(f, MultiValued) else DataType.string, f.name)
+        for f in schema.column_fields()
     ]
     return ModelSignature(Columns(inputs), Columns([ColSpec(DataType.float, "probability")]))
 
 
 def _example(impressions: Path, schema: Schema) -> pd.DataFrame:
-    """The first records of a partition, as a request has them."""
     import pyarrow.parquet as pq
 
     names = [field.name for field in schema.column_fields()]

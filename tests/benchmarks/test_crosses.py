@@ -21,8 +21,8 @@ from frappe_peers.registry import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compression.selection.complexity import Complexity, Footprint
-from compression.selection.ranking import Ranking
+from compression.selection.footprint import Complexity, Footprint
+from compression.selection.ranking import FieldRanking
 from compression.settings import SelectionSettings
 from features.errors import InputError
 
@@ -203,13 +203,13 @@ def test_the_cheapest_come_first_and_equals_by_name():
     made = Footprint(
         {name: Complexity(1.0, 1, rows) for name, rows in sizes.items()}, {}, 1, {}, {}, {}
     )
-    assert cheapest_first(Ranking({"a": 0.1, "b": 0.9, "c": 0.5}, made, {})) == ("c", "a", "b")
+    assert cheapest_first(FieldRanking({"a": 0.1, "b": 0.9, "c": 0.5}, made, {})) == ("c", "a", "b")
 
 
 def test_a_choice_tells_importance_beside_rows():
     made = footprint()
     importance = {name: 0.1 * place for place, name in enumerate(USE_ROWS)}
-    ranking = Ranking(importance, made, dict.fromkeys(USE_ROWS, 0.0))
+    ranking = FieldRanking(importance, made, dict.fromkeys(USE_ROWS, 0.0))
     told = Chosen(ranking, frozenset({"user_x_cost"}), frozenset({"frappe_cost"})).as_dict()
     assert list(told) == list(reversed(USE_ROWS))
     assert told["user_x_cost"] == {

@@ -26,7 +26,7 @@ from features.errors import InputError
 from features.schema import Cross
 from pipelines.config import load_config
 from training.data.inputs import Inputs
-from training.data.layout import Layout
+from training.data.layout import FieldLayout
 
 CONFIG = Path(__file__).resolve().parents[2] / "conf" / "globo.yaml"
 DAY = date(2017, 10, 3)
@@ -250,7 +250,7 @@ def test_crosses_of_the_real_configuration_are_of_related_fields():
     assert (
         {part for cross in declared for part in cross.of}
         < set(RELATED)
-        <= set(Layout.of(schema).singles)
+        <= set(FieldLayout.of(schema).singles)
     )
 
 

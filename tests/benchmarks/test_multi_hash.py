@@ -16,7 +16,7 @@ from multi_hash_parts.runs import aucs_by_pass, chosen_passes, shortened
 from multi_hash_parts.systems import DIM, SYSTEMS, system
 from multi_hash_parts.tables import tables
 
-from training.models.multi_hash.combine import combine
+from training.models.multi_hash.keys import combine
 from training.models.multi_hash.settings import MultiHashSettings
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -97,7 +97,7 @@ LISTS = {
 
 
 def draw_columns(rows, seed):
-    """Raw values by field, as ingest keeps them: canonical, lists of any length, the first one empty."""
+    """Raw values by field, as ingest keeps them: canonical; lists of any length."""
     draw = np.random.default_rng(seed)
     columns = {
         name: draw.choice(np.array(values, object), rows).tolist()

@@ -1,4 +1,4 @@
-"""A checkpoint trained by hand on an awkward day, its compressed form and its export, made once a session."""
+"""A checkpoint trained by hand on an awkward day, its compressed form and its export."""
 
 import shutil
 import sys
@@ -27,12 +27,12 @@ def trained_on(partition):
 
 @pytest.fixture(scope="session")
 def checkpoint(trained_on, tmp_path_factory):
-    """A checkpoint with learned rows, rows that the optimizer zeroed, and keys that were never admitted."""
+    """A checkpoint with trained rows, rows that the optimizer zeroed, and keys without a row."""
     from training.data.arrays import write_arrays
     from training.data.scalers import Scaler
     from training.fit.checkpoints import Description, write_description
-    from training.models.cross_files import write_encodings
     from training.models.ctr import CtrModel
+    from training.models.encoding_inputs import write_encodings
 
     folder = tmp_path_factory.mktemp("checkpoint")
     draw = np.random.default_rng(2)
@@ -83,7 +83,7 @@ def _zero(slab, rows):
 
 
 def _encoding(pairs, draw):
-    from training.models.cross_input import Encoding, sorted_nodes
+    from training.models.encoding_inputs import Encoding, sorted_nodes
 
     sides = [np.unique(keys)[::2] for keys in pairs.T]
     left, right = (
@@ -113,7 +113,7 @@ def exported(compressed, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def judged_checkpoint(checkpoint, trained_on, tmp_path_factory):
-    """The checkpoint with a held-out slice whose labels follow its own probabilities, so that it is a good model."""
+    """The checkpoint with a held-out slice whose labels follow its own probabilities."""
     from training.evaluation.scoring import Scorer
 
     folder = tmp_path_factory.mktemp("judged") / "checkpoint"
@@ -130,7 +130,7 @@ def judged_checkpoint(checkpoint, trained_on, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def learned(trained_on, tmp_path_factory):
-    """Checkpoints by kind of model (`step_models.KINDS`), each learned when it is first asked for; nobody writes to them."""
+    """Checkpoints by kind of model (`step_models.KINDS`), trained at its first use; read-only."""
     from step_models import KINDS, learn_checkpoint
 
     @cache
@@ -142,5 +142,5 @@ def learned(trained_on, tmp_path_factory):
 
 @pytest.fixture
 def warm_serving(warm_python, monkeypatch):
-    """Every export that the test's code serves in a new process is served in a fork of the warm interpreter."""
+    """Exports that a test serves in a new process are served in a fork of a warm interpreter."""
     monkeypatch.setattr(sys, "executable", str(warm_python))

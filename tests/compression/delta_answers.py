@@ -1,4 +1,4 @@
-"""Answer requests with an export and the deltas after it, as a stranger: TensorFlow, NumPy and two files of ours by their paths.
+"""Answer requests with an export and the deltas after it, with TensorFlow, NumPy and two scripts.
 
 Usage: delta_answers.py SAVED_MODEL DELTAS_FOLDER REQUESTS_NPZ OUT_NPY
 """
@@ -22,7 +22,9 @@ def loaded_file(path):
 
 def main(saved_model, deltas, requests, out):
     client = loaded_file(ROOT / "compression" / "delta" / "delta_client.py")
-    asked = loaded_file(ROOT / "validation" / "model" / "parity_worker.py").Requests(Path(requests))
+    asked = loaded_file(ROOT / "validation" / "model" / "parity_worker.py").DecodedRequests(
+        Path(requests)
+    )
     model = tf.saved_model.load(saved_model)
     for folder in sorted(Path(deltas).iterdir()):
         client.apply_delta(model, folder)

@@ -1,17 +1,17 @@
-"""Days whose users come and go, learned one after the other: rows change, appear, become zero and are evicted."""
+"""Days whose users come and go: rows change, appear, become zero and are evicted."""
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from compression.delta.from_learner import live_model
+from compression.pruning import live_model
 from features.schema import Categorical, MultiValued, Numeric, Schema, Timestamp, Transform
 from training.data.examples import read_examples
 from training.data.inputs import Featurizer
 from training.data.scalers import scalers_from_numbers
 from training.fit.checkpoints import Description
-from training.fit.learners import Learners, Recipe
-from training.fit.stream import learn
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.fit.training_loop import train_model_and_baseline
 from training.settings import (
     EvictionSettings,
     GroupSettings,
@@ -79,12 +79,14 @@ def examples_of(folder, day):
 
 def learned_days(folder, days):
     """Yield the model after each of the days 0 … days - 1, float32, without zero rows."""
-    learners = Learners.fresh(Recipe(SCHEMA, MODEL, TRAINING, ()))
+    learners = ModelAndBaseline.new(LearnerConfig(SCHEMA, MODEL, TRAINING, ()))
     for day in range(days):
         examples = examples_of(folder / str(day), day)
         scalers = scalers_from_numbers(("price",), examples.numbers, examples.present)
         learners.start_day()
-        learn(learners, Featurizer(SCHEMA, (), scalers, {}).inputs(examples), TRAINING, "day", None)
+        train_model_and_baseline(
+            learners, Featurizer(SCHEMA, (), scalers, {}).inputs(examples), TRAINING, "day", None
+        )
         learners.evict()
         yield live_model(
             learners.model,

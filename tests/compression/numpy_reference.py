@@ -1,9 +1,9 @@
-"""The model's forward pass in NumPy and float64, from a checkpoint's arrays: what every other form must agree with."""
+"""The model's forward pass in NumPy and float64, from a checkpoint's arrays: the reference."""
 
 import numpy as np
 
 from training.fit.checkpoints import read_checkpoint
-from training.models.cross_input import PairTable
+from training.models.encoding_inputs import PairTable
 
 
 def probabilities(folder, examples):

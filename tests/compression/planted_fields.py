@@ -1,4 +1,4 @@
-"""Clicks that depend on known fields alone, beside fields of pure noise; and a checkpoint that learned a day of them."""
+"""Clicks that depend on known fields, fields of noise, and a checkpoint trained on them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from elastic_embeddings.core.ragged import Ragged
 from features.schema import Categorical, MultiValued, Numeric, Relation, Schema, Timestamp
 from training.data.inputs import Inputs
-from training.fit.learners import Recipe
+from training.fit.model_and_baseline import LearnerConfig
 from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
 
 SIGNAL = ("signal_0", "signal_1", "signal_2")
@@ -33,7 +33,7 @@ SCHEMA = Schema(
 )
 SIGNAL_USES = (*SIGNAL, "signal_number")
 NOISE_USES = (*NOISE, "noise_list", "noise_number")
-RECIPE = Recipe(SCHEMA, MODEL, TRAINING, ())
+RECIPE = LearnerConfig(SCHEMA, MODEL, TRAINING, ())
 _EFFECTS = np.random.default_rng(1).normal(size=(3, VALUES))
 
 
@@ -88,22 +88,22 @@ def write_planted_day(folder: Path, rows: int, seed: int) -> Path:
     return folder
 
 
-def write_planted_checkpoint(folder: Path, partition: Path, recipe: Recipe = RECIPE) -> Path:
+def write_planted_checkpoint(folder: Path, partition: Path, recipe: LearnerConfig = RECIPE) -> Path:
     """A checkpoint of `recipe` that learned a partition twice over."""
     from training.data.examples import batches, read_examples
     from training.data.inputs import Featurizer
     from training.fit.checkpoints import Description, write_description
-    from training.fit.learners import Learners
-    from training.models.cross_files import write_encodings
+    from training.fit.model_and_baseline import ModelAndBaseline
+    from training.models.encoding_inputs import write_encodings
 
     folder.mkdir(parents=True, exist_ok=True)
     inputs = Featurizer(recipe.schema, recipe.relations, {}, {}).inputs(
         read_examples(partition, recipe.schema, recipe.relations)
     )
-    learners = Learners.fresh(recipe)
+    learners = ModelAndBaseline.new(recipe)
     for seed in (0, 1):
         for rows in batches(len(inputs), recipe.training.batch_size, 1024, (seed,)):
-            learners.learn(learners.prepare(inputs.take(rows)))
+            learners.train_step(learners.prepare(inputs.take(rows)))
     learners.save(folder)
     step = learners.model.table.step
     write_description(

@@ -1,4 +1,4 @@
-"""A damaged export is told as such, and a strange request gets an error or the documented default: never a crash, never NaN."""
+"""A damaged export is named, and a bad request gets an error or the documented default."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""Deltas: exact, small, checked; full + deltas = full to the bit, in a fresh process; a reader never sees a wrong row."""
+"""Deltas are exact and checked; full + deltas = full, bit for bit; a reader sees no wrong row."""
 
 import json
 import os
@@ -14,15 +14,13 @@ import tensorflow as tf
 from moving_days import ROWS, SCHEMA, columns_of, learned_days
 
 from compression.delta import delta_client
-from compression.delta.changes import why_no_delta
-from compression.delta.digest import content_digest
-from compression.delta.from_learner import stored_as
+from compression.delta.content import content_digest, why_no_delta
 from compression.delta.write import applied, delta_between, read_delta, write_delta
 from compression.export.write import Exporter, export_model
+from compression.pruning import stored_as
 from features.errors import InputError
 from training.packed.matrix import Form, Matrix
-from training.packed.rows import PackedRows
-from training.packed.slab import Band, PackedSlab
+from training.packed.rows import Band, PackedRows, PackedSlab
 from validation.model.requests import RawRequests
 
 pytestmark = pytest.mark.slow
@@ -158,7 +156,7 @@ def test_a_model_is_its_own_base_whatever_the_order_of_its_rows(models):
 
 
 def test_the_export_does_not_grow_when_the_table_does_not(models, tmp_path):
-    """Also when the model was followed: what is exported is the content, not the room that a server made."""
+    """What is exported is the content, not the free rows that a server added."""
     reports = [export_model(models[-1], tmp_path / str(number)) for number in range(3)]
     assert len({report.bytes_variables for report in reports}) == 1
     assert (
@@ -169,7 +167,7 @@ def test_the_export_does_not_grow_when_the_table_does_not(models, tmp_path):
 
 @pytest.mark.parametrize("form", [Form.FLOAT32, Form.INT8])
 def test_an_exporter_of_many_models_writes_what_a_fresh_one_would(form, models, tmp_path):
-    """Larger and smaller models one after the other, in one graph: the same size, version and answers, to the bit."""
+    """Larger and smaller models in one graph: the same size, version and answers, bit for bit."""
     exporter = Exporter()
     given = {name: tf.constant(values) for name, values in columns_of(9).items() if name != "tags"}
     given |= {"tags": tf.constant([[*tags, "", ""][:2] for tags in columns_of(9)["tags"]])}
@@ -225,7 +223,7 @@ def test_more_new_keys_than_a_block_has_and_then_none_left(models, tmp_path):
 
 
 def test_a_reader_meanwhile_sees_an_old_row_or_a_new_one(models, tmp_path):
-    """Two models whose rows are all 1 and all 2, quantized: no answer but theirs, while deltas go back and forth."""
+    """Two quantized models of rows 1 and rows 2: no other answer while deltas go both ways."""
     one, two = (_constant(models[0], value) for value in (1.0, 2.0))
     export_model(one, tmp_path / "model")
     write_delta(delta_between(one, two), tmp_path / "up")
@@ -314,7 +312,7 @@ def _constant(model, value):
 
 
 def _row_values(table, keys):
-    """Decoded by hand from the loaded variables: codes · scale + offset of the rows that the keys lead to."""
+    """Decoded by hand from the loaded variables: codes · scale + offset of the keys' rows."""
     handle = table._index._table.resource_handle
     rows = tf.raw_ops.LookupTableFindV2(
         table_handle=handle, keys=keys, default_value=tf.constant(0)
@@ -448,10 +446,12 @@ def test_bands_and_projections_have_no_delta_and_say_why(changed, why, models, t
 
 
 def test_another_graph_needs_a_full_export(models):
-    told = models[0].description
+    description = models[0].description
     other = replace(
         models[0],
-        description=replace(told, schema=told.schema.model_copy(update={"timezone": "Asia/Tokyo"})),
+        description=replace(
+            description, schema=description.schema.model_copy(update={"timezone": "Asia/Tokyo"})
+        ),
     )
     with pytest.raises(InputError, match="in full"):
         delta_between(models[0], other)

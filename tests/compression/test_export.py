@@ -1,4 +1,4 @@
-"""The served model: the same probabilities as the trained one, in a fresh process, for awkward values, at any batch size."""
+"""The served model gives the trained one's probabilities, in a fresh process, at any batch size."""
 
 import re
 import shutil
@@ -17,7 +17,7 @@ from compression.settings import CompressionSettings
 from training.data.examples import read_examples
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import read_checkpoint
-from validation.model.parity import check_parity
+from validation.model.check import check_parity
 from validation.model.requests import RawRequests, read_requests
 
 
@@ -118,7 +118,7 @@ def test_the_signature_is_that_of_the_contract(exported, loaded):
 
 
 def stacked(columns):
-    """The same requests with all single-valued fields in one tensor, its columns in the schema's order."""
+    """The same requests with all single-valued fields in one tensor, in the schema's order."""
     given = tensors(columns)
     singles = [f.name for f in SCHEMA.column_fields() if f.name not in ("tags", "brands")]
     return {"values": tf.stack([given[name] for name in singles], axis=1)} | {
@@ -184,7 +184,7 @@ def test_a_wrong_input_name_gives_tensorflows_own_error(loaded):
 
 @pytest.mark.slow
 def test_exporting_again_and_again_gives_the_same_model(exported, compressed, tmp_path):
-    """Table, rows and weights are the same bytes; the graph differs in the numbers that TensorFlow gives its functions."""
+    """Table, rows and weights are the same bytes; the graph differs in numbers of functions."""
     again = export(compressed, tmp_path)
     assert (again.rows, again.bytes_variables) == (exported[1].rows, exported[1].bytes_variables)
     for path in (exported[0] / "saved_model" / "variables").iterdir():

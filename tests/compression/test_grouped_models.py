@@ -6,17 +6,16 @@ from awkward_day import MODEL, RELATIONS, SCHEMA
 
 from compression.export.write import export
 from compression.pruning import compress
-from compression.selection.choice import needs
-from compression.selection.complexity import measure
+from compression.selection.footprint import measure, needs
 from compression.settings import CompressionSettings
-from pipelines.cli.pruned_config import prune_document
+from pipelines.cli.select_features import prune_document
 from training.data.inputs import Featurizer
 from training.data.scalers import Scaler
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import Description, read_checkpoint, write_description
 from training.fit.learner import Learner
-from training.fit.learners import Learners, Recipe
-from training.models.cross_files import write_encodings
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.models.encoding_inputs import write_encodings
 from training.models.gates import GatedModel, GateRule, uses
 from training.settings import GroupSettings, TrainingSettings
 from validation.model.requests import read_requests
@@ -33,10 +32,10 @@ SCALERS = {"price": Scaler(2.5, 4.0), "age": Scaler(-0.5, 0.3)}
 def grouped(trained_on, tmp_path_factory):
     """A learner and its inputs, and the checkpoint that it wrote."""
     folder, training = tmp_path_factory.mktemp("grouped"), TrainingSettings()
-    learners = Learners.fresh(Recipe(SCHEMA, GROUPED, training, RELATIONS))
+    learners = ModelAndBaseline.new(LearnerConfig(SCHEMA, GROUPED, training, RELATIONS))
     inputs = Featurizer(SCHEMA, RELATIONS, SCALERS, {}).inputs(trained_on)
     for _ in range(20):
-        learners.learn(learners.prepare(inputs))
+        learners.train_step(learners.prepare(inputs))
     learners.save(folder)
     write_encodings(folder / "encodings.npz", {})
     write_description(folder, Description(SCHEMA, GROUPED, training, SCALERS, RELATIONS, 20))
@@ -104,7 +103,7 @@ def test_gates_of_groups_learn(grouped):
     )
     before = gated.keep()
     through = Learner(gated, learner.table, learner.optimizer)
-    assert np.isfinite(through.learn(through.prepare(inputs)))
+    assert np.isfinite(through.train_step(through.prepare(inputs)))
     after = gated.keep()
     assert after[KEYED[0]] == after[KEYED[1]] != before[KEYED[0]]
 

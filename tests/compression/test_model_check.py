@@ -1,4 +1,4 @@
-"""A candidate judged from end to end: held-out slice, export in a fresh process, champion, verdict and pictures."""
+"""A candidate from end to end: held-out slice, export, champion, verdict and plots."""
 
 import json
 

@@ -1,25 +1,32 @@
-"""Planted noise ranks last, dear fields go first at equal signal, scale changes nothing, and the seed decides everything."""
+"""Planted noise ranks last; at equal signal expensive fields do; scale has no influence."""
 
 import numpy as np
 import pytest
 from planted_fields import MODEL, NOISE_USES, RECIPE, SIGNAL_USES, TRAINING, planted_inputs
 
-from compression.selection.complexity import measure
-from compression.selection.learning import Quality, Split, learn
-from compression.selection.ranking import Ranking, costs, gate_rule, rank
+from compression.selection.footprint import measure
+from compression.selection.ranking import (
+    FieldRanking,
+    HeldOutQuality,
+    TrainingSplit,
+    costs,
+    gate_rule,
+    rank,
+    train_on_split,
+)
 from compression.settings import SelectionSettings
 from elastic_embeddings.core.ragged import Ragged
 from features.errors import UnsoundError
 from features.schema import Categorical, MultiValued, Schema, Timestamp
 from training.data.inputs import Inputs
 from training.evaluation.metrics import auc
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.models.gates import Draw
 
 pytestmark = pytest.mark.slow
 
 SELECTION = SelectionSettings(learning_rate=0.03)
-LEARNED = Split(
+LEARNED = TrainingSplit(
     (planted_inputs(6000, seed=10), planted_inputs(2000, seed=11)), planted_inputs(2000, seed=12)
 )
 
@@ -29,8 +36,8 @@ BEFORE = (planted_inputs(8000, seed=9),)
 
 def trained(recipe=RECIPE, days=BEFORE):
     """A learner that knows the log already."""
-    learner = Learners.fresh(recipe).model
-    learn(learner, Split(days, days[0]), recipe.training, passes=2)
+    learner = ModelAndBaseline.new(recipe).model
+    train_on_split(learner, TrainingSplit(days, days[0]), recipe.training, passes=2)
     return learner
 
 
@@ -75,7 +82,7 @@ def test_same_seed_same_importance_to_the_bit(ranking, method):
 
 @pytest.mark.sweep
 def test_another_seed_ranks_noise_last_too():
-    recipe = Recipe(RECIPE.schema, MODEL, TRAINING.model_copy(update={"seed": 4}), ())
+    recipe = LearnerConfig(RECIPE.schema, MODEL, TRAINING.model_copy(update={"seed": 4}), ())
     assert separation(ranked(SELECTION, recipe=recipe).importance) == 1
 
 
@@ -87,7 +94,7 @@ def test_without_a_signal_and_a_price_nothing_is_important_for_long():
         for p in parts
     ]
     settings = SELECTION.model_copy(update={"online": 0.5})
-    found = ranked(settings, trained(days=(noise[0],)), split=Split((noise[1],), noise[1]))
+    found = ranked(settings, trained(days=(noise[0],)), split=TrainingSplit((noise[1],), noise[1]))
     assert max(found.importance.values()) < SELECTION.initial_keep
 
 
@@ -98,7 +105,7 @@ PLAIN_AND_DEAR = Schema(
     timestamp=Timestamp(column="t"),
     fields=(Categorical(name="plain"), MultiValued(name="dear")),
 )
-"""`dear` holds one value eight times: its mean vector is that value's, and it costs eight look-ups."""
+"""`dear` holds one value eight times: its mean vector is that value's, at eight look-ups."""
 EIGHT = 8
 
 
@@ -116,8 +123,8 @@ def equal_signals(rows, seed):
 
 
 def test_at_equal_signal_the_costlier_field_goes_first_as_gamma_grows():
-    recipe = Recipe(PLAIN_AND_DEAR, MODEL, TRAINING, ())
-    split = Split((equal_signals(6000, 5),), equal_signals(500, 6))
+    recipe = LearnerConfig(PLAIN_AND_DEAR, MODEL, TRAINING, ())
+    split = TrainingSplit((equal_signals(6000, 5),), equal_signals(500, 6))
     gaps = []
     for gamma in (0.0, 0.2, 1.0):
         settings = SelectionSettings(learning_rate=0.03, online=gamma, width=0.0, rows=0.0)
@@ -130,7 +137,7 @@ def test_at_equal_signal_the_costlier_field_goes_first_as_gamma_grows():
 
 
 def test_embeddings_that_start_ten_times_as_large_leave_the_ranking(ranking, method):
-    larger = Recipe(
+    larger = LearnerConfig(
         RECIPE.schema, MODEL.model_copy(update={"init_scale": 10 * MODEL.init_scale}), TRAINING, ()
     )
     found = ranked(by(method), recipe=larger).importance
@@ -139,7 +146,7 @@ def test_embeddings_that_start_ten_times_as_large_leave_the_ranking(ranking, met
 
 
 def test_equals_go_by_price_then_by_name():
-    ranking = Ranking(
+    ranking = FieldRanking(
         {"b": 0.5, "a": 0.5, "dear": 0.5, "best": 0.9},
         None,
         {"b": 1.0, "a": 1.0, "dear": 2.0, "best": 9.0},
@@ -166,17 +173,17 @@ def test_rules_and_prices_of_the_two_methods():
 
 def test_the_model_learns_along_and_is_scored_without_gates():
     learner = trained()
-    before = Quality.of(learner, LEARNED.heldout)
+    before = HeldOutQuality.of(learner, LEARNED.heldout)
     step = learner.table.step
     ranked(SELECTION, learner)
-    after = Quality.of(learner, LEARNED.heldout)
+    after = HeldOutQuality.of(learner, LEARNED.heldout)
     assert learner.table.step == step + -(-6000 // 64) + -(-2000 // 64)
     assert abs(after.auc - before.auc) < 0.03
 
 
 def test_progress_is_told_from_nothing_to_almost_all():
     shares = []
-    learn(trained(), LEARNED, TRAINING, passes=2, tell=shares.append)
+    train_on_split(trained(), LEARNED, TRAINING, passes=2, report=shares.append)
     assert shares[0] == 0
     assert shares == sorted(shares)
     assert len(shares) == 2 * (-(-6000 // 64) + -(-2000 // 64))
@@ -191,4 +198,4 @@ def test_a_loss_that_is_not_finite_stops():
         rows, np.full((len(rows), 1), np.nan, np.float32), slab.read_state(rows, slice(None))
     )
     with pytest.raises(UnsoundError, match="selection"):
-        learn(learner, LEARNED, TRAINING, passes=1)
+        train_on_split(learner, LEARNED, TRAINING, passes=1)

@@ -1,4 +1,4 @@
-"""`serve-check` from a workspace to its report and picture: both models answer, ratios are theirs, bad input is named."""
+"""`serve-check` from a workspace to its report and plot: both models answer, bad input is named."""
 
 import json
 import shutil
@@ -11,17 +11,18 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from features.errors import InputError
+from features.files import folder_bytes
 from pipelines.cli.commands import app
 from pipelines.store.artifacts import Store
 from validation.model.requests import read_requests
-from validation.serving.compare import folder_bytes, serving_costs
+from validation.serving.measure import serving_costs
 
 DAY = date(2026, 1, 1)
 
 
 @pytest.fixture(scope="session")
 def workspace(partition, judged_checkpoint, exported, tmp_path_factory):
-    """A day's impressions, checkpoint and export, and the configuration beside them."""
+    """A day's impressions, checkpoint and export and the configuration."""
     folder = tmp_path_factory.mktemp("serve_check")
     store = Store(folder / "workspace")
     for artifact, source in (
@@ -70,11 +71,11 @@ def test_it_serves_both_and_writes_report_and_picture(workspace, warm_serving, t
     )
     done = run(workspace, *asked)
     assert done.exit_code == 0, done.output
-    told = json.loads((tmp_path / "serving.json").read_text())
-    assert json.loads(done.stdout) == told
-    whole, export = told["models"]["whole model"], told["models"]["export"]
+    report = json.loads((tmp_path / "serving.json").read_text())
+    assert json.loads(done.stdout) == report
+    whole, export = report["models"]["whole model"], report["models"]["export"]
     assert whole["bytes"] > export["bytes"] > 0
-    assert told["export_over_whole"]["bytes"] == export["bytes"] / whole["bytes"]
+    assert report["export_over_whole"]["bytes"] == export["bytes"] / whole["bytes"]
     assert set(export["batches"]) == {"1", "64"}
     for costs in (whole, export):
         assert costs["load_s"] > 0
@@ -105,5 +106,5 @@ def test_the_figures_are_medians_of_the_rounds(exported, partition, warm_serving
     )["export"]
     assert costs.bytes == folder_bytes(exported[0] / "saved_model")
     answered = costs.batches[530]
-    # One call a round answers all, and the middle one of three times is that of the middle one of three speeds.
+    # One call a round answers all: the median of three times belongs to the median of three speeds.
     assert answered.per_second == pytest.approx(530 / (answered.p50_ms / 1000), rel=1e-6)

@@ -1,4 +1,4 @@
-"""The export as an MLflow model: what it says of itself, and what it answers over HTTP to raw strings."""
+"""The export as an MLflow model: its signature, and its answers over HTTP to raw strings."""
 
 import json
 import os
@@ -96,7 +96,7 @@ def test_a_missing_column_and_a_list_in_the_wrong_place_are_named(loaded):
     rows = frame(draw_columns(2, seed=3))
     with pytest.raises(ValueError, match=r"\['price'\] are missing"):
         loaded.predict(rows.drop(columns="price"))
-    with pytest.raises(ValueError, match="'user_id' has one value a row, not list"):
+    with pytest.raises(ValueError, match="'user_id' has one value per row, not list"):
         loaded.predict(rows.assign(user_id=[["a"], ["b"]]))
 
 
@@ -123,7 +123,7 @@ def ask(port, records):
 
 @pytest.fixture(scope="module")
 def served(model):
-    """`mlflow models serve` in a process of its own, in a folder that has nothing of this project."""
+    """`mlflow models serve` in its own process, in a folder that has nothing of this project."""
     port = free_port()
     programs = Path(sys.executable).parent
     command = [
@@ -138,9 +138,8 @@ def served(model):
     quiet = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
         "MLFLOW_DISABLE_TELEMETRY": "true"
     }
-    quiet["PATH"] = (
-        f"{programs}{os.pathsep}{quiet['PATH']}"  # as in an activated environment: MLflow looks for uvicorn there
-    )
+    # As in an activated environment: MLflow looks for uvicorn on the path.
+    quiet["PATH"] = f"{programs}{os.pathsep}{quiet['PATH']}"
     process = subprocess.Popen(
         [*command, "-h", "127.0.0.1", "-p", str(port)], env=quiet, cwd=model, start_new_session=True
     )

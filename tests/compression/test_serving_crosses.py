@@ -1,4 +1,4 @@
-"""Cross features of every kind in the exported model: an MLP over half-precision encodings, and a table of pairs."""
+"""Cross features in the exported model: an MLP over half-precision encodings, a table of pairs."""
 
 import shutil
 
@@ -12,8 +12,14 @@ from compression.pruning import compress
 from compression.settings import CompressionSettings
 from training.data.examples import read_examples
 from training.evaluation.scoring import Scorer
-from training.models.cross_files import read_encodings, write_encodings
-from training.models.cross_input import Encoding, PairTable, pair_keys, sorted_nodes
+from training.models.encoding_inputs import (
+    Encoding,
+    PairTable,
+    pair_keys,
+    read_encodings,
+    sorted_nodes,
+    write_encodings,
+)
 from validation.model.requests import read_requests
 
 

@@ -5,7 +5,7 @@ import pytest
 from awkward_day import RELATIONS, SCHEMA, draw_columns, write_partition
 from test_serving_model import tensors
 
-from compression.export.model import ServingModel
+from compression.export.served_model import ServingModel
 from compression.model import CompactModel
 from training.data.examples import read_examples
 from training.data.scalers import Scaler

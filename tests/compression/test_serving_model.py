@@ -8,18 +8,17 @@ from awkward_day import MODEL, RELATIONS, SCHEMA, draw_columns, write_partition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compression.export.crosses import NodeEncoder, RelationEncoder
-from compression.export.model import ServingModel
-from compression.export.raw_values import Together, input_specs, single_names, stacked_specs
-from compression.export.stored import RowIndex
+from compression.export.requests import StackedRequest, input_specs, single_names, stacked_specs
+from compression.export.rows import RowIndex
+from compression.export.served_model import NodeEncoder, RelationEncoder, ServingModel
 from compression.model import CompactModel
 from features.errors import InputError
 from features.schema import Schema
 from training.data.examples import read_examples
 from training.data.scalers import Scaler
 from training.fit.checkpoints import Description, TrainedModel
-from training.models.cross_input import Encoding, sorted_nodes
 from training.models.ctr import CtrModel
+from training.models.encoding_inputs import Encoding, sorted_nodes
 from training.settings import TrainingSettings
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
@@ -149,7 +148,9 @@ def test_schemas_of_every_make_agree_with_the_reference(names, tmp_path):
     served = model.probability(given).numpy()
     assert served.dtype == np.float32
     if singles := single_names(schema):
-        together = Together(tf.stack([given[name] for name in singles], axis=1), singles, given)
+        together = StackedRequest(
+            tf.stack([given[name] for name in singles], axis=1), singles, given
+        )
         np.testing.assert_array_equal(model.probability_of(together).numpy(), served)
     np.testing.assert_allclose(
         served, numpy_reference.probabilities_of(trained, examples), rtol=0, atol=1e-6

@@ -1,4 +1,4 @@
-"""A field that is multi-hashed in the schema is served from raw strings as it is scored from keys."""
+"""A multi-hashed field is served from raw strings with the answers that keys give."""
 
 import numpy as np
 import pytest
@@ -6,20 +6,21 @@ from awkward_day import MODEL, RELATIONS, SCHEMA, draw_columns, write_partition
 from test_serving_kinds import a_trained_model
 from test_serving_model import tensors
 
-from compression.export.model import ServingModel
+from compression.export.served_model import ServingModel
 from compression.model import CompactModel
 from features.schema import Schema
 from training.data.examples import read_examples
 from training.data.scalers import Scaler
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import Description, TrainedModel, TrainedRows
-from training.models.build import build_model
+from training.models.ctr import build_model
 from training.settings import GroupSettings, ModelSettings, TrainingSettings
 
 
-def multi_hashed(told, fields=("user_id",)):
+def multi_hashed(multi_hash, fields=("user_id",)):
     changed = [
-        f.model_dump() | ({"multi_hash": told} if f.name in fields else {}) for f in SCHEMA.fields
+        f.model_dump() | ({"multi_hash": multi_hash} if f.name in fields else {})
+        for f in SCHEMA.fields
     ]
     return Schema.model_validate(SCHEMA.model_dump() | {"fields": changed})
 
@@ -33,9 +34,9 @@ POOLED = [
 ]
 
 
-@pytest.mark.parametrize("told", POOLED, ids=str)
-def test_served_and_scored_agree(told, tmp_path):
-    schema, columns = multi_hashed(told), draw_columns(60, seed=7)
+@pytest.mark.parametrize("multi_hash", POOLED, ids=str)
+def test_served_and_scored_agree(multi_hash, tmp_path):
+    schema, columns = multi_hashed(multi_hash), draw_columns(60, seed=7)
     examples = read_examples(write_partition(tmp_path / "day", columns), schema, RELATIONS)
     assert_agree(a_trained_model(MODEL, examples, schema), examples, columns)
 
@@ -63,7 +64,7 @@ def test_rows_laid_together_are_served_as_scored(changes, shared, tmp_path):
 
 
 def a_grouped_model(settings, examples, schema):
-    """Rows in both tables for every other key there is; keys of fields that a table has not are never asked of it."""
+    """Rows in both tables for every second key; a table is never asked for keys of other fields."""
     draw = np.random.default_rng(1)
     model = build_model(schema, settings, RELATIONS)
     dense = {

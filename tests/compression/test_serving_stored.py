@@ -1,4 +1,4 @@
-"""Stored forms in the graph read as they do in NumPy, in both forms of the table, in a fresh process too."""
+"""Stored forms read the same in the graph and in NumPy, in both forms of the table."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 from awkward_day import SCHEMA
 
-from compression.export.stored import StoredMatrix, StoredSlab
+from compression.export.rows import StoredMatrix, StoredSlab
 from compression.export.write import export
 from compression.model import CompactModel, read_compact, write_compact
 from compression.pruning import without_zero_rows
@@ -15,8 +15,7 @@ from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import DESCRIPTION, read_checkpoint
 from training.packed.dense import pack_dense
 from training.packed.matrix import Form, Matrix
-from training.packed.rows import PackedRows
-from training.packed.slab import Band, PackedSlab
+from training.packed.rows import Band, PackedRows, PackedSlab
 from validation.model.requests import read_requests
 from validation.serving.measure import serve
 
@@ -49,7 +48,7 @@ def test_bands_of_other_widths_read_as_in_numpy():
 
 
 def stored(checkpoint, form):
-    """The checkpoint's model with its rows in an order of their own, the deep ones in two bands, the kernels packed too."""
+    """The checkpoint's model with shuffled rows, deep ones in two bands, and packed kernels."""
     whole = CompactModel.of(read_checkpoint(checkpoint))
     rows = whole.tables[""]
     order = np.random.default_rng(5).permutation(len(rows.keys))
@@ -81,7 +80,7 @@ def test_a_stored_model_scores_as_it_is_served_in_a_fresh_process(
     assert report.max_abs_diff <= 1e-6
     assert (
         np.abs(expected - Scorer.load(checkpoint).score(trained_on)).max() > 1e-4
-    )  # half of the columns are gone
+    )  # half of the columns are removed
 
 
 def test_it_comes_back_from_its_folder_in_its_stored_form(checkpoint, tmp_path):
@@ -110,7 +109,7 @@ def test_the_vectors_form_answers_the_same_bits(
 def test_the_lossless_cut_answers_the_same_bits_at_every_batch_size(
     checkpoint, exported, partition, warm_python, tmp_path
 ):
-    """The whole checkpoint by the same exporter, zero rows and all, against the cut: bit for bit, in fresh processes."""
+    """The whole checkpoint, zero rows included, against the cut, in fresh processes."""
     assert export(checkpoint, tmp_path).rows > exported[1].rows
     requests = read_requests(partition, SCHEMA)
     whole, cut = (

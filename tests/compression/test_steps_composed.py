@@ -1,4 +1,4 @@
-"""Steps after each other: in the order that makes sense, reported, the plan written, and the export says what the folder says."""
+"""Steps in sequence: their order, report and plan; the export answers like the folder."""
 
 import json
 from itertools import pairwise
@@ -36,10 +36,12 @@ def composed(steps=STEPS):
 
 def assert_served_as_scored(folder, partition, compare_served, tmp_path):
     export(folder, tmp_path)
-    told = read_description(folder)
-    expected = Scorer.load(folder).score(read_examples(partition, told.schema, told.relations))
+    description = read_description(folder)
+    expected = Scorer.load(folder).score(
+        read_examples(partition, description.schema, description.relations)
+    )
     report = compare_served(
-        tmp_path / "saved_model", read_requests(partition, told.schema), expected, (7, 512)
+        tmp_path / "saved_model", read_requests(partition, description.schema), expected, (7, 512)
     )
     assert report.max_abs_diff <= 1e-6
     assert np.std(expected) > 0.01
@@ -168,7 +170,8 @@ def test_an_order_that_would_undo_a_step_is_refused(kinds, message):
 def test_an_unknown_step_is_refused_with_the_known_ones():
     with pytest.raises(
         ValidationError,
-        match=r"'drop_fields', 'prune_rows', 'widths', 'quantize', 'product', 'dense', 'encodings', 'fine_tune'",
+        match=r"'drop_fields', 'prune_rows', 'widths', 'quantize', "
+        "'product', 'dense', 'encodings', 'fine_tune'",
     ):
         composed([{"kind": "magic"}])
 
@@ -177,6 +180,6 @@ def test_relations_and_schema_are_those_that_scored(checkpoint, tmp_path):
     compress(
         checkpoint, composed([{"kind": "drop_fields", "fields": [RELATIONS[1].name]}]), tmp_path
     )
-    told = read_description(tmp_path)
-    assert told.relations == RELATIONS[:1]
-    assert told.schema == SCHEMA
+    description = read_description(tmp_path)
+    assert description.relations == RELATIONS[:1]
+    assert description.schema == SCHEMA

@@ -1,4 +1,4 @@
-"""Dense weights that learn on after a loss: better than without, on nothing but what training learned, and nothing else moves."""
+"""Fine-tuned dense weights: better than without, trained on what training saw, rows unchanged."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from compression.settings import CompressionSettings
 from compression.steps.fine_tune import FineTuning
 from compression.steps.sequence import run_steps
 from compression.steps.settings import FineTune
-from compression.steps.work import work_on
+from compression.steps.step import read_state
 from features.errors import InputError
 from training.data.examples import heldout_start, read_examples
 from training.evaluation.metrics import log_loss
@@ -103,21 +103,21 @@ def with_labels_turned(day, folder, first, last):
 def test_the_held_out_slice_teaches_nothing(planted, tmp_path):
     start = heldout_start(ROWS, RECIPE.training.holdout_fraction)
     assert start == 2400
-    told = squeezed(planted, tmp_path / "told", TUNED)
+    tuned = squeezed(planted, tmp_path / "tuned", TUNED)
     heldout = with_labels_turned(planted[1], tmp_path / "heldout", start, ROWS)
-    assert squeezed(planted, tmp_path / "a", TUNED, heldout) == told
+    assert squeezed(planted, tmp_path / "a", TUNED, heldout) == tuned
     last_learned = with_labels_turned(planted[1], tmp_path / "learned", start - 1, start)
-    assert squeezed(planted, tmp_path / "b", TUNED, last_learned)["dense.npz"] != told["dense.npz"]
+    assert squeezed(planted, tmp_path / "b", TUNED, last_learned)["dense.npz"] != tuned["dense.npz"]
 
 
 def test_a_first_step_of_adam_goes_the_learning_rate_against_the_gradient(planted):
     model = CompactModel.of(read_checkpoint(planted[0]))
     training = model.description.training.model_copy(update={"batch_size": ROWS})
-    work = work_on(
+    state = read_state(
         replace(model, description=replace(model.description, training=training)), *planted[:2]
     )
     step = FineTuning(FineTune(learning_rate=0.01))
-    after = step.apply(work, step.fit(work)).model.dense
+    after = step.apply(state, step.fit(state)).model.dense
     learned = read_examples(planted[1], SCHEMA).slice(0, 2400)
     slope = np.mean(
         Scorer(model.trained()).score(learned) - learned.label
@@ -164,6 +164,6 @@ def test_every_kind_of_model_learns_on_and_is_served_as_it_is_scored(
 
 
 def test_without_impressions_it_is_refused(planted):
-    work = work_on(CompactModel.of(read_checkpoint(planted[0])), planted[0])
+    state = read_state(CompactModel.of(read_checkpoint(planted[0])), planted[0])
     with pytest.raises(InputError, match="run stage `compress`"):
-        run_steps(work, [FineTune()])
+        run_steps(state, [FineTune()])

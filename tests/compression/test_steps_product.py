@@ -1,28 +1,27 @@
-"""Rows as codes: decoding against NumPy, codebooks against random ones, exact where they can be, served as they are scored."""
+"""Rows as codes: decoding against NumPy, codebooks against random ones, exact if possible."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from awkward_day import SCHEMA
 from pydantic import ValidationError
-from step_models import by_key, made_work
+from step_models import by_key, made_state
 
 from compression.delta.write import delta_between
-from compression.export.stored import StoredSlab
+from compression.export.rows import StoredSlab
 from compression.export.write import export
 from compression.model import read_compact
 from compression.pruning import compress
 from compression.settings import CompressionSettings
-from compression.steps.codebooks import coded
-from compression.steps.product import ProductPlan, ProductQuantization
+from compression.steps.product import ProductPlan, ProductQuantization, encode_rows
 from compression.steps.sequence import run_step
 from compression.steps.settings import ProductCodes, PruneRows, Widths
 from compression.steps.widths import WidthReduction
 from features.errors import InputError, UnsoundError
 from training.evaluation.scoring import Scorer
 from training.packed.matrix import Form, Matrix
-from training.packed.product import Product
-from training.packed.slab import Band, PackedSlab
+from training.packed.pq import Product
+from training.packed.rows import Band, PackedSlab
 from validation.model.requests import read_requests
 
 FEW = {"kind": "product", "columns": 2, "codes": 16}
@@ -32,9 +31,9 @@ def drawn(rows=3000, width=6, seed=1):
     return np.random.default_rng(seed).standard_t(3, (rows, width)).astype(np.float32)
 
 
-def applied(work, **told):
-    step = ProductQuantization(ProductCodes(**told))
-    return step.apply(work, step.fit(work))
+def applied(state, **given):
+    step = ProductQuantization(ProductCodes(**given))
+    return step.apply(state, step.fit(state))
 
 
 def steps(*some):
@@ -57,7 +56,7 @@ def test_a_row_is_the_entries_of_its_codes_one_after_the_other():
 
 @pytest.mark.parametrize(("width", "columns"), [(6, 2), (5, 2), (5, 8), (8, 1)])
 def test_the_graph_reads_what_numpy_reads_and_row_zero_is_zero(width, columns):
-    product = coded(
+    product = encode_rows(
         drawn(600, width), np.ones(600, np.int64), ProductCodes(columns=columns, codes=32)
     )
     slab = PackedSlab(
@@ -78,8 +77,8 @@ def test_the_graph_reads_what_numpy_reads_and_row_zero_is_zero(width, columns):
 
 
 def test_rows_pruned_after_coding_leave_the_others_as_they_were():
-    work = made_work()
-    whole = applied(work, columns=2, codes=16)
+    state = made_state()
+    whole = applied(state, columns=2, codes=16)
     some = run_step(whole, PruneRows(by="norm", keep=0.5))[0]
     for name, rows in some.model.tables.items():
         kept = np.isin(whole.model.tables[name].keys, rows.keys)
@@ -90,7 +89,7 @@ def test_rows_pruned_after_coding_leave_the_others_as_they_were():
 
 def test_codebooks_lose_less_than_random_ones_and_each_code_is_the_nearest():
     rows, counts = drawn(), np.random.default_rng(2).zipf(1.6, 3000).clip(max=500)
-    found = coded(rows, counts, ProductCodes(columns=2, codes=32))
+    found = encode_rows(rows, counts, ProductCodes(columns=2, codes=32))
     for seed in range(5):
         draw = np.random.default_rng(seed)
         book = np.stack(
@@ -121,9 +120,9 @@ def nearest(rows, book):
 
 def test_rows_that_are_read_often_come_out_better():
     rows, often = drawn(2000, 2), np.arange(2000) < 200
-    told = ProductCodes(columns=2, codes=16)
-    plain = coded(rows, np.ones(2000, np.int64), told)
-    weighted = coded(rows, np.where(often, 1000, 1), told)
+    codes = ProductCodes(columns=2, codes=16)
+    plain = encode_rows(rows, np.ones(2000, np.int64), codes)
+    weighted = encode_rows(rows, np.where(often, 1000, 1), codes)
     assert lost(rows[often], weighted.take(often), np.ones(200)) < 0.8 * lost(
         rows[often], plain.take(often), np.ones(200)
     )
@@ -134,28 +133,28 @@ def test_few_values_and_zero_rows_are_exact():
     values = draw.normal(size=(255, 2)).astype(np.float16).astype(np.float32)
     rows = values[draw.integers(0, 255, (5000, 2))].reshape(5000, 4)
     rows[::7] = 0
-    product = coded(rows, np.ones(5000, np.int64), ProductCodes(columns=2))
+    product = encode_rows(rows, np.ones(5000, np.int64), ProductCodes(columns=2))
     np.testing.assert_array_equal(product.rows(), rows)
     assert product.codebook.shape == (2, 256, 2)
-    work = made_work(rows=2000)
-    before, after = by_key(work, "deep"), by_key(applied(work, columns=2, codes=16), "deep")
+    state = made_state(rows=2000)
+    before, after = by_key(state, "deep"), by_key(applied(state, columns=2, codes=16), "deep")
     zero = [key for key, row in before.items() if not row.any()]
     assert len(zero) == 200
     assert all(not after[key].any() for key in zero)
 
 
 def test_bytes_are_those_of_codes_and_codebooks_and_what_is_no_smaller_is_float16():
-    work = made_work(rows=2000)
+    state = made_state(rows=2000)
     step = ProductQuantization(ProductCodes(columns=4, codes=32))
-    plan = step.fit(work)
-    after = step.apply(work, plan).model
+    plan = step.fit(state)
+    after = step.apply(state, plan).model
     assert (
         plan
         == ProductPlan.model_validate_json(plan.model_dump_json())
         == ProductPlan(pieces={"deep": (2,), "wide": (1,)})
     )
     assert after.nbytes == 8 * 2000 + (2 * 2000 + 2 * 32 * 4 * 2) + (2000 + 32 * 2)
-    small = made_work(rows=30)
+    small = made_state(rows=30)
     assert step.fit(small).pieces == {"deep": (0,), "wide": (0,)}
     assert (
         step.apply(small, step.fit(small)).model.tables[""].slabs["deep"].only_matrix().form
@@ -165,10 +164,10 @@ def test_bytes_are_those_of_codes_and_codebooks_and_what_is_no_smaller_is_float1
 
 def test_bands_have_codebooks_of_their_own_and_keep_their_projections():
     widths = WidthReduction(Widths(quantiles=(0.5,), ranks=(2, 4)))
-    work = made_work(rows=4000, width=8)
-    work = widths.apply(work, widths.fit(work))
+    state = made_state(rows=4000, width=8)
+    state = widths.apply(state, widths.fit(state))
     before, after = (
-        w.model.tables[""].slabs["deep"].bands for w in (work, applied(work, columns=2, codes=16))
+        w.model.tables[""].slabs["deep"].bands for w in (state, applied(state, columns=2, codes=16))
     )
     for old, new in zip(before, after, strict=True):
         np.testing.assert_array_equal(new.projection, old.projection)
@@ -178,14 +177,14 @@ def test_bands_have_codebooks_of_their_own_and_keep_their_projections():
 
 def test_many_rows_are_sampled_by_weight_and_the_seed_says_how():
     rows, counts = drawn(6000, 2), np.random.default_rng(4).zipf(1.6, 6000)
-    told = ProductCodes(columns=2, codes=16)  # 6,000 > 16 · 256
-    found = coded(rows, counts, told)
-    assert found.codebook.tobytes() == coded(rows, counts, told).codebook.tobytes()
+    codes = ProductCodes(columns=2, codes=16)  # 6,000 > 16 · 256
+    found = encode_rows(rows, counts, codes)
+    assert found.codebook.tobytes() == encode_rows(rows, counts, codes).codebook.tobytes()
     assert (
         found.codebook.tobytes()
-        != coded(rows, counts, ProductCodes(columns=2, codes=16, seed=1)).codebook.tobytes()
+        != encode_rows(rows, counts, ProductCodes(columns=2, codes=16, seed=1)).codebook.tobytes()
     )
-    alike = coded(rows, np.ones(6000, np.int64), told)
+    alike = encode_rows(rows, np.ones(6000, np.int64), codes)
     assert lost(rows, found, counts) < lost(rows, alike, counts)
 
 
@@ -242,9 +241,9 @@ def test_a_delta_is_refused_and_the_message_names_the_cure(folders):
 
 
 def test_values_that_half_precision_cannot_hold_are_unsound():
-    work = made_work(rows=2000)
+    state = made_state(rows=2000)
     for value in (np.nan, 1e30):
-        bad = work.with_slabs({"": {"deep": PackedSlab.of(np.full((2000, 6), value, np.float32))}})
+        bad = state.with_slabs({"": {"deep": PackedSlab.of(np.full((2000, 6), value, np.float32))}})
         with pytest.raises(UnsoundError, match="rows of deep"):
             applied(bad, columns=2, codes=16)
 
@@ -264,12 +263,12 @@ def test_damaged_codes_are_refused():
 
 
 def test_a_table_without_rows_stays_one():
-    empty = made_work(rows=30).take({"": np.zeros(30, bool)})
+    empty = made_state(rows=30).take({"": np.zeros(30, bool)})
     assert applied(empty).model.rows == 0
 
 
 def test_two_forms_of_the_rows_are_refused():
-    with pytest.raises(ValidationError, match="take one of the two"):
+    with pytest.raises(ValidationError, match="use one of the two"):
         steps({"kind": "quantize"}, {"kind": "product"})
     with pytest.raises(ValidationError, match="widths comes after product"):
         steps({"kind": "product"}, {"kind": "widths", "ranks": [2]})

@@ -1,4 +1,4 @@
-"""A home and a migrated database of Airflow's own for this session; Airflow reads the home when it is first imported."""
+"""A home and a migrated database for Airflow in this session."""
 
 import os
 import subprocess
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+# Set before Airflow is imported, which reads them then.
 HOME = Path(tempfile.mkdtemp(prefix="elastic-ctr-airflow-"))
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dags.champion_task import planned_request
+from dags.compress_champion import planned_request
 from features.errors import InputError
 from features.partition import Hour
 

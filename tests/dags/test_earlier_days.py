@@ -6,10 +6,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from dags.earlier_days import EarlierRun, RunState, may_start
-from dags.request import Request
+from dags.request import RunRequest
 from features.partition import Hour
 
-TODAY = Request(date(2022, 4, 27), "a.yaml", "ws")
+TODAY = RunRequest(date(2022, 4, 27), "a.yaml", "ws")
 
 
 def run(
@@ -20,7 +20,7 @@ def run(
     workspace: str = "ws",
     run_id: str = "",
 ) -> EarlierRun:
-    request = Request(TODAY.day - timedelta(days=days_before), "a.yaml", workspace)
+    request = RunRequest(TODAY.day - timedelta(days=days_before), "a.yaml", workspace)
     return EarlierRun(run_id or f"{state}-{days_before}", state, request, backfill)
 
 
@@ -87,9 +87,9 @@ def test_an_hour_waits_for_the_hour_and_the_day_before_and_lists_what_is_open_in
         )
 
     def earlier(day: date | Hour, state: RunState) -> EarlierRun:
-        return EarlierRun(f"of {day}", state, Request(day, "a.yaml", "ws"), backfill=False)
+        return EarlierRun(f"of {day}", state, RunRequest(day, "a.yaml", "ws"), backfill=False)
 
-    hour = Request(Hour(TODAY.day, 1), "a.yaml", "ws")
+    hour = RunRequest(Hour(TODAY.day, 1), "a.yaml", "ws")
     before, yesterday = Hour(TODAY.day, 0), TODAY.day - timedelta(days=1)
     assert start(earlier(before, RunState.SUCCESS), earlier(TODAY.day, RunState.RUNNING))
     assert not start(earlier(before, RunState.RUNNING))

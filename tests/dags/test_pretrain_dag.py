@@ -1,4 +1,4 @@
-"""The pretraining DAG: its two tasks make new encodings, for the day that its schedule or its form names."""
+"""The pretraining DAG: its two tasks make new encodings, for the day of its schedule or form."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ def dag(airflow_database):
     return DagBag(REPOSITORY / "dags").dags["pretrain_cross_features"]
 
 
-def test_graph_and_then_encodings_both_anew(dag):
+def test_a_new_graph_and_then_new_encodings(dag):
     assert {task.task_id: task.downstream_task_ids for task in dag.tasks} == {
         "cross_graph": {"pretrain"},
         "pretrain": set(),

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dags.request import Request, check_params, is_backfill, read_request
+from dags.request import RunRequest, check_params, is_backfill, read_request
 from features.errors import InputError
 from features.partition import Hour
 
@@ -20,7 +20,7 @@ PARAMS = {
     "training.batch_size": None,
     "model.deep.learning_rate": None,
 }
-REQUEST = Request(date(2022, 4, 25), "a.yaml", "ws")
+REQUEST = RunRequest(date(2022, 4, 25), "a.yaml", "ws")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Run:
 
 
 def test_settings_left_empty_are_not_passed():
-    assert read_request(PARAMS, Run()) == Request(date(2022, 4, 25), "a.yaml", "")
+    assert read_request(PARAMS, Run()) == RunRequest(date(2022, 4, 25), "a.yaml", "")
 
 
 def test_settings_that_were_filled_in_become_overrides():
@@ -69,7 +69,7 @@ def test_a_value_reads_back_from_yaml_as_it_was(value):
 
 
 def test_the_command_names_stage_config_day_workspace_and_overrides():
-    request = Request(date(2022, 4, 25), "a.yaml", "ws", ("training.batch_size=256",))
+    request = RunRequest(date(2022, 4, 25), "a.yaml", "ws", ("training.batch_size=256",))
     assert request.command("feature-statistics")[-5:] == [
         "feature-statistics",
         "--config=a.yaml",
@@ -82,13 +82,13 @@ def test_the_command_names_stage_config_day_workspace_and_overrides():
 def test_an_empty_workspace_is_left_to_the_command_line():
     assert not [
         part
-        for part in Request(date(2022, 4, 25), "a.yaml", "").command("ingest")
+        for part in RunRequest(date(2022, 4, 25), "a.yaml", "").command("ingest")
         if "workspace" in part
     ]
 
 
 def test_values_never_become_options_of_their_own():
-    argv = Request(date(2022, 4, 25), "--help", "-x; rm -rf /", ("a=--help",)).command("ingest")
+    argv = RunRequest(date(2022, 4, 25), "--help", "-x; rm -rf /", ("a=--help",)).command("ingest")
     assert argv[-4:] == [
         "--config=--help",
         "--date=2022-04-25",
@@ -102,7 +102,7 @@ def test_the_command_line_understands_the_commands_form():
 
     from pipelines.cli.main import app
 
-    argv = Request(date(2022, 4, 25), "/nowhere.yaml", "", ("a.b=1",)).command("ingest")[3:]
+    argv = RunRequest(date(2022, 4, 25), "/nowhere.yaml", "", ("a.b=1",)).command("ingest")[3:]
     outcome = CliRunner().invoke(app, argv)
     assert "cannot read the configuration" in str(outcome.exception)
 
@@ -133,7 +133,7 @@ def test_airflows_own_run_types_are_understood():
 
 def test_an_hour_is_asked_for_beside_its_date_or_by_the_schedule(monkeypatch):
     request = read_request({**PARAMS, "date": "2022-04-25", "hour": 7}, Run())
-    assert request == Request(Hour(date(2022, 4, 25), 7), "a.yaml", "")
+    assert request == RunRequest(Hour(date(2022, 4, 25), 7), "a.yaml", "")
     assert "--date=2022-04-25T07" in request.command("train")
     monkeypatch.setenv("ELASTIC_CTR_PARTITION", "hour")
     assert read_request(PARAMS, Run()).day == Hour(date(2022, 4, 25), 0)
@@ -146,22 +146,22 @@ def test_one_hour_for_a_whole_backfill_is_refused_midnight_too():
 
 
 def test_a_request_follows_hours_and_days_that_have_ended():
-    hour = Request(Hour(date(2022, 4, 25), 7), "a.yaml", "ws")
+    hour = RunRequest(Hour(date(2022, 4, 25), 7), "a.yaml", "ws")
     ended = (Hour(date(2022, 4, 25), 6), Hour(date(2022, 4, 24), 23), date(2022, 4, 24))
-    assert all(hour.follows(Request(day, "a.yaml", "ws")) for day in ended)
+    assert all(hour.follows(RunRequest(day, "a.yaml", "ws")) for day in ended)
     others = (Hour(date(2022, 4, 25), 7), Hour(date(2022, 4, 25), 8), date(2022, 4, 25))
-    assert not any(hour.follows(Request(day, "a.yaml", "ws")) for day in others)
+    assert not any(hour.follows(RunRequest(day, "a.yaml", "ws")) for day in others)
 
 
 @pytest.mark.parametrize(
     ("earlier", "expected"),
     [
-        (Request(date(2022, 4, 24), "a.yaml", "ws"), True),
-        (Request(date(2022, 4, 24), "a.yaml", "ws", ("training.seed=1",)), True),
-        (Request(date(2022, 4, 25), "a.yaml", "ws"), False),
-        (Request(date(2022, 4, 26), "a.yaml", "ws"), False),
-        (Request(date(2022, 4, 24), "b.yaml", "ws"), False),
-        (Request(date(2022, 4, 24), "a.yaml", "other"), False),
+        (RunRequest(date(2022, 4, 24), "a.yaml", "ws"), True),
+        (RunRequest(date(2022, 4, 24), "a.yaml", "ws", ("training.seed=1",)), True),
+        (RunRequest(date(2022, 4, 25), "a.yaml", "ws"), False),
+        (RunRequest(date(2022, 4, 26), "a.yaml", "ws"), False),
+        (RunRequest(date(2022, 4, 24), "b.yaml", "ws"), False),
+        (RunRequest(date(2022, 4, 24), "a.yaml", "other"), False),
     ],
     ids=["day before", "other settings", "same day", "later", "other config", "other workspace"],
 )

@@ -35,7 +35,7 @@ print("child", os.getpid(), flush=True)
 
 
 class Commands:
-    """Runs scripts as `python -m`, from modules that it writes; `server` forks them, if there is one."""
+    """Runs scripts as `python -m`, from modules that it writes; a `server` forks them."""
 
     def __init__(self, folder: Path, server: subprocess.Popen[str] | None) -> None:
         self.folder = folder
@@ -96,7 +96,7 @@ class Pids:
         if len(self.found) == 2:
             self.complete.set()
 
-    def gone(self) -> bool:
+    def ended(self) -> bool:
         return not any(
             psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"
             for pid in self.found.values()
@@ -112,7 +112,10 @@ def eventually(condition, timeout_s: float = 30.0) -> bool:
 
 def test_both_streams_arrive_line_by_line_in_order(commands):
     lines: list[str] = []
-    script = "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True); sys.stdout.write('three')"
+    script = (
+        "import sys; print('one', flush=True); print('two', file=sys.stderr, flush=True); "
+        "sys.stdout.write('three')"
+    )
     assert commands.run(script, lines.append) == 0
     assert lines == ["one", "two", "three"]
 
@@ -156,11 +159,14 @@ def test_terminate_ends_the_child_and_a_grandchild_that_ignores_sigterm(commands
     ).start()
     assert process.run(pids) == -signal.SIGTERM
     assert len(pids.found) == 2
-    assert eventually(pids.gone)
+    assert eventually(pids.ended)
 
 
 def test_a_child_that_ignores_sigterm_is_killed_after_the_grace(commands):
-    script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+    script = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print('ready', flush=True); time.sleep(60)"
+    )
     process = commands.process(script, grace_s=0.3)
     assert process.run(lambda _line: process.terminate()) == -signal.SIGKILL
 
@@ -170,7 +176,7 @@ def test_a_grandchild_that_outlives_its_parent_is_ended_too(commands):
     began = time.monotonic()
     assert commands.run(GRANDCHILD + "time.sleep(1)", pids) == 0
     assert len(pids.found) == 2
-    assert eventually(pids.gone)
+    assert eventually(pids.ended)
     assert time.monotonic() - began < 30
 
 
@@ -189,7 +195,7 @@ def test_an_exception_in_the_waiting_thread_ends_the_group(commands):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
     assert len(pids.found) == 2
-    assert eventually(pids.gone)
+    assert eventually(pids.ended)
 
 
 def test_the_group_is_not_the_callers(commands):
@@ -293,7 +299,7 @@ def test_a_command_ends_with_its_server(commands):
         lambda line: (pids(line), pids.complete.is_set() and server.kill()),
     )
     assert code == -signal.SIGKILL
-    assert eventually(pids.gone)
+    assert eventually(pids.ended)
 
 
 def test_a_command_ends_with_the_process_that_asked_for_it(commands, tmp_path):

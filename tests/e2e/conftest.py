@@ -31,7 +31,7 @@ def warm_command(fresh_process, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def world(warm_command, spark_server, tmp_path_factory):
-    """Three days, run once, as a user does, for all tests that only look and for those that go on from a copy of it."""
+    """Three days, run once for the tests that only read and those that continue with a copy."""
     made = make_world(tmp_path_factory.mktemp("world"))
     made.run("run", "--config", str(made.config), "--from", FIRST, "--to", LAST)
     return replace(made, python=warm_command)

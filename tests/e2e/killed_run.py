@@ -1,4 +1,4 @@
-"""The command line in a process that ends, with its whole group, at its first touch of a file in an artifact's staging folder.
+"""The command line, killed with its process group when it first touches a staged file.
 
     python killed_run.py DAY_FOLDER ARGUMENTS…
 
@@ -13,7 +13,7 @@ from pipelines.cli.main import main
 
 
 def kill_group_at(prefix):
-    """Let this process group be killed when Python is about to do anything to a file whose path is below `prefix…/`."""
+    """Kill this process group when Python is about to access a file below `prefix…/`."""
 
     def watch(event, arguments):
         paths = [os.fspath(a) for a in arguments if isinstance(a, str | os.PathLike)]

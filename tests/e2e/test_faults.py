@@ -1,4 +1,4 @@
-"""What goes wrong on a day: a clear error or a quarantine with counts, and the model of the day before stays."""
+"""Faulty days: a clear error or a quarantine with counts, and the last champion stays."""
 
 import json
 

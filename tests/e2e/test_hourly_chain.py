@@ -1,4 +1,4 @@
-"""The whole chain by the hour after days, as a user runs it: three days, then three hours of the next."""
+"""The whole chain by the hour, as a user runs it: three days, then three hours of the next."""
 
 import json
 
@@ -8,7 +8,7 @@ from worlds import copy_world
 
 from elastic_embeddings.storage.checkpoint import read_header
 from features.partition import parse_partition
-from pipelines.stages.report import ARTIFACTS
+from pipelines.stages.registry import artifacts
 
 pytestmark = pytest.mark.slow
 DAYS = [f"2026-01-0{day}" for day in (1, 2, 3)]
@@ -21,7 +21,7 @@ CHANGES = {
 
 @pytest.fixture(scope="module")
 def hourly(world, tmp_path_factory):
-    """A copy of the small world, gone on by the hour."""
+    """A copy of the small world, continued by the hour."""
     made = copy_world(world, tmp_path_factory.mktemp("hours"), CHANGES)
     made.run("run", "--config", str(made.config), "--from", HOURS[0], "--to", HOURS[-1])
     return made
@@ -33,7 +33,7 @@ def version(world, artifact, when):
 
 def test_every_stage_of_every_hour_is_committed_in_its_folder_and_intact(hourly):
     for hour in HOURS:
-        for artifact in ARTIFACTS:
+        for artifact in artifacts():
             found = version(hourly, artifact, hour)
             found.verify()
             assert (

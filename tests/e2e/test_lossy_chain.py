@@ -1,4 +1,4 @@
-"""The whole chain with lossy steps: gated against the trained model, promoted, a champion of fewer fields scores raw rows."""
+"""The whole chain with lossy steps: the compressed model passes the gate and serves."""
 
 import json
 from datetime import date
@@ -34,7 +34,7 @@ WITHOUT = (
 
 @pytest.fixture(scope="module")
 def lossy(world, tmp_path_factory):
-    """A copy of the small world, from its checkpoints on, as if nothing had been made of them before."""
+    """A copy of the small world up to its checkpoints, continued with lossy steps."""
     gate = {**SMALL["model_gate"], "max_auc_drop_by_compression": 0.2}
     changes = {"compression": {"steps": STEPS}, "model_gate": gate}
     made = copy_world(world, tmp_path_factory.mktemp("lossy"), changes, WITHOUT)

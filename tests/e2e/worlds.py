@@ -82,7 +82,7 @@ def make_world(folder: Path, changes: dict | None = None, python: Path = World.p
 
 
 def copy_world(world: World, folder: Path, changes: dict, without: tuple[str, ...] = ()) -> World:
-    """Copy a world, but for some folders and files of its workspace, and change its configuration."""
+    """Copy a world without some files of its workspace, and change its configuration."""
     shutil.copytree(
         world.workspace,
         folder / "workspace",

@@ -1,4 +1,4 @@
-"""Group Adam in float64 NumPy, one row at a time, written from the published algorithm and not from our code."""
+"""Group Adam in float64 NumPy, row by row, written from the published algorithm."""
 
 from dataclasses import dataclass, field
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass
 class ReferenceRow:
-    """One row and its state; `touched` is kept as a flag of its own, unlike in the code under test."""
+    """One row and its state; unlike the code under test, it has a flag `touched`."""
 
     x: np.ndarray
     z: np.ndarray = field(init=False)

@@ -1,4 +1,4 @@
-"""What the key index must do, in plain Python, and keys that are as bad for a hash table as keys can be."""
+"""A reference of the key index in plain Python, and adversarial keys for a hash table."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from elastic_embeddings.index.kernels import SALT
+from elastic_embeddings.index.hash_slots import SALT
 
 EXTREMES = np.array([0, -1, 1, -(2**63), 2**63 - 1, 2**32, -(2**32), 2**31, -(2**31)], np.int64)
 _MASK = 2**64 - 1
@@ -23,14 +23,14 @@ class Entry:
 
 @dataclass
 class DictIndex:
-    """Entries are a list with None for holes, rows a stack of free ones and the highest ever given."""
+    """A list of entries, None for holes; a stack of free rows, and the highest one allocated."""
 
     entries: list[Entry | None] = field(default_factory=list)
     by_key: dict[int, int] = field(default_factory=dict)
     free: list[int] = field(default_factory=list)
     row_limit: int = 0
 
-    def assign(self, keys, step, fields):
+    def find_or_insert(self, keys, step, fields):
         """(entries, inverse, times, seen_before, new), as lists."""
         before, places, inverse, seen_before, times = len(self.entries), {}, [], [], []
         for key, code in zip(keys, fields, strict=True):
@@ -47,14 +47,14 @@ class DictIndex:
             inverse.append(places[number])
         return list(places), inverse, times, seen_before, list(range(before, len(self.entries)))
 
-    def give_rows(self, numbers):
+    def allocate_rows(self, numbers):
         for number in numbers:
             if not self.free:
                 self.row_limit += 1
             self.entries[number].row = self.free.pop() if self.free else self.row_limit
         return [self.entries[number].row for number in numbers]
 
-    def forget(self, numbers):
+    def remove(self, numbers):
         for number in numbers:
             entry = self.entries[number]
             if entry is not None:
@@ -85,6 +85,11 @@ class DictIndex:
         return old_rows
 
 
+def keys_by_row(index):
+    order = np.argsort(index.rows)
+    return index.keys[order[index.rows[order] > 0]].tolist()
+
+
 def assert_same(index, model):
     """Every observable thing of an index equals the model's."""
     entries = [entry or Entry(key=0, field=0, row=-1) for entry in model.entries]
@@ -96,11 +101,11 @@ def assert_same(index, model):
     assert index.live().tolist() == model.live()
     assert (len(index), index.holes) == (len(model.by_key), len(model.entries) - len(model.by_key))
     assert (index.row_limit, index.row_count) == (model.row_limit, len(model.by_row()))
-    assert index.keys_by_row().tolist() == [entry.key for entry in model.by_row()]
+    assert keys_by_row(index) == [entry.key for entry in model.by_row()]
 
 
 def unmix64(bits):
-    """The uint64 whose `mix64` is `bits`, a Python int: multiplications and xor-shifts undone one by one, last first."""
+    """The uint64 whose `mix64` is `bits`, a Python int: its operations undone in reverse order."""
     bits = _unshift(bits, 31) * pow(0x94D049BB133111EB, -1, 2**64) & _MASK
     bits = _unshift(bits, 27) * pow(0xBF58476D1CE4E5B9, -1, 2**64) & _MASK
     return (_unshift(bits, 30) - 0x9E3779B97F4A7C15) & _MASK
@@ -115,7 +120,7 @@ def _unshift(bits, shift):
 
 
 def colliding_keys(high, count):
-    """`count` int64 keys whose hashes share their upper half, so that they share a slot at any capacity."""
+    """`count` int64 keys with hashes of equal upper halves: they share a slot at any capacity."""
     return (np.array([unmix64(high << 32 | low) for low in range(count)], np.uint64) ^ SALT).view(
         np.int64
     )

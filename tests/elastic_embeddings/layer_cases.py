@@ -19,7 +19,7 @@ FIELDS = 3
 def clicks(
     rows: int, keys: int = 200, seed: int = 5
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return keys int64 [rows, 3], few of them frequent, and labels that depend on them, float32 [rows]."""
+    """Return keys int64 [rows, 3], few of them frequent, and labels of them, float32 [rows]."""
     rng = np.random.default_rng(seed)
     x = np.minimum(rng.zipf(1.3, (rows, FIELDS)), keys).astype(np.int64) * FIELDS + np.arange(
         FIELDS
@@ -33,7 +33,7 @@ def batches(rows: int = 640, batch: int = 32) -> tf.data.Dataset:
 
 
 def click_model(layer: keras.layers.Layer, **compiled: Any) -> keras.Model:
-    """Return a compiled model: keys [b, 3] → the layer → one logit; the same initial weights every time."""
+    """Return a compiled model: keys [b, 3] → the layer → one logit; always the same weights."""
     keras.utils.set_random_seed(3)
     inputs = keras.Input((FIELDS,), dtype="int64", name="keys")
     logit = keras.layers.Dense(1)(keras.layers.Flatten()(layer(inputs)))

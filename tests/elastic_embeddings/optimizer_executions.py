@@ -1,4 +1,4 @@
-"""The two executions of an optimizer behind one interface, and a stream of batches with repeated keys for them."""
+"""The two executions of an optimizer behind one interface, and batches with repeated keys."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -6,12 +6,12 @@ from itertools import pairwise
 import numpy as np
 import tensorflow as tf
 
-from elastic_embeddings.optimizers.rounding import decode, encode
+from elastic_embeddings.optimizers.row_storage import decode, encode
 
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Distinct rows, and gradients [n, dim] of occurrences, grouped as `ElasticTable` groups them."""
+    """Distinct rows and gradients [n, dim] of occurrences, grouped as in `ElasticTable`."""
 
     rows: np.ndarray
     inverse: np.ndarray
@@ -35,7 +35,7 @@ class RowBatch:
 
 
 def batches(rng, rows, dim, steps, scale=0.1):
-    """Yield batches of rows 1 … rows, row r with a probability that grows with r, row 0 now and then, and repeats.
+    """Yield batches with repeats; the probability of a row grows with its number, 0 to rows.
 
     Gradients are larger in the first tenth of the steps, so that second moments also fall.
     """

@@ -1,10 +1,10 @@
-"""Every rule in float64 NumPy, one row at a time, written from the papers' formulas and not from our code."""
+"""Every rule in float64 NumPy, row by row, written from the formulas of the papers."""
 
 import numpy as np
 
 
 def proximal_point(z, a, l1, c, *, exact):
-    """The new row, and how far it is from living or dying: published closed form, or exact by bisection for r = ‖x‖."""
+    """The new row, by the closed form or bisection for r = ‖x‖, and its threshold margin."""
     s = np.clip(z, -l1, l1) - z
     norm = np.linalg.norm(s)
     margin = abs(norm - c) if c else np.inf
@@ -22,7 +22,8 @@ def proximal_point(z, a, l1, c, *, exact):
 class ReferenceRow:
     """One row and its state.
 
-    The dual rules weight the gradient of step t with rate(t) / rate(0); the rest is in units of rate(0), the base.
+    The dual rules weight the gradient of step t with rate(t) / rate(0). The rest is in units of the
+    base, rate(0).
     """
 
     def __init__(self, x, rate, l1=0.0, l2=0.0, l21=0.0, exact=False, factor=lambda count: 1.0):
@@ -111,7 +112,7 @@ class AdagradRow(FtrlRow):
 
 
 class RowwiseRow(ReferenceRow):
-    """Monolith's group Adagrad: one accumulator, gradient step, exact prox with the step's own rate."""
+    """Monolith's group Adagrad: one accumulator, gradient step, exact prox with the step's rate."""
 
     beta = 0.5
 

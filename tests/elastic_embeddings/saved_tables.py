@@ -1,4 +1,4 @@
-"""Small tables as plain arrays, to be written, folded and cut, and a table modelled by a dictionary."""
+"""Small tables as plain arrays, and a table modelled by a dictionary."""
 
 import hashlib
 import tempfile
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from elastic_embeddings.storage.array_files import ArrayStream
-from elastic_embeddings.storage.checkpoint import COUNTERS, SlabHeader, TableHeader
+from elastic_embeddings.storage.checkpoint import COUNTERS
 from elastic_embeddings.storage.delta import tombstone_arrays
+from elastic_embeddings.storage.files import ArrayStream
+from elastic_embeddings.storage.header import SlabHeader, TableHeader
 
 IN_MEMORY = Path("/dev/shm")
 FIELDS = ("user", "item")
@@ -55,7 +56,7 @@ class Entry:
 
 @dataclass
 class Model:
-    """What a table holds, as Python would write it; `entries` keeps the order of first occurrence."""
+    """The content of a table as a dictionary; `entries` keeps the order of first occurrence."""
 
     step: int = 0
     entries: dict = field(default_factory=dict)
@@ -141,6 +142,6 @@ def digests(folder):
 
 @contextmanager
 def scratch():
-    """A folder in memory where there is one: a table is synced to the disk, and properties save hundreds of them."""
+    """A folder in memory if possible: a save syncs its files, and properties save often."""
     with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as name:
         yield Path(name)

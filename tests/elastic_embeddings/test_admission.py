@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastic_embeddings.admission.arrivals import GammaPrior, PlugIn
 from elastic_embeddings.admission.policies import (
     AlwaysAdmit,
     ByField,
@@ -18,6 +17,7 @@ from elastic_embeddings.admission.policies import (
     draws,
     resolve,
 )
+from elastic_embeddings.admission.rate_models import GammaPrior, PlugInRate
 from elastic_embeddings.admission.sketch import SketchSpec
 from features.errors import InputError
 
@@ -102,7 +102,7 @@ def test_gamma_poisson_gives_the_worked_values(event, count, expected):
 
 @pytest.mark.parametrize(("count", "expected"), [(1, 0.544), (2, 0.997), (3, 1.000)])
 def test_plug_in_gives_the_worked_values(count, expected):
-    policy = PoissonAdmission(10, until=1_000_000, prior=PlugIn())
+    policy = PoissonAdmission(10, until=1_000_000, prior=PlugInRate())
     assert probability(policy, count, 100_000) == pytest.approx(expected, abs=0.0005)
 
 
@@ -131,7 +131,7 @@ def test_probability_equals_the_published_sum(min_count, count, event, ahead, sh
 )
 @settings(max_examples=200, deadline=None)
 def test_plug_in_equals_the_poisson_sum(min_count, count, event, ahead):
-    policy = PoissonAdmission(min_count, horizon=ahead, prior=PlugIn())
+    policy = PoissonAdmission(min_count, horizon=ahead, prior=PlugInRate())
     expected = (
         1.0 if count >= min_count else plug_in_reference(min_count, count, event, event + ahead)
     )
@@ -167,7 +167,7 @@ def test_threshold_only_is_the_same_for_every_key():
 
 
 def test_the_share_admitted_is_the_probability():
-    """Of 100,000 keys with the same count, a binomial number is admitted: 5 standard errors are .008."""
+    """Of 100,000 keys with one count, a binomial number is admitted: 5 standard errors: 0.008."""
     policy = PoissonAdmission(10, until=1_000_000, prior=GammaPrior(0.5, 1))
     keys = np.random.default_rng(0).integers(-(2**63), 2**63, 100_000, dtype=np.int64)
     for count, expected in ((1, 0.583), (2, 0.871)):
@@ -176,7 +176,7 @@ def test_the_share_admitted_is_the_probability():
 
 
 def test_one_draw_for_ever_instead_of_one_at_each_sighting():
-    """Twenty sightings at p = .128 each: fresh draws would admit 94 % of the keys, one draw admits 12.8 %."""
+    """Twenty occurrences at p = 0.128: new draws would admit 94 % of the keys, one 12.8 %."""
     policy = PoissonAdmission(10, until=1_000_000, prior=GammaPrior(0.5, 1))
     keys = np.arange(20_000)
     ever = np.zeros(20_000, np.bool_)
@@ -284,7 +284,7 @@ WRONG = {
     "an empty horizon": (lambda: PoissonAdmission(2, until=0), "at least 1"),
     "a Poisson count of 0": (lambda: PoissonAdmission(0, 10), "min_count is 0"),
     "counters too small": (lambda: PoissonAdmission(300, 10), r"max_count=300"),
-    "a shape of 0": (lambda: GammaPrior(0, 1), "PlugIn"),
+    "a shape of 0": (lambda: GammaPrior(0, 1), "PlugInRate"),
     "a negative rate": (lambda: GammaPrior(1, -1), "rate of at least 0"),
 }
 

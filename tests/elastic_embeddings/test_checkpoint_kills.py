@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from saved_tables import WIDTHS, digests, materialised, some_table
 
-from elastic_embeddings.storage.array_files import ArrayStream
 from elastic_embeddings.storage.checkpoint import (
     read_array,
     read_header,
@@ -19,6 +18,7 @@ from elastic_embeddings.storage.checkpoint import (
     verify,
     write_table,
 )
+from elastic_embeddings.storage.files import ArrayStream
 
 HERE = Path(__file__).parent
 
@@ -68,7 +68,7 @@ import os, signal, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from saved_tables import some_table
-from elastic_embeddings.storage.array_files import ArrayStream
+from elastic_embeddings.storage.files import ArrayStream
 from elastic_embeddings.storage.checkpoint import write_table
 folder, model = Path(sys.argv[2]), some_table(seed=2)
 arrays = model.arrays()
@@ -145,7 +145,8 @@ def test_saves_killed_at_any_time_leave_one_whole_table(saved):
     old, new = readable_content(saved), materialised(some_table(seed=2).arrays())
     for delay in np.linspace(0, 0.03, 12):
         process = run(
-            "print('go', flush=True)\nwhile True: write_table(folder, model.header(), model.arrays())",
+            "print('go', flush=True)\n"
+            "while True: write_table(folder, model.header(), model.arrays())",
             saved,
         )
         process.stdout.readline()
@@ -164,14 +165,18 @@ import numpy as np
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from saved_tables import header, streams_of
-from elastic_embeddings.storage.checkpoint import COUNTERS, read_chunks, read_header, verify, write_table
+from elastic_embeddings.storage.checkpoint import COUNTERS, read_chunks, read_header
+from elastic_embeddings.storage.checkpoint import verify, write_table
 def peak():
-    return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) * 1024
+    status = open("/proc/self/status")
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
 n = 5_000_000
 meta = np.ones((n, 4), np.int32)
-rows = {f"{name}": np.ones((n, width), np.float32) for name, width in json.loads(sys.argv[3]).items()}
-arrays = {"keys": np.arange(n), "counts": meta[:, 1], "last_seen": meta[:, 2], "admitted": np.ones(n, bool),
-          "fields": np.zeros(n, np.int16), "tombstones": np.zeros(0, np.int64), "tombstone_steps": np.zeros(0, np.int32)}
+widths = json.loads(sys.argv[3])
+rows = {name: np.ones((n, width), np.float32) for name, width in widths.items()}
+arrays = {"keys": np.arange(n), "counts": meta[:, 1], "last_seen": meta[:, 2],
+          "admitted": np.ones(n, bool), "fields": np.zeros(n, np.int16),
+          "tombstones": np.zeros(0, np.int64), "tombstone_steps": np.zeros(0, np.int32)}
 arrays |= rows | {f"counters.{name}": np.zeros(2, np.int64) for name in COUNTERS}
 size = sum(array.nbytes for array in arrays.values())
 before = peak()

@@ -1,4 +1,4 @@
-"""Decay: the gradient of each row of a batch gets decay · x once, more for rare rows, in both executions, for every rule."""
+"""Decay: decay · x is added to the gradient of each row once, more often for rare rows."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ RULES = [
 
 
 def pulled(batch: RowBatch, weights: np.ndarray, step: int, most: int) -> RowBatch:
-    """The batch with decay · x added to the first occurrence of each row, as often as the steps that it stands for."""
+    """The batch with decay · x, times the factor of rare rows, added to each first occurrence."""
     gradients = batch.gradients.copy()
     _, first = np.unique(batch.inverse, return_index=True)
     steps = np.clip(step / np.maximum(batch.counts, 1), 1, most).astype(np.float32)

@@ -10,7 +10,10 @@ import elastic_embeddings
 
 @pytest.mark.process
 def test_importing_the_package_loads_nothing_heavy():
-    code = "import sys, elastic_embeddings; print(sorted({'tensorflow', 'numba', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys, elastic_embeddings;"
+        "print(sorted({'tensorflow', 'numba', 'numpy'} & set(sys.modules)))"
+    )
     assert (
         subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, check=True

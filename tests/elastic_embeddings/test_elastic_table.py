@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from elastic_embeddings import CountAdmission, ElasticTable, GroupAdam, SlabSpec
-from elastic_embeddings.core.native import set_threads
+from elastic_embeddings.core.threads import set_threads
 from elastic_embeddings.slabs.slab import initial_vectors
 from features.errors import InputError
 
@@ -117,7 +117,7 @@ def test_a_batch_that_is_passed_over_leaves_no_trace(tmp_path):
     for table in (straight, disturbed):
         learn(table, keys64(1, 7, 7), np.ones((3, 4)))
         table.save(tmp_path / ("straight" if table is straight else "disturbed"))
-    with pytest.raises(InputError, match="learned, passed over or discarded"):
+    with pytest.raises(InputError, match="trained on, skipped or discarded"):
         disturbed.begin(lost)
     assert contents(tmp_path / "straight") == contents(tmp_path / "disturbed")
 
@@ -281,7 +281,7 @@ def test_statistics_of_a_new_table():
 
 
 def test_preparing_ahead_in_another_thread_changes_no_byte():
-    """The producer runs far ahead of the consumer; what is learned must equal the run without threads."""
+    """The producer runs far ahead of the consumer; the result equals the run without threads."""
     rng = np.random.default_rng(3)
     batches = [rng.integers(0, 30 * (i + 1), 400) for i in range(25)]
     gradients = [rng.normal(size=(400, 4)) for _ in batches]

@@ -164,14 +164,21 @@ def test_compact_gives_memory_back_and_changes_no_vector():
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: Idle(), lambda: Idle(steps=1, days=1), lambda: Idle(steps=0), lambda: SmallNorm(0), lambda: LeastFrequent(0),
-     lambda: Eviction(()), lambda: Eviction((ZeroRows(),), every=-1)],
-)  # fmt: skip
+    [
+        lambda: Idle(),
+        lambda: Idle(steps=1, days=1),
+        lambda: Idle(steps=0),
+        lambda: SmallNorm(0),
+        lambda: LeastFrequent(0),
+        lambda: Eviction(()),
+        lambda: Eviction((ZeroRows(),), every=-1),
+    ],
+)
 def test_policies_refuse_what_makes_no_sense(make):
     with pytest.raises(InputError):
         make()
 
 
-def test_evicting_without_a_policy_names_the_cure():
+def test_evicting_without_a_policy_gives_a_hint():
     with pytest.raises(InputError, match=r"give one such as Eviction\(\(ZeroRows\(\),\)\)"):
         new_table().evict()

@@ -1,8 +1,8 @@
-"""The step on device slabs could run on a GPU as it is: every operation has a GPU kernel, nothing goes through the host.
+"""Every operation of the step on device slabs has a GPU kernel; nothing goes through the host.
 
-There is no GPU here, so this proves placement, not speed: it traces the step of a device table and asks the installed
-TensorFlow for each operation's GPU kernels for the types at hand. The index pass, `tf.numpy_function`, is host work by design
-and not in this step: it hands int32 rows over.
+The test traces the step of a device table and looks up each operation's GPU kernels, for its types,
+in the installed TensorFlow. It needs no GPU: it proves placement, not speed. The index pass, a
+`tf.numpy_function` that passes int32 rows on, runs on the host and is not in this step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _HOST_BY_DESIGN = {"PyFunc", "EagerPyFunc", "PyFuncStateless"}
 
 @pytest.fixture(scope="module")
 def step() -> tf.Graph:
-    """The traced step: gather rows, an MLP, gradients, the row update, and the update of the dense weights."""
+    """The traced step: gather, an MLP, gradients, and the updates of rows and dense weights."""
     slab = ElasticTable(
         {
             "vectors": SlabSpec(
@@ -87,7 +87,7 @@ def test_nothing_in_the_step_is_host_code(step: tf.Graph) -> None:
 
 
 def test_nothing_of_a_batch_passes_through_host_memory(step: tf.Graph) -> None:
-    """A GPU kernel may want an argument in host memory; shapes, axes and handles may lie there, rows and vectors not."""
+    """Shapes, axes and handles may be arguments in host memory, rows and vectors may not."""
     host = {
         f"{op.type} {_types(op)}: {t.shape}"
         for op in _operations(step)
@@ -131,7 +131,7 @@ def _has_gpu_kernel(operation: tf.Operation) -> bool:
 
 
 def _gpu_kernels(kind: str) -> list[Any]:
-    """GPU kernels and those for every device; a wheel for the CPU lists the GPU's as well where it was built with them."""
+    """GPU kernels and those for all devices; wheels for CPUs may list GPU kernels as well."""
     return [
         k
         for k in kernels.get_registered_kernels_for_op(kind).kernel

@@ -1,4 +1,4 @@
-"""The update rule against float64 references, Keras' own Adam, and the conditions of its zero set."""
+"""The update rule against float64 references, Keras' Adam, and the conditions of its zeros."""
 
 import numpy as np
 import pytest
@@ -134,7 +134,7 @@ def test_a_float32_row_whose_gradient_is_zero_keeps_its_initial_vector():
 
 
 def test_one_step_by_hand():
-    """g = 1 at t = 1 with β = 0: a = 1, m = v = 1; z = 1 - 1/lr x = 1 - 2·0.25; s = -z = -0.5; x = s / (1/lr + 2 l2)."""
+    """g = 1, t = 1, β = 0: a = m = v = 1; z = 1 - 2 · 0.25; s = -0.5; x = s / (1/lr + 2 l2)."""
     optimizer = GroupAdam(learning_rate=0.5, beta_1=0.0, beta_2=0.0, epsilon=1e-12, l2=1.0)
     weights, slots = update(optimizer, *new_state(np.array([[0.25]]), optimizer), [[1.0]], 1)
     assert slots["z"].numpy() == pytest.approx(0.5)
@@ -170,7 +170,10 @@ def test_a_zeroed_row_keeps_its_state_and_comes_back():
 )
 @settings(max_examples=60, deadline=None)
 def test_kkt_conditions_hold_where_the_preconditioner_is_constant(z, l1, l2, l21):
-    """Minimise z·x + A/2 ‖x‖² + l1 |x|₁ + l21 √d ‖x‖₂: zero rows need ‖soft(z)‖ ≤ l21 √d, others a zero subgradient."""
+    """Minimise z·x + A/2 ‖x‖² + l1 |x|₁ + l21 √d ‖x‖₂.
+
+    Zero rows need ‖soft(z)‖ ≤ l21 √d, others a subgradient of zero.
+    """
     optimizer = GroupAdam(
         learning_rate=1.0, beta_1=0.0, beta_2=0.0, epsilon=1.0, l1=l1, l2=l2, l21=l21
     )

@@ -1,7 +1,8 @@
-"""With every λ at 0 a rule is its parent: Keras' own optimizer, on a dense variable whose every row is learned each step.
+"""Without penalties a rule equals Keras' optimizer on a dense variable with all rows in each step.
 
-Where epsilons differ: Keras' Adam adds epsilon to √v̂ uncorrected, as ours does. Its Adagrad adds epsilon to the sum under the
-root, so ours starts that much higher. Its Ftrl starts z at 0 whatever the weights, as ours does with `keep_initial=False`.
+Keras' Adam adds epsilon to √v without bias correction, as this one does. Its Adagrad adds epsilon
+to the sum under the root, so the initial accumulator is higher by it here. Its Ftrl starts with
+z = 0, as this one does with `keep_initial=False`.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Every rule in both executions against float64 references, hundreds of lazy steps with repeats, deaths and revivals."""
+"""Every rule in both executions against float64 references over hundreds of lazy steps."""
 
 from collections import deque
 from dataclasses import replace
@@ -9,8 +9,8 @@ import pytest
 from optimizer_executions import GraphRows, HostRows, batches
 
 from elastic_embeddings.optimizers.learning_rates import CosineDecay
+from elastic_embeddings.optimizers.proximal import DynamicL1
 from elastic_embeddings.optimizers.rules import (
-    DynamicL1,
     GroupAdagrad,
     GroupAdam,
     GroupAMSGrad,
@@ -191,7 +191,7 @@ def test_the_packed_state_is_as_wide_as_the_slots(rule, slots):
 
 @pytest.mark.parametrize("rule", [rule for rule, _ in RULES.values()], ids=RULES.keys())
 def test_a_restated_row_goes_on_from_where_it_was(rule):
-    """One step with no gradient under another rate: without restating, weights would scale with the ratio of the rates."""
+    """A step without gradient at another rate: an unchanged state would scale the weights."""
     rng = np.random.default_rng(3)
     start = rng.uniform(-0.3, 0.3, (ROWS, DIM)).astype(np.float32)
     before = GraphRows(rule, start, np.float64)
@@ -199,7 +199,7 @@ def test_a_restated_row_goes_on_from_where_it_was(rule):
         before.learn(batch, t)
     after = GraphRows(replace(rule, learning_rate=rule.learning_rate / 10), start, np.float64)
     after.weights = before.weights.copy()
-    after.state = after.optimizer.restated(before.state, rule, DIM)
+    after.state = after.optimizer.rescaled_state(before.state, rule, DIM)
     for t, batch in enumerate(batches(rng, ROWS, DIM, 1), start=100_000):
         rows = batch.rows[batch.rows > 0]
         after.learn(replace(batch, gradients=0 * batch.gradients), t)

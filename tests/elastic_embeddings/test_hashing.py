@@ -1,4 +1,4 @@
-"""The mixing function's published values, the uniforms made from it, and compiling where nothing can be cached."""
+"""The published values of splitmix64, uniforms from it, and compilation without a cache."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ def test_negative_and_large_seeds_are_seeds():
 
 
 def test_a_function_that_cannot_be_cached_is_compiled_all_the_same():
-    """Code that stands in no file has no place for a cache, like an install that cannot be written to."""
+    """Code without a file has no folder for a cache, like a read-only installation."""
     namespace = {}
     exec("def double(x):\n    return 2 * x", namespace)
     assert compiled(namespace["double"])(21) == 42

@@ -1,4 +1,4 @@
-"""A state machine of the index against dictionaries, in a table so small that it is nearly always growing."""
+"""A state machine of the index against dictionaries, in a table that is nearly always growing."""
 
 import copy
 
@@ -29,7 +29,7 @@ def int32(values):
 
 
 class IndexMachine(RuleBasedStateMachine):
-    """`pending` are the calls that can still be taken back: (undo, the model before)."""
+    """`pending` are the calls that can still be undone: (undo, the model before)."""
 
     @initialize()
     def start(self):
@@ -50,14 +50,16 @@ class IndexMachine(RuleBasedStateMachine):
             self.patch.undo()
 
     @rule(batch=BATCHES)
-    def assign(self, batch):
+    def find_or_insert(self, batch):
         self.step += 1
         before = copy.deepcopy(self.model)
         keys, fields = [key for key, _ in batch], [code for _, code in batch]
-        assigned = self.index.assign(
+        assigned = self.index.find_or_insert(
             np.array(keys, np.int64), self.step, np.array(fields, np.int16)
         )
-        entries, inverse, times, seen_before, new = self.model.assign(keys, self.step, fields)
+        entries, inverse, times, seen_before, new = self.model.find_or_insert(
+            keys, self.step, fields
+        )
         assert (assigned.entries.tolist(), assigned.inverse.tolist()) == (entries, inverse)
         assert (assigned.times.tolist(), assigned.seen_before.tolist(), assigned.new.tolist()) == (
             times,
@@ -70,48 +72,48 @@ class IndexMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.rejectable)
     @rule(data=st.data())
     def reject_new_entries(self, data):
-        """As admission by a sketch does: what the newest call made is deleted, and the call can still be taken back."""
+        """As admission by a sketch does. The newest call can still be undone."""
         chosen = data.draw(st.lists(st.sampled_from(self.rejectable), unique=True))
-        self.index.forget(int32(chosen))
-        self.model.forget(chosen)
+        self.index.remove(int32(chosen))
+        self.model.remove(chosen)
         self.rejectable = []
 
     @rule(data=st.data())
-    def give_rows(self, data):
+    def allocate_rows(self, data):
         waiting = [number for number in self.model.live() if self.model.entries[number].row == 0]
         chosen = data.draw(st.lists(st.sampled_from(waiting), unique=True)) if waiting else []
         before = copy.deepcopy(self.model)
-        assert self.index.give_rows(int32(chosen)).tolist() == self.model.give_rows(chosen)
+        assert self.index.allocate_rows(int32(chosen)).tolist() == self.model.allocate_rows(chosen)
         self.rejectable = []
-        self.pending.append((lambda: self.index.take_rows(int32(chosen)), before))
+        self.pending.append((lambda: self.index.deallocate_rows(int32(chosen)), before))
 
     @precondition(lambda self: self.pending)
     @rule()
-    def take_the_newest_call_back(self):
+    def undo_the_newest_call(self):
         undo, self.model = self.pending.pop()
         undo()
         self.rejectable = []
 
     @rule(data=st.data())
-    def forget(self, data):
+    def remove(self, data):
         live = self.model.live()
         chosen = (
             data.draw(st.lists(st.sampled_from(live))) if live else []
         )  # repeated ones too: the second time is nothing
-        self.index.forget(int32(chosen))
-        self.model.forget(list(dict.fromkeys(chosen)))
-        self.settle()
+        self.index.remove(int32(chosen))
+        self.model.remove(list(dict.fromkeys(chosen)))
+        self.forget_pending()
 
     @rule()
     def squeeze(self):
         self.index.squeeze()
         self.model.squeeze()
-        self.settle()
+        self.forget_pending()
 
     @rule()
     def compact_rows(self):
         assert self.index.compact_rows().tolist() == self.model.compact_rows()
-        self.settle()
+        self.forget_pending()
 
     @rule()
     def rebuild_from_arrays(self):
@@ -130,7 +132,7 @@ class IndexMachine(RuleBasedStateMachine):
             entry.row = rows if entry.row else 0
         self.model.free, self.model.row_limit = [], rows
 
-    def settle(self):
+    def forget_pending(self):
         self.pending, self.rejectable = [], []
 
     @invariant()

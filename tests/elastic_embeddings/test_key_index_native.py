@@ -7,18 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from elastic_embeddings.core import native
+from elastic_embeddings.core import memory
+from elastic_embeddings.core import threads as thread_pool
 from elastic_embeddings.core.hashing import uniform
-from elastic_embeddings.core.native import (
-    LAZY_MEMORY,
-    committed_bytes,
-    compiled,
-    prefetch,
-    release,
-    reserved,
-    set_threads,
-    split_rows,
-)
+from elastic_embeddings.core.memory import LAZY_MEMORY, committed_bytes, release, reserved
+from elastic_embeddings.core.native import compiled, prefetch
+from elastic_embeddings.core.threads import set_threads, split_rows
 
 on_linux = pytest.mark.skipif(
     not LAZY_MEMORY, reason="memory is committed at the first touch and given back on Linux only"
@@ -27,9 +21,8 @@ on_linux = pytest.mark.skipif(
 
 @pytest.fixture
 def threads():
-    before = native._pool.threads
     yield set_threads
-    set_threads(before)
+    thread_pool._threads = None
 
 
 def resident():
@@ -79,7 +72,7 @@ def _asks_for_huge_pages(address):
 
 @pytest.mark.parametrize("lazy", [True, False])
 def test_released_rows_are_zero_and_the_others_as_they_were(lazy, monkeypatch):
-    monkeypatch.setattr(native, "LAZY_MEMORY", lazy and LAZY_MEMORY)
+    monkeypatch.setattr(memory, "LAZY_MEMORY", lazy and LAZY_MEMORY)
     array = reserved((100_000, 3), np.int32)
     assert not array.any()
     array[:] = 7

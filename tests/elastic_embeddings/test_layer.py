@@ -1,4 +1,4 @@
-"""The Keras layer as a layer: shapes, fields, widths, dtypes, configuration, and that looking up changes nothing."""
+"""The Keras layer: shapes, fields, widths, dtypes, configuration; a lookup changes nothing."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ import pytest
 import tensorflow as tf
 from layer_cases import batches, click_model, clicks, elastic, vectors
 
-from elastic_embeddings.admission.arrivals import GammaPrior
 from elastic_embeddings.admission.policies import ByField, CountAdmission, PoissonAdmission
+from elastic_embeddings.admission.rate_models import GammaPrior, PlugInRate
 from elastic_embeddings.eviction import Eviction, Idle, LeastFrequent
 from elastic_embeddings.layers.frozen import FrozenEmbedding
 from elastic_embeddings.layers.layer import ElasticEmbedding
 from elastic_embeddings.optimizers.rules import GroupAdagrad, GroupAdam
+from elastic_embeddings.storage.header import from_plain
 from features.errors import InputError
 
 KEYS = np.array([[7, -7], [7, 2**62]])
 
 
 def _learned(layer: ElasticEmbedding, inputs: Any) -> Any:
-    """Give the inputs' keys rows by one training step; return what the layer then gives for them."""
+    """Give the inputs' keys rows by one training step; return the layer's output for them."""
     with tf.GradientTape() as tape:
         outputs = layer(inputs, training=True)
         loss = tf.add_n([tf.reduce_sum(part) for part in tf.nest.flatten(outputs)])
@@ -206,11 +207,11 @@ def test_floats_are_refused_where_the_model_is_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "cure"),
+    ("argument", "hint"),
     [({"optimizer": {"deep": GroupAdam()}}, "wide"), ({"combiner": "max"}, "mean")],
 )
-def test_arguments_that_do_not_fit_are_refused(argument: dict[str, Any], cure: str) -> None:
-    with pytest.raises(InputError, match=cure):
+def test_arguments_that_do_not_fit_are_refused(argument: dict[str, Any], hint: str) -> None:
+    with pytest.raises(InputError, match=hint):
         ElasticEmbedding({"deep": 2, "wide": 1}, **argument)
 
 
@@ -242,3 +243,7 @@ def test_a_configuration_becomes_the_same_layer_again() -> None:
     assert again.arguments == layer.arguments
     assert again.get_config() == layer.get_config()
     assert (again.name, again.dtype_policy.name) == ("ids", "mixed_bfloat16")
+
+
+def test_a_policy_that_was_renamed_is_read_under_its_old_name() -> None:
+    assert from_plain({"kind": "PlugIn"}) == PlugInRate()

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from elastic_embeddings.layers.combiners import checked_combiner
-from elastic_embeddings.layers.inputs import InputPlan, field_names, salt
+from elastic_embeddings.layers.inputs import InputPlan, field_names, salt, validate_combiner
 from features.errors import InputError
 
 LISTS = tf.ragged.constant([[10, 20, 30, 40], [], [10]], dtype=tf.int64)
@@ -17,7 +16,7 @@ LISTS = tf.ragged.constant([[10, 20, 30, 40], [], [10]], dtype=tf.int64)
 
 
 def _plan(combiner: str | None = None, padding: int | None = None, **share: str) -> InputPlan:
-    return InputPlan(checked_combiner(combiner), padding, share)
+    return InputPlan(validate_combiner(combiner), padding, share)
 
 
 def _through(plan: InputPlan, inputs: Any) -> Any:
@@ -114,21 +113,21 @@ def test_narrower_integers_are_widened() -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "cure"),
+    ("inputs", "hint"),
     [
         (tf.constant([1.0]), "dtype='int64'"),
-        (tf.constant(["a"]), "features.keys"),
+        (tf.constant(["a"]), "hash strings to int64"),
         ([tf.constant([1]), tf.constant([2])], "dictionary"),
         ({}, "at least one"),
         (LISTS, "needs a combiner"),
         ({"genres": LISTS}, "'genres' is ragged and needs a combiner"),
     ],
 )
-def test_other_inputs_are_refused_with_the_cure(inputs: Any, cure: str) -> None:
-    with pytest.raises(InputError, match=cure):
+def test_other_inputs_are_refused_with_a_hint(inputs: Any, hint: str) -> None:
+    with pytest.raises(InputError, match=hint):
         _plan().read(inputs)
 
 
 def test_an_unknown_combiner_is_refused() -> None:
     with pytest.raises(InputError, match="sqrtn"):
-        checked_combiner("max")
+        validate_combiner("max")

@@ -1,4 +1,4 @@
-"""The layer learns: as its table does, as Keras does, once per step, and not at all without a backward pass."""
+"""Training of the layer: as its table, as Keras, once per step, never without a backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keras files keep the rows; a frozen copy gives the same vectors with stock TensorFlow alone, in a fresh process."""
+"""Keras files keep the rows; a frozen copy gives the same vectors with TensorFlow alone."""
 
 from __future__ import annotations
 

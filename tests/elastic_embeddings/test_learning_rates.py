@@ -13,7 +13,7 @@ from elastic_embeddings.optimizers.learning_rates import (
 )
 from elastic_embeddings.optimizers.proximal import DynamicL1
 from elastic_embeddings.optimizers.rules import GroupAdam
-from elastic_embeddings.storage.plain import as_plain, from_plain
+from elastic_embeddings.storage.header import as_plain, from_plain
 from features.errors import InputError
 
 SCHEDULES = [

@@ -8,15 +8,16 @@ from hypothesis import strategies as st
 from optimizer_reference import proximal_point
 
 from elastic_embeddings.core.native import compiled
-from elastic_embeddings.optimizers.proximal import (
-    DynamicL1,
+from elastic_embeddings.optimizers.kernel import (
+    CURVATURE_AT,
+    LINEAR_AT,
+    STATE_AT,
     divide,
-    proximal_step,
     shrink_closed,
     shrink_exact,
-    soften,
+    soft_threshold,
 )
-from elastic_embeddings.optimizers.row_block import CURVATURE, LINEAR, SLOTS
+from elastic_embeddings.optimizers.proximal import DynamicL1, proximal_step
 
 DIM = 4
 
@@ -48,7 +49,7 @@ def in_graph(z, a, l1, c, *, exact):
 
 @compiled
 def _block_closed(b, count, dim, l1, c):
-    soften(b, 0, count * dim, l1)
+    soft_threshold(b, 0, count * dim, l1)
     for r in range(count):
         shrink_closed(b, r * dim, dim, dim, c)
     divide(b, count * dim)
@@ -56,15 +57,15 @@ def _block_closed(b, count, dim, l1, c):
 
 @compiled
 def _block_exact(b, count, dim, l1, c):
-    soften(b, 0, count * dim, l1)
+    soft_threshold(b, 0, count * dim, l1)
     for r in range(count):
         shrink_exact(b, r * dim, dim, dim, c)
     divide(b, count * dim)
 
 
 def in_kernel(z, a, l1, c, *, exact):
-    block = np.zeros(SLOTS, np.float32)
-    block[LINEAR : LINEAR + len(z)], block[CURVATURE : CURVATURE + len(z)] = z, a
+    block = np.zeros(STATE_AT, np.float32)
+    block[LINEAR_AT : LINEAR_AT + len(z)], block[CURVATURE_AT : CURVATURE_AT + len(z)] = z, a
     (_block_exact if exact else _block_closed)(block, 1, len(z), np.float32(l1), np.float32(c))
     return block[: len(z)]
 

@@ -1,4 +1,4 @@
-"""16-bit storage: every bit pattern, every draw, and learning in steps smaller than half a spacing."""
+"""16-bit storage: all bit patterns, all random bits, steps smaller than half a spacing."""
 
 from dataclasses import replace
 
@@ -8,12 +8,12 @@ import pytest
 from optimizer_executions import HostRows, RowBatch, batches
 
 from elastic_embeddings.core.native import compiled
-from elastic_embeddings.optimizers.rounding import (
+from elastic_embeddings.optimizers.row_storage import (
     decode,
-    draw,
     encode,
     narrow_bfloat16,
     narrow_float16,
+    random_bits,
     rounding_salt,
     row_stream,
     storage_dtype,
@@ -55,7 +55,7 @@ def _widen_float16(bits, out):
 def _draws(salt, rows, columns, out):
     for r in range(rows):
         for c in range(columns):
-            out[r, c] = draw(row_stream(salt, r), c)
+            out[r, c] = random_bits(row_stream(salt, r), c)
 
 
 def narrow(values, noise, kind):
@@ -95,7 +95,7 @@ def test_representable_values_are_written_exactly_whatever_the_draw(kind, noise)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_mean_over_all_draws_is_the_value_itself(kind):
-    """Exactly, where the draw has as many bits as are dropped; within 2^-16 of a spacing for float16's subnormal numbers."""
+    """Exactly if as many random bits are used as dropped; else within 2^-16 of a spacing."""
     rng = np.random.default_rng(1)
     for value in np.float32(rng.normal(0, 1, 40) * 10.0 ** rng.uniform(-4, 3, 40)):
         written = widen(narrow(value, EVERY_NOISE, kind), kind).astype(np.float64)
@@ -173,7 +173,7 @@ def test_steps_below_half_a_spacing_add_up_in_bfloat16():
     ("storage", "optimizer"), [("bfloat16", GroupAdam(0.02)), ("float16", GroupAdagrad(0.05))]
 )
 def test_a_16_bit_slab_learns_as_a_float32_one_within_its_precision(storage, optimizer):
-    """Float16 has too few exponents for Adam's second moments, so it is tested with the sums of Adagrad."""
+    """Adam's second moments underflow in float16, so float16 is tested with Adagrad."""
     rng = np.random.default_rng(4)
     start = rng.uniform(-0.3, 0.3, (100, 4)).astype(np.float32)
     optimizer = replace(optimizer, l21=0.05)

@@ -5,7 +5,7 @@ import gc
 import numpy as np
 import pytest
 
-from elastic_embeddings.core.scratch import scratch
+from elastic_embeddings.core.memory import scratch_array
 
 SHAPE = (30_000, 16)
 
@@ -16,19 +16,19 @@ def address(array):
 
 @pytest.mark.slow
 def test_memory_is_used_again_once_nothing_refers_to_it():
-    first = scratch(SHAPE, np.float32)
+    first = scratch_array(SHAPE, np.float32)
     where = address(first)
     assert where % 4096 == 0
     del first
     gc.collect()
-    assert address(scratch(SHAPE, np.float32)) == where
+    assert address(scratch_array(SHAPE, np.float32)) == where
 
 
 def test_memory_is_not_used_again_while_a_view_lives():
     """A view of a view, a slice and a reshape keep the memory as the array itself does."""
-    kept = scratch(SHAPE, np.float32)[5:].reshape(-1)[::2].view(np.int32)
+    kept = scratch_array(SHAPE, np.float32)[5:].reshape(-1)[::2].view(np.int32)
     kept[:] = 7
-    others = [scratch(SHAPE, np.float32) for _ in range(4)]
+    others = [scratch_array(SHAPE, np.float32) for _ in range(4)]
     for other in others:
         other[:] = 0
     assert (kept == 7).all()
@@ -36,27 +36,27 @@ def test_memory_is_not_used_again_while_a_view_lives():
 
 
 def test_two_arrays_at_once_do_not_share():
-    one, two = scratch(SHAPE, np.float32), scratch(SHAPE, np.float32)
+    one, two = scratch_array(SHAPE, np.float32), scratch_array(SHAPE, np.float32)
     assert not np.shares_memory(one, two)
 
 
 def test_small_and_empty_arrays_are_ordinary():
-    assert scratch((3, 2), np.float32).shape == (3, 2)
-    assert scratch((0, 16), np.uint16).size == 0
+    assert scratch_array((3, 2), np.float32).shape == (3, 2)
+    assert scratch_array((0, 16), np.uint16).size == 0
 
 
 @pytest.mark.slow
 def test_a_tensor_over_scratch_memory_keeps_it():
     import tensorflow as tf
 
-    from elastic_embeddings.slabs.tensors import as_tensor
+    from elastic_embeddings.slabs.slab import as_tensor
 
-    array = scratch(SHAPE, np.float32)
+    array = scratch_array(SHAPE, np.float32)
     array[:] = 3
     where, tensor = address(array), as_tensor(array)
     del array
     gc.collect()
-    others = [scratch(SHAPE, np.float32) for _ in range(4)]
+    others = [scratch_array(SHAPE, np.float32) for _ in range(4)]
     assert where not in [address(other) for other in others]
     assert bool(tf.reduce_all(tensor == 3))
     small = np.arange(6, dtype=np.float32)[1:]

@@ -1,6 +1,7 @@
-"""A table in parts: every key in its own shard, and the same bytes when the parts are put together."""
+"""A table in shards: every key in its own shard, and the same bytes when they are merged."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -101,7 +102,7 @@ def test_sketches_that_went_their_own_ways_merge_to_an_upper_bound_of_each(model
         header = read_header(folder)
         arrays = {name: read_array(folder, header, name) for name in header.arrays}
         arrays["sketch.0.current"] = np.array(grown, np.uint8)
-        write_table(folder, header.model_copy(update={"arrays": {}}), streams_of(arrays))
+        write_table(folder, replace(header, arrays={}), streams_of(arrays))
     reshard(shard_folders(tmp_path / "parts", 2), [tmp_path / "again"])
     assert read_array(
         tmp_path / "again", read_header(tmp_path / "again"), "sketch.0.current"
@@ -118,7 +119,7 @@ def test_shards_saved_without_an_order_are_put_together_in_turn(model, table, tm
             name: read_array(folder, header, name) for name in header.arrays if name != "order"
         }
         orders.append(arrays["keys"].tolist())
-        write_table(folder, header.model_copy(update={"arrays": {}}), streams_of(arrays))
+        write_table(folder, replace(header, arrays={}), streams_of(arrays))
     reshard(shard_folders(tmp_path / "parts", 2), [tmp_path / "again"])
     keys = read_array(tmp_path / "again", read_header(tmp_path / "again"), "keys").tolist()
     longest = max(map(len, orders))

@@ -37,7 +37,7 @@ def random_keys(count, seed):
 def test_never_below_the_truth_of_this_generation_and_exact_where_there_is_room(
     batches, capacity, decay_every, max_count
 ):
-    """Small sketches are full and often renewed: the count is at least that since the last renewal, up to saturation."""
+    """Small sketches: the count is at least that since the last renewal, up to saturation."""
     full = SketchSpec(capacity, 0.3, decay_every, max_count)
     roomy = CountingSketch(SketchSpec(100_000, 1e-6, None, max_count), 1)
     sketch, since, ever, limit = (
@@ -48,7 +48,7 @@ def test_never_below_the_truth_of_this_generation_and_exact_where_there_is_room(
     )
     for batch in batches:
         counts, log = add(sketch, batch)
-        since = Counter(batch) if log.forgotten is not None else since + Counter(batch)
+        since = Counter(batch) if log.dropped is not None else since + Counter(batch)
         ever += Counter(batch)
         assert all(
             count >= min(since[key], limit)
@@ -82,14 +82,14 @@ def test_undo_of_a_large_batch_whose_keys_share_counters():
     before = content(sketch)
     _, log = sketch.add(random_keys(1001, 6), np.arange(1, 1002, dtype=np.int32) % 5 + 1, 3000)
     assert content(sketch) != before
-    assert log.forgotten is None
+    assert log.dropped is None
     sketch.undo(log)
     assert content(sketch) == before
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.01, 0.001])
 def test_false_positives_at_capacity_are_as_rare_as_asked(rate):
-    """A generation at capacity, asked for 100,000 other keys: within 4 standard errors and the rounding of the hashes."""
+    """At capacity, 100,000 other keys: within 4 standard errors and the hashes' rounding."""
     keys = np.random.default_rng(0).permutation(random_keys(120_000, 0))
     sketch = CountingSketch(SketchSpec(20_000, rate), 3)
     sketch.add(keys[:20_000], np.ones(20_000, np.int32), 20_000)
@@ -113,7 +113,7 @@ def test_size_is_the_published_one():
 
 
 def test_memory_stays_and_the_error_too_whatever_the_number_of_keys():
-    """A hundred times the capacity in keys seen once: the size is as on the first day, and 2 % at most are miscounted."""
+    """Keys seen once, a hundred times the capacity: the same size, 2 % at most miscounted."""
     sketch = CountingSketch(SketchSpec(2_000, 0.01), 4)
     size, wrong = sketch.nbytes(), 0
     keys = random_keys(200_000, 1)
@@ -141,7 +141,7 @@ def test_a_generation_ends_with_its_capacity_where_no_clock_ends_it():
     sketch = CountingSketch(SketchSpec(100, 0.001), 6)
     endings = []
     for part in np.split(random_keys(1000, 2), 100):
-        endings.append(sketch.add(part, np.ones(10, np.int32), 10)[1].forgotten is not None)
+        endings.append(sketch.add(part, np.ones(10, np.int32), 10)[1].dropped is not None)
     assert sum(endings) == 9
     assert endings.index(True) == 10
 
@@ -164,7 +164,7 @@ def test_counters_stop_at_their_limit(max_count, limit):
 
 
 def test_conservative_update_spares_a_rare_key_its_neighbours():
-    """At capacity keys share counters; raising only the least of a key's counters keeps nearly all counts exact."""
+    """At capacity keys share counters; conservative updates keep nearly all counts exact."""
     sketch = CountingSketch(SketchSpec(200, 0.05), 9)
     rare = random_keys(200, 3)
     sketch.add(rare, np.ones(len(rare), np.int32), 200)

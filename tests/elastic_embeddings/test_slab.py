@@ -1,4 +1,4 @@
-"""Slabs in host memory and on a device: the same rows, the same steps, growth, compaction, initial vectors."""
+"""Slabs in host memory and on a device: equal rows and steps, growth, compaction, new rows."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,7 @@ from elastic_embeddings import (
     SlabSpec,
 )
 from elastic_embeddings.batch import make_batch
-from elastic_embeddings.slabs.make import make_slab
-from elastic_embeddings.slabs.slab import initial_vectors
+from elastic_embeddings.slabs.slab import initial_vectors, make_slab
 from features.errors import InputError
 
 DEVICES = ("host", "device")
@@ -142,8 +141,14 @@ def test_compaction_moves_rows_down_and_clears_the_rest(device):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", [GroupAdam(0.05, l1=0.01, l21=0.01, dynamic_l1=DynamicL1(3.0, 4)), GroupFTRL(0.1, l21=0.02),
-                                       RowwiseGroupAdagrad(0.1, l21=0.01)])  # fmt: skip
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        GroupAdam(0.05, l1=0.01, l21=0.01, dynamic_l1=DynamicL1(3.0, 4)),
+        GroupFTRL(0.1, l21=0.02),
+        RowwiseGroupAdagrad(0.1, l21=0.01),
+    ],
+)
 def test_host_and_device_learn_the_same(optimizer):
     tables = [
         ElasticTable(SlabSpec(8, optimizer), CountAdmission(2), seed=3, device=device)

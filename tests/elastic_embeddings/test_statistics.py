@@ -8,27 +8,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elastic_embeddings.census.plot import plot_statistics
-from elastic_embeddings.census.statistics import (
+from elastic_embeddings.pending import FieldCounters
+from elastic_embeddings.statistics import (
     FREQUENCY_EDGES,
     HOTTEST,
     NORM_EDGES,
     HotKey,
-    Parts,
-    SlabParts,
+    SlabSnapshot,
+    TableSnapshot,
     summarise,
 )
-from elastic_embeddings.tally import Tally
+from elastic_embeddings.statistics_plot import plot_statistics
 
 NAMES = ("user", "item", "never seen")
 
 
-def parts_of(keys, counts, has_row, fields, norms, tally=None, names=NAMES, **changes):
+def snapshot_of(keys, counts, has_row, fields, norms, counters=None, names=NAMES, **changes):
     """`norms` by slab, of the admitted keys in order; a row is zero where its norm is."""
     slabs = {}
     for name, values in norms.items():
         array = np.array(values, np.float32)
-        slabs[name] = SlabParts(
+        slabs[name] = SlabSnapshot(
             array, array == 0, row_bytes=100, weight_bytes=1000, slot_bytes=3000
         )
     arrays = (
@@ -37,22 +37,22 @@ def parts_of(keys, counts, has_row, fields, norms, tally=None, names=NAMES, **ch
         np.array(has_row, np.bool_),
         np.array(fields, np.int16),
     )
-    return Parts(
+    return TableSnapshot(
         *arrays,
         names,
         slabs,
-        tally or Tally.zeros(len(names)),
+        counters or FieldCounters.zeros(len(names)),
         **{"index_bytes": 60, "sketch_bytes": 7} | changes,
     )
 
 
 @pytest.fixture
 def by_hand():
-    tally = Tally(
+    counters = FieldCounters(
         *(np.array(values) for values in ([20, 5, 0], [10, 4, 0], [3, 1, 0], [1, 0, 0], [0, 2, 0]))
     )
     norms = {"wide": [0, 0, 0.5], "deep": [0, 2.0, 0.25]}
-    return parts_of([7, -1, 8, 9], [9, 1, 2, 3], [1, 0, 1, 1], [0, 0, 1, 0], norms, tally)
+    return snapshot_of([7, -1, 8, 9], [9, 1, 2, 3], [1, 0, 1, 1], [0, 0, 1, 0], norms, counters)
 
 
 def test_a_table_counted_by_hand(by_hand):
@@ -119,7 +119,7 @@ def test_histograms_counted_by_hand(by_hand):
 
 def test_values_outside_the_edges_are_counted_in_the_bins_at_the_ends():
     table = summarise(
-        parts_of(
+        snapshot_of(
             [1, 2, 3], [2**31 - 1, 1, 1], [1, 1, 1], [0, 0, 0], {"deep": [1e-30, 1e30, np.inf]}
         )
     )
@@ -146,7 +146,7 @@ def random_parts(draw):
     counts = rng.integers(
         1, draw(st.sampled_from([2, 5, 2**31 - 1])), size
     )  # many equals, few, none
-    return parts_of(
+    return snapshot_of(
         keys,
         counts,
         has_row,
@@ -210,7 +210,7 @@ def test_large_tables_are_counted_in_parts():
     size = 3 * 2**20 // 2
     counts = np.where(np.arange(size) % 3 == 0, 1, 70).astype(np.int32)
     fields = (np.arange(size) % 2).astype(np.int16)
-    parts = parts_of(np.arange(size), counts, np.zeros(size, bool), fields, {"deep": []})
+    parts = snapshot_of(np.arange(size), counts, np.zeros(size, bool), fields, {"deep": []})
     table = summarise(parts)
     assert filled(table.frequencies) == {1: size // 3, 64: size - size // 3}
     assert table.fields["user"].hottest[0] == HotKey(2, "user", 70)
@@ -249,7 +249,7 @@ def coloured(path):
 def test_the_plot_shows_the_table(by_hand, tmp_path):
     path = plot_statistics(summarise(by_hand), tmp_path / "new" / "table.png")
     empty = plot_statistics(
-        summarise(parts_of([], [], [], [], {"deep": []})), tmp_path / "empty.png"
+        summarise(snapshot_of([], [], [], [], {"deep": []})), tmp_path / "empty.png"
     )
     assert path == tmp_path / "new" / "table.png"
     assert coloured(path) > 4 * coloured(empty)
@@ -258,7 +258,7 @@ def test_the_plot_shows_the_table(by_hand, tmp_path):
 @pytest.mark.parametrize("fields", [1, 40])
 def test_the_plot_takes_one_field_and_more_than_it_shows(fields, tmp_path):
     names = tuple(f"field_{i}" for i in range(fields))
-    many = parts_of(
+    many = snapshot_of(
         np.arange(80),
         np.ones(80),
         np.ones(80, bool),

@@ -1,4 +1,4 @@
-"""Admission inside a table: sketches, fields, and batches that are taken back."""
+"""Admission inside a table: sketches, fields, and batches that are undone."""
 
 import numpy as np
 import pytest

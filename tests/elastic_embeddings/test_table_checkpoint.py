@@ -1,4 +1,4 @@
-"""Saving and restoring: the same bytes, the same future, and nothing damaged taken for sound."""
+"""Saving and restoring: the same bytes, the same future, and nothing damaged accepted for sound."""
 
 import hashlib
 import json
@@ -208,7 +208,7 @@ def test_another_rule_starts_with_fresh_state_and_says_so(saved, caplog):
     table, before = ElasticTable(specs, CountAdmission(2)), new_table().restore(saved)
     with caplog.at_level("WARNING"):
         table.restore(saved)
-    assert "slab deep starts with fresh state, it was learned by GroupAdam" in caplog.text
+    assert "slab deep starts with fresh state, it was trained with GroupAdam" in caplog.text
     keys = before.keys()
     np.testing.assert_array_equal(table.lookup(keys, "deep"), before.lookup(keys, "deep"))
     learn(table, [(keys, {"wide": np.zeros((len(keys), 1)), "deep": np.zeros((len(keys), 4))})])
@@ -275,7 +275,7 @@ def test_a_delta_that_starts_elsewhere_is_refused(saved, tmp_path):
 
 
 def test_no_array_needs_pickle(saved):
-    """An object array, which only pickle can read, must not slip through a rewritten header either."""
+    """An object array, which only pickle can read, is refused with a rewritten header too."""
     path = saved / "keys.npy"
     np.save(path, np.array([{}], object), allow_pickle=True)
     with pytest.raises(InputError, match=r"keys\.npy"):

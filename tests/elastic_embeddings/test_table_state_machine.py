@@ -1,6 +1,6 @@
-"""Any sequence of prepare, learn, pass over, look up, evict, compact, save, restore and deltas, against a dictionary.
+"""Any sequence of the table's methods against a dictionary.
 
-The model knows nothing of preparation: a batch changes it when it is learned, as if it had never been prepared before.
+The dictionary has no preparation: a batch changes it only when it is trained on.
 """
 
 import tempfile
@@ -33,7 +33,7 @@ def new_table():
 
 
 class TableMachine(RuleBasedStateMachine):
-    """`counts`, `seen` and `rows` are what was learned; `waiting` are batches prepared and not yet learned."""
+    """`counts`, `seen`, `rows` are trained state; `waiting` are the pending batches."""
 
     def __init__(self):
         super().__init__()
@@ -102,15 +102,15 @@ class TableMachine(RuleBasedStateMachine):
             "rare": lambda: set(self.by_worth()[: max(0, len(self.rows) - 3)]),
         }[policy]()
         policies = {"idle": Idle(steps=3), "zero": ZeroRows(), "rare": LeastFrequent(3)}
-        gone = chosen - held
-        assert self.table.evict(Eviction((policies[policy],))) == len(gone)
-        for key in gone:
+        deleted = chosen - held
+        assert self.table.evict(Eviction((policies[policy],))) == len(deleted)
+        for key in deleted:
             del self.counts[key], self.seen[key]
             self.rows.pop(key, None)
 
     def is_held(self, batch):
         return any(
-            p.visible for p in self.table._intake.waiting() if p.batch.number == batch.number
+            p.visible for p in self.table._pending.batches() if p.batch.number == batch.number
         )
 
     def by_worth(self):

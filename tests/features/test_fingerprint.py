@@ -15,7 +15,7 @@ def by_tensorflow(values: list[bytes]) -> np.ndarray:
 
 
 def test_every_length_has_tensorflows_fingerprint():
-    """0, 1-3, 4-7, 8-16, 17-32, 33-64 and more than 64 bytes are hashed by formulas of their own."""
+    """0, 1-3, 4-7, 8-16, 17-32, 33-64 and more than 64 bytes have different formulas."""
     rng = np.random.default_rng(7)
     values = [rng.bytes(length) for length in range(300) for _ in range(3)]
     found = fingerprint.fingerprint64(pa.array(values, pa.binary()))

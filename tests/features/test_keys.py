@@ -115,7 +115,8 @@ def test_cross_tokens_keep_null_parts_apart():
     ],
 )
 def test_time_parts_follow_daylight_saving(part, expected):
-    # Berlin: 2022-03-28 01:00 UTC is Monday 03:00 (summer), 2022-03-27 00:59 UTC is Sunday 01:59 (winter).
+    # Berlin: 2022-03-28 01:00 UTC is Monday 03:00 (summer),
+    # 2022-03-27 00:59 UTC is Sunday 01:59 (winter).
     raw = tf.constant(["1648429200000", "1648342799999"])
     assert (
         tokens(schema(timezone="Europe/Berlin"), Time(name="h", part=part), raw).numpy().tolist()

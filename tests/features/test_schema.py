@@ -48,7 +48,7 @@ def test_a_full_schema_sorts_its_fields():
     ]
 
 
-def test_a_time_field_reads_the_timestamp_unless_told_otherwise():
+def test_a_time_field_reads_the_timestamp_by_default():
     schema = Schema.model_validate(BASE)
     assert schema.source_column(schema.field("hour")) == "time_ms"
     assert schema.source_column(Time(name="seen", column="seen_ms")) == "seen_ms"

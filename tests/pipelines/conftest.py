@@ -1,4 +1,4 @@
-"""Fixtures of the pipeline's tests: MLflow's database made once, a chain of stages that cost nothing, the command line."""
+"""Fixtures: MLflow's database created once, a chain of trivial stages, the command line."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ import tiny_days
 
 from pipelines.cli.main import main
 from pipelines.stages import chain
-from pipelines.stages.report import ARTIFACTS
+from pipelines.stages.registry import artifacts
 from pipelines.tracking.sync import Tracker
 
 COMMAND = Path(sys.executable).with_name("elastic-ctr")
@@ -46,9 +46,10 @@ def mlflow_away(monkeypatch):
 
 @pytest.fixture
 def tiny_chain(monkeypatch):
-    """Every command of the chain, done by a stage that costs nothing."""
-    for name, artifact, before in zip(chain.STAGES, ARTIFACTS, ["", *ARTIFACTS], strict=False):
-        attributes = {"name": name, "artifact": artifact, "reads": before}
+    """Replaces every stage of the chain with a trivial one."""
+    for name, artifact, before in zip(chain.STAGES, artifacts(), ["", *artifacts()], strict=False):
+        reads = (f"{before}?",) if before else ()
+        attributes = {"name": name, "artifact": artifact, "reads": reads}
         step = f"Step_{artifact}"
         monkeypatch.setattr(
             tiny_days, step, type(step, (tiny_days.Step,), attributes), raising=False
@@ -85,7 +86,7 @@ def shell(fresh_process, tmp_path):
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, capsys):
-    """Run the command in this process; returns its exit code, standard output and standard error."""
+    """Run the command in this process; returns exit code, standard output and standard error."""
     monkeypatch.setenv("ELASTIC_CTR_WORKSPACE", str(tmp_path / "workspace"))
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
 

@@ -60,7 +60,7 @@ def rows_of(number, rows=200, **columns):
 
 
 def land(folder, number, rows=None):
-    """Write the n-th file as a producer does: beside, then renamed."""
+    """Write the n-th file as a producer does: under a hidden name, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     name = f"part-{number:03d}.{'parquet' if number % 2 else 'csv'}"
     rows = rows_of(number) if rows is None else rows
@@ -72,7 +72,7 @@ def land(folder, number, rows=None):
 
 
 def start(config, landing, out, *options):
-    """Start `elastic-ctr follow` in a process of its own."""
+    """Start `elastic-ctr follow` in a new process."""
     command = [
         sys.executable,
         "-m",

@@ -1,4 +1,4 @@
-"""The REST client and the progress watcher, against a small HTTP server that answers as Airflow does."""
+"""The REST client and the progress watcher, with a small HTTP server in place of Airflow."""
 
 import json
 import threading
@@ -22,7 +22,7 @@ RUNS = "/api/v2/dags/daily_retrain/dagRuns"
 
 
 class Server(ThreadingHTTPServer):
-    """Answers by (method, path); an answer is (status, body) or a list of them, used one after the other."""
+    """Answers by (method, path): (status, body), or a list of them, one per request."""
 
     daemon_threads = True
 

@@ -1,4 +1,4 @@
-"""The command line as a shell sees it: exit codes, one clear message for an error, days run in order."""
+"""The command line as a shell sees it: exit codes, one message per error, days in order."""
 
 import json
 from pathlib import Path
@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from tiny_days import DAYS, EMPTY_DAY, publish_candidate, write_config
 
-from pipelines.stages.chain import STAGES
-from pipelines.stages.report import ARTIFACTS
+from pipelines.stages.registry import STAGES, artifacts
 from pipelines.store.artifacts import Store
-from pipelines.tracking.journal import Journal
+from pipelines.tracking.journal import TrackingJournal
 
 COMMANDS = [
     *STAGES,
@@ -76,7 +75,7 @@ def test_exit_2_for_an_input_that_is_missing_and_the_failure_is_journalled(shell
     done = shell("compress", "--config", write_config(tmp_path), "--date", "2026-01-01", code=2)
     assert is_one_clear_error(done.stderr)
     assert "run `elastic-ctr train` for that day first" in done.stderr
-    assert [e.status for _, e in Journal(store.workspace).pending()] == ["FAILED"]
+    assert [e.status for _, e in TrackingJournal(store.workspace).pending()] == ["FAILED"]
 
 
 def test_exit_3_for_an_unsound_model(shell, tmp_path, store):
@@ -135,10 +134,10 @@ def test_run_does_every_day_and_skips_one_without_data(
     code, out, _ = run_days(here, tmp_path)
     assert code == 0
     assert f"skipped: no file for {EMPTY_DAY}" in out
-    assert {day: [store.current(a, day) is not None for a in ARTIFACTS] for day in DAYS[:3]} == {
-        DAYS[0]: [True] * len(ARTIFACTS),
-        EMPTY_DAY: [False] * len(ARTIFACTS),
-        DAYS[2]: [True] * len(ARTIFACTS),
+    assert {day: [store.current(a, day) is not None for a in artifacts()] for day in DAYS[:3]} == {
+        DAYS[0]: [True] * len(artifacts()),
+        EMPTY_DAY: [False] * len(artifacts()),
+        DAYS[2]: [True] * len(artifacts()),
     }
     code, out, _ = run_days(here, tmp_path)
     assert code == 0

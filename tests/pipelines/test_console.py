@@ -1,4 +1,4 @@
-"""What a person sees: figures spelled for reading, text as it is, errors on standard error."""
+"""Formatting of values for people; text unchanged; errors on standard error."""
 
 import pytest
 from hypothesis import given
@@ -6,12 +6,12 @@ from hypothesis import strategies as st
 from tiny_days import DAYS, publish
 
 from pipelines.cli import console
-from pipelines.stages.stage import Outcome
+from pipelines.stages.stage import StageResult
 from pipelines.store.artifacts import Store
 
 
 @pytest.mark.parametrize(
-    ("value", "spelled"),
+    ("value", "text"),
     [
         (None, "–"),
         (float("nan"), "–"),
@@ -24,12 +24,12 @@ from pipelines.store.artifacts import Store
         ("blessed", "blessed"),
     ],
 )
-def test_values(value, spelled):
-    assert console.format_value(value) == spelled
+def test_values(value, text):
+    assert console.format_value(value) == text
 
 
 @pytest.mark.parametrize(
-    ("count", "spelled"),
+    ("count", "text"),
     [
         (None, "–"),
         (0, "0 B"),
@@ -40,8 +40,8 @@ def test_values(value, spelled):
         (7e12, "7.0 TB"),
     ],
 )
-def test_bytes(count, spelled):
-    assert console.format_bytes(count) == spelled
+def test_bytes(count, text):
+    assert console.format_bytes(count) == text
 
 
 @given(st.integers(0, 10**15))
@@ -51,14 +51,14 @@ def test_bytes_keep_two_figures(count):
     assert size == pytest.approx(count, rel=0.05)
 
 
-def test_progress_goes_to_standard_output_as_it_is(capsys):
-    console.say("file [bold]a[/b].csv [/]")
+def test_progress_goes_to_standard_output_unchanged(capsys):
+    console.info("file [bold]a[/b].csv [/]")
     assert capsys.readouterr().out == "  file [bold]a[/b].csv [/]\n"
 
 
 def test_an_error_goes_to_standard_error_and_is_not_wrapped(capsys):
     text = "training.batch_size: unknown key [/x] " + "long " * 60
-    console.complain(text)
+    console.error(text)
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == f"error: {text}\n"
@@ -96,7 +96,7 @@ def version(tmp_path):
 
 
 def test_an_outcome_shows_seconds_and_four_plain_figures(version, capsys):
-    console.show_outcome(Outcome("train", version, False, 12.34))
+    console.show_result(StageResult("train", version, False, 12.34))
     assert capsys.readouterr().out.split() == [
         "train",
         "12.3",
@@ -113,7 +113,7 @@ def test_an_outcome_shows_seconds_and_four_plain_figures(version, capsys):
 
 
 def test_an_outcome_that_was_there_says_so_and_no_more(version, capsys):
-    console.show_outcome(Outcome("train", version, True, 0.01))
+    console.show_result(StageResult("train", version, True, 0.01))
     assert capsys.readouterr().out.split() == ["train", "already", "committed"]
 
 

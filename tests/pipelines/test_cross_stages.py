@@ -1,4 +1,4 @@
-"""The stages around the cross graph: a day is counted once, a new relation is counted later, nothing of the day is read."""
+"""The stages of the cross graph: a day is counted once, and its own graph does not read it."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ ONE = [{"left": "ad", "right": "page"}]
 TWO = [*ONE, {"left": "ad", "right": "country"}]
 
 
-def workspace(folder, relations, said=None, **graph):
+def workspace(folder, relations, reports=None, **graph):
     """A context whose store has impressions of three days."""
     features = {**DOCUMENT["features"], "fields": FIELDS}
     graph = {"relations": relations, "min_impressions": 1, "window_days": 3, **graph}
@@ -31,7 +31,7 @@ def workspace(folder, relations, said=None, **graph):
         features=features,
         graph=graph,
         spark=spark,
-        report=(print if said is None else said.append),
+        report=(print if reports is None else reports.append),
     )
 
 
@@ -101,7 +101,7 @@ def test_a_relation_that_came_later_is_counted_once_from_the_impressions(counted
     ], "more than is asked for will do"
 
 
-def test_a_day_whose_impressions_came_anew_is_counted_anew(counted):
+def test_a_day_with_new_impressions_is_counted_again(counted):
     with counted.store.staging("impressions", DAYS[0], "late") as out:
         source = (
             counted.store.current("impressions", DAYS[0]).path
@@ -117,15 +117,18 @@ def test_a_day_whose_impressions_came_anew_is_counted_anew(counted):
     assert execute(CrossGraph(), at(counted, DAYS[2])).version.metrics["impressions"] == 8 + 3
 
 
-def test_days_that_cannot_be_counted_or_failed_their_gate_are_left_out_and_said(counted, tmp_path):
-    said = []
-    wider = workspace(tmp_path, TWO, said)
-    gone = wider.store.current("impressions", DAYS[0])
-    (gone.path.parent / "CURRENT").unlink()
+def test_days_that_cannot_be_counted_or_failed_their_gate_are_left_out_and_reported(
+    counted, tmp_path
+):
+    reports = []
+    wider = workspace(tmp_path, TWO, reports)
+    deleted = wider.store.current("impressions", DAYS[0])
+    (deleted.path.parent / "CURRENT").unlink()
     publish(wider.store, "data_verdict", DAYS[1], passed=False)
     assert CrossGraph().inputs(at(wider, DAYS[2])) == {}
-    assert said == [
-        f"the graph leaves out {DAYS[0]}: its counts lack a relation that is declared, and its impressions are gone",
+    assert reports == [
+        f"the graph leaves out {DAYS[0]}: its counts lack a relation that is declared, "
+        "and its impressions were deleted",
         f"the graph leaves out {DAYS[1]}: its data failed its gate",
     ]
     assert execute(CrossGraph(), at(wider, DAYS[2])).version.metrics["days"] == 0
@@ -149,7 +152,7 @@ def test_without_relations_nothing_is_counted_and_the_graph_is_empty(tmp_path):
 
 def test_pretraining_refuses_a_graph_that_has_seen_its_day(tmp_path):
     context = make_context(tmp_path, DAYS[1])
-    told = {
+    about = {
         "first_day": str(DAYS[0]),
         "last_day": str(DAYS[1]),
         "days": 2,
@@ -162,11 +165,11 @@ def test_pretraining_refuses_a_graph_that_has_seen_its_day(tmp_path):
         context.store,
         "cross_graph",
         DAYS[1],
-        files={"graph.json": json.dumps({**told, "relations": {}})},
+        files={"graph.json": json.dumps({**about, "relations": {}})},
     )
     with pytest.raises(
         InputError, match=rf"the graph has seen {DAYS[1]}, so that {DAYS[1]} must not learn from it"
     ):
         execute(Pretrain(), context)
     assert context.store.current("encodings", DAYS[1]) is None
-    assert date.fromisoformat(told["last_day"]) == context.day
+    assert date.fromisoformat(about["last_day"]) == context.day

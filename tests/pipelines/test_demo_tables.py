@@ -3,7 +3,8 @@
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.demo.tables import MISSING, day_table, stage_table
+from pipelines.cli.console import MISSING
+from pipelines.demo.tables import day_table, stage_table
 from pipelines.demo.watch import DayRun
 from pipelines.services.airflow_api import DagRun, TaskInstance
 
@@ -22,7 +23,9 @@ REPORT = {
 
 
 def day(name: str, state: str, **seconds: float) -> DayRun:
-    tasks = tuple(TaskInstance(task_id, "success", taken, 1) for task_id, taken in seconds.items())
+    tasks = tuple(
+        TaskInstance(task_id, "success", duration, 1) for task_id, duration in seconds.items()
+    )
     return DayRun(DagRun(f"run-{name}", name, state), tasks)
 
 
@@ -56,7 +59,7 @@ def test_a_day_shows_its_figures():
     }
 
 
-def test_each_day_has_a_column_of_its_own():
+def test_each_day_has_its_column():
     days = [day("2022-04-25", "success"), day("2022-04-26", "failed")]
     table = day_table(days, {"2022-04-26": REPORT})
     assert cells(table)[0] == ["rows", MISSING, "15,432"]

@@ -1,4 +1,4 @@
-"""Which encodings a day's training reads, when they are made anew, and that a graph which knows the day is refused."""
+"""Which encodings a day's training reads, and when they are made again."""
 
 from dataclasses import replace
 from datetime import date, timedelta
@@ -14,11 +14,11 @@ from features.errors import InputError
 from features.partition import parse_partition
 from pipelines.config import load_config
 from pipelines.stages.cross_graph import CrossGraph
+from pipelines.stages.encodings import encodings_for, recent_encodings
 from pipelines.stages.pretrain import Pretrain
 from pipelines.stages.stage import Context, config_section, execute
 from pipelines.stages.train import Train
 from pipelines.store.artifacts import Store
-from pipelines.store.encodings import encodings_for, young_encodings
 
 
 @pytest.fixture
@@ -50,15 +50,15 @@ def publish_encodings(context, day, graph_days=7, used=1, last_day=None, config=
 
 @pytest.mark.parametrize(
     ("age", "graph_days", "every", "young"),
-    [(1, 7, 7, True), (6, 7, 7, True), (7, 7, 7, False), (6, 30, 7, True), (1, 7, 1, False), (1, 0, 7, False), (1, 1, 7, False),
-     (1, 2, 7, True), (3, 3, 7, False)],
+    [(1, 7, 7, True), (6, 7, 7, True), (7, 7, 7, False), (6, 30, 7, True), (1, 7, 1, False),
+     (1, 0, 7, False), (1, 1, 7, False), (1, 2, 7, True), (3, 3, 7, False)],
 )  # fmt: skip
 def test_encodings_are_young_for_so_many_days_and_no_longer_than_their_graph_is_long(
     tmp_path, age, graph_days, every, young
 ):
     context = make_context(tmp_path, date(2026, 1, 20), [f"pretraining.every_days={every}"])
     version = publish_encodings(context, context.day - timedelta(days=age), graph_days)
-    assert young_encodings(context) == (version if young else None)
+    assert recent_encodings(context) == (version if young else None)
 
 
 def test_an_hour_reads_those_of_its_day_and_finds_them_as_young_as_the_day_began(tmp_path):
@@ -71,46 +71,48 @@ def test_an_hour_reads_those_of_its_day_and_finds_them_as_young_as_the_day_began
         ("2026-01-18T23", False),
     ):
         at = replace(context, day=parse_partition(hour))
-        assert young_encodings(at) == (version if young else None), hour
-        assert encodings_for(at) == (None if hour.startswith("2026-01-18") else version), hour
+        assert recent_encodings(at) == (version if young else None), hour
+        found = None if hour.startswith("2026-01-18") else version
+        assert encodings_for(at).get("encodings") == found, hour
 
 
-def test_after_a_change_of_settings_they_are_made_anew(context):
+def test_after_a_change_of_settings_they_are_made_again(context):
     publish_encodings(context, context.day - timedelta(days=1))
-    assert young_encodings(context) is not None
+    assert recent_encodings(context) is not None
     for changes in ({"pretraining": {"dim": 4}}, {"graph": {"window_days": 3}}):
         changed = make_context(context.store.workspace.parent, context.day, **changes)
-        assert young_encodings(changed) is None
+        assert recent_encodings(changed) is None
     often = make_context(context.store.workspace.parent, context.day, pretraining={"every_days": 3})
-    assert young_encodings(often) is not None, "how often is no setting of theirs"
+    assert recent_encodings(often) is not None, "how often is no setting of theirs"
 
 
 def test_while_they_are_young_the_stages_point_to_them_and_publish_nothing(context):
     version = publish_encodings(context, context.day - timedelta(days=2))
-    said = []
+    reports = []
     outcomes = [
-        execute(stage, replace(context, report=said.append)) for stage in (CrossGraph(), Pretrain())
+        execute(stage, replace(context, report=reports.append))
+        for stage in (CrossGraph(), Pretrain())
     ]
     assert [(o.version.artifact, o.version.day, o.reused) for o in outcomes] == [
         ("cross_graph", version.day, True),
         ("encodings", version.day, True),
     ]
     assert context.store.current("encodings", context.day) is None
-    assert said == [
-        f"cross-graph: cross_graph of {version.day} will do",
-        f"pretrain: encodings of {version.day} will do",
+    assert reports == [
+        f"cross-graph: cross_graph of {version.day} is still valid",
+        f"pretrain: encodings of {version.day} is still valid",
     ]
 
 
 def test_training_reads_the_last_ones_that_passed_its_own_days_included(context):
-    assert encodings_for(context) is None
+    assert encodings_for(context) == {}
     day = context.day
     old = publish_encodings(context, day - timedelta(days=9))
     publish_encodings(context, day - timedelta(days=1), used=0)
     publish_encodings(context, day + timedelta(days=1))
-    assert encodings_for(context) == old
+    assert encodings_for(context) == {"encodings": old}
     own = publish_encodings(context, day)
-    assert encodings_for(context) == own
+    assert encodings_for(context) == {"encodings": own}
 
 
 @pytest.mark.parametrize("late", [0, 3])
@@ -123,7 +125,7 @@ def test_a_graph_that_knows_the_day_is_refused(context, late):
         encodings_for(context)
 
 
-# Leakage, with the real stages on days of clicks without any pattern but what a graph of the day itself would tell
+# Leakage: the real stages on days whose clicks have no pattern except in a graph of the day itself
 
 NIGHTS = [date(2026, 2, d) for d in (1, 2, 3, 4, 5)]
 USERS, ADS, ROWS = 120, 80, 8000
@@ -205,7 +207,7 @@ def trained_auc(world, name, frames, last_day):
 
 @pytest.mark.slow
 def test_days_before_tell_nothing_of_permuted_labels_and_the_day_itself_would(world):
-    """The wrong build is caught twice: it is refused, and where it lies about its days, its gain shows."""
+    """A graph of the day itself is refused; with wrong dates, its gain in AUC shows the leak."""
     days = world[2]
     without = trained_auc(world, "without", [], None)
     before = trained_auc(world, "before", days[:4], NIGHTS[3])

@@ -1,4 +1,4 @@
-"""`explain-admission`: its figures against a dictionary, its table, its picture, and what it refuses."""
+"""`explain-admission`: figures against a dictionary, its table, plot and errors."""
 
 import json
 import re
@@ -11,8 +11,6 @@ import pytest
 from matplotlib.image import imread
 from tiny_days import DAYS, write_config
 
-from elastic_embeddings.admission.arrivals import PlugIn
-from elastic_embeddings.admission.dry_run import OFFLINE, Explanation
 from elastic_embeddings.admission.policies import (
     AlwaysAdmit,
     ByField,
@@ -20,9 +18,11 @@ from elastic_embeddings.admission.policies import (
     PoissonAdmission,
     SketchAdmission,
 )
+from elastic_embeddings.admission.rate_models import PlugInRate
+from elastic_embeddings.admission.replay import OFFLINE, Explanation
 from features.errors import InputError
+from pipelines.cli.explain import PolicyInputs, default_names, policies
 from pipelines.cli.explain_plot import nearest, plot_policies
-from pipelines.cli.explain_policies import Setting, default_names, policies
 from pipelines.store.artifacts import Store
 
 ROWS, BATCH = 3000, 50
@@ -211,7 +211,7 @@ def test_what_cannot_be_done_is_said_in_one_line(here, day, case):
     assert re.search(message, err.replace("\n", " "))
 
 
-SETTING = Setting(10, {"ad": 1000, "tag": 0}, capacity=500, configured=CountAdmission(7))
+SETTING = PolicyInputs(10, {"ad": 1000, "tag": 0}, capacity=500, configured=CountAdmission(7))
 
 
 def test_names_stand_for_policies():
@@ -230,7 +230,7 @@ def test_names_stand_for_policies():
 
 @pytest.mark.parametrize(
     ("name", "prior", "half"),
-    [("poisson", None, False), ("poisson-half", None, True), ("plug-in", PlugIn(), False)],
+    [("poisson", None, False), ("poisson-half", None, True), ("plug-in", PlugInRate(), False)],
 )
 def test_poisson_rules_know_the_length_of_each_field(name, prior, half):
     (policy,) = policies([name], SETTING).values()

@@ -1,4 +1,4 @@
-"""Following in this process: what is learned, published, refused; what a start finds of the one before."""
+"""Follow mode in this process: training, publication, quarantine, and continued starts."""
 
 import json
 import threading
@@ -12,17 +12,17 @@ from landing_days import land, rows_of, write_config
 from tiny_days import publish
 
 from compression.delta import delta_client
-from compression.delta.digest import content_digest
-from compression.delta.from_learner import live_model
+from compression.delta.content import content_digest
 from compression.delta.write import read_delta
 from compression.model import read_compact
+from compression.pruning import live_model
 from features.errors import InputError, RetryableError, UnsoundError
+from features.files import atomic_folder
 from pipelines.config import load_config
-from pipelines.follow.folders import appearing, keep_latest, numbered, numbers
-from pipelines.follow.follow import Follow, Job
+from pipelines.follow.follow import FollowJob, FollowProcess
 from pipelines.follow.ledger import Ledger
-from pipelines.follow.published import Published
-from pipelines.follow.records import Judge, in_order_of_time
+from pipelines.follow.publisher import Publisher, folder_numbers, keep_latest_folders, nth_folder
+from pipelines.follow.records import RecordValidator, in_order_of_time
 from pipelines.store.artifacts import Store
 from training.fit.checkpoints import read_description
 from training.fit.trainer import TrainRequest, train_day
@@ -36,15 +36,17 @@ def job(tmp_path):
 
     def make(*overrides):
         config = load_config(write_config(tmp_path), overrides, tmp_path / "workspace")
-        return Job(config, Store(tmp_path / "workspace"), tmp_path / "landing", tmp_path / "out")
+        return FollowJob(
+            config, Store(tmp_path / "workspace"), tmp_path / "landing", tmp_path / "out"
+        )
 
     (tmp_path / "landing").mkdir()
     return make
 
 
-def followed(job, told=None):
+def followed(job, reports=None):
     """Take what is there and end; return the ledger."""
-    with Follow(job, [].append if told is None else told.append) as following:
+    with FollowProcess(job, [].append if reports is None else reports.append) as following:
         following.run(threading.Event(), once=True)
         return following.ledger
 
@@ -55,10 +57,10 @@ def lines(job):
 
 def served_by_all_deltas(out):
     """A model loaded from the first full export that is kept, with every delta after it."""
-    first = numbers(out / "full")[0]
-    model = tf.saved_model.load(str(numbered(out / "full", first) / "saved_model"))
-    for number in numbers(out / "deltas"):
-        delta_client.apply_delta(model, numbered(out / "deltas", number))
+    first = folder_numbers(out / "full")[0]
+    model = tf.saved_model.load(str(nth_folder(out / "full", first) / "saved_model"))
+    for number in folder_numbers(out / "deltas"):
+        delta_client.apply_delta(model, nth_folder(out / "deltas", number))
     return model
 
 
@@ -72,34 +74,35 @@ def test_files_are_scored_then_learned_then_published(job):
         1000,
         0,
     )
-    told = lines(job())
-    assert [line["batch"] for line in told] == [1, 2, 3, 4, 5]
-    assert told[0]["auc"] is None
-    assert all(0.4 < line["auc"] < 1 for line in told[1:])
-    assert all(line["delta_rows"] > 0 for line in told[1:])
-    assert [line["content"] for line in told] == [0, 1, 2, 3, 4]
-    newest = numbers(job().out / "full")[-1]
-    manifest = json.loads((numbered(job().out / "full", newest) / "manifest.json").read_text())
+    logged = lines(job())
+    assert [line["batch"] for line in logged] == [1, 2, 3, 4, 5]
+    assert logged[0]["auc"] is None
+    assert all(0.4 < line["auc"] < 1 for line in logged[1:])
+    assert all(line["delta_rows"] > 0 for line in logged[1:])
+    assert [line["content"] for line in logged] == [0, 1, 2, 3, 4]
+    newest = folder_numbers(job().out / "full")[-1]
+    manifest = json.loads((nth_folder(job().out / "full", newest) / "manifest.json").read_text())
     assert delta_client.version(served_by_all_deltas(job().out)) == manifest["version"]
-    assert numbers(job().out / "full") == [2, 4]  # after three micro-batches, and at the end
+    assert folder_numbers(job().out / "full") == [2, 4]  # after three micro-batches, and at the end
 
 
 def test_a_start_goes_on_as_if_there_had_been_no_end(job, tmp_path):
-    """One process over six files, and three processes over two each: the same content to the bit."""
+    """One process for six files and three for two each give bit-identical content."""
     contents = []
     for turns in (1, 3):
-        work = Job(
+        work = FollowJob(
             job().config, job().store, tmp_path / f"landing{turns}", tmp_path / f"out{turns}"
         )
         for turn in range(turns):
             for number in range(6 * turn // turns, 6 * (turn + 1) // turns):
                 land(work.watch, number)
             ledger = followed(work)
-        assert (ledger.batch, ledger.rows_in, len(ledger.taken)) == (6, 1200, 6)
+        assert (ledger.batch, ledger.rows_in, len(ledger.files)) == (6, 1200, 6)
         contents.append(
             content_digest(
                 read_compact(
-                    numbered(work.out / "full", numbers(work.out / "full")[-1]) / "compressed"
+                    nth_folder(work.out / "full", folder_numbers(work.out / "full")[-1])
+                    / "compressed"
                 )
             )
         )
@@ -128,12 +131,12 @@ def test_folders_of_minutes_are_followed_too_and_what_is_removed_is_forgotten(jo
         land(job().watch / "dt=2026-01-01" / minute, 0, rows_of(0, click=["1", "0", "0", "?"] * 50))
     ledger = followed(job())
     names = [f"dt=2026-01-01/hm=130{minute}/part-000.csv" for minute in (0, 1)]
-    assert (ledger.taken, ledger.rows_kept) == (dict.fromkeys(names, 200), 300)
+    assert (ledger.files, ledger.rows_kept) == (dict.fromkeys(names, 200), 300)
     assert (job().out / "quarantine" / f"{names[1]}.jsonl").exists()
     (job().watch / names[0]).unlink()
     land(job().watch, 1)
     ledger = followed(job())
-    assert set(ledger.taken) == {names[1], "part-001.parquet"}
+    assert set(ledger.files) == {names[1], "part-001.parquet"}
     assert (ledger.rows_in, ledger.batch) == (600, 3)
 
 
@@ -154,10 +157,10 @@ def test_clicks_far_from_what_the_model_expects_are_neither_learned_nor_publishe
     with pytest.raises(UnsoundError, match=r"part-005.parquet.*calibration_within") as refused:
         followed(job("follow.gate_clicks=50", "follow.calibration_within=1.8"))
     assert refused.value.exit_code == 3
-    saved = Ledger.read(numbered(job().out / "state", 5))
-    assert set(saved.taken) - set(before.taken) == {"part-004.csv"}
+    saved = Ledger.read(nth_folder(job().out / "state", 5))
+    assert set(saved.files) - set(before.files) == {"part-004.csv"}
     (job().watch / "part-005.parquet").unlink()
-    assert set(followed(job()).taken) == {
+    assert set(followed(job()).files) == {
         f"part-{n:03d}.{'parquet' if n % 2 else 'csv'}" for n in (0, 1, 2, 3, 4, 6)
     }
 
@@ -167,11 +170,11 @@ def test_a_loss_that_is_not_finite_is_not_published(job):
         land(job().watch, number)
     followed(job())
     version = delta_client.version(served_by_all_deltas(job().out))
-    published = numbers(job().out / "deltas")
+    published = folder_numbers(job().out / "deltas")
     for number in (3, 4, 5):
         land(job().watch, number)
     with pytest.raises(
-        UnsoundError, match=r"not published.*goes on from the checkpoint of micro-batch 3"
+        UnsoundError, match=r"not published.*continues from the checkpoint of micro-batch 3"
     ):
         followed(
             job(
@@ -180,20 +183,20 @@ def test_a_loss_that_is_not_finite_is_not_published(job):
                 "follow.calibration_within=1e9",
             )
         )
-    assert numbers(job().out / "state")[-1] == 3
-    if numbers(job().out / "deltas") == published:
+    assert folder_numbers(job().out / "state")[-1] == 3
+    if folder_numbers(job().out / "deltas") == published:
         assert delta_client.version(served_by_all_deltas(job().out)) == version
-    for number in numbers(job().out / "deltas"):
-        arrays = read_delta(numbered(job().out / "deltas", number)).arrays.values()
+    for number in folder_numbers(job().out / "deltas"):
+        arrays = read_delta(nth_folder(job().out / "deltas", number)).arrays.values()
         assert all(np.isfinite(array).all() for array in arrays)
     assert followed(job()).batch == 6
 
 
 def test_it_begins_from_the_last_sound_checkpoint_and_its_held_out_slice(job, tmp_path):
-    """The checkpoint of the workspace, learned by the trainer; its last fifth is learned before the first file."""
+    """The process trains on the held-out last fifth of the checkpoint's day first."""
     config, store = job().config, job().store
     table = in_order_of_time(
-        [Judge(config.source, config.features).judge(land(tmp_path / "day", 0)).kept]
+        [RecordValidator(config.source, config.features).validate(land(tmp_path / "day", 0)).kept]
     )
     impressions = publish(store, "impressions", date(2026, 1, 1))
     (impressions.path / "impressions").mkdir()
@@ -203,14 +206,14 @@ def test_it_begins_from_the_last_sound_checkpoint_and_its_held_out_slice(job, tm
     checkpoint = publish(store, "checkpoint", date(2026, 1, 1), inputs=[impressions])
     for path in (tmp_path / "checkpoint").iterdir():
         path.rename(checkpoint.path / path.name)
-    told = []
+    reports = []
     land(job().watch, 1)
-    with Follow(job(), told.append) as following:
+    with FollowProcess(job(), reports.append) as following:
         assert (
             following.follower.description().step == read_description(checkpoint.path).step + 1
         )  # 40 rows, one batch
         following.run(threading.Event(), once=True)
-    assert "2026-01-01, with the 40 impressions" in told[0]
+    assert "2026-01-01, with the 40 impressions" in reports[0]
     first = lines(job())[0]
     assert first["auc"] is not None
     assert first["content"] == 1
@@ -220,20 +223,20 @@ def test_a_damaged_publication_is_left_behind_by_a_full_export_that_servers_see(
     for number in range(2):
         land(job().watch, number)
     followed(job("follow.full_every=100"))
-    last = numbers(job().out / "full")[-1]
-    (numbered(job().out / "full", last) / "compressed" / "dense.npz").write_bytes(b"")
+    last = folder_numbers(job().out / "full")[-1]
+    (nth_folder(job().out / "full", last) / "compressed" / "dense.npz").write_bytes(b"")
     land(job().watch, 2)
-    told = []
-    followed(job("follow.full_every=100"), told)
-    assert any("cannot be read" in line for line in told)
-    assert numbers(job().out / "full")[0] > last
+    reports = []
+    followed(job("follow.full_every=100"), reports)
+    assert any("cannot be read" in line for line in reports)
+    assert folder_numbers(job().out / "full")[0] > last
     assert lines(job())[-1]["delta_rows"] > 0
 
 
 def test_only_one_process_follows_into_a_folder(job):
-    with Follow(job(), print), pytest.raises(RetryableError, match="another process"):
-        Follow(job(), print)
-    with Follow(job(), print):
+    with FollowProcess(job(), print), pytest.raises(RetryableError, match="another process"):
+        FollowProcess(job(), print)
+    with FollowProcess(job(), print):
         pass
 
 
@@ -247,11 +250,11 @@ def test_a_folder_that_is_not_there_is_said(job):
 def test_what_is_published_may_be_quantized(form, job):
     for number in range(2):
         land(job().watch, number)
-    with Follow(job(f"follow.form={form}"), print) as following:
+    with FollowProcess(job(f"follow.form={form}"), print) as following:
         following.run(threading.Event(), once=True)
         live = live_model(following.follower.learners.model, following.follower.description(), {})
     content = read_compact(
-        numbered(job().out / "full", numbers(job().out / "full")[-1]) / "compressed"
+        nth_folder(job().out / "full", folder_numbers(job().out / "full")[-1]) / "compressed"
     )
     assert {str(slab.bands[0].matrix.form) for slab in content.slabs().values()} == {form}
     np.testing.assert_allclose(
@@ -262,30 +265,30 @@ def test_what_is_published_may_be_quantized(form, job):
 def test_a_publication_that_changes_nothing_is_none(job, tmp_path):
     land(job().watch, 0)
     followed(job())
-    published = Published(job().out)
-    content = read_compact(numbered(job().out / "full", published.number) / "compressed")
-    assert published.delta(content, {}) == {
+    published = Publisher(job().out)
+    content = read_compact(nth_folder(job().out / "full", published.number) / "compressed")
+    assert published.publish_delta(content, {}) == {
         "delta_rows": 0,
         "delta_tombstones": 0,
         "delta_bytes": 0,
     }
-    assert published.full(content) > 0
-    assert numbers(job().out / "full") == [published.number]
+    assert published.publish_full(content) > 0
+    assert folder_numbers(job().out / "full") == [published.number]
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     def broken():
-        with appearing(numbered(tmp_path, 7)) as out:
+        with atomic_folder(nth_folder(tmp_path, 7)) as out:
             (out / "a").write_text("half")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         broken()
-    assert numbers(tmp_path) == []
+    assert folder_numbers(tmp_path) == []
     for number in (7, 10, 9):
-        with appearing(numbered(tmp_path, number)) as out:
+        with atomic_folder(nth_folder(tmp_path, number)) as out:
             (out / "a").write_text("whole")
-    assert numbers(tmp_path) == [7, 9, 10]
-    keep_latest(tmp_path, 2)
-    assert numbers(tmp_path) == [9, 10]
-    assert numbers(tmp_path / "away") == []
+    assert folder_numbers(tmp_path) == [7, 9, 10]
+    keep_latest_folders(tmp_path, 2)
+    assert folder_numbers(tmp_path) == [9, 10]
+    assert folder_numbers(tmp_path / "away") == []

@@ -1,4 +1,4 @@
-"""Following as processes: killed and started again, ended by SIGTERM, and a server that keeps up with it."""
+"""Follow mode as processes: killed and restarted, stopped by SIGTERM, with a server."""
 
 import json
 import shutil
@@ -11,12 +11,12 @@ import time
 import pytest
 from landing_days import REPOSITORY, land, start, write_config
 
-from compression.delta.digest import content_digest
+from compression.delta.content import content_digest
 from compression.model import read_compact
 from pipelines.config import load_config
-from pipelines.follow.folders import numbered, numbers
-from pipelines.follow.follow import Follow, Job
+from pipelines.follow.follow import FollowJob, FollowProcess
 from pipelines.follow.ledger import Ledger
+from pipelines.follow.publisher import folder_numbers, nth_folder
 from pipelines.store.artifacts import Store
 
 pytestmark = pytest.mark.process
@@ -36,8 +36,8 @@ def until(there, process, seconds=300):
 def follow_here(config, landing, out, *overrides):
     """Take what is there, in this process."""
     workspace = out.parent / "workspace"
-    with Follow(
-        Job(load_config(config, overrides, workspace), Store(workspace), landing, out), print
+    with FollowProcess(
+        FollowJob(load_config(config, overrides, workspace), Store(workspace), landing, out), print
     ) as following:
         following.run(threading.Event(), once=True)
 
@@ -49,22 +49,25 @@ def batches(out):
 
 def content(out):
     return content_digest(
-        read_compact(numbered(out / "full", numbers(out / "full")[-1]) / "compressed")
+        read_compact(nth_folder(out / "full", folder_numbers(out / "full")[-1]) / "compressed")
     )
 
 
 def ledger(out):
-    return Ledger.read(numbered(out / "state", numbers(out / "state")[-1]))
+    return Ledger.read(nth_folder(out / "state", folder_numbers(out / "state")[-1]))
 
 
 @pytest.mark.slow
 def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path, request):
-    """Killed after 2 and after 5 micro-batches (the learner is saved every 3), ended after 6: in the end as if undisturbed."""
+    """Killed after 2 and 5 micro-batches, stopped after 6: the result is that of one process.
+
+    The learner is saved every 3 micro-batches.
+    """
     config, landing = write_config(tmp_path), tmp_path / "landing"
     for number in range(FILES):
         land(landing, number)
     undisturbed = tmp_path / "undisturbed"
-    # A process too: how many threads TensorFlow has decides on the last bits, and this one's are running already.
+    # In a process as well: the number of TensorFlow's threads decides the last bits of results.
     assert start(config, landing, undisturbed, "--once").wait(400) == 0
     out, server_out = tmp_path / "out", tmp_path / "applied.jsonl"
     server = subprocess.Popen(
@@ -78,7 +81,7 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path, request):
         until(lambda after=killed_after: len(batches(out)) >= after, process)
         process.kill()
         process.wait()
-        assert ledger(out).batch == 3 if killed_after == 5 else not numbers(out / "state")
+        assert ledger(out).batch == 3 if killed_after == 5 else not folder_numbers(out / "state")
     process = start(config, landing, out, *slowly)
     until(lambda: len(batches(out)) >= 6, process)
     process.send_signal(signal.SIGTERM)
@@ -107,29 +110,29 @@ def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path, request):
 @pytest.mark.slow
 def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path, request):
     config, landing, out = write_config(tmp_path), tmp_path / "landing", tmp_path / "out"
-    published, told = tmp_path / "published", tmp_path / "applied.jsonl"
+    published, applied = tmp_path / "published", tmp_path / "applied.jsonl"
     for number in range(4):
         land(landing, number)
     follow_here(config, landing, out, "follow.full_every=2")
     (published / "full").mkdir(parents=True)
-    first, last = numbers(out / "full")
-    shutil.copytree(numbered(out / "full", first), numbered(published / "full", first))
+    first, last = folder_numbers(out / "full")
+    shutil.copytree(nth_folder(out / "full", first), nth_folder(published / "full", first))
     shutil.copytree(out / "deltas", published / "deltas")
-    damaged = numbers(out / "deltas")[0]
+    damaged = folder_numbers(out / "deltas")[0]
     assert damaged == first + 1
-    (numbered(published / "deltas", damaged) / "arrays.npz").write_bytes(b"")
+    (nth_folder(published / "deltas", damaged) / "arrays.npz").write_bytes(b"")
     server = subprocess.Popen(
-        [sys.executable, "compression/delta/delta_server.py", published, told, "0.02"],
+        [sys.executable, "compression/delta/delta_server.py", published, applied, "0.02"],
         cwd=REPOSITORY,
     )
     request.addfinalizer(server.kill)  # also when the test fails
-    until(told.exists, server)
+    until(applied.exists, server)
     time.sleep(0.5)
-    assert [json.loads(line)["number"] for line in told.read_text().splitlines()] == [first]
-    shutil.copytree(numbered(out / "full", last), published / "full" / ".copy")
-    (published / "full" / ".copy").rename(numbered(published / "full", last))
-    until(lambda: len(told.read_text().splitlines()) == 2, server)
-    assert json.loads(told.read_text().splitlines()[-1])["version"] == content(out)
+    assert [json.loads(line)["number"] for line in applied.read_text().splitlines()] == [first]
+    shutil.copytree(nth_folder(out / "full", last), published / "full" / ".copy")
+    (published / "full" / ".copy").rename(nth_folder(published / "full", last))
+    until(lambda: len(applied.read_text().splitlines()) == 2, server)
+    assert json.loads(applied.read_text().splitlines()[-1])["version"] == content(out)
     server.terminate()
     assert server.wait(200) == 0
 

@@ -1,4 +1,4 @@
-"""Files as they land: complete ones in order, rows by the same rules as ingest's, every row kept or quarantined."""
+"""Validation of files that arrive: rules as in ingest, each row kept or quarantined."""
 
 import gzip
 import json
@@ -11,10 +11,11 @@ import pytest
 from landing_days import DOCUMENT, START_MS, rows_of
 
 from features.errors import InputError
+from features.ingest_rules import IngestMode, ingest_rules
 from features.partition import parse_partition
 from features.schema import Schema
-from pipelines.follow.raw_files import landed, read_file
-from pipelines.follow.records import Judge, in_order_of_time
+from pipelines.follow.raw_rows import complete_files, read_file
+from pipelines.follow.records import RecordValidator, in_order_of_time
 from spark_jobs.settings import Source
 
 SCHEMA = Schema.model_validate(DOCUMENT["features"])
@@ -33,8 +34,8 @@ def csv_file(folder, *rows, name="part.csv"):
     return path
 
 
-def reasons(judged):
-    return sorted(reason for reason, _ in judged.quarantined)
+def reasons(validated):
+    return sorted(reason for reason, _ in validated.quarantined)
 
 
 def test_complete_files_are_there_by_name(tmp_path):
@@ -51,10 +52,15 @@ def test_complete_files_are_there_by_name(tmp_path):
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert list(landed(tmp_path)) == ["a.parquet", "b.csv", "dt=1/hm=1300/part.csv", "e.csv.gz"]
-    assert landed(tmp_path)["b.csv"] == tmp_path / "b.csv"
+    assert list(complete_files(tmp_path)) == [
+        "a.parquet",
+        "b.csv",
+        "dt=1/hm=1300/part.csv",
+        "e.csv.gz",
+    ]
+    assert complete_files(tmp_path)["b.csv"] == tmp_path / "b.csv"
     with pytest.raises(InputError, match="no folder"):
-        landed(tmp_path / "away")
+        complete_files(tmp_path / "away")
 
 
 def test_every_row_is_kept_or_quarantined_with_the_first_reason_that_applies(tmp_path):
@@ -71,8 +77,8 @@ def test_every_row_is_kept_or_quarantined_with_the_first_reason_that_applies(tmp
         "1,2,3",
         "1,2,3,4,5,6,7",
     )
-    judged = Judge(CSV, SCHEMA).judge(path)
-    assert reasons(judged) == [
+    validated = RecordValidator(CSV, SCHEMA).validate(path)
+    assert reasons(validated) == [
         "duplicate",
         "item",
         "label",
@@ -82,19 +88,19 @@ def test_every_row_is_kept_or_quarantined_with_the_first_reason_that_applies(tmp
         "timestamp",
         "user",
     ]
-    assert judged.rows_in == 10
-    assert judged.kept["user"].to_pylist() == ["u", "v"]
-    assert judged.kept["label"].to_pylist() == [1, 0]
-    assert judged.kept["tags"].to_pylist() == [["x", "y"]] * 2
-    timestamp = next(record for reason, record in judged.quarantined if reason == "timestamp")
+    assert validated.rows_in == 10
+    assert validated.kept["user"].to_pylist() == ["u", "v"]
+    assert validated.kept["label"].to_pylist() == [1, 0]
+    assert validated.kept["tags"].to_pylist() == [["x", "y"]] * 2
+    timestamp = next(record for reason, record in validated.quarantined if reason == "timestamp")
     assert json.loads(timestamp) == {**GOOD, "time": "yesterday", "click": "maybe"}
 
 
 def test_repeats_stay_where_the_log_is_not_deduplicated_and_are_records_of_their_own(tmp_path):
-    judged = Judge(CSV.model_copy(update={"deduplicate": False}), SCHEMA).judge(
+    validated = RecordValidator(CSV.model_copy(update={"deduplicate": False}), SCHEMA).validate(
         csv_file(tmp_path, {}, {}, {})
     )
-    assert judged.kept.num_rows == len(set(judged.kept["record_id"].to_pylist())) == 3
+    assert validated.kept.num_rows == len(set(validated.kept["record_id"].to_pylist())) == 3
 
 
 def test_a_file_that_cannot_be_read_and_one_without_a_column_are_quarantined_whole(tmp_path):
@@ -103,18 +109,22 @@ def test_a_file_that_cannot_be_read_and_one_without_a_column_are_quarantined_who
     (tmp_path / "empty.csv").write_bytes(b"")
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(b"time,ad\n1,2\n")[:-9])
     rows_of(0, 7).drop(columns=["price"]).to_csv(tmp_path / "narrow.csv", index=False)
-    judge = Judge(CSV, SCHEMA)
+    validator = RecordValidator(CSV, SCHEMA)
     for name in ("cut.parquet", "bytes.csv", "empty.csv", "cut.csv.gz"):
-        judged = judge.judge(tmp_path / name)
-        assert (reasons(judged), judged.rows_in, judged.kept.num_rows) == (["unreadable"], 1, 0)
-    assert reasons(judge.judge(tmp_path / "narrow.csv")) == ["columns ['price']"] * 7
+        validated = validator.validate(tmp_path / name)
+        assert (reasons(validated), validated.rows_in, validated.kept.num_rows) == (
+            ["unreadable"],
+            1,
+            0,
+        )
+    assert reasons(validator.validate(tmp_path / "narrow.csv")) == ["columns ['price']"] * 7
 
 
 def test_a_file_of_no_rows_is_taken_too(tmp_path):
-    judged = Judge(CSV, SCHEMA).judge(csv_file(tmp_path))
-    assert (judged.rows_in, judged.kept.num_rows) == (0, 0)
-    other = Judge(CSV, SCHEMA).judge(csv_file(tmp_path, {}, name="b.csv"))
-    assert in_order_of_time([judged.kept, other.kept]).num_rows == 1
+    validated = RecordValidator(CSV, SCHEMA).validate(csv_file(tmp_path))
+    assert (validated.rows_in, validated.kept.num_rows) == (0, 0)
+    other = RecordValidator(CSV, SCHEMA).validate(csv_file(tmp_path, {}, name="b.csv"))
+    assert in_order_of_time([validated.kept, other.kept]).num_rows == 1
 
 
 def test_a_label_from_a_threshold_and_a_weight(tmp_path):
@@ -131,15 +141,15 @@ def test_a_label_from_a_threshold_and_a_weight(tmp_path):
     schema = schema.model_copy(
         update={"fields": tuple(f for f in schema.fields if f.name != "price")}
     )
-    judged = Judge(CSV, schema, "click").judge(path)
-    assert judged.kept["label"].to_pylist() == [1, 0]
-    assert reasons(judged) == ["label", "weight"]
+    validated = RecordValidator(CSV, schema, "click").validate(path)
+    assert validated.kept["label"].to_pylist() == [1, 0]
+    assert reasons(validated) == ["label", "weight"]
 
 
 def test_clicks_without_the_other_impressions_cannot_be_followed():
     source = Source.model_validate({**DOCUMENT["source"], "negatives": {"session": "user_id"}})
     with pytest.raises(InputError, match="negatives"):
-        Judge(source, SCHEMA)
+        RecordValidator(source, SCHEMA)
 
 
 def test_side_tables_are_joined_and_read_once(tmp_path):
@@ -155,15 +165,15 @@ def test_side_tables_are_joined_and_read_once(tmp_path):
             ).side_tables
         }
     )
-    judge = Judge(source, SCHEMA)
+    validator = RecordValidator(source, SCHEMA)
     side.unlink()
-    assert judge.judge(tmp_path / "part.csv").kept["price"].to_pylist() == ["9.5", "", "9.5"]
+    assert validator.validate(tmp_path / "part.csv").kept["price"].to_pylist() == ["9.5", "", "9.5"]
 
 
 @pytest.mark.spark
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_what_is_kept_is_what_ingest_keeps(kind, spark, tmp_path):
-    """An awkward day through Spark's ingest and through the judge: the same rows, values and reasons."""
+    """Spark's ingest and the validator give the same rows, values and reasons."""
     from spark_jobs.ingest import ingest
 
     rows = rows_of(0, 60, user_id=(["007", "7.0", "True", "nan", "Müller", " 7"] * 10))
@@ -185,7 +195,7 @@ def test_what_is_kept_is_what_ingest_keeps(kind, spark, tmp_path):
     )
     (tmp_path / "out").mkdir()
     report = ingest(spark, source, SCHEMA, parse_partition("2026-01-01"), tmp_path / "out")
-    ours = Judge(source, SCHEMA).judge(tmp_path / f"part.{kind}")
+    ours = RecordValidator(source, SCHEMA).validate(tmp_path / f"part.{kind}")
     theirs = pq.read_table(tmp_path / "out" / "impressions")
     assert ours.kept.num_rows == theirs.num_rows == report.rows_kept
     names = [name for name in theirs.column_names if name != "record_id"]
@@ -194,14 +204,15 @@ def test_what_is_kept_is_what_ingest_keeps(kind, spark, tmp_path):
         ours.kept.select(names).sort_by(by_time).to_pylist()
         == theirs.select(names).sort_by(by_time).to_pylist()
     )
+    assert list(report.reasons) == [rule.reason for rule in ingest_rules(IngestMode.SPARK)]
     counted = {reason: count for reason, count in report.reasons.items() if count}
     assert {reason: reasons(ours).count(reason) for reason in set(reasons(ours))} == counted
 
 
 def test_rows_of_several_files_lie_in_the_order_of_time(tmp_path):
-    judge = Judge(CSV, SCHEMA)
-    first = judge.judge(csv_file(tmp_path, {"time": START_MS + 5}, {"time": START_MS + 1}))
-    second = judge.judge(csv_file(tmp_path, {"time": START_MS + 3}, name="b.csv"))
+    validator = RecordValidator(CSV, SCHEMA)
+    first = validator.validate(csv_file(tmp_path, {"time": START_MS + 5}, {"time": START_MS + 1}))
+    second = validator.validate(csv_file(tmp_path, {"time": START_MS + 3}, name="b.csv"))
     stamps = in_order_of_time([first.kept, second.kept])["timestamp_ms"].to_pylist()
     assert stamps == [START_MS + 1, START_MS + 3, START_MS + 5]
 
@@ -212,7 +223,9 @@ def test_null_values_and_renamed_columns_are_those_of_the_source(tmp_path):
     )
     table = pa.table({**{k: [v] for k, v in GOOD.items() if k != "user_id"}, "who": [7.0]})
     pq.write_table(table, tmp_path / "part.parquet")
-    assert Judge(source, SCHEMA).judge(tmp_path / "part.parquet").kept["user"].to_pylist() == ["7"]
+    assert RecordValidator(source, SCHEMA).validate(tmp_path / "part.parquet").kept[
+        "user"
+    ].to_pylist() == ["7"]
     rows = read_file(csv_file(tmp_path, {"price": "\\N"}), source).rows
     assert isinstance(rows, pd.DataFrame)
     assert rows["price"].tolist() == [""]

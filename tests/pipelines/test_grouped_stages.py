@@ -17,11 +17,10 @@ from pipelines.stages.stage import Context, execute
 from pipelines.stages.train import Train
 from pipelines.store.artifacts import Store
 from training.data.examples import read_examples
-from training.data.field_groups import groups_of
-from training.data.layout import Layout
+from training.data.layout import FieldLayout, groups_of
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import read_checkpoint
-from training.models.cross_files import write_encodings
+from training.models.encoding_inputs import write_encodings
 from validation.model.requests import read_requests
 
 pytestmark = pytest.mark.slow
@@ -135,7 +134,7 @@ def run(stage, config, store, day, overrides=(), report=print):
 
 @pytest.fixture(scope="module")
 def trained(ingested):
-    """Checkpoints of the first two days, the second one compressed and exported, and what training said."""
+    """Checkpoints of two days, the second one compressed and exported; reports of training."""
     said = []
     checkpoints = [run(Train(), *ingested, day, report=said.append) for day in DAYS[:2]]
     return checkpoints, run(Compress(), *ingested, DAYS[1]), run(Export(), *ingested, DAYS[1]), said
@@ -302,15 +301,17 @@ CONCAT = {"rows": 32, "combine": "concat"}
 REFUSED = {
     "own rows without a threshold": (
         {"training": {"admission": {"min_counts": {"ad": 3}}}},
-        r"'viewer' has multi_hash\.own_rows.*set training\.admission\.min_counts\.viewer to 2 or more",
+        r"'viewer' has multi_hash\.own_rows.*"
+        r"set training\.admission\.min_counts\.viewer to 2 or more",
     ),
     "concat in no group": (
         {"model": {"dim": 3, "groups": GROUPS[1:]}},
-        r"'ad' has multi_hash\.combine: concat.*\{name: ad_rows, fields: \[ad\], dim: 4\} to model\.groups",
+        r"'ad' has multi_hash\.combine: concat.*"
+        r"\{name: ad_rows, fields: \[ad\], dim: 4\} to model\.groups",
     ),
     "concat in a mixed group": (
         {"model": {"groups": [{"name": "all", "fields": ["ad", "page"], "dim": 4}]}},
-        r"group 'all' has field 'ad'.*beside \['page'\]",
+        r"group 'all' has field 'ad'.*together with \['page'\]",
     ),
     "concat of an odd width": (
         {"model": {"groups": [{"name": "ads", "fields": ["ad"], "dim": 5}]}},
@@ -346,7 +347,7 @@ def test_what_cannot_be_is_refused_when_the_configuration_is_read(case, tmp_path
 
 def test_the_document_has_the_groups_it_means(ingested):
     config = load_config(ingested[0])
-    groups = groups_of(Layout.of(config.features), config.model)
+    groups = groups_of(FieldLayout.of(config.features), config.model)
     assert [(g.name, g.dim, g.row_dim, g.chunks) for g in groups] == [
         ("", 3, 3, 1),
         ("ads", 4, 2, 2),

@@ -1,4 +1,4 @@
-"""Hours beside days in one workspace: folders, what comes before what, windows, gates, the command line."""
+"""Hours and days in one workspace: folders, order, windows, gates, the command line."""
 
 import json
 from dataclasses import replace
@@ -12,14 +12,15 @@ from pipelines.stages.cross_graph import CrossGraph
 from pipelines.stages.feature_statistics import FeatureStatistics
 from pipelines.stages.monitor import Monitor
 from pipelines.stages.promote import Promote
-from pipelines.stages.report import ARTIFACTS, days_with_artifacts
+from pipelines.stages.registry import artifacts
+from pipelines.stages.report import days_with_artifacts
 from pipelines.stages.stage import execute
 from pipelines.stages.train import Train, begins_day, gap_days
 from pipelines.stages.validate_data import ValidateData
 from pipelines.store.artifacts import Store
 from pipelines.store.cleaning import clean
 from pipelines.store.lineage import ancestry, champion
-from pipelines.tracking.journal import Event, Journal
+from pipelines.tracking.journal import Event, TrackingJournal
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.sync import RUN_KEY, Tracker
 
@@ -221,7 +222,7 @@ def test_the_champion_moves_forward_in_time_over_days_and_hours(mlflow_here, tmp
 
 
 def test_an_hour_s_events_lie_in_its_folder_and_wait_in_order(tmp_path):
-    journal = Journal(tmp_path)
+    journal = TrackingJournal(tmp_path)
     for ended, day in ((2, "2026-01-01T07"), (1, "2026-01-01"), (3, "2026-01-02")):
         journal.append(Event("p", day, "train", "aa", "FINISHED", 0, ended))
     paths, events = zip(*journal.pending(), strict=True)
@@ -250,10 +251,10 @@ def test_run_goes_over_midnight_by_the_hour_and_status_and_report_know_hours(
     for hour in (Hour(DAYS[2], 23), Hour(DAYS[3], 0)):
         assert all(
             (store.workspace / artifact / folder_of(hour) / "CURRENT").is_file()
-            for artifact in ARTIFACTS
+            for artifact in artifacts()
         )
     assert (
-        "every hour is committed"
+        "every hour is already committed"
         in here("run", "--config", config, "--from", "2026-01-04T00", "--to", "2026-01-04T00")[1]
     )
     assert "01-03T23" in here("status")[1]

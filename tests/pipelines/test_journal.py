@@ -5,7 +5,7 @@ from datetime import date
 import pytest
 
 from features.errors import RetryableError
-from pipelines.tracking.journal import Event, Journal
+from pipelines.tracking.journal import Event, TrackingJournal
 from pipelines.tracking.sync import RUN_KEY, Tracker
 
 
@@ -34,7 +34,7 @@ def runs(tracker):
 
 
 def test_events_wait_in_order_until_marked(tmp_path):
-    journal = Journal(tmp_path)
+    journal = TrackingJournal(tmp_path)
     journal.append(event("train", ended_ms=1_700_000_009_000))
     journal.append(event("ingest", ended_ms=1_700_000_001_000, artifacts=("a", "b")))
     paths, events = zip(*journal.pending(), strict=True)
@@ -45,7 +45,7 @@ def test_events_wait_in_order_until_marked(tmp_path):
 
 
 def test_the_run_id_of_a_day_is_remembered(tmp_path):
-    journal = Journal(tmp_path)
+    journal = TrackingJournal(tmp_path)
     assert journal.run_id(date(2024, 1, 2)) is None
     journal.remember_run("2024-01-02", "abc")
     assert journal.run_id(date(2024, 1, 2)) == "abc"
@@ -54,7 +54,7 @@ def test_the_run_id_of_a_day_is_remembered(tmp_path):
 @pytest.mark.slow
 def test_a_day_becomes_one_parent_with_a_child_per_stage(tracker, tmp_path):
     (tmp_path / "verdict.json").write_text("{}")
-    journal = Journal(tmp_path)
+    journal = TrackingJournal(tmp_path)
     journal.append(event("train", metrics={"auc": 0.7}, params={"model.dim": "16"}))
     journal.append(
         event(
@@ -79,7 +79,7 @@ def test_a_day_becomes_one_parent_with_a_child_per_stage(tracker, tmp_path):
 
 @pytest.mark.slow
 def test_sending_twice_makes_no_second_run_and_no_second_point(tracker, tmp_path):
-    journal = Journal(tmp_path)
+    journal = TrackingJournal(tmp_path)
     path = journal.append(event(metrics={"auc": 0.7}))
     tracker.sync()
     sent = path.with_name(path.name.replace(".pending.", ".sent."))
@@ -94,7 +94,7 @@ def test_sending_twice_makes_no_second_run_and_no_second_point(tracker, tmp_path
 def test_a_server_that_is_away_keeps_the_events_and_says_how_to_send_them(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    journal = Journal(tmp_path)
+    journal = TrackingJournal(tmp_path)
     journal.append(event())
     with pytest.raises(RetryableError, match="elastic-ctr sync"):
         Tracker(tmp_path, "tests").sync()

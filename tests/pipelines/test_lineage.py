@@ -6,7 +6,7 @@ import pytest
 
 from pipelines.store.artifacts import Store
 from pipelines.store.cleaning import clean
-from pipelines.store.lineage import ancestry, champion, champion_before, promoted, sound_checkpoint
+from pipelines.store.lineage import ancestry, champion, champion_before, input_of, sound_checkpoint
 
 DAYS = [date(2024, 1, d) for d in range(1, 6)]
 
@@ -54,7 +54,7 @@ def test_the_champion_is_the_latest_that_was_promoted(store):
     assert champion(store).day == DAYS[1]
     assert champion_before(store, DAYS[1]).day == DAYS[0]
     assert champion_before(store, DAYS[0]) is None
-    assert promoted(store, champion(store), "export").day == DAYS[1]
+    assert input_of(store, champion(store), "export").day == DAYS[1]
 
 
 def test_ancestry_goes_to_the_root_and_marks_what_is_gone(store):

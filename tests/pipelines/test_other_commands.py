@@ -1,4 +1,4 @@
-"""The commands beside the chain: what they print is read by people and programs, what they refuse stays untouched."""
+"""Commands other than stages: what they print, and what they leave unchanged on errors."""
 
 import json
 from datetime import date
@@ -11,9 +11,9 @@ import yaml
 from tiny_days import DAYS, DOCUMENT, publish, write_config
 
 from pipelines.config import Config
-from pipelines.stages.report import ARTIFACTS
+from pipelines.stages.registry import artifacts
 from pipelines.store.artifacts import Store
-from pipelines.tracking.journal import Event, Journal
+from pipelines.tracking.journal import Event, TrackingJournal
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -48,7 +48,9 @@ def test_status_names_days_champion_and_waiting_events(here, store):
     export = publish(store, "export", DAYS[0])
     publish(store, "promotion", DAYS[0], inputs=[export], promoted=True, model_version="3")
     publish(store, "export", DAYS[1])
-    Journal(store.workspace).append(Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2))
+    TrackingJournal(store.workspace).append(
+        Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2)
+    )
     code, out, _ = here("status")
     cells = [
         [cell.strip() for cell in line.split("│")[1:-1]]
@@ -90,7 +92,7 @@ def test_lineage_of_nothing_names_the_artifacts_there_are(here, artifact):
     code, _, err = here("lineage", "--artifact", artifact, "--date", "2026-01-01")
     assert code == 2
     assert f"no {artifact} of 2026-01-01" in err
-    assert ", ".join(ARTIFACTS) in err
+    assert ", ".join(artifacts()) in err
 
 
 def test_the_schema_is_a_json_schema(shell):
@@ -212,18 +214,22 @@ def test_sync_says_how_much_was_sent_and_exits_75_while_mlflow_is_away(
 ):
     config = write_config(tmp_path)
     assert "sent 0 events" in here("sync", "--config", config)[1]
-    Journal(store.workspace).append(Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2))
+    TrackingJournal(store.workspace).append(
+        Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2)
+    )
     code, _, err = here("sync", "--config", config)
     assert (code, err.startswith("error: MLflow at")) == (75, True)
 
 
 @pytest.mark.slow
 def test_sync_sends_what_waited(here, tmp_path, mlflow_here):
-    Journal(mlflow_here).append(Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2))
+    TrackingJournal(mlflow_here).append(
+        Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2)
+    )
     code, out, _ = here("sync", "--config", write_config(tmp_path))
     assert code == 0
     assert "sent 1 events" in out
-    assert list(Journal(mlflow_here).pending()) == []
+    assert list(TrackingJournal(mlflow_here).pending()) == []
 
 
 def test_looking_at_a_workspace_that_is_not_there_makes_none(here, tmp_path):

@@ -1,4 +1,4 @@
-"""Rows become what the served model reads: raw strings as ingest saw them, side tables joined, order kept."""
+"""Raw rows become the strings that the served model reads, as ingest saw them."""
 
 from datetime import datetime
 
@@ -11,18 +11,24 @@ from tiny_days import DAYS, DOCUMENT, make_context, publish
 
 from features.errors import InputError
 from pipelines.cli.predict import predict_file
-from pipelines.follow.raw_rows import as_logged, join, raw, read_rows, side_columns
+from pipelines.follow.raw_rows import (
+    join_side_tables,
+    normalize,
+    raw_strings,
+    read_rows,
+    read_side_table,
+)
 from spark_jobs.settings import SideTable, Source
 
 
 def test_single_values_are_written_as_the_log_has_them_and_nulls_are_empty():
     column = pd.Series(["007", None, float("nan"), pd.NA, 3, 2.5, True, ""], dtype=object)
-    assert raw(column, None).tolist() == ["007", "", "", "", "3", "2.5", "True", ""]
+    assert raw_strings(column, None).tolist() == ["007", "", "", "", "3", "2.5", "True", ""]
 
 
 def test_lists_are_padded_to_the_longest():
     column = pd.Series(["a|b|c", "", "a", None, "|a||b|"], dtype=object)
-    assert raw(column, "|").tolist() == [
+    assert raw_strings(column, "|").tolist() == [
         ["a", "b", "c"],
         ["", "", ""],
         ["a", "", ""],
@@ -33,12 +39,12 @@ def test_lists_are_padded_to_the_longest():
 
 def test_lists_of_parquet_need_no_separator():
     column = pd.Series([np.array(["x,y", "z"], dtype=object), [], ["w"], (1, 2)], dtype=object)
-    assert raw(column, ",").tolist() == [["x,y", "z"], ["", ""], ["w", ""], ["1", "2"]]
+    assert raw_strings(column, ",").tolist() == [["x,y", "z"], ["", ""], ["w", ""], ["1", "2"]]
 
 
 def test_a_null_in_a_list_is_no_value():
     column = pd.Series([["a", None, "b"], [None]], dtype=object)
-    assert raw(column, ",").tolist() == [["a", "b"], ["", ""]]
+    assert raw_strings(column, ",").tolist() == [["a", "b"], ["", ""]]
 
 
 @pytest.mark.parametrize(
@@ -46,19 +52,19 @@ def test_a_null_in_a_list_is_no_value():
     [(1e16, "10000000000000000"), (2.0**62, str(2**62)), (-0.0, "0"), (0.5, "0.5")],
 )
 def test_floats_are_spelled_as_in_ingest(number, text):
-    assert raw(pd.Series([number, None]), None).tolist() == [text, ""]
-    assert raw(pd.Series([[number], []], dtype=object), ",").tolist() == [[text], [""]]
+    assert raw_strings(pd.Series([number, None]), None).tolist() == [text, ""]
+    assert raw_strings(pd.Series([[number], []], dtype=object), ",").tolist() == [[text], [""]]
 
 
 @pytest.mark.parametrize(("column", "shape"), [([], (0,)), (["", None], (2, 1))])
 def test_even_without_a_value_there_is_a_column(column, shape):
-    assert raw(pd.Series(column, dtype=object), "|").shape == shape
+    assert raw_strings(pd.Series(column, dtype=object), "|").shape == shape
 
 
 @pytest.mark.slow
 @given(st.lists(st.lists(st.text("ab", min_size=1), max_size=4), min_size=1, max_size=6))
 def test_padding_loses_no_value(lists):
-    padded = raw(pd.Series(["|".join(values) for values in lists], dtype=object), "|")
+    padded = raw_strings(pd.Series(["|".join(values) for values in lists], dtype=object), "|")
     assert padded.shape == (len(lists), max(1, *map(len, lists), 1))
     assert [[v for v in row if v] for row in padded.tolist()] == lists
 
@@ -69,7 +75,7 @@ def test_padding_loses_no_value(lists):
 def test_what_ingest_reads_as_null_is_null(kind, expected):
     source = Source(path="logs", format=kind, null_values=("-", "NULL"), rename={"advert": "ad"})
     rows = pd.DataFrame({"advert": ["-", "NULL", "n-"]})
-    assert raw(as_logged(rows, source)["ad"], None).tolist() == expected
+    assert raw_strings(normalize(rows, source)["ad"], None).tolist() == expected
     assert list(rows.columns) == ["advert"]
 
 
@@ -82,8 +88,12 @@ def test_numbers_beside_null_values_stay_numbers():
             "tag": ["-", "a"],
         }
     )
-    read = as_logged(rows, source)
-    assert [raw(read[name], None).tolist() for name in rows] == [["7", ""], ["0.5", ""], ["", "a"]]
+    read = normalize(rows, source)
+    assert [raw_strings(read[name], None).tolist() for name in rows] == [
+        ["7", ""],
+        ["0.5", ""],
+        ["", "a"],
+    ]
 
 
 @pytest.fixture
@@ -97,7 +107,7 @@ def side(tmp_path):
 
 
 def joined_with(rows, *tables):
-    return join(rows, [(table, side_columns(table)) for table in tables])
+    return join_side_tables(rows, [(table, read_side_table(table)) for table in tables])
 
 
 def joined(ids, table, **columns):
@@ -108,8 +118,8 @@ def test_a_join_keeps_rows_and_their_order_and_leaves_unknown_ids_null(side):
     table = joined(["3", "nobody", "7", "3"], side(), n=[0, 1, 2, 3])
     assert table["n"].tolist() == [0, 1, 2, 3]
     assert table["user"].tolist() == ["3", "nobody", "7", "3"]
-    assert raw(table["age"], None).tolist() == ["40", "", "30", "40"]
-    assert raw(table["city"], None).tolist() == ["", "", "Bonn", ""]
+    assert raw_strings(table["age"], None).tolist() == ["40", "", "30", "40"]
+    assert raw_strings(table["city"], None).tolist() == ["", "", "Bonn", ""]
     assert list(table.columns) == ["user", "n", "age", "city"]
 
 
@@ -126,7 +136,7 @@ def test_ids_with_leading_zeros_are_other_ids(side):
 
 def test_a_null_id_meets_nothing(side):
     table = joined([None, "3"], side("id,age\n,99\n,98\n3,40\n"))
-    assert raw(table["age"], None).tolist() == ["", "40"]
+    assert raw_strings(table["age"], None).tolist() == ["", "40"]
 
 
 def test_chosen_columns_come_under_their_prefix(side):
@@ -139,7 +149,7 @@ def test_tables_are_joined_one_after_another(side, tmp_path):
     (tmp_path / "cities.csv").write_text("city;country\nBonn;DE\n", encoding="utf-8")
     cities = SideTable(path=str(tmp_path / "cities.csv"), key="city", separator=";")
     table = joined_with(pd.DataFrame({"user": ["12", "7"]}), side(), cities)
-    assert raw(table["country"], None).tolist() == ["", "DE"]
+    assert raw_strings(table["country"], None).tolist() == ["", "DE"]
 
 
 def test_a_repeated_id_is_refused(side):
@@ -171,7 +181,7 @@ def test_another_separator(tmp_path):
 def test_integers_of_parquet_keep_every_digit_beside_a_null(tmp_path):
     path = tmp_path / "rows.parquet"
     pd.DataFrame({"ad": pd.array([2**53 + 1, None, 3], dtype="Int64")}).to_parquet(path)
-    assert raw(read_rows(path)["ad"], None).tolist() == ["9007199254740993", "", "3"]
+    assert raw_strings(read_rows(path)["ad"], None).tolist() == ["9007199254740993", "", "3"]
 
 
 def test_parquet_values_are_written_alike(tmp_path):
@@ -184,8 +194,8 @@ def test_parquet_values_are_written_alike(tmp_path):
     }
     pd.DataFrame(frame).to_parquet(path)
     rows = read_rows(path)
-    assert raw(rows["tags"], ",").tolist() == [["a", "b"], ["", ""]]
-    assert [raw(rows[name], None).tolist() for name in ("at", "price", "new")] == [
+    assert raw_strings(rows["tags"], ",").tolist() == [["a", "b"], ["", ""]]
+    assert [raw_strings(rows[name], None).tolist() for name in ("at", "price", "new")] == [
         ["2026-01-02 03:04:05", ""],
         ["1.5", ""],
         ["True", ""],

@@ -1,4 +1,4 @@
-"""Promotion: a blessed export becomes the champion, once, and only forward in date; nothing else moves an alias."""
+"""Promotion: a blessed export becomes the champion, once, and only forward in time."""
 
 import json
 import shutil
@@ -163,14 +163,14 @@ def test_while_mlflow_is_away_a_blessed_candidate_waits(mlflow_away, tmp_path):
 
 
 def test_while_mlflow_is_away_a_refused_candidate_is_decided_all_the_same(mlflow_away, tmp_path):
-    said = []
-    decision = promote(make_context(tmp_path, report=said.append), verdict="refused")
+    reports = []
+    decision = promote(make_context(tmp_path, report=reports.append), verdict="refused")
     assert decision.metrics["promoted"] is False
-    assert said == ["not promoted: refused by the model gate"]
+    assert reports == ["not promoted: refused by the model gate"]
 
 
 def test_deciding_an_earlier_day_again_keeps_its_decision(context, registry, tmp_path):
-    """A change of this stage's source decides old days anew; the history of champions must survive that."""
+    """A change of this stage's source decides old days again; the champions must not change."""
     first = promote(context, DAYS[0])
     promote(context, DAYS[1])
     shutil.rmtree(context.store.workspace / "promotion" / f"dt={DAYS[0]}")

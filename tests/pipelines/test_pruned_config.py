@@ -1,10 +1,10 @@
-"""A configuration without some fields: placeholders stay, names go everywhere, and the result loads."""
+"""A configuration without some fields: placeholders are kept, and the result loads."""
 
 import pytest
 import yaml
 
 from features.errors import InputError
-from pipelines.cli.pruned_config import prune_document, write_pruned
+from pipelines.cli.select_features import prune_document, write_pruned
 from pipelines.config import load_config
 
 TEXT = """

@@ -1,4 +1,4 @@
-"""A day's figures come from what its stages committed, and go out as JSON that every reader takes."""
+"""A day's figures come from what its stages committed, and are written as valid JSON."""
 
 import json
 import math
@@ -8,7 +8,7 @@ from tiny_days import DAYS, publish
 
 from pipelines.stages.report import day_report, days_with_artifacts, figures_of, report_json
 from pipelines.store.artifacts import Store
-from pipelines.tracking.journal import Journal
+from pipelines.tracking.journal import TrackingJournal
 
 PROMISED = [
     "date",
@@ -62,7 +62,7 @@ def publish_day(store, day=DAYS[0]):
 
 def test_every_figure_comes_from_its_artifact(store):
     publish_day(store)
-    Journal(store.workspace).remember_run("2026-01-01", "run7")
+    TrackingJournal(store.workspace).remember_run("2026-01-01", "run7")
     expected = {
         "date": "2026-01-01",
         "rows": 90,

@@ -1,4 +1,4 @@
-"""`search-compression` on a small workspace: what it writes can be merged and run, is journalled, and refusals are clear."""
+"""`search-compression` on a small workspace: plan, report, plot, event and errors."""
 
 import json
 from datetime import date
@@ -15,8 +15,8 @@ from pipelines.stages.compress import Compress
 from pipelines.stages.stage import Context, execute
 from pipelines.stages.train import Train
 from pipelines.store.artifacts import Store
-from pipelines.tracking.journal import Journal
-from training.models.cross_files import write_encodings
+from pipelines.tracking.journal import TrackingJournal
+from training.models.encoding_inputs import write_encodings
 
 pytestmark = pytest.mark.slow
 
@@ -141,7 +141,7 @@ def test_it_is_told_as_it_goes_and_journalled_for_mlflow(search, trained, tmp_pa
     assert "rows" in out
     events = [
         event
-        for _, event in Journal(trained[1].workspace).pending()
+        for _, event in TrackingJournal(trained[1].workspace).pending()
         if event.stage == "search-compression"
     ]
     newest = events[-1]

@@ -1,4 +1,4 @@
-"""`select-features` from a workspace to a pruned configuration, its report, its picture and its tracking event."""
+"""`select-features` on a small workspace: pruned configuration, report, plot and event."""
 
 import json
 from datetime import date
@@ -10,21 +10,19 @@ import pytest
 import yaml
 from matplotlib.image import imread
 
-from compression.selection.complexity import Complexity, Footprint
-from compression.selection.learning import Quality
-from compression.selection.ranking import Ranking
-from compression.selection.report import Selection
-from compression.selection.trial import Trial
+from compression.selection.footprint import Complexity, Footprint
+from compression.selection.ranking import FieldRanking, HeldOutQuality
+from compression.selection.report import FieldSelection, Trial
 from features.schema import Schema
 from pipelines.cli.select_plot import plot_selection
 from pipelines.config import load_config
 from pipelines.store.artifacts import Store
-from pipelines.tracking.journal import Journal
+from pipelines.tracking.journal import TrackingJournal
 from training.data.examples import batches, read_examples
 from training.data.inputs import Featurizer
 from training.fit.checkpoints import Description, write_description
-from training.fit.learners import Learners, Recipe
-from training.models.cross_files import write_encodings
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.models.encoding_inputs import write_encodings
 
 pytestmark = pytest.mark.slow
 
@@ -81,13 +79,13 @@ def write_day(out, seed):
 
 
 def write_checkpoint(out, partition, config):
-    recipe = Recipe(SCHEMA, config.model, config.training, ())
+    recipe = LearnerConfig(SCHEMA, config.model, config.training, ())
     learners, inputs = (
-        Learners.fresh(recipe),
+        ModelAndBaseline.new(recipe),
         Featurizer(SCHEMA, (), {}, {}).inputs(read_examples(partition, SCHEMA)),
     )
     for rows in batches(len(inputs), 32, 1024, (0,)):
-        learners.learn(learners.prepare(inputs.take(rows)))
+        learners.train_step(learners.prepare(inputs.take(rows)))
     learners.save(out)
     write_description(
         out, Description(SCHEMA, config.model, config.training, {}, (), learners.model.table.step)
@@ -116,7 +114,7 @@ def planted(tmp_path_factory):
 
 @pytest.fixture
 def select(here, planted, mlflow_away, tmp_path):
-    """Run the command on the planted workspace; returns exit code, standard output and standard error."""
+    """Run the command on the workspace; returns exit code, standard output and error."""
     config, store = planted
 
     def run(*arguments, first="2026-01-02", last="2026-01-03"):
@@ -148,7 +146,7 @@ def test_it_is_journalled_for_mlflow(select, planted, tmp_path):
     assert select("--keep", "3")[0] == 0
     events = [
         event
-        for _, event in Journal(planted[1].workspace).pending()
+        for _, event in TrackingJournal(planted[1].workspace).pending()
         if event.stage == "select-features"
     ]
     newest = events[-1]
@@ -215,11 +213,11 @@ def selection(kept, importance=(0.9, 0.1), auc=(0.8, 0.79)):
         {},
         {},
     )
-    full, pruned = (Trial(Quality(a, 0.5), Quality(a, 0.5)) for a in auc)
-    ranking = Ranking(
+    full, pruned = (Trial(HeldOutQuality(a, 0.5), HeldOutQuality(a, 0.5)) for a in auc)
+    ranking = FieldRanking(
         dict(zip(names, importance, strict=True)), footprint, dict.fromkeys(names, 0.1)
     )
-    return Selection("fscd", ranking, frozenset(names[:kept]), full, pruned)
+    return FieldSelection("fscd", ranking, frozenset(names[:kept]), full, pruned)
 
 
 @pytest.mark.parametrize(

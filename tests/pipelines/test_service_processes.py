@@ -9,17 +9,30 @@ from pathlib import Path
 import pytest
 
 from features.errors import RetryableError
-from pipelines.services.processes import Process, free_ports, start, stop_all, tagged, wait_until
+from pipelines.services.processes import (
+    ServiceProcess,
+    free_ports,
+    start,
+    stop_all,
+    tagged,
+    wait_until,
+)
 
 SPREADING = """
 import subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", "import time; print('grandchild', flush=True); time.sleep(60)"], start_new_session=True)
+child = "import time; print('grandchild', flush=True); time.sleep(60)"
+subprocess.Popen([sys.executable, "-c", child], start_new_session=True)
 time.sleep(60)
 """
-STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print('ready', flush=True)
+time.sleep(60)
+"""
 
 
-def start_python(name: str, script: str, folder: Path) -> Process:
+def start_python(name: str, script: str, folder: Path) -> ServiceProcess:
     return start(name, [sys.executable, "-c", script], os.environ, folder, folder)
 
 
@@ -29,7 +42,7 @@ def folder(tmp_path):
     stop_all(tmp_path, 0.1)
 
 
-def says(process: Process, word: str) -> bool:
+def says(process: ServiceProcess, word: str) -> bool:
     return word in process.log_tail()
 
 
@@ -77,11 +90,11 @@ def test_stopping_leaves_other_folders_alone(folder, tmp_path_factory):
 
 
 def test_a_reused_process_id_is_not_taken_for_the_process():
-    assert not Process("one", os.getpid(), 1.0, "").alive()
+    assert not ServiceProcess("one", os.getpid(), 1.0, "").alive()
 
 
 def test_a_process_that_never_was_is_not_alive():
-    assert not Process("one", 2**22 - 1, 1.0, "").alive()
+    assert not ServiceProcess("one", 2**22 - 1, 1.0, "").alive()
 
 
 @pytest.mark.process

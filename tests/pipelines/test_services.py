@@ -18,7 +18,7 @@ from pipelines.services import control
 from pipelines.services.environment import (
     DATA_VARIABLE,
     QUIET,
-    Layout,
+    ServiceLayout,
     airflow_environment,
     mlflow_environment,
     spark_environment,
@@ -36,9 +36,9 @@ from pipelines.services.schedule import (
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def layout(folder: Path) -> Layout:
+def layout(folder: Path) -> ServiceLayout:
     airflow, mlflow = free_ports(2)
-    return Layout(folder, airflow, mlflow, "s" * 128)
+    return ServiceLayout(folder, airflow, mlflow, "s" * 128)
 
 
 def test_telemetry_is_off_everywhere(tmp_path):
@@ -180,14 +180,14 @@ def test_nothing_is_up_in_an_empty_folder(tmp_path):
     assert control.down(tmp_path) == 0
 
 
-def test_a_record_of_processes_that_are_gone_is_not_up(tmp_path):
-    gone = control.Services(
+def test_a_record_of_processes_that_ended_is_not_up(tmp_path):
+    ended = control.Services(
         str(tmp_path),
         "http://127.0.0.1:9",
         "http://127.0.0.1:9",
-        (control.Process("x", 1, 0.0, ""),),
+        (control.ServiceProcess("x", 1, 0.0, ""),),
     )
-    control.record(gone)
+    control.record(ended)
     assert control.status(tmp_path) is None
 
 
@@ -202,20 +202,18 @@ def test_status_of_what_is_not_up_has_exit_code_1(tmp_path):
 @pytest.mark.slow
 @pytest.mark.airflow
 def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_failed_one(tmp_path):
-    """One start of the real thing (about a minute): see each assertion's comment for what it is about."""
+    """One real start (about a minute); each assertion has a comment."""
     folder = tmp_path / "run"
     with control.running(folder, keep=False) as services:
         assert control.up(folder) == services  # the second `up` finds the first
         listening = _listening(folder)
         assert {ip for ip, _ in listening} == {"127.0.0.1"}
         urls = (services.airflow_url, services.mlflow_url, services.spark_url)
-        told = {
-            httpx.URL(url).port for url in urls if url
-        }  # no Spark of its own where SPARK_REMOTE names one
-        assert told <= {port for _, port in listening}
-        assert (
-            len(listening) <= len(told) + 2
-        )  # Spark's driver and its block manager have a port each
+        # Where SPARK_REMOTE names a Spark server, none was started.
+        known = {httpx.URL(url).port for url in urls if url}
+        assert known <= {port for _, port in listening}
+        # Spark's driver and its block manager have a port each.
+        assert len(listening) <= len(known) + 2
         api = services.api()
         api.set_pool("gpu", 1, "as it is already")
         wait_until(lambda: api.has_dag(DAG_ID), services.processes, 120, DAG_ID)

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from pipelines.store.source_digest import PACKAGES, ROOT, _imports, closure, source_digest
+from pipelines.store.source_digest import PACKAGES, ROOT, closure, imports_of, source_digest
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def test_the_statements_of_every_source_are_found():
     paths = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert len(paths) > 200
     for path in paths:
-        assert set(_imports(path)) == {
+        assert set(imports_of(path)) == {
             name for name in parsed(path) if name.split(".")[0] in PACKAGES
         }, path
 
@@ -77,7 +77,8 @@ def test_the_statements_of_every_source_are_found():
 def test_remarks_renamed_members_and_several_lines_are_read(tmp_path):
     path = tmp_path / "a.py"
     path.write_text(
-        "import os, training.a as a, features.b\nfrom training import (\n    c as d,  # why, and how\n    e,\n)\n"
+        "import os, training.a as a, features.b\n"
+        "from training import (\n    c as d,  # why, and how\n    e,\n)\n"
         "def f():\n    from pipelines.g import h, i  # late\n"
     )
     expected = [
@@ -90,4 +91,4 @@ def test_remarks_renamed_members_and_several_lines_are_read(tmp_path):
         "pipelines.g.h",
         "pipelines.g.i",
     ]
-    assert list(_imports(path)) == expected
+    assert list(imports_of(path)) == expected

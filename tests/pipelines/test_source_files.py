@@ -4,7 +4,7 @@ from datetime import date
 
 import pytest
 
-from pipelines.store.source_files import expand_braces, source_files
+from pipelines.stages.ingest import expand_braces, source_files
 from spark_jobs.settings import Source
 
 DAY = date(2024, 1, 2)

@@ -1,4 +1,4 @@
-"""`execute`: a stage's work is done once, and again only when something that it depends on has changed."""
+"""`execute`: a stage runs once, and again only when something it depends on has changed."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ LIMIT = 100
 
 @dataclass
 class Double(Stage):
-    """Doubles the day's number; a result over the limit is unsound; a number that is none fails after writing."""
+    """Doubles the day's number; a result over the limit is unsound; text fails after writing."""
 
     name = "double"
     artifact = "doubled"
@@ -40,7 +40,7 @@ class Double(Stage):
     def fingerprint(self, context):
         return self.source
 
-    def judge(self, version):
+    def check_result(self, version):
         if version.metrics["n"] > LIMIT:
             raise UnsoundError(f"{version.metrics['n']} is too much")
 
@@ -64,15 +64,15 @@ def configured(context, tmp_path, *overrides):
 
 def test_the_first_time_runs_and_publishes(context):
     stage = Double()
-    outcome = execute(stage, context)
-    assert (stage.runs, outcome.stage, outcome.reused, outcome.version.metrics["n"]) == (
+    result = execute(stage, context)
+    assert (stage.runs, result.stage, result.reused, result.version.metrics["n"]) == (
         1,
         "double",
         False,
         6,
     )
-    assert context.store.current("doubled", DAYS[0]) == outcome.version
-    outcome.version.verify()
+    assert context.store.current("doubled", DAYS[0]) == result.version
+    result.version.verify()
 
 
 def test_the_commit_says_what_the_result_was_made_of(context):
@@ -118,8 +118,8 @@ def test_a_changed_fingerprint_makes_a_new_version(context):
 def test_an_input_with_other_content_makes_a_new_version(context):
     execute(Double(), context)
     give(context, 4)
-    outcome = execute(Double(), context)
-    assert (outcome.reused, outcome.version.metrics["n"]) == (False, 8)
+    result = execute(Double(), context)
+    assert (result.reused, result.version.metrics["n"]) == (False, 8)
 
 
 def test_a_new_input_version_with_equal_content_makes_no_new_run(context):
@@ -127,8 +127,8 @@ def test_a_new_input_version_with_equal_content_makes_no_new_run(context):
     assert (
         give(context, 3, "made-again").hash == context.store.current("number", DAYS[0]).hash != "n3"
     )
-    outcome = execute(Double(), context)
-    assert (outcome.reused, outcome.version) == (True, first)
+    result = execute(Double(), context)
+    assert (result.reused, result.version) == (True, first)
 
 
 def test_days_do_not_share_versions(context):
@@ -182,9 +182,6 @@ TINY = """
     class Tiny(Stage):
         name, artifact, sections = "tiny", "tiny", ("features",)
 
-        def inputs(self, context):
-            return {}
-
         def run(self, context, inputs, out):
             (out / "word.txt").write_text(WORD)
             return {}
@@ -203,8 +200,8 @@ SCRIPT = """
     here = Path(sys.argv[1])
     assert Path(stage.__file__).is_relative_to(here), stage.__file__
     config = load_config(here / "tiny.yaml", (), here / "w")
-    outcome = stage.execute(Tiny(), stage.Context(config, date(2026, 1, 1), Store(here / "w")))
-    print(outcome.reused, (outcome.version.path / "word.txt").read_text())
+    result = stage.execute(Tiny(), stage.Context(config, date(2026, 1, 1), Store(here / "w")))
+    print(result.reused, (result.version.path / "word.txt").read_text())
 """
 
 

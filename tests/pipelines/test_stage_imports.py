@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipelines.stages.chain import STAGES
+from pipelines.stages.registry import STAGES
 
 pytestmark = pytest.mark.process
 
@@ -23,7 +23,8 @@ HEAVY = (
 
 RUNS = {
     ("ingest", "feature-statistics", "cross-counts"): (
-        "spark_jobs.ingest, spark_jobs.feature_statistics, spark_jobs.cross_counts, spark_jobs.session",
+        "spark_jobs.ingest, spark_jobs.feature_statistics, "
+        "spark_jobs.cross_counts, spark_jobs.session",
         {"pyspark"},
     ),
     ("cross-graph",): ("spark_jobs.cross_graph, spark_jobs.session", {"matplotlib", "pyspark"}),
@@ -37,12 +38,13 @@ RUNS = {
         {"matplotlib", "numba", "pandas", "scipy", "sklearn", "tensorflow"},
     ),
     ("compress", "promote", "monitor"): (
-        "compression.pruning, pipelines.tracking.registry, pipelines.tracking.sync, pipelines.stages.report",
+        "compression.pruning, pipelines.tracking.registry, "
+        "pipelines.tracking.sync, pipelines.stages.report",
         set(),
     ),
 }
-"""What stages import when they work, and the heavy libraries that may come with it. Great Expectations brings
-others along, Spark's client brings pandas; MLflow is loaded only where something is sent to it."""
+"""What stages import when they run, and the heavy libraries that this may load. Great Expectations
+loads others, Spark's client loads pandas; MLflow is loaded only where something is sent to it."""
 
 BRINGS = {
     "great_expectations": {"scipy", "sklearn", "pyspark", "matplotlib"},

@@ -11,9 +11,9 @@ from tiny_days import DAYS, DOCUMENT, EMPTY_DAY, make_context, publish, publish_
 
 from features.errors import InputError, NoDataError, UnsoundError
 from features.partition import days_between
-from pipelines.stages.chain import STAGES, make_stage, run_day, run_stage
-from pipelines.stages.report import ARTIFACTS
-from pipelines.tracking.journal import Journal
+from pipelines.stages.chain import run_day, run_stage
+from pipelines.stages.registry import STAGES, artifacts, make_stage
+from pipelines.tracking.journal import TrackingJournal
 from pipelines.tracking.sync import RUN_KEY, Tracker
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -25,7 +25,7 @@ def context(tmp_path):
 
 
 def events(context):
-    return [event for _, event in Journal(context.store.workspace).pending()]
+    return [event for _, event in TrackingJournal(context.store.workspace).pending()]
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -34,7 +34,7 @@ def test_every_command_has_its_stage(name):
 
 
 def test_the_stages_make_every_artifact_in_the_reports_order():
-    assert tuple(make_stage(name).artifact for name in STAGES) == ARTIFACTS
+    assert tuple(make_stage(name).artifact for name in STAGES) == artifacts()
 
 
 def test_each_stage_finds_what_it_reads_among_what_the_stages_before_it_made(context):
@@ -71,28 +71,25 @@ def test_in_another_order_a_stage_says_what_to_run_first(context):
 
 
 def test_the_documentation_describes_every_artifact():
-    described = (
-        (REPOSITORY / "docs" / "architecture.md")
-        .read_text(encoding="utf-8")
-        .split("## Artifacts")[1]
-        .split("## Tracking")[0]
-    )
+    described = (REPOSITORY / "docs" / "artifacts.md").read_text(encoding="utf-8")
     headings = [line for line in described.splitlines() if line.startswith("### ")]
-    for artifact in set(ARTIFACTS) - {"data_verdict"}:
+    for artifact in set(artifacts()) - {"data_verdict"}:
         assert any(f"`{artifact}`" in line for line in headings), artifact
 
 
-def test_the_readme_draws_the_stages_by_their_commands():
-    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    picture = text.split("## How a day flows")[1]
+def test_the_home_page_draws_the_stages_by_their_commands():
+    text = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    picture = text.split("## A day")[1]
     assert [name for name in STAGES if name not in picture] == []
 
 
 @pytest.mark.process
 def test_naming_every_stage_loads_neither_tensorflow_nor_spark_nor_mlflow():
     code = (
-        "import sys; from pipelines.stages.chain import STAGES, make_stage; [make_stage(n) for n in STAGES];"
-        "print(sorted({'tensorflow', 'pyspark', 'mlflow', 'great_expectations', 'airflow', 'pandas'} & set(sys.modules)))"
+        "import sys; from pipelines.stages.registry import STAGES, make_stage;"
+        "[make_stage(name) for name in STAGES];"
+        "heavy = {'tensorflow', 'pyspark', 'mlflow', 'great_expectations', 'airflow', 'pandas'};"
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -145,14 +142,14 @@ def test_files_of_a_stage_are_journalled_where_they_are(context):
 
 
 def test_a_failure_is_journalled_and_raised_and_waits_for_mlflow(tmp_path, mlflow_away):
-    said = []
-    context = make_context(tmp_path, report=said.append)
+    reports = []
+    context = make_context(tmp_path, report=reports.append)
     with pytest.raises(InputError, match="run `elastic-ctr train`"):
         run_stage("compress", context)
     (event,) = events(context)
     assert (event.stage, event.status, event.metrics) == ("compress", "FAILED", {})
     assert event.tags["error"].startswith("InputError: no checkpoint of 2026-01-01")
-    assert [line.split(":")[0] for line in said] == ["tracking delayed"]
+    assert [line.split(":")[0] for line in reports] == ["tracking delayed"]
 
 
 def test_a_verdict_that_stops_the_day_is_a_failure_too(context, mlflow_away):
@@ -174,7 +171,7 @@ def test_a_day_runs_in_order_and_the_day_stops_at_a_failure(context, tiny_chain,
     assert all(o.reused for o in run_day(context))
     with pytest.raises(NoDataError):
         list(run_day(replace(context, day=EMPTY_DAY)))
-    assert [context.store.current(a, EMPTY_DAY) for a in ARTIFACTS] == [None] * len(ARTIFACTS)
+    assert [context.store.current(a, EMPTY_DAY) for a in artifacts()] == [None] * len(artifacts())
 
 
 def test_a_part_of_a_day_can_be_run(context, tiny_chain):
@@ -192,7 +189,7 @@ def test_the_end_of_a_day_sends_its_events_to_mlflow(tmp_path, mlflow_here, tiny
     assert set(by_name) == {"2026-01-01", "ingest", "train", "monitor"}
     assert by_name["2026-01-01"].data.tags[RUN_KEY] == "tiny/2026-01-01"
     assert by_name["2026-01-01"].data.metrics["rows"] == 7
-    assert Journal(mlflow_here).run_id(DAYS[0]) == by_name["2026-01-01"].info.run_id
+    assert TrackingJournal(mlflow_here).run_id(DAYS[0]) == by_name["2026-01-01"].info.run_id
 
 
 def test_a_day_without_data_is_no_failure(tmp_path, tiny_chain):

@@ -1,4 +1,4 @@
-"""A configuration of ten lines, artifacts with made-up content, and a chain of stages that cost nothing."""
+"""A configuration of ten lines, artifacts with invented content, and trivial stages."""
 
 from datetime import date
 
@@ -47,7 +47,7 @@ def make_context(folder, day=DAYS[0], overrides=(), report=None, **sections):
 
 
 def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics):
-    """Publish a version with made-up content; `inputs` are recorded under their artifacts' names."""
+    """Publish a version with invented content; inputs are recorded by their artifacts' names."""
     version = version or f"{artifact}{_name(day)}"
     entries = {
         v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
@@ -101,12 +101,6 @@ class Step(Stage):
     name = "ingest"
     artifact = "impressions"
     sections = ("features", "model", "compression")
-    reads = ""
-
-    def inputs(self, context):
-        """The version that the link before made."""
-        found = context.store.current(self.reads, context.day) if self.reads else None
-        return {self.reads: found} if found else {}
 
     def run(self, context, inputs, out):
         """Write the names of what was read; the source of the chain holds nothing of one day."""

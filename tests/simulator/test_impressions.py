@@ -1,4 +1,4 @@
-"""Chunks: their bounds, their independence, the traffic of the day, what a record's columns come from."""
+"""Chunks: bounds, independence, the traffic of the day, the sources of columns."""
 
 from datetime import date
 
@@ -11,7 +11,7 @@ from simulator.impressions import (
     DAY_MS,
     LOG_SCHEMA,
     Chunk,
-    Stream,
+    LogStream,
     chunks,
     day_start_ms,
     impressions,
@@ -70,7 +70,7 @@ def test_traffic_is_least_at_midnight_and_most_at_noon(world):
 def test_ids_are_readable_and_late_ones_are_apart(world):
     own, late = (
         impressions(world, DAY, Chunk(1, 200, 3), stream)["impression_id"].to_pylist()
-        for stream in Stream
+        for stream in LogStream
     )
     assert own == [202602010000000200, 202602010000000201, 202602010000000202]
     assert late == [202602015000000200, 202602015000000201, 202602015000000202]

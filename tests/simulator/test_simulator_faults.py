@@ -123,7 +123,7 @@ def test_a_missing_label_column_counts_no_click(tmp_path):
 
 
 def test_a_missing_column_that_never_was_is_an_error(tmp_path):
-    with pytest.raises(InputError, match=r"missing_column names \['colour'\], the log has"):
+    with pytest.raises(InputError, match=r"missing_column names \['colour'\], but the log has"):
         simulate_day(asked(MissingColumn(column="colour", days=(DAY,))), DAY, tmp_path)
 
 

@@ -6,7 +6,7 @@ from simulator.hashing import mix, phases, salt, uniform
 
 
 def test_the_first_outputs_of_splitmix64_seeded_with_zero():
-    # Published reference sequence of SplitMix64 with seed 0: state advances by the golden-ratio constant.
+    # Published sequence of SplitMix64 with seed 0: the state grows by the golden ratio.
     golden = 0x9E3779B97F4A7C15
     outputs = [int(mix(np.array([n * golden & (2**64 - 1)], np.uint64), 0)[0]) for n in range(3)]
     assert outputs == [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]

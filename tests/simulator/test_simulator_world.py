@@ -1,4 +1,4 @@
-"""The simulated world: effects add up as stated, drift moves them, probabilities centre on the base rate."""
+"""The simulated world: effects add up, drift moves them, the mean is the base rate."""
 
 from datetime import date
 
@@ -8,7 +8,16 @@ import pytest
 from simulator.impressions import sigmoid
 from simulator.popularity import draw_users
 from simulator.settings import EffectSettings, ShiftedCtr, SimulatorSettings
-from simulator.world import COUNTRIES, DEVICES, POSITIONS, SLOTS, TAG_SETS, Context, Property, World
+from simulator.world import (
+    COUNTRIES,
+    DEVICES,
+    POSITIONS,
+    SLOTS,
+    TAG_SETS,
+    Property,
+    VisitContext,
+    World,
+)
 
 NONE = {name: 0.0 for name in EffectSettings.model_fields}
 
@@ -20,7 +29,7 @@ def world(**kwargs):
 def context(count, seed=0):
     rng = np.random.default_rng(seed)
     sizes = (len(SLOTS), len(DEVICES), POSITIONS, 24)
-    return Context(*(rng.integers(0, size, count) for size in sizes))
+    return VisitContext(*(rng.integers(0, size, count) for size in sizes))
 
 
 def logits(a_world, users, items, day_index=0):
@@ -105,7 +114,7 @@ def test_probabilities_of_extreme_log_odds_are_finite():
 
 
 def test_the_inner_product_drifts_as_a_whole():
-    """With users turning by x and items by 2x: corr(0, x) = (cos x + cos 3x) / 2, so no part of it stays."""
+    """Users turn by x and items by 2x: corr(0, x) = (cos x + cos 3x) / 2."""
     a_world, rng = world(effects=only(latent=1.0), drift_per_day=0.1), np.random.default_rng(8)
     users, items = rng.integers(0, 10**9, 50_000), rng.integers(0, 10**9, 50_000)
     today = logits(a_world, users, items, 0)

@@ -115,7 +115,7 @@ def test_no_record_gives_no_truth(table):
     ("name", "values", "message"),
     [
         ("slot", ["basement"], r"'slot' is none of \['feed_top'.* row 0"),
-        ("timestamp_ms", ["yesterday"], "'timestamp_ms' holds a value that is not an integer"),
+        ("timestamp_ms", ["yesterday"], "'timestamp_ms' has a value that is not an integer"),
         ("user_id", [None], r"'user_id' is null in row 0 \(1 such rows\)"),
         ("position", [7], "'position' is not from 1 to 6"),
     ],

@@ -1,4 +1,4 @@
-"""The world recomputed one id at a time with Python integers and floats, from the formulas in its docstrings."""
+"""The world, recomputed for one id at a time with Python numbers from its formulas."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_hours_peak_in_the_evening_and_early_positions_are_clicked_most(world):
 
 
 def test_tags_affinities_of_single_tags_add_up_to_those_of_sets(world):
-    """A set's effect is the sum of its tags' over the square root of their number; sets of one tag give the tags'."""
+    """A set's effect is the sum of its tags' effects over the square root of their number."""
     single = {
         tags[0]: world.effects.tags_category[i]
         for i, tags in enumerate(world.tag_sets)

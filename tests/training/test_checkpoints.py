@@ -19,8 +19,8 @@ from training.fit.checkpoints import (
     read_description,
     write_description,
 )
-from training.models.cross_files import write_encodings
 from training.models.ctr import CtrModel
+from training.models.encoding_inputs import write_encodings
 
 DESCRIPTION = Description(
     SCHEMA,

@@ -12,8 +12,8 @@ from features.errors import InputError
 from training.data.columns import (
     RECORD_COLUMNS,
     AbsentFields,
-    coded,
-    coded_list,
+    dictionary_column,
+    dictionary_list_column,
     distinct_pairs,
     read_impressions,
 )
@@ -28,18 +28,18 @@ def decoded(column):
 @given(st.lists(st.none() | TEXT, min_size=1, max_size=20))
 def test_a_column_decodes_to_itself_with_nulls_empty(values):
     table = pa.table({"x": pa.array(values, pa.string())})
-    assert decoded(coded(table, "x")) == [v or "" for v in values]
+    assert decoded(dictionary_column(table, "x")) == [v or "" for v in values]
 
 
 @given(st.lists(st.none() | TEXT, min_size=1, max_size=20))
 def test_each_distinct_value_is_there_once(values):
-    column = coded(pa.table({"x": pa.array(values, pa.string())}), "x")
+    column = dictionary_column(pa.table({"x": pa.array(values, pa.string())}), "x")
     assert len(set(column.values)) == len(column.values) == len({v or "" for v in values})
 
 
 @given(st.lists(st.none() | st.lists(st.none() | TEXT, max_size=4), min_size=1, max_size=12))
 def test_a_list_column_decodes_to_itself_with_nulls_empty(lists):
-    column = coded_list(pa.table({"x": pa.array(lists, pa.list_(pa.string()))}), "x")
+    column = dictionary_list_column(pa.table({"x": pa.array(lists, pa.list_(pa.string()))}), "x")
     elements = decoded(column.elements)
     got = [elements[a:b] for a, b in zip(column.offsets[:-1], column.offsets[1:], strict=True)]
     assert got == [[e or "" for e in (row or [])] for row in lists]
@@ -49,14 +49,14 @@ def test_chunks_and_slices_do_not_matter():
     chunked = pa.chunked_array(
         [pa.array([["a"], ["b", "c"]]), pa.array([None, ["d"]], pa.list_(pa.string()))]
     )
-    column = coded_list(pa.table({"x": chunked}).slice(1, 3), "x")
+    column = dictionary_list_column(pa.table({"x": chunked}).slice(1, 3), "x")
     assert column.offsets.tolist() == [0, 2, 2, 3]
     assert decoded(column.elements) == ["b", "c", "d"]
 
 
 def test_a_dictionary_column_is_taken_as_it_is():
     table = pa.table({"x": pa.array(["b", "a", "b"]).dictionary_encode()})
-    assert decoded(coded(table, "x")) == ["b", "a", "b"]
+    assert decoded(dictionary_column(table, "x")) == ["b", "a", "b"]
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 7)), max_size=30))

@@ -1,4 +1,4 @@
-"""Frozen encodings in training: what they add, and that yesterday's slice never sees a graph that knows its labels."""
+"""Frozen encodings in training: what they add, and that no graph knows a scored slice's labels."""
 
 from dataclasses import replace
 
@@ -15,8 +15,7 @@ from training.data.inputs import Featurizer
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import read_checkpoint
 from training.fit.trainer import TrainRequest, train_day
-from training.models.cross_files import write_encodings
-from training.models.cross_input import Encoding, sorted_nodes
+from training.models.encoding_inputs import Encoding, sorted_nodes, write_encodings
 
 pytestmark = pytest.mark.slow
 
@@ -97,7 +96,7 @@ def test_relations_that_are_not_declared_are_left_out(days, truth, tmp_path):
 
 
 def test_yesterdays_slice_and_score_use_yesterdays_encodings(days, truth, tmp_path):
-    """Today's graph holds the labels of yesterday's slice: with the day itself left unlearned, it must change nothing."""
+    """Today's graph holds the labels of yesterday's slice: it must change nothing there."""
     train_day(request(days[0], encodings=truth), tmp_path / "first")
     lone = request(days[1], previous_checkpoint=tmp_path / "first", previous_partition=days[0])
     write_impressions(

@@ -1,4 +1,4 @@
-"""Wide & Deep against a NumPy reference, its weights in and out, and what survives a change of the schema."""
+"""Wide & Deep against a NumPy reference, its weights, and their transfer to another schema."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,9 @@ import tensorflow as tf
 
 from features.errors import InputError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Timestamp
-from training.models.blocks import Blocks, carry_over
+from training.data.layout import FieldLayout, ModelSpec
 from training.models.ctr import DEEP, WIDE, CtrModel
+from training.models.weight_transfer import Blocks, carry_over
 from training.settings import ModelSettings
 
 SETTINGS = ModelSettings(dim=3, hidden=(5, 4))
@@ -173,3 +174,11 @@ def test_blocks_lie_one_after_the_other():
     blocks = Blocks.of([("a", 3), ("b", 0), ("c", 2)])
     assert blocks.ranges == (("a", 0, 3), ("b", 3, 0), ("c", 3, 2))
     assert blocks.size == 5
+
+
+def test_the_description_of_a_model_computes_its_layout_once():
+    model = CtrModel(SCHEMA, SETTINGS, RELATIONS)
+    assert model.spec == ModelSpec(SCHEMA, SETTINGS, tuple(RELATIONS))
+    assert model.spec.layout is model.layout
+    assert model.layout == FieldLayout.of(SCHEMA, RELATIONS)
+    assert tuple(model.groups) == model.spec.groups

@@ -1,4 +1,4 @@
-"""Reading a partition: keys, crosses, lists, numbers, batches and the held-out slice, against values made one by one."""
+"""Reading a partition: keys, crosses, lists, numbers, batches, the held-out slice."""
 
 import numpy as np
 import pyarrow as pa

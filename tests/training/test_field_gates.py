@@ -1,4 +1,4 @@
-"""Gates against float64 NumPy: the relaxation, what a draw does to the inputs, the penalty, and what scale cannot change."""
+"""Gates against float64 NumPy: relaxation, inputs, penalty, independence of the scale."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,10 @@ from training_data import MODEL, SCHEMA
 
 from features.errors import InputError
 from features.schema import Categorical, Relation, Schema, Timestamp
-from training.data.layout import Layout
-from training.models.blocks import carry_over
+from training.data.layout import FieldLayout
 from training.models.ctr import DEEP, WIDE, CtrModel
 from training.models.gates import LOGITS, Draw, GatedModel, GateRule, concrete, temperature, uses
+from training.models.weight_transfer import carry_over
 
 RELATIONS = (Relation(left="user_id", right="item_id"),)
 USES = ("user_id", "item_id", "age", "hour", "user_age", "tags", "price", "user_id__item_id")
@@ -63,7 +63,7 @@ def reference_factors(keep, rows, heat):
 
 
 def test_every_use_of_a_field_has_a_gate():
-    assert uses(Layout.of(SCHEMA, RELATIONS)) == USES
+    assert uses(FieldLayout.of(SCHEMA, RELATIONS)) == USES
     assert list(gated(GateRule()).keep()) == list(USES)
 
 
@@ -75,7 +75,7 @@ def test_fields_of_one_vocabulary_have_a_gate_each():
     schema = Schema(
         label="l", user="u", item="i", timestamp=Timestamp(column="t"), fields=tuple(fields)
     )
-    assert uses(Layout.of(schema)) == ("clicked", "shown")
+    assert uses(FieldLayout.of(schema)) == ("clicked", "shown")
 
 
 @pytest.mark.parametrize(("draw", "rows"), [(Draw.BATCH, 1), (Draw.EXAMPLE, ROWS)])

@@ -1,22 +1,21 @@
-"""Rows that a learner reads and never changes: those of their keys, zero where unknown; steps are counted."""
+"""Rows that training reads and never changes: zero where unknown; steps are counted."""
 
 import numpy as np
 from training_data import MODEL, SCHEMA, TRAINING
 
-from training.data.field_groups import groups_of
-from training.data.layout import Layout
+from training.data.layout import FieldLayout, groups_of
 from training.fit.checkpoints import Description, TrainedModel, TrainedRows
 from training.fit.frozen_rows import FrozenRows
-from training.fit.routing import Routing
+from training.fit.grouped_table import Routing
 from training.settings import GroupSettings
 
 
 def frozen():
     """Keys 10 and 20 in the table of all fields but user_id, whose own table has key 10."""
-    told = MODEL.model_copy(
+    settings = MODEL.model_copy(
         update={"groups": (GroupSettings(name="users", fields=("user_id",), dim=2),)}
     )
-    description = Description(SCHEMA, told, TRAINING, {}, (), 0)
+    description = Description(SCHEMA, settings, TRAINING, {}, (), 0)
     rest = {
         "wide": np.array([[1], [2]], np.float32),
         "deep": np.arange(8, dtype=np.float32).reshape(2, 4),
@@ -25,9 +24,9 @@ def frozen():
         np.array([10]),
         {"wide": np.array([[5]], np.float32), "deep": np.array([[6, 7]], np.float32)},
     )
-    layout = Layout.of(SCHEMA)
+    layout = FieldLayout.of(SCHEMA)
     trained = TrainedModel(description, {}, np.array([10, 20]), rest, {}, {"users": users})
-    return FrozenRows(trained, Routing.of(layout, groups_of(layout, told))), layout.keyed
+    return FrozenRows(trained, Routing.of(layout, groups_of(layout, settings))), layout.keyed
 
 
 def test_rows_are_those_of_their_group_and_stay():

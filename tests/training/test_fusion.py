@@ -5,10 +5,8 @@ import pytest
 from test_learner import learn, some_inputs
 from training_data import MODEL, SCHEMA, TRAINING
 
-from training.fit.learners import Learners, Recipe
-from training.models.build import build_model
-from training.models.ctr import CtrModel
-from training.models.fusion import FusionModel
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.models.ctr import CtrModel, FusionModel, build_model
 from training.settings import ModelSettings
 
 pytestmark = pytest.mark.slow
@@ -21,7 +19,7 @@ def settings(**changes):
 
 
 def fresh(model):
-    return Learners.fresh(Recipe(SCHEMA, model, TRAINING, ())).model
+    return ModelAndBaseline.new(LearnerConfig(SCHEMA, model, TRAINING, ())).model
 
 
 def logit(probability):
@@ -29,7 +27,7 @@ def logit(probability):
 
 
 def alone_as_in(learner, kind):
-    """One member by itself, from the weights and rows that it starts with in the fusion (rows differ by the slab's name)."""
+    """One member alone, from its weights and rows in the fusion (rows depend on slab names)."""
     alone = fresh(settings().model_copy(update={"members": (kind,)}))
     alone.model.members[kind].load(learner.model.members[kind].weights())
     return alone
@@ -40,7 +38,7 @@ def test_scores_are_the_mean_of_the_members_logits_each_learned_alone():
     members = [alone_as_in(fusion, kind) for kind in MEMBERS]
     for seed in (1, 2, 3):
         for learner in (fusion, *members):
-            learner.learn(learner.prepare(some_inputs(seed=seed)))
+            learner.train_step(learner.prepare(some_inputs(seed=seed)))
     inputs = some_inputs(seed=9)
     alone = np.mean(
         [logit(member.predict(inputs).astype(np.float64)) for member in members], axis=0
@@ -53,8 +51,8 @@ def test_scores_are_the_mean_of_the_members_logits_each_learned_alone():
 def test_its_loss_is_the_mean_of_the_members_losses():
     fusion = fresh(settings())
     members = [alone_as_in(fusion, kind) for kind in MEMBERS]
-    losses = [member.learn(member.prepare(some_inputs(seed=1))) for member in members]
-    assert fusion.learn(fusion.prepare(some_inputs(seed=1))) == pytest.approx(
+    losses = [member.train_step(member.prepare(some_inputs(seed=1))) for member in members]
+    assert fusion.train_step(fusion.prepare(some_inputs(seed=1))) == pytest.approx(
         np.mean(losses), rel=1e-6
     )
 
@@ -78,7 +76,7 @@ def test_one_kind_is_one_model():
 
 
 def test_the_click_rate_sets_every_members_bias():
-    learners = Learners.fresh(Recipe(SCHEMA, settings(), TRAINING, ()))
+    learners = ModelAndBaseline.new(LearnerConfig(SCHEMA, settings(), TRAINING, ()))
     learners.start_at_click_rate(np.array([1, 0, 0, 0], np.float32))
     assert [
         float(w)
@@ -88,7 +86,7 @@ def test_the_click_rate_sets_every_members_bias():
 
 
 def test_a_fusion_learns():
-    learners = Learners.fresh(Recipe(SCHEMA, settings(norm="batch"), TRAINING, ()))
+    learners = ModelAndBaseline.new(LearnerConfig(SCHEMA, settings(norm="batch"), TRAINING, ()))
     losses = learn(learners, *[1] * 8)
     assert losses[-1] < losses[0]
 

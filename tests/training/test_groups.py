@@ -1,4 +1,4 @@
-"""Groups of fields: tables and widths of their own, pooled or side by side, against NumPy and against no groups."""
+"""Groups of fields, pooled or concatenated, against NumPy and against no groups."""
 
 from itertools import pairwise
 
@@ -13,10 +13,10 @@ from training.data.inputs import Featurizer
 from training.data.scalers import Scaler
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import Description, write_description
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.fit.trainer import TrainRequest, train_day
-from training.models.build import build_model
-from training.models.cross_files import write_encodings
+from training.models.ctr import build_model
+from training.models.encoding_inputs import write_encodings
 from training.settings import GroupSettings, ModelSettings
 
 pytestmark = pytest.mark.slow
@@ -30,7 +30,7 @@ SCALERS = {"price": Scaler(0.5, 1.0)}
 
 
 def fresh(model):
-    return Learners.fresh(Recipe(SCHEMA, model, TRAINING, ()))
+    return ModelAndBaseline.new(LearnerConfig(SCHEMA, model, TRAINING, ()))
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def inputs(examples):
 
 def learn(learners, inputs, parts=3):
     for start, stop in pairwise(np.linspace(0, len(inputs), parts + 1).astype(int)):
-        learners.learn(learners.prepare(inputs.take(np.arange(start, stop))))
+        learners.train_step(learners.prepare(inputs.take(np.arange(start, stop))))
     return learners
 
 
@@ -66,7 +66,7 @@ def own_vector(table, slab, keys):
 
 
 def reference(learner, inputs):
-    """float64 [n], row by row: user_id and user_age, then item_id and tags, then the mean of age and hour, then numbers."""
+    """float64 [n]: user_id, user_age, item_id, tags, the mean of age and hour, numbers."""
     tables, weights = (
         learner.table.tables,
         {n: w.astype(np.float64) for n, w in learner.model.weights().items()},
@@ -121,7 +121,9 @@ def test_without_groups_the_description_says_nothing_of_them():
 def test_it_goes_on_from_disk_as_if_it_had_never_stopped(inputs, tmp_path):
     straight = learn(fresh(GROUPED), inputs)
     saved = save(straight, GROUPED, tmp_path / "saved")
-    resumed = Learners.restored(Recipe(SCHEMA, GROUPED, TRAINING, ()), tmp_path / "saved", saved)
+    resumed = ModelAndBaseline.from_checkpoint(
+        LearnerConfig(SCHEMA, GROUPED, TRAINING, ()), tmp_path / "saved", saved
+    )
     for number, learners in enumerate((straight, resumed)):
         save(learn(learners, inputs), GROUPED, tmp_path / str(number))
     assert array_bytes(tmp_path / "0") == array_bytes(tmp_path / "1")
@@ -138,9 +140,15 @@ def test_the_scorer_gives_the_learners_probabilities(inputs, examples, tmp_path)
 
 def test_a_row_costs_its_own_groups_widths(inputs):
     tables = learn(fresh(GROUPED), inputs).model.table.tables
-    assert {name: {s: slab.spec.dim for s, slab in t.slabs.items()} for name, t in tables.items()} == {
-        "": {"wide": 1, "deep": 4}, "ids": {"wide": 1, "deep": 6}, "context": {"wide": 1, "deep": 2}
-    }  # fmt: skip
+    widths = {
+        name: {slab: made.spec.dim for slab, made in table.slabs.items()}
+        for name, table in tables.items()
+    }
+    assert widths == {
+        "": {"wide": 1, "deep": 4},
+        "ids": {"wide": 1, "deep": 6},
+        "context": {"wide": 1, "deep": 2},
+    }
     for table, dim in ((tables["ids"], 6), (tables["context"], 2)):
         assert table.statistics().weight_bytes == 4 * (len(table) + 1) * (dim + 1)
     assert tables["context"].slabs["deep"].spec.optimizer.l21 == 0.25
@@ -170,8 +178,8 @@ def test_a_warm_start_keeps_groups_and_begins_new_ones(inputs, tmp_path):
     smaller = MODEL.model_copy(
         update={"groups": (GROUPS[0], GroupSettings(name="age", fields=("age",), dim=3))}
     )
-    after = Learners.restored(
-        Recipe(SCHEMA, smaller, TRAINING, ()), tmp_path, saved
+    after = ModelAndBaseline.from_checkpoint(
+        LearnerConfig(SCHEMA, smaller, TRAINING, ()), tmp_path, saved
     ).model.table.tables
     assert len(after["age"]) == 0
     for name in ("", "ids"):

@@ -13,7 +13,13 @@ from elastic_embeddings.table import ElasticTable
 from features.errors import InputError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Schema, Timestamp, Transform
 from training.data.examples import read_examples
-from training.evaluation.slices import Counts, Slicing, heldout_slices, read_counts, times_seen
+from training.evaluation.slices import (
+    KeyCounts,
+    Slicing,
+    heldout_slices,
+    read_key_counts,
+    times_seen,
+)
 
 SCHEMA = Schema(
     label="click",
@@ -29,7 +35,7 @@ SCHEMA = Schema(
         Cross(name="tab_age", of=("tab", "age")),
     ),
 )
-NOTHING = Counts(np.zeros(0, np.int64), np.zeros(0, np.int64))
+NOTHING = KeyCounts(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def keys(*values):
@@ -59,7 +65,7 @@ def sliced(folder, learned, known=NOTHING, fields=(), **columns):
 
 
 def test_times_seen_takes_the_larger_of_table_and_day():
-    known = Counts(keys(10, 20, 40), np.array([7, 1, 99]))
+    known = KeyCounts(keys(10, 20, 40), np.array([7, 1, 99]))
     seen = times_seen(keys(10, 20, 30, 50, 20), keys(20, 20, 30, 60), known)
     np.testing.assert_array_equal(seen, [7, 2, 1, 0, 2])
 
@@ -70,7 +76,7 @@ def test_times_seen_takes_the_larger_of_table_and_day():
     st.dictionaries(st.integers(0, 9), st.integers(1, 9)),
 )
 def test_times_seen_equals_counting(heldout, before, known):
-    counts = Counts(keys(*known), keys(*known.values()))
+    counts = KeyCounts(keys(*known), keys(*known.values()))
     expected = [max(before.count(key), known.get(key, 0)) for key in heldout]
     assert times_seen(keys(*heldout), keys(*before), counts).tolist() == expected
 
@@ -98,7 +104,7 @@ def test_the_heldout_slice_counts_nowhere(tmp_path):
 def test_an_id_of_days_before_is_not_new(tmp_path):
     source = partition(tmp_path / "day", video=["a", "b", "c"])
     examples = read_examples(source, SCHEMA)
-    old = Counts(examples.keys[[1], 1], np.array([10]))
+    old = KeyCounts(examples.keys[[1], 1], np.array([10]))
     found = {
         part.name: part.inside
         for part in heldout_slices(Slicing.of(source, SCHEMA, ()), examples, 1, old)
@@ -112,7 +118,7 @@ def test_counts_of_a_saved_table_hold_keys_without_a_row(tmp_path):
     for batch in (keys(1, 1, 1, 2), keys(2, 5)):
         table.apply_gradients(table.prepare(batch), np.ones((len(batch), 2), np.float32))
     table.save(tmp_path / "table")
-    counts = read_counts(tmp_path / "table")
+    counts = read_key_counts(tmp_path / "table")
     assert dict(zip(counts.keys.tolist(), counts.counts.tolist(), strict=True)) == {
         1: 3,
         2: 2,

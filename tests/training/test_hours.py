@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.fit.hours import local_hours, runs
+from training.fit.score_then_train import local_hours, runs
 
 HOUR_MS = 3_600_000
 

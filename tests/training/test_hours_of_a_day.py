@@ -1,4 +1,4 @@
-"""Training by the hour: days of idleness stay days, and a checkpoint of the hour before is hardly old."""
+"""Training by the hour: idle days stay days, and the previous hour's checkpoint is not stale."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_idle_days_count_days_however_many_hours_are_learned(tmp_path):
-    """Yesterday's items beyond the first eight are in none of today's three hours: they go tomorrow, not with the second hour."""
+    """Yesterday's items beyond the first eight are not in today's hours: evicted tomorrow only."""
     training = TRAINING.model_copy(update={"eviction": EvictionSettings(idle_days=1)})
     request = TrainRequest(SCHEMA, MODEL, training, (), planted_day(tmp_path / "yesterday", 0))
     train_day(request, tmp_path / "0")

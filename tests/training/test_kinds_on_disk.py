@@ -5,7 +5,7 @@ from test_learner import learn
 from training_data import MODEL, SCHEMA, TRAINING
 
 from training.fit.checkpoints import Description
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.settings import RelationNetworkSettings
 
 pytestmark = pytest.mark.slow
@@ -21,12 +21,12 @@ CHANGES = [
 
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda c: c["kind"])
 def test_a_kind_goes_on_from_disk_as_if_it_had_never_stopped(changes, tmp_path):
-    recipe = Recipe(SCHEMA, MODEL.model_copy(update=changes), TRAINING, ())
-    straight = Learners.fresh(recipe)
+    recipe = LearnerConfig(SCHEMA, MODEL.model_copy(update=changes), TRAINING, ())
+    straight = ModelAndBaseline.new(recipe)
     first = learn(straight, 1, 2)
     straight.save(tmp_path / "saved")
     saved = Description(SCHEMA, recipe.model, TRAINING, {}, (), 2)
-    resumed = Learners.restored(recipe, tmp_path / "saved", saved)
+    resumed = ModelAndBaseline.from_checkpoint(recipe, tmp_path / "saved", saved)
     assert learn(resumed, 3, 1) == (second := learn(straight, 3, 1))
     assert second[1] < first[0]  # it learns: the same batch costs less the second time
     straight.save(tmp_path / "straight")

@@ -11,18 +11,16 @@ from training_data import MODEL, SCHEMA, TRAINING
 from elastic_embeddings import ElasticTable, GroupAdam, SlabSpec
 from elastic_embeddings.core.ragged import Ragged
 from features.errors import InputError
-from training.data.field_groups import own_slab
 from training.data.inputs import Inputs
-from training.data.layout import Layout
+from training.data.layout import FieldLayout, split_slab
 from training.fit.checkpoints import Description, write_description
-from training.fit.inference import pool_flat, unpool_flat
+from training.fit.inference import pool_ragged, unpool_ragged
 from training.fit.learner import Learner, ahead, log_losses
-from training.fit.learners import Learners, Recipe
-from training.models.build import build_model
-from training.models.ctr import DEEP, WIDE, logistic_regression
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.models.ctr import DEEP, WIDE, build_model, logistic_regression
 from training.settings import GroupSettings
 
-RECIPE = Recipe(SCHEMA, MODEL, TRAINING, ())
+RECIPE = LearnerConfig(SCHEMA, MODEL, TRAINING, ())
 GROUPS = (
     GroupSettings(name="ids", fields=("item_id", "tags"), dim=6),
     GroupSettings(name="context", fields=("hour", "age"), dim=2, pooling="mean"),
@@ -76,12 +74,12 @@ def numpy_probabilities(learner, inputs):
 
 
 def learn(learners, *seeds):
-    return [learners.learn(learners.prepare(some_inputs(seed=seed))) for seed in seeds]
+    return [learners.train_step(learners.prepare(some_inputs(seed=seed))) for seed in seeds]
 
 
 @pytest.fixture(scope="module")
 def learners():
-    fresh = Learners.fresh(RECIPE)
+    fresh = ModelAndBaseline.new(RECIPE)
     learn(fresh, 1, 2, 3)
     return fresh
 
@@ -95,15 +93,9 @@ def test_probabilities_equal_a_numpy_reference(learners):
 
 def test_predicting_makes_no_row(learners):
     before = (len(learners.model.table), learners.model.table.keys_seen)
-    strangers = some_inputs(seed=4)
+    unknown = some_inputs(seed=4)
     learners.model.predict(
-        Inputs(
-            strangers.keys + 10_000,
-            strangers.lists,
-            strangers.dense,
-            strangers.cross,
-            strangers.label,
-        )
+        Inputs(unknown.keys + 10_000, unknown.lists, unknown.dense, unknown.cross, unknown.label)
     )
     assert (len(learners.model.table), learners.model.table.keys_seen) == before
 
@@ -113,9 +105,9 @@ def test_predicting_nothing_gives_nothing(learners):
 
 
 def test_one_step_of_logistic_regression_by_hand():
-    """Two impressions of one key, Adam's first step: every weight moves by the learning rate against its gradient's sign."""
+    """Two impressions of one key, Adam's first step: weights move by the learning rate."""
     table = ElasticTable(
-        {WIDE: SlabSpec(1, GroupAdam(learning_rate=0.1), 0.0)}, fields=Layout.of(SCHEMA).keyed
+        {WIDE: SlabSpec(1, GroupAdam(learning_rate=0.1), 0.0)}, fields=FieldLayout.of(SCHEMA).keyed
     )
     learner = Learner(logistic_regression(SCHEMA), table, GroupAdam(learning_rate=0.2))
     inputs = Inputs(
@@ -125,7 +117,7 @@ def test_one_step_of_logistic_regression_by_hand():
         cross=np.zeros((2, 0), np.float32),
         label=np.array([1, 1], np.float32),
     )
-    loss = learner.learn(learner.prepare(inputs))
+    loss = learner.train_step(learner.prepare(inputs))
     assert loss == pytest.approx(np.log(2))
     np.testing.assert_allclose(table.lookup(np.array([7, 8, 9]))[:, 0], [0.1, 0.1, 0.1], rtol=1e-5)
     np.testing.assert_allclose(learner.model.weights()["bias"], 0.2, rtol=1e-5)
@@ -139,9 +131,9 @@ def some_repeated(rows, times, **changes):
 
 def learned_weights(inputs):
     """Dense weights of both learners after a step on these inputs and one on others."""
-    learners = Learners.fresh(RECIPE)
+    learners = ModelAndBaseline.new(RECIPE)
     for part in (inputs, some_inputs(seed=8)):
-        learners.learn(learners.prepare(part))
+        learners.train_step(learners.prepare(part))
     return {
         f"{n}/{k}": w
         for n in ("model", "baseline")
@@ -151,7 +143,7 @@ def learned_weights(inputs):
 
 @pytest.mark.slow
 def test_a_weight_counts_like_repeating_the_impression():
-    """Weights 1, 2 and 3 in any unit, against one, two and three copies; only the table's counts tell them apart."""
+    """Weights 1, 2 and 3 in any unit, against one, two and three copies; only counts differ."""
     weighted = learned_weights(some_repeated(3, 1, weight=np.array([0.25, 0.5, 0.75])))
     repeated = learned_weights(some_repeated(3, [1, 2, 3]))
     for name, expected in repeated.items():
@@ -167,9 +159,9 @@ def test_the_loss_is_taken_of_the_shifted_logit_and_weighted():
         importance=importance,
         log_odds_shift=shift,
     )
-    learner = Learners.fresh(RECIPE).baseline
+    learner = ModelAndBaseline.new(RECIPE).baseline
     losses = [np.log1p(np.exp(-shift)), np.log1p(np.exp(shift))]
-    assert learner.learn(learner.prepare(inputs)) == pytest.approx(
+    assert learner.train_step(learner.prepare(inputs)) == pytest.approx(
         (0.5 * losses[0] + 2 * losses[1]) / 2, rel=1e-6
     )
 
@@ -210,12 +202,12 @@ def test_no_impressions_have_no_loss_weights():
 
 
 def test_learning_goes_on_from_disk_as_if_it_had_never_stopped(tmp_path):
-    straight = Learners.fresh(RECIPE)
+    straight = ModelAndBaseline.new(RECIPE)
     learn(straight, 1, 2)
     straight.save(tmp_path)
     saved = Description(SCHEMA, MODEL, TRAINING, {}, (), 2)
     write_description(tmp_path, saved)
-    resumed = Learners.restored(RECIPE, tmp_path, saved)
+    resumed = ModelAndBaseline.from_checkpoint(RECIPE, tmp_path, saved)
     assert learn(resumed, 3, 4) == learn(straight, 3, 4)
     straight.save(tmp_path / "straight")
     resumed.save(tmp_path / "resumed")
@@ -232,11 +224,13 @@ def test_learning_goes_on_from_disk_as_if_it_had_never_stopped(tmp_path):
 
 
 def test_a_checkpoint_without_its_baseline_is_refused(tmp_path):
-    learners = Learners.fresh(RECIPE)
+    learners = ModelAndBaseline.new(RECIPE)
     learners.save(tmp_path)
     (tmp_path / "baseline" / "dense.npz").unlink()
     with pytest.raises(InputError, match="baseline"):
-        Learners.restored(RECIPE, tmp_path, Description(SCHEMA, MODEL, TRAINING, {}, (), 0))
+        ModelAndBaseline.from_checkpoint(
+            RECIPE, tmp_path, Description(SCHEMA, MODEL, TRAINING, {}, (), 0)
+        )
 
 
 def test_segments_and_flat_keys_by_hand():
@@ -279,14 +273,14 @@ def test_ahead_of_nothing():
 
 @pytest.mark.parametrize("groups", [(), GROUPS])
 def test_one_step_of_both_equals_a_step_of_each(groups):
-    """One graph for model and baseline, against a graph each: the same bytes in every weight and row."""
+    """One graph for model and baseline, against one each: the same bytes everywhere."""
     recipe = replace(RECIPE, model=MODEL.model_copy(update={"groups": groups}))
-    together, apart = Learners.fresh(recipe), Learners.fresh(recipe)
+    together, apart = ModelAndBaseline.new(recipe), ModelAndBaseline.new(recipe)
     for seed in (1, 2, 3):
         inputs = some_inputs(seed=seed)
-        loss = together.learn(together.prepare(inputs))
-        apart.baseline.learn(apart.baseline.prepare(inputs))
-        assert loss == apart.model.learn(apart.model.prepare(inputs))
+        loss = together.train_step(together.prepare(inputs))
+        apart.baseline.train_step(apart.baseline.prepare(inputs))
+        assert loss == apart.model.train_step(apart.model.prepare(inputs))
     for name in ("model", "baseline"):
         one, other = getattr(together, name), getattr(apart, name)
         for weight, values in one.model.weights().items():
@@ -302,7 +296,7 @@ def test_one_step_of_both_equals_a_step_of_each(groups):
 
 
 def test_all_dense_weights_as_one_vector_learn_as_each_by_itself():
-    """Three steps in the graph, against the optimizer's own update of every weight with the gradients of that step."""
+    """Three steps in the graph, against the optimizer's own update of every single weight."""
     model, optimizer = build_model(SCHEMA, MODEL), GroupAdam(learning_rate=0.05, l2=0.01, decay=0.1)
     learner = Learner(
         model,
@@ -343,19 +337,19 @@ def test_the_gradient_of_pooling_is_the_tape_s(model):
         for n, g in layouts.items()
     }
     flat = {
-        s: tf.constant(draw.normal(size=(counts[own_slab(s)[0]], w)), tf.float32)
+        s: tf.constant(draw.normal(size=(counts[split_slab(s)[0]], w)), tf.float32)
         for s, w in built.slabs.items()
     }
     segments, batch = tf.constant(inputs.segments()), tf.constant(20)
     with tf.GradientTape() as tape:
         tape.watch(flat)
-        pooled = pool_flat(built, flat, segments, batch)
+        pooled = pool_ragged(built, flat, segments, batch)
     upstream = {
         slab: tf.constant(draw.normal(size=vectors.shape), tf.float32)
         for slab, vectors in pooled.items()
     }
     expected = tape.gradient(pooled, flat, output_gradients=upstream)
-    found = unpool_flat(built, upstream, segments, batch)
+    found = unpool_ragged(built, upstream, segments, batch)
     assert found.keys() == expected.keys()
     for slab, gradient in found.items():
         np.testing.assert_array_equal(gradient, tf.convert_to_tensor(expected[slab]), err_msg=slab)

@@ -1,4 +1,4 @@
-"""Hidden and cross layers that multiply in bfloat16: what is rounded, what is not, and that it is learned from."""
+"""Hidden and cross layers that multiply in bfloat16: what is rounded, and training with it."""
 
 import json
 
@@ -10,9 +10,9 @@ from test_model_kinds import RELATIONS, SCHEMA, forward, settings, some_inputs
 from training_data import MODEL
 from training_data import SCHEMA as LEARNED
 
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.models.ctr import CtrModel
-from training.models.parts.part import Pooled
+from training.models.parts.part import PooledBatch
 from training.settings import ModelSettings, TrainingSettings
 
 BFLOAT16 = tf.bfloat16.as_numpy_dtype
@@ -26,7 +26,7 @@ def rounded(array):
 
 def pooled(learning=True, matmul="bfloat16"):
     nothing = tf.zeros([1, 0])
-    return Pooled({}, nothing, nothing, tf.constant(SEED) if learning else None, matmul)
+    return PooledBatch({}, nothing, nothing, tf.constant(SEED) if learning else None, matmul)
 
 
 def factors(rows=300, inner=40, columns=7):
@@ -102,13 +102,13 @@ def test_gradients_differ_by_rounding_alone():
 
 
 def test_the_same_seed_gives_the_same_bytes():
-    recipe = Recipe(
+    recipe = LearnerConfig(
         LEARNED,
         MODEL.model_copy(update={"matmul": "bfloat16"}),
         TrainingSettings(batch_size=50),
         (),
     )
-    once, again = (Learners.fresh(recipe) for _ in range(2))
+    once, again = (ModelAndBaseline.new(recipe) for _ in range(2))
     learn(once, 1, 2, 3)
     learn(again, 1, 2, 3)
     for name, weight in once.model.model.weights().items():

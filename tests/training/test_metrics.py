@@ -10,6 +10,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from training.evaluation.metrics import (
+    RankedLabels,
     auc,
     auc_by_group,
     auc_within,
@@ -19,7 +20,6 @@ from training.evaluation.metrics import (
     grouped_auc,
     log_loss,
     relative_information_gain,
-    weighted_auc,
     wilson_interval,
 )
 
@@ -80,7 +80,7 @@ def test_calibration_is_expected_over_observed_clicks():
 
 
 def test_expected_calibration_error_by_hand():
-    # bins of two rows by probability: (.1, .4) observed .5 against .25, (.6, .9) observed .5 against .75
+    # bins of two rows by probability: (.1, .4) observed .5 against .25, (.6, .9) .5 against .75
     assert expected_calibration_error(LABEL, P, bins=2) == pytest.approx(0.25)
 
 
@@ -178,8 +178,15 @@ def test_a_tie_within_a_group_counts_half():
     assert grouped_auc(LABEL, np.full(4, 0.3, np.float32), np.array([1, 1, 2, 2])) == 0.5
 
 
+def weighted_auc(label, probability, weight):
+    """The AUC under weights in the order of the rows."""
+    ranked = RankedLabels.of(label, probability)
+    return ranked.weighted_auc(weight[ranked.order].astype(np.float64))
+
+
 def test_weighted_auc_by_hand():
-    # pairs (click, other): (.9, .1) right 2 · 1, (.9, .6) right 2 · 3, (.4, .1) right 5 · 1, (.4, .6) wrong 5 · 3
+    # pairs (click, other): (.9, .1) right 2 · 1, (.9, .6) right 2 · 3, (.4, .1) right 5 · 1,
+    # (.4, .6) wrong 5 · 3
     assert weighted_auc(LABEL, P, np.array([1.0, 2.0, 3.0, 5.0])) == pytest.approx((2 + 6 + 5) / 28)
 
 

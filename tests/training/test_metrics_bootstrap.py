@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from training.evaluation.metrics import (
+    _draws,
     auc,
     calibration,
     grouped_auc,
@@ -13,7 +14,6 @@ from training.evaluation.metrics import (
     log_loss,
     resample_users,
 )
-from training.evaluation.metrics.bootstrap import _draws
 
 NONE = np.zeros(0, np.float32)
 FIGURES = ("auc", "log_loss", "calibration", "gauc")
@@ -42,7 +42,7 @@ def test_a_draw_takes_as_many_users_as_there_are():
 
 
 def test_figures_are_those_of_the_drawn_users_rows(simulated):
-    """Each draw's figures equal those of the impressions copied out user by user; a user drawn twice is two users."""
+    """Each draw's figures equal those of the impressions copied out user by user."""
     label, p, user = simulated
     found = resample_users(label, {"model": p}, user, resamples=5, seed=9)["model"]
     for number, weight in enumerate(_draws(60, 5, seed=9)):
@@ -56,7 +56,7 @@ def test_figures_are_those_of_the_drawn_users_rows(simulated):
 
 
 def test_models_meet_the_same_draws(simulated):
-    """The gain of a model over itself is exactly 0, and over a worse one surer than the two by themselves."""
+    """A model's gain over itself is exactly 0; the interval of a gain is that of paired figures."""
     label, p, user = simulated
     noisy = p * np.random.default_rng(0).uniform(0.7, 1, len(p)).astype(np.float32)
     drawn = resample_users(label, {"model": p, "same": p.copy(), "noisy": noisy}, user)
@@ -133,7 +133,7 @@ def covered(truth, found):
 
 @pytest.mark.slow
 def test_intervals_by_user_cover_and_intervals_by_row_do_not():
-    """Over 120 simulated logs, 95 % intervals of the log loss by user hold the truth about as often; by row much less."""
+    """Over 120 simulated logs, 95 % intervals by user hold the true log loss; by row much less."""
     truth = log_loss(*clicks_of_users(np.random.default_rng(100), users=40_000)[:2])
     by_user = by_row = 0
     for seed in range(120):

@@ -1,12 +1,12 @@
-"""Every kind of model against a NumPy reference of its paper's formula; norms; DCN-V2 through a change of fields."""
+"""Every kind of model against a NumPy reference of its formula; norms; changes of fields."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from features.schema import Categorical, MultiValued, Numeric, Relation, Schema, Timestamp
-from training.models.blocks import carry_over
 from training.models.ctr import DEEP, WIDE, CtrModel, logistic_regression
+from training.models.weight_transfer import carry_over
 from training.settings import ModelSettings
 
 KINDS = ("logistic_regression", "fm", "wide_deep", "deepfm", "dcnv2")

@@ -1,4 +1,4 @@
-"""The stated size: the published figures, exact small cases by enumeration, and what the hash functions really do."""
+"""Sizes: published figures, exact small cases by enumeration, and measured collisions."""
 
 from itertools import product
 from math import exp
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
-from training.models.multi_hash import collisions
+from training.models.multi_hash import size as collisions
 from training.models.multi_hash.keys import derived_keys, weight_keys
 from training.models.multi_hash.settings import MultiHashSettings
 from training.models.multi_hash.size import size
@@ -68,7 +68,7 @@ def test_edges_of_the_formulas():
 
 
 def measured(settings, ids, vocabulary):
-    """Shares of ids with all and with some rows in common with another one, and how many rows are in use."""
+    """Shares of ids with all and with some rows in common with another; rows in use."""
     keys = np.arange(ids, dtype=np.int64)
     derived = derived_keys(keys, settings, vocabulary)
     if settings.combine == "weighted":
@@ -100,15 +100,15 @@ def measured(settings, ids, vocabulary):
     ids=lambda s: f"{s.combine}-{s.hashes}-{s.rows}{'-shared' if s.shared else ''}",
 )
 def test_measured_collisions_are_those_of_the_formulas(settings):
-    """Over many vocabularies (other hash functions); the error allowed is that of the mean over them."""
+    """Over many vocabularies (hash functions); the error allowed is that of their mean."""
     ids = 300
     seen = np.array([measured(settings, ids, f"vocabulary {seed}") for seed in range(SEEDS)])
-    told = size(settings, 12, ids)
+    stated = size(settings, 12, ids)
     error = seen.std(axis=0) / np.sqrt(SEEDS) + 1e-4
     expected = (
-        told.collision_probability_full,
-        told.collision_probability_any,
-        told.expected_rows_used,
+        stated.collision_probability_full,
+        stated.collision_probability_any,
+        stated.expected_rows_used,
     )
     assert (np.abs(seen.mean(axis=0) - expected) < DEVIATIONS * error).all(), (
         seen.mean(axis=0),
@@ -120,50 +120,33 @@ def test_measured_collisions_are_those_of_the_formulas(settings):
 @pytest.mark.parametrize("ids", [1, 2, 8, 9, 10, 13, 16, 40])
 def test_remainders_are_counted_exactly(ids):
     settings = MultiHashSettings(kind="remainders", ids=60, hashes=2, rows=20)  # mod 10 and mod 9
-    told = size(settings, 8, ids)
+    stated = size(settings, 8, ids)
     full, some, rows = measured(settings, ids, "v")
-    assert (told.collision_probability_full, told.expected_rows_used) == (full, rows)
-    assert told.collision_probability_any == pytest.approx(some)
-
-
-def test_quotient_and_remainder_never_share_everything_and_always_something():
-    settings = MultiHashSettings(kind="quotient_remainder", ids=1000, hashes=3)
-    told = size(settings, 8, 1000)
-    assert (told.collision_probability_full, told.collision_probability_any) == (0.0, 1.0)
-    assert (told.rows, told.expected_rows_used) == (30, 30.0)
-    full, some, rows = measured(settings, 1000, "v")
-    assert (full, some, rows) == (0.0, 1.0, 30)
-
-
-@pytest.mark.parametrize("ids", [1, 2, 7, 50, 97])
-def test_rows_in_use_of_quotient_and_remainder_are_counted_exactly(ids):
-    settings = MultiHashSettings(kind="quotient_remainder", ids=97, hashes=2)
-    told = size(settings, 8, ids)
-    _, some, rows = measured(settings, ids, "v")
-    assert (told.expected_rows_used, told.collision_probability_any) == (rows, some)
+    assert (stated.collision_probability_full, stated.expected_rows_used) == (full, rows)
+    assert stated.collision_probability_any == pytest.approx(some)
 
 
 def test_bytes_count_every_table():
-    told = size(
+    stated = size(
         MultiHashSettings(rows=100, hashes=2, combine="weighted", weight_rows=500), 32, 10_000
     )
-    assert (told.rows, told.weight_rows) == (100, 500)
-    assert told.bytes == 4 * (100 * 32 + 500 * 2)
-    assert told.full_table_bytes == 4 * 10_000 * 32
+    assert (stated.rows, stated.weight_rows) == (100, 500)
+    assert stated.bytes == 4 * (100 * 32 + 500 * 2)
+    assert stated.full_table_bytes == 4 * 10_000 * 32
 
 
 def test_chunks_are_narrow_rows():
-    told = size(MultiHashSettings(rows=4 * 512, hashes=4, combine="concat"), 32, 6040)
-    assert (told.rows, told.bytes) == (2048, 512 * 32 * 4)
+    stated = size(MultiHashSettings(rows=4 * 512, hashes=4, combine="concat"), 32, 6040)
+    assert (stated.rows, stated.bytes) == (2048, 512 * 32 * 4)
 
 
 def test_ids_with_rows_of_their_own_leave_the_hashed_tables():
     settings = MultiHashSettings(rows=100, hashes=4, combine="concat")
-    told, without = size(settings, 32, 1000, own=200), size(settings, 32, 800)
-    assert (told.own_rows, told.rows, told.bytes) == (800, 900, without.bytes + 200 * 32 * 4)
-    assert told.collision_probability_full == without.collision_probability_full
-    assert told.expected_rows_used == pytest.approx(800 + without.expected_rows_used)
-    assert size(settings, 32, 1000, own=1000).collision_probability_any == 0.0
+    stated, without = size(settings, 32, 1000, dedicated=200), size(settings, 32, 800)
+    assert (stated.own_rows, stated.rows, stated.bytes) == (800, 900, without.bytes + 200 * 32 * 4)
+    assert stated.collision_probability_full == without.collision_probability_full
+    assert stated.expected_rows_used == pytest.approx(800 + without.expected_rows_used)
+    assert size(settings, 32, 1000, dedicated=1000).collision_probability_any == 0.0
 
 
 def test_impossible_widths_are_refused_before_training():
@@ -171,16 +154,17 @@ def test_impossible_widths_are_refused_before_training():
         size(MultiHashSettings(rows=8, hashes=4, combine="concat"), 30, 100)
 
 
-def test_a_size_is_told_in_a_sentence():
+def test_a_size_is_a_sentence():
     text = str(
         size(
             MultiHashSettings(rows=100, hashes=2, combine="weighted", weight_rows=500),
             32,
             10_000,
-            own=50,
+            dedicated=50,
         )
     )
     assert text.startswith(
-        "150 rows (50 of single ids) and 500 rows of weights, 650 of them expected in use; 0.02 MiB, 55.2"
+        "150 rows (50 of single ids) and 500 rows of weights, 650 of them expected in use; "
+        "0.02 MiB, 55.2"
     )
     assert "all its rows in common with another with probability 0.0079, some with 1" in text

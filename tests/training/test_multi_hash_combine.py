@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from features.errors import InputError
-from training.models.multi_hash.combine import combine
+from training.models.multi_hash.keys import combine
 from training.models.multi_hash.settings import MultiHashSettings
 
 IDS, HASHES, WIDTH = 5, 3, 4
@@ -24,8 +24,6 @@ def reference(way, vectors, weights, own):
             made.append(np.concatenate(list(rows)))
         elif alone:
             made.append(rows[0])
-        elif way == "multiply":
-            made.append(rows[0] * rows[1] * rows[2])
         else:
             made.append(
                 sum(
@@ -50,7 +48,7 @@ def combined(way, vectors, weights, own):
     return combine(vectors, settings(way), weights if way == "weighted" else None, tf.constant(own))
 
 
-@pytest.mark.parametrize("way", ["sum", "concat", "multiply", "weighted"])
+@pytest.mark.parametrize("way", ["sum", "concat", "weighted"])
 def test_vectors_are_those_of_the_definition(way, drawn):
     vectors, weights, own = drawn
     got = combined(way, tf.constant(vectors, tf.float32), tf.constant(weights, tf.float32), own)
@@ -58,7 +56,7 @@ def test_vectors_are_those_of_the_definition(way, drawn):
     assert got.dtype == tf.float32
 
 
-@pytest.mark.parametrize("way", ["sum", "concat", "multiply", "weighted"])
+@pytest.mark.parametrize("way", ["sum", "concat", "weighted"])
 def test_gradients_are_those_of_finite_differences_of_the_definition(way, drawn):
     vectors, weights, own = drawn
     ahead = np.random.default_rng(4).normal(size=reference(way, vectors, weights, own).shape)
@@ -99,7 +97,7 @@ def test_an_id_with_a_row_of_its_own_gives_no_gradient_to_its_weights(drawn):
     assert not tape.gradient(loss, weights).numpy()[drawn[2]].any()
 
 
-@pytest.mark.parametrize("way", ["sum", "concat", "multiply", "weighted"])
+@pytest.mark.parametrize("way", ["sum", "concat", "weighted"])
 def test_leading_axes_are_kept_in_a_graph_of_unknown_size(way, drawn):
     vectors, weights, _ = drawn
     signature = [
@@ -123,9 +121,9 @@ def test_a_wrong_number_of_rows_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("way", "given", "told"),
+    ("way", "given", "says"),
     [("weighted", False, "need the weights"), ("sum", True, "take no weights")],
 )
-def test_weights_are_for_weighted_sums_alone(way, given, told):
-    with pytest.raises(InputError, match=told):
+def test_weights_are_for_weighted_sums_alone(way, given, says):
+    with pytest.raises(InputError, match=says):
         combine(tf.zeros([5, 3, 4]), settings(way), tf.zeros([5, 3]) if given else None)

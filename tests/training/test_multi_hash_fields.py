@@ -1,4 +1,4 @@
-"""Multi-hash fields of a schema: their keys, what stays as it was, and a table that does not grow with their ids."""
+"""Multi-hash fields of a schema: their keys, and tables that do not grow with their ids."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ from training_data import MODEL, SCHEMA, TRAINING, planted_day, write_impression
 
 from features.schema import Relation, Schema
 from training.data.examples import read_examples
-from training.data.layout import Layout
+from training.data.layout import FieldLayout
 from training.fit.trainer import TrainRequest, train_day
 from training.models.multi_hash.keys import derived_keys
 from training.models.multi_hash.settings import MultiHashSettings
@@ -25,7 +25,7 @@ HASHED = hashed_schema()
 
 
 def test_the_field_is_pooled_and_the_others_stay():
-    before, after = Layout.of(SCHEMA), Layout.of(HASHED)
+    before, after = FieldLayout.of(SCHEMA), FieldLayout.of(HASHED)
     assert after.singles == tuple(name for name in before.singles if name != "user_id")
     assert after.lists == ("user_id", *before.lists)
     assert (after.dense, set(after.keyed)) == (before.dense, set(before.keyed))
@@ -34,7 +34,7 @@ def test_the_field_is_pooled_and_the_others_stay():
 def test_its_keys_are_derived_from_the_ids_keys(tmp_path):
     day = planted_day(tmp_path / "day", 0, rows=300)
     raw, hashed = read_examples(day, SCHEMA), read_examples(day, HASHED)
-    ids = raw.keys[:, Layout.of(SCHEMA).singles.index("user_id")]
+    ids = raw.keys[:, FieldLayout.of(SCHEMA).singles.index("user_id")]
     expected = derived_keys(ids, MultiHashSettings(hashes=HASHES, rows=ROWS), "user_id")
     np.testing.assert_array_equal(hashed.lists[0].values.reshape(-1, HASHES), expected)
     np.testing.assert_array_equal(hashed.lists[0].lengths(), np.full(300, HASHES))
@@ -48,7 +48,7 @@ def test_crosses_and_relations_of_the_field_go_on_with_its_own_values(tmp_path):
     )
     raw, hashed = read_examples(day, SCHEMA, relations), read_examples(day, HASHED, relations)
     np.testing.assert_array_equal(hashed.pairs, raw.pairs)
-    cross = [Layout.of(s).singles.index("user_age") for s in (SCHEMA, HASHED)]
+    cross = [FieldLayout.of(s).singles.index("user_age") for s in (SCHEMA, HASHED)]
     np.testing.assert_array_equal(hashed.keys[:, cross[1]], raw.keys[:, cross[0]])
 
 

@@ -1,6 +1,6 @@
-"""Settings of multi-hash fields: which are refused, how many rows the tables get, how wide they are."""
+"""Settings of multi-hash fields: errors, and the rows and widths of the tables."""
 
-from itertools import combinations, product
+from itertools import combinations
 from math import gcd, prod
 
 import pytest
@@ -9,29 +9,34 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from features.errors import InputError
-from training.models.multi_hash.settings import MultiHashSettings
-from training.models.multi_hash.tables import row_width, table_rows, vector_rows, weight_rows
+from training.models.multi_hash.settings import (
+    MultiHashSettings,
+    row_width,
+    table_rows,
+    vector_rows,
+    weight_rows,
+)
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "says"),
     [
-        ({}, "rows: say how many"),
+        ({}, "rows: give the rows of all tables"),
         ({"hashes": 3, "rows": 2}, "3 tables need at least as many rows, got 2"),
         ({"rows": 10, "ids": 5}, "ids: is for dense indices or weights"),
-        ({"kind": "quotient_remainder"}, "quotient_remainder needs the number of dense indices"),
+        ({"kind": "remainders"}, "remainders needs the number of dense indices"),
         ({"kind": "remainders", "ids": 9, "shared": True}, "remainders needs separate tables"),
         ({"rows": 10, "weight_rows": 5}, "weight_rows: is for combine weighted only"),
         ({"rows": 10, "tables": 5}, "Extra inputs are not permitted"),
         ({"rows": 0}, "greater than or equal to 1"),
     ],
 )
-def test_impossible_settings_are_refused_with_the_reason(given, told):
-    with pytest.raises(ValidationError, match=told):
+def test_impossible_settings_are_refused_with_the_reason(given, says):
+    with pytest.raises(ValidationError, match=says):
         MultiHashSettings(**given)
 
 
-def test_every_problem_is_told_at_once():
+def test_every_problem_is_reported_at_once():
     with pytest.raises(ValidationError, match=r"at least as many rows.*weight_rows: is for"):
         MultiHashSettings(hashes=3, rows=2, weight_rows=5)
 
@@ -46,7 +51,7 @@ def test_rows_are_split_evenly_and_a_shared_table_is_counted_once():
     assert vector_rows(MultiHashSettings(hashes=3, rows=11, shared=True)) == 11
 
 
-def test_the_importance_table_has_a_row_an_index_or_ten_times_the_rows_unless_told_otherwise():
+def test_the_importance_table_has_a_row_an_index_or_ten_times_the_rows_by_default():
     assert weight_rows(MultiHashSettings(rows=11)) == 0
     assert weight_rows(MultiHashSettings(rows=11, combine="weighted")) == 110
     assert weight_rows(MultiHashSettings(rows=11, combine="weighted", weight_rows=7)) == 7
@@ -58,67 +63,6 @@ def test_a_chunk_is_as_wide_as_the_vector_divided_by_the_hashes():
     assert row_width(MultiHashSettings(rows=8, hashes=4), 30) == 30
     with pytest.raises(InputError, match="width 30 cannot be made of 4 chunks"):
         row_width(MultiHashSettings(rows=8, hashes=4, combine="concat"), 30)
-
-
-def indexed(ids, hashes=2, rows=None):
-    return MultiHashSettings(kind="quotient_remainder", ids=ids, hashes=hashes, rows=rows)
-
-
-@pytest.mark.parametrize(
-    ("ids", "hashes", "rows"),
-    [
-        (100, 2, (10, 10)),
-        (101, 2, (10, 11)),
-        (1, 2, (1, 1)),
-        (2, 3, (1, 1, 2)),
-        (1_000_000, 3, (100, 100, 100)),
-        (7, 1, (7,)),
-    ],
-)
-def test_the_fewest_rows_of_quotients_and_remainders(ids, hashes, rows):
-    assert table_rows(indexed(ids, hashes)) == rows
-
-
-def test_the_remainder_takes_the_rows_that_are_left_over():
-    assert table_rows(indexed(6040, 2, 4096)) == (4094, 2)
-    assert table_rows(indexed(6040, 2, 512)) == (499, 13)
-    assert table_rows(indexed(6040, 1, 7000)) == (7000,)
-
-
-@pytest.mark.parametrize(("hashes", "rows"), [(1, 99), (2, 19), (3, 13)])
-def test_too_few_rows_for_the_indices_are_refused(hashes, rows):
-    with pytest.raises(
-        InputError, match=f"{hashes} tables of {rows} rows in all cannot tell 100 indices apart"
-    ):
-        table_rows(indexed(100, hashes, rows))
-
-
-@given(ids=st.integers(1, 10**12), hashes=st.integers(1, 5))
-def test_radices_always_tell_the_indices_apart(ids, hashes):
-    least = table_rows(indexed(ids, hashes))
-    assert prod(least) >= ids
-    spare = table_rows(indexed(ids, hashes, sum(least) + 5))
-    assert prod(spare) >= ids
-    assert sum(spare) <= sum(least) + 5
-
-
-@pytest.mark.slow
-@given(ids=st.integers(1, 60), hashes=st.integers(2, 3))
-def test_no_other_radices_need_fewer_rows(ids, hashes):
-    best = min(
-        sum(radices) for radices in product(range(1, 9), repeat=hashes) if prod(radices) >= ids
-    )
-    assert sum(table_rows(indexed(ids, hashes))) == best
-
-
-@given(ids=st.integers(1, 500), rows=st.integers(2, 300))
-def test_the_remainder_is_as_large_as_the_rows_allow(ids, rows):
-    fitting = [m for m in range(1, rows) if m + -(-ids // m) <= rows]
-    if fitting:
-        assert table_rows(indexed(ids, 2, rows))[0] == fitting[-1]
-    else:
-        with pytest.raises(InputError):
-            table_rows(indexed(ids, 2, rows))
 
 
 def remainders(ids, hashes=2, rows=None):

@@ -1,4 +1,4 @@
-"""Shared tables, rows of their own and concatenated rows of multi-hash fields: keys, vectors, rows and what is refused."""
+"""Shared tables, dedicated rows and concatenated rows of multi-hash fields."""
 
 import numpy as np
 import pytest
@@ -10,18 +10,14 @@ from training_data import read_json as read
 from features.errors import InputError
 from features.schema import MultiHash, Schema
 from training.data.examples import read_examples
-from training.data.field_groups import groups_of
 from training.data.inputs import Featurizer
-from training.data.layout import Layout
-from training.data.own_rows import refuse_own_rows_for_all
+from training.data.layout import FieldLayout, groups_of
 from training.fit.checkpoints import Description, write_description
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.fit.trainer import TrainRequest, train_day
-from training.models.build import build_model
-from training.models.ctr import logistic_regression
-from training.models.multi_hash.field_keys import field_keys, field_keys_graph
-from training.models.multi_hash.keys import derived_keys
-from training.models.multi_hash.settings import MultiHashSettings
+from training.models.ctr import build_model, logistic_regression
+from training.models.multi_hash.keys import derived_keys, field_keys, field_keys_graph
+from training.models.multi_hash.settings import MultiHashSettings, check_dedicated_rows
 from training.settings import AdmissionSettings, GroupSettings
 
 VARIANTS = {
@@ -64,9 +60,9 @@ def inputs_of(schema, folder, rows=300):
 
 
 def learned(schema, model, training, inputs):
-    learners = Learners.fresh(Recipe(schema, model, training, ()))
+    learners = ModelAndBaseline.new(LearnerConfig(schema, model, training, ()))
     for part in np.array_split(np.arange(len(inputs)), 4):
-        learners.learn(learners.prepare(inputs.take(part)))
+        learners.train_step(learners.prepare(inputs.take(part)))
     return learners
 
 
@@ -82,32 +78,35 @@ def learners(inputs):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_keys_are_the_librarys_and_the_graphs(variant):
-    told, keys = VARIANTS[variant], np.random.default_rng(3).integers(-(2**63), 2**63 - 1, 500)
-    field = schema_with(user_id=told).field("user_id")
+    options, keys = VARIANTS[variant], np.random.default_rng(3).integers(-(2**63), 2**63 - 1, 500)
+    field = schema_with(user_id=options).field("user_id")
     found = field_keys(keys, field)
-    library = MultiHashSettings(hashes=told["hashes"], rows=40, shared=told.get("shared", False))
-    np.testing.assert_array_equal(
-        found[:, : told["hashes"]], derived_keys(keys, library, "user_id")
+    library = MultiHashSettings(
+        hashes=options["hashes"], rows=40, shared=options.get("shared", False)
     )
     np.testing.assert_array_equal(
-        found[:, told["hashes"] :], keys[:, None] if told.get("own_rows") else np.zeros((500, 0))
+        found[:, : options["hashes"]], derived_keys(keys, library, "user_id")
+    )
+    np.testing.assert_array_equal(
+        found[:, options["hashes"] :],
+        keys[:, None] if options.get("own_rows") else np.zeros((500, 0)),
     )
     np.testing.assert_array_equal(field_keys_graph(tf.constant(keys), field).numpy(), found)
-    assert len(np.unique(found[:, : told["hashes"]])) == 40
+    assert len(np.unique(found[:, : options["hashes"]])) == 40
 
 
 def test_an_own_key_is_the_one_without_multi_hash(tmp_path):
     day = planted_day(tmp_path, rows=100)
     raw, own = read_examples(day, SCHEMA), read_examples(day, MIXED)
-    ids = raw.keys[:, Layout.of(SCHEMA).singles.index("user_id")]
-    place = Layout.of(MIXED).lists.index("user_id")
+    ids = raw.keys[:, FieldLayout.of(SCHEMA).singles.index("user_id")]
+    place = FieldLayout.of(MIXED).lists.index("user_id")
     np.testing.assert_array_equal(own.lists[place].values.reshape(-1, 3)[:, 2], ids)
 
 
 def test_a_description_names_only_the_options_in_use():
     assert MultiHash(rows=40).model_dump(mode="json") == {"hashes": 2, "rows": 40}
-    for told in VARIANTS.values():
-        assert MultiHash.model_validate(told).model_dump(mode="json") == told
+    for options in VARIANTS.values():
+        assert MultiHash.model_validate(options).model_dump(mode="json") == options
 
 
 def vector(table, slab, keys):
@@ -115,12 +114,12 @@ def vector(table, slab, keys):
 
 
 def reference(learner, inputs):
-    """float64 [n], row by row: user_age, user_id and tags, then both halves of item_id, then age + hour, then numbers."""
+    """float64 [n]: user_age, user_id, tags, both halves of item_id, age + hour, numbers."""
     tables, weights = (
         learner.table.tables,
         {n: w.astype(np.float64) for n, w in learner.model.weights().items()},
     )
-    layout = Layout.of(MIXED)
+    layout = FieldLayout.of(MIXED)
     table_of = {"item_id": tables["items"], "age": tables["context"], "hour": tables["context"]}
     logits = []
     for i in range(len(inputs)):
@@ -159,7 +158,7 @@ def test_probabilities_agree_with_numpy(learners, inputs):
 
 
 def test_only_frequent_ids_have_rows_of_their_own(learners, inputs):
-    table, place = learners.model.table.tables[""], Layout.of(MIXED).lists.index("user_id")
+    table, place = learners.model.table.tables[""], FieldLayout.of(MIXED).lists.index("user_id")
     keys = inputs.lists[place].values.reshape(-1, 3)
     distinct, counts = np.unique(keys[:, 2], return_counts=True)
     has_row = table.find(distinct) > 0
@@ -181,9 +180,11 @@ def test_it_goes_on_from_disk_as_if_it_had_never_stopped(inputs, tmp_path):
     straight.save(tmp_path / "saved")
     about = Description(MIXED, GROUPED, LATE, {}, (), 4)
     write_description(tmp_path / "saved", about)
-    resumed = Learners.restored(Recipe(MIXED, GROUPED, LATE, ()), tmp_path / "saved", about)
+    resumed = ModelAndBaseline.from_checkpoint(
+        LearnerConfig(MIXED, GROUPED, LATE, ()), tmp_path / "saved", about
+    )
     for number, learners in enumerate((straight, resumed)):
-        learners.learn(learners.prepare(inputs))
+        learners.train_step(learners.prepare(inputs))
         learners.save(tmp_path / str(number))
     assert array_bytes(tmp_path / "0") == array_bytes(tmp_path / "1")
 
@@ -232,11 +233,11 @@ REFUSED = {
     ),
     "a group with another field": (
         (GroupSettings(name="ids", fields=("item_id", "tags"), dim=6),),
-        r"group 'ids' has field 'item_id'.*hashes: 2.*beside \['tags'\]: move these to another group",
+        r"group 'ids' has field 'item_id'.*hashes: 2.*together with \['tags'\]: move these to ",
     ),
     "a dim that cannot be shared": (
         (GroupSettings(name="ids", fields=("item_id",), dim=7),),
-        r"group 'ids' has dim 7, which field 'item_id'.*from 2 rows: set dim to a multiple of 2, such as 8",
+        r"group 'ids' has dim 7, which field 'item_id'.*from 2 rows: .* multiple of 2, such as 8",
     ),
 }
 
@@ -245,7 +246,10 @@ REFUSED = {
 def test_groups_without_place_for_narrow_rows_are_refused(case):
     groups, says = REFUSED[case]
     model = MODEL.model_copy(update={"groups": groups})
-    for build in (lambda: groups_of(Layout.of(MIXED), model), lambda: build_model(MIXED, model)):
+    for build in (
+        lambda: groups_of(FieldLayout.of(MIXED), model),
+        lambda: build_model(MIXED, model),
+    ):
         with pytest.raises(InputError, match=says):
             build()
 
@@ -257,9 +261,9 @@ def test_other_numbers_of_hashes_and_pooled_fields_are_refused_in_one_group():
             update={"groups": (GroupSettings(name="ids", fields=("user_id", "item_id"), dim=6),)}
         )
         with pytest.raises(
-            InputError, match=r"group 'ids' has field .* beside \['(user|item)_id'\]"
+            InputError, match=r"group 'ids' has field .* together with \['(user|item)_id'\]"
         ):
-            groups_of(Layout.of(schema), model)
+            groups_of(FieldLayout.of(schema), model)
 
 
 def test_own_rows_have_no_place_in_a_concatenation():
@@ -281,12 +285,12 @@ def test_own_rows_have_no_place_in_a_concatenation():
 def test_own_rows_for_every_id_are_refused(settings, refused):
     admission = AdmissionSettings(**settings)
     if not refused:
-        return refuse_own_rows_for_all(MIXED, admission)
+        return check_dedicated_rows(MIXED, admission)
     with pytest.raises(
         InputError,
         match=r"'user_id' has multi_hash.own_rows.*admission.min_counts.user_id to 2 or more",
     ):
-        refuse_own_rows_for_all(MIXED, admission)
+        check_dedicated_rows(MIXED, admission)
 
 
 @pytest.mark.slow

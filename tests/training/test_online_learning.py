@@ -1,4 +1,4 @@
-"""A day as a stream: hour by hour, with a part of it left out or weighted; what is scored, what is learned, and when."""
+"""A day as a stream: hour by hour, sampled or weighted; what is scored and trained on, and when."""
 
 import hashlib
 import math
@@ -61,9 +61,9 @@ def second_request(days, first):
 
 @pytest.fixture(scope="module")
 def second(second_request, tmp_path_factory):
-    """The second day's checkpoint and figures, learned hour by hour, and the progress that was told."""
-    out, told = tmp_path_factory.mktemp("second") / "checkpoint", []
-    return out, train_day(second_request, out, told.append), told
+    """The second day's checkpoint and figures, learned hour by hour, and the progress reports."""
+    out, reports = tmp_path_factory.mktemp("second") / "checkpoint", []
+    return out, train_day(second_request, out, reports.append), reports
 
 
 def hours_of(out):
@@ -77,7 +77,7 @@ def rewritten(source, target, **columns):
 
 
 def relabelled(source, target, chosen):
-    """A copy of a partition with the labels turned around where `chosen` (a function of the hour and the row) says so."""
+    """A copy of a partition with the labels inverted where `chosen` (of hour and row) is true."""
     frame = pd.read_parquet(source / "impressions")
     hour = frame["timestamp_ms"].to_numpy() % DAY_MS // HOUR_MS
     label = frame["label"].to_numpy()
@@ -111,7 +111,7 @@ def test_the_figures_of_the_day_are_those_of_its_hours(second):
 
 
 def test_the_first_hour_is_scored_by_the_model_of_the_day_before(second, second_request, tmp_path):
-    """As the whole day is where it is learned as a whole; from the second hour on the scores are other ones."""
+    """The first hour is as in training by day; from the second hour on the scores differ."""
     train_day(replace(second_request, training=TRAINING), tmp_path / "whole")
     by_hour, whole = hours_of(second[0]), hours_of(tmp_path / "whole")
     assert by_hour[0] == pytest.approx(
@@ -127,7 +127,7 @@ def test_the_first_hour_is_scored_by_the_model_of_the_day_before(second, second_
 def test_an_hour_is_scored_before_it_is_learned_and_after_those_before(
     hour, second, second_request, days, tmp_path
 ):
-    """Labels turned around from an hour on: figures before it stay, its own are mirrored, those after differ."""
+    """Labels inverted from an hour on: earlier figures stay, its own are mirrored."""
     flipped = relabelled(days[1], tmp_path / "day", lambda h, _: h >= hour)
     train_day(replace(second_request, partition=flipped), tmp_path / "out")
     ours, theirs = hours_of(tmp_path / "out"), hours_of(second[0])
@@ -171,9 +171,9 @@ def test_where_the_world_changes_hourly_learning_is_ahead_of_daily(first, days, 
     assert hourly["auc_progressive"] > daily["auc_progressive"] + 0.02
 
 
-def learned_rows(told):
-    """Examples learned by phase, from what the listener was told."""
-    return {p.phase: p.total for p in told}
+def learned_rows(reports):
+    """Examples learned by phase, from the progress reports."""
+    return {p.phase: p.total for p in reports}
 
 
 def test_progress_names_the_hours(second):
@@ -183,12 +183,14 @@ def test_progress_names_the_hours(second):
 
 
 def test_negatives_are_left_out_of_what_is_learned_alone(second_request, days, tmp_path):
-    told = []
+    reports = []
     training = TRAINING.model_copy(update={"negative_rate": 0.2})
-    figures = train_day(replace(second_request, training=training), tmp_path / "out", told.append)
+    figures = train_day(
+        replace(second_request, training=training), tmp_path / "out", reports.append
+    )
     label = read_examples(days[1], SCHEMA).label
     clicks = label[:960].sum()
-    assert clicks < learned_rows(told)["day"] < clicks + 0.3 * (960 - clicks)
+    assert clicks < learned_rows(reports)["day"] < clicks + 0.3 * (960 - clicks)
     assert (
         figures["rows_heldout"] == len(pq.read_table(tmp_path / "out" / "heldout.parquet")) == 240
     )
@@ -208,13 +210,13 @@ def test_the_informative_are_chosen_where_there_are_scores(days, first, second_r
 
 
 def test_by_the_hour_the_informative_are_chosen_from_the_second_on(days, tmp_path):
-    told = []
+    reports = []
     train_day(
         request(days[0], HOURLY.model_copy(update={"informative_rate": 0.4})),
         tmp_path / "out",
-        told.append,
+        reports.append,
     )
-    rows, phases = hours_of(tmp_path / "out"), learned_rows(told)
+    rows, phases = hours_of(tmp_path / "out"), learned_rows(reports)
     assert phases["hour 0"] == rows[0]["rows"]
     assert sum(phases.values()) < rows[0]["rows"] + 0.5 * (960 - rows[0]["rows"])
 
@@ -235,7 +237,7 @@ def test_equal_weights_are_no_weights(days, first, tmp_path):
 
 
 def test_impressions_of_no_weight_teach_nothing(days, tmp_path):
-    """Half the impressions carry turned labels and no weight: the model is as good as one that learned the others."""
+    """Half the impressions have inverted labels and weight 0: the model is as good as without."""
     frame = pd.read_parquet(days[0] / "impressions")
     bad = np.random.default_rng(0).random(len(frame)) < 0.5
     bad[960:] = False

@@ -8,10 +8,8 @@ from hypothesis.extra import numpy as hnp
 
 from features.errors import InputError
 from training.packed.dense import dense_nbytes, pack_dense, read_dense, unpacked, write_dense
-from training.packed.matrix import Form, Matrix
-from training.packed.quantize import dequantize, one_a_byte, quantize, two_a_byte
-from training.packed.rows import PackedRows, read_rows, write_rows
-from training.packed.slab import Band, PackedSlab
+from training.packed.matrix import Form, Matrix, dequantize, pack_nibbles, quantize, unpack_nibbles
+from training.packed.rows import Band, PackedRows, PackedSlab, read_rows, write_rows
 
 ROWS = hnp.arrays(
     np.float32,
@@ -80,9 +78,9 @@ def test_what_half_precision_cannot_hold_is_refused(bad):
     )
 )
 def test_two_codes_a_byte_and_back(codes):
-    packed = two_a_byte(codes)
+    packed = pack_nibbles(codes)
     assert packed.shape == (len(codes), -(-codes.shape[1] // 2))
-    assert one_a_byte(packed, codes.shape[1]).tolist() == codes.tolist()
+    assert unpack_nibbles(packed, codes.shape[1]).tolist() == codes.tolist()
 
 
 @pytest.mark.parametrize(

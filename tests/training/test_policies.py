@@ -1,4 +1,4 @@
-"""The YAML's words for admission, eviction and optimizers become the policies they name, and a day learns with them."""
+"""The configured admission, eviction and optimizers become policies, and a day trains by them."""
 
 from dataclasses import replace
 
@@ -112,7 +112,8 @@ def first(days, tmp_path_factory):
     return request, out, train_day(request, out)
 
 
-# Each rule is held to a reference in `elastic/test_group_rules.py`; here the one of most state and the one of least learn.
+# Each rule is tested against a reference in `elastic_embeddings/test_group_rules.py`; here train
+# the one with the most state and the one with the least.
 KINDS = [
     *(pytest.param(kind, marks=pytest.mark.sweep) for kind in ("adagrad", "ftrl")),
     "amsgrad",
@@ -147,7 +148,7 @@ def test_rows_go_on_under_another_rule(kind, days, first, tmp_path):
 
 @pytest.mark.parametrize("kind", ["adagrad", "ftrl", "rowwise_adagrad"])
 def test_rules_for_rows_are_refused_for_dense_weights(kind):
-    with pytest.raises(ValidationError, match="dense weights learn by adam or amsgrad"):
+    with pytest.raises(ValidationError, match="dense weights are trained by adam or amsgrad"):
         ModelSettings(dense=OptimizerSettings(kind=kind))
 
 

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from compression.export.crosses import cross_value
+from compression.export.served_model import cross_value
 from features.errors import InputError
-from training.models.cross_files import read_encodings, write_encodings
-from training.models.cross_input import Encoding, Nodes, sorted_nodes
-from training.models.pooling import LIMIT, dense_inputs, lay_together, pool_fields
+from training.models.encoding_inputs import (
+    Encoding,
+    Nodes,
+    read_encodings,
+    sorted_nodes,
+    write_encodings,
+)
+from training.models.pooling import LIMIT, concat_chunks, dense_inputs, pool_fields
 
 
 def test_lists_are_pooled_by_the_mean_of_all_present_values():
@@ -82,7 +87,7 @@ def test_cross_value_by_hand():
 
 @pytest.mark.parametrize("layers", [(), (12, 5, 1)], ids=["dot product", "CrossNet"])
 def test_a_column_is_what_the_graph_computes(layers):
-    """`Encoding.column` needs no TensorFlow; the exported graph's operations say the same, unknown nodes included."""
+    """`Encoding.column` equals the exported graph's operations, unknown nodes included."""
     rng = np.random.default_rng(3)
     sides = [
         sorted_nodes(
@@ -138,17 +143,17 @@ def test_incomplete_encodings_are_refused(tmp_path):
         read_encodings(tmp_path / "encodings.npz")
 
 
-def test_rows_are_laid_together_by_impression_and_field():
-    """Two fields of three rows each, width 1, in two impressions: field by field, and in each impression by impression."""
+def test_rows_are_concatenated_by_impression_and_field():
+    """Two fields of three rows each, width 1, in two impressions."""
     vectors = tf.constant([[1.0], [2], [3], [4], [5], [6], [10], [20], [30], [40], [50], [60]])
-    laid = lay_together(vectors, 2, 3, tf.constant(2))
+    laid = concat_chunks(vectors, 2, 3, tf.constant(2))
     np.testing.assert_array_equal(laid, [[[1, 2, 3], [10, 20, 30]], [[4, 5, 6], [40, 50, 60]]])
 
 
 def test_rows_of_a_width_stay_in_one_piece():
-    laid = lay_together(tf.constant([[1.0, 2], [3, 4], [5, 6], [7, 8]]), 1, 2, tf.constant(2))
+    laid = concat_chunks(tf.constant([[1.0, 2], [3, 4], [5, 6], [7, 8]]), 1, 2, tf.constant(2))
     np.testing.assert_array_equal(laid, [[[1, 2, 3, 4]], [[5, 6, 7, 8]]])
 
 
-def test_of_no_impression_nothing_is_laid_together():
-    assert lay_together(tf.zeros([0, 3]), 2, 2, tf.constant(0)).shape == (0, 2, 6)
+def test_of_no_impression_nothing_is_concatenated():
+    assert concat_chunks(tf.zeros([0, 3]), 2, 2, tf.constant(0)).shape == (0, 2, 6)

@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from training.fit.progressive import HourFigures, by_hour, progressive_figures, write_progressive
-from training.fit.progressive_plot import plot_progressive
+from training.evaluation.progressive import (
+    HourFigures,
+    by_hour,
+    plot_progressive,
+    progressive_figures,
+    write_progressive,
+)
 
 NAN = math.nan
 HOUR = np.array([3, 3, 3, 3, 7, 7, 9])
@@ -56,7 +61,8 @@ def test_the_file_is_strict_json(tmp_path):
     assert (document["timezone"], document["learn_by"]) == ("Asia/Shanghai", "hour")
     assert [hour["hour"] for hour in document["hours"]] == [3, 7, 9]
     assert document["hours"][2] == {
-        "hour": 9, "rows": 1, "scored": 0, "clicks": 0, "auc": None, "log_loss": None, "calibration": None,
+        "hour": 9, "rows": 1, "scored": 0, "clicks": 0,
+        "auc": None, "log_loss": None, "calibration": None,
     }  # fmt: skip
 
 

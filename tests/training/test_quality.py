@@ -20,7 +20,7 @@ from training.evaluation.metrics import (
     slice_table,
 )
 from training.evaluation.plots import plot_calibration, plot_slices
-from training.evaluation.quality import HeldOut, judge
+from training.evaluation.quality import HeldOutPredictions, evaluate_heldout
 
 NONE = np.zeros(0, np.float32)
 
@@ -31,7 +31,7 @@ def simulated(rows=600, users=40):
     label = (draw.random(rows) < 1 / (1 + np.exp(-signal))).astype(np.float32)
     model = 1 / (1 + np.exp(-signal - draw.normal(size=rows) / 3))
     baseline = 1 / (1 + np.exp(-signal / 2 - draw.normal(size=rows)))
-    return HeldOut(label, model.astype(np.float32), baseline.astype(np.float32), user)
+    return HeldOutPredictions(label, model.astype(np.float32), baseline.astype(np.float32), user)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def parts(heldout):
 
 @pytest.fixture(scope="module")
 def quality(heldout, parts):
-    return judge(heldout, parts)
+    return evaluate_heldout(heldout, parts)
 
 
 def test_figures_are_the_metrics_of_the_model(heldout, quality):
@@ -69,7 +69,9 @@ def test_intervals_hold_their_figures_and_are_by_user(heldout, quality):
 
 
 def test_a_model_gains_nothing_over_itself(heldout):
-    figures = judge(HeldOut(heldout.label, heldout.model, heldout.model, heldout.user), []).figures
+    figures = evaluate_heldout(
+        HeldOutPredictions(heldout.label, heldout.model, heldout.model, heldout.user), []
+    ).figures
     assert [figures[f"auc_gain_over_baseline{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
 
 
@@ -99,8 +101,8 @@ def test_the_file_holds_everything_and_is_strict_json(heldout, quality, tmp_path
 def test_the_seed_decides(heldout, parts, quality, tmp_path):
     for name, found in {
         "a": quality,
-        "b": judge(heldout, parts),
-        "c": judge(heldout, parts, seed=1),
+        "b": evaluate_heldout(heldout, parts),
+        "c": evaluate_heldout(heldout, parts, seed=1),
     }.items():
         found.write(tmp_path / name)
     first, again, other = ((tmp_path / name).read_bytes() for name in "abc")
@@ -109,9 +111,11 @@ def test_the_seed_decides(heldout, parts, quality, tmp_path):
 
 
 DEGENERATE = {
-    "no rows": HeldOut(NONE, NONE, NONE, NONE.astype(np.int64)),
-    "no click": HeldOut(np.zeros(3, np.float32), *np.full((2, 3), 0.2, np.float32), np.arange(3)),
-    "one user": HeldOut(
+    "no rows": HeldOutPredictions(NONE, NONE, NONE, NONE.astype(np.int64)),
+    "no click": HeldOutPredictions(
+        np.zeros(3, np.float32), *np.full((2, 3), 0.2, np.float32), np.arange(3)
+    ),
+    "one user": HeldOutPredictions(
         np.array([0, 1], np.float32), *np.full((2, 2), 0.5, np.float32), np.zeros(2, np.int64)
     ),
 }
@@ -122,7 +126,7 @@ def test_degenerate_impressions_give_nan_and_pictures_without_warnings(case, tmp
     heldout = DEGENERATE[case]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = judge(heldout, [everything(len(heldout.label))])
+        found = evaluate_heldout(heldout, [everything(len(heldout.label))])
         found.write(tmp_path / "quality.json")
         plot_calibration(found.curves, tmp_path / "calibration.png")
         plot_slices(found.slices, found.baseline_slices, tmp_path / "slices.png")

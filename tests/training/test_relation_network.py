@@ -1,4 +1,4 @@
-"""The relation network: symmetry to the bit, its formula, its special cases, and what it learns that a perceptron does not."""
+"""The relation network: symmetry, formula, special cases, and an advantage over a perceptron."""
 
 import numpy as np
 import pytest
@@ -6,10 +6,10 @@ import tensorflow as tf
 
 from features.errors import InputError
 from features.schema import Categorical, Schema, Timestamp
-from training.data.layout import Layout
-from training.models.blocks import carry_over
+from training.data.layout import FieldLayout
 from training.models.ctr import DEEP, WIDE, CtrModel
 from training.models.parts.relation_network import RelationNetwork
+from training.models.weight_transfer import carry_over
 from training.settings import ModelSettings, RelationNetworkSettings
 
 DIM, BATCH = 8, 50
@@ -17,7 +17,7 @@ DIM, BATCH = 8, 50
 
 def layout(*names):
     fields = tuple(Categorical(name=name) for name in names)
-    return Layout.of(
+    return FieldLayout.of(
         Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields)
     )
 
@@ -30,7 +30,7 @@ def some_weights(relations, seed=0):
     draw = np.random.default_rng(seed)
     return {
         n: tf.constant(draw.normal(size=w.shape), tf.float32)
-        for n, w in relations.fresh(draw).items()
+        for n, w in relations.initial_weights(draw).items()
     }
 
 
@@ -167,7 +167,7 @@ def _schema(*names):
 
 
 def _fitted_loss(settings, vectors, target, steps=400):
-    """Mean squared error on unseen pairs after fitting the model's dense weights to a target by full-batch Adam."""
+    """Mean squared error on unseen pairs after fitting the dense weights by full-batch Adam."""
     model = CtrModel(_schema("a", "b"), settings, seed=2)
     learned = list(model.variables_by_name().values())
     moments = [(tf.Variable(tf.zeros_like(w)), tf.Variable(tf.zeros_like(w))) for w in learned]

@@ -12,7 +12,7 @@ from training_data import MODEL, TRAINING
 from features.schema import Categorical, Schema, Timestamp
 from training.data.examples import Examples, batches
 from training.data.inputs import Inputs
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.fit.sampling import FLOOR_OF_RATE, draw, keep_probabilities, log_odds_shift, sampled
 from training.settings import OptimizerSettings
 
@@ -139,7 +139,7 @@ def test_the_expected_share_is_the_rate(probability, rate):
 
 
 def test_chances_by_hand():
-    """|p - y| of .1, .2, .3 and .4 has the mean .25: a rate of .5 takes c = 2, and nothing is cut off."""
+    """|p - y| of 0.1, 0.2, 0.3 and 0.4 has the mean 0.25: a rate of 0.5 gives c = 2."""
     kept = keep_probabilities(
         np.array([0.1, 0.2, 0.7, 0.6], np.float32), np.array([0, 0, 1, 1], np.float32), 0.5
     )
@@ -169,7 +169,7 @@ def test_no_negatives_left_is_no_trouble():
 
 
 def test_importance_makes_the_gradient_unbiased():
-    """Over many seeds, the sample's mean gradient is that of all impressions within 4 standard errors; unweighted it is not."""
+    """Over many seeds, the sample's mean gradient is that of all impressions; unweighted not."""
     rows, rate, seeds = 300, 0.2, 3000
     draw_ = np.random.default_rng(3)
     label, before = labels(rows), draw_.uniform(0.02, 0.9, rows).astype(np.float32)
@@ -209,19 +209,21 @@ def stream(rows, seed):
 
 
 def learned_probabilities(shifted=True, **changes):
-    """Probabilities by item, of the model and of the baseline, after a stream of which some impressions were left out."""
+    """Probabilities by item, of both models, after a stream with left-out impressions."""
     slow, settings = (
         OptimizerSettings(learning_rate=0.003),
         rates(baseline_learning_rate=0.02, **changes),
     )
     model = MODEL.model_copy(update={"wide": slow, "deep": slow, "dense": slow})
-    learners = Learners.fresh(Recipe(ITEMS, model, settings, ()))
+    learners = ModelAndBaseline.new(LearnerConfig(ITEMS, model, settings, ()))
     examples = stream(30_000, seed=1)
     lesson = sampled(as_inputs(examples), examples, settings)
     learners.start_at_click_rate(examples.label)
     for rows in (rows for turn in range(4) for rows in batches(len(lesson), 256, 1 << 16, (turn,))):
         part = lesson.take(rows)
-        learners.learn(learners.prepare(part if shifted else replace(part, log_odds_shift=0.0)))
+        learners.train_step(
+            learners.prepare(part if shifted else replace(part, log_odds_shift=0.0))
+        )
     asked = as_inputs(impressions(np.zeros(len(CLICK_RATES)), np.arange(len(CLICK_RATES))))
     return np.stack([learners.model.predict(asked), learners.baseline.predict(asked)]).astype(
         np.float64
@@ -234,7 +236,7 @@ def odds(p):
 
 @pytest.mark.slow
 def test_a_fifth_of_the_negatives_leaves_both_learners_as_calibrated_as_all():
-    """Expected over observed clicks, within three standard errors of the click rate and what Adam leaves."""
+    """Expected over observed clicks, within three standard errors and what Adam leaves."""
     for probability in (learned_probabilities(), learned_probabilities(negative_rate=0.2)):
         np.testing.assert_allclose(probability.mean(axis=1) / CLICK_RATES.mean(), 1, atol=0.08)
 

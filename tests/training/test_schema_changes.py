@@ -1,4 +1,4 @@
-"""A warm start under another schema: what was learned of the fields that stayed is kept, weight by weight."""
+"""A warm start under another schema: fields of both keep their weights, weight by weight."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from features.schema import Categorical, MultiValued, Numeric, Relation, Schema
 from training.data.examples import read_examples
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import Description, write_description
-from training.fit.learners import Learners, Recipe
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.fit.trainer import TrainRequest, train_day
 from training.models.ctr import CtrModel
 from training.settings import OptimizerSettings
@@ -30,7 +30,7 @@ def kept_but(*names):
 def learned(tmp_path_factory):
     """A checkpoint whose every dense weight and slot is a random number, and what is in it."""
     folder = tmp_path_factory.mktemp("learned")
-    learners = Learners.fresh(Recipe(SCHEMA, MODEL, TRAINING, ()))
+    learners = ModelAndBaseline.new(LearnerConfig(SCHEMA, MODEL, TRAINING, ()))
     draw = np.random.default_rng(0)
     for learner in (learners.model, learners.baseline):
         for name, variable in learner.model.variables_by_name().items():
@@ -44,7 +44,9 @@ def learned(tmp_path_factory):
 
 def restored(learned, schema, model=MODEL, relations=()):
     folder, _, description = learned
-    return Learners.restored(Recipe(schema, model, TRAINING, relations), folder, description)
+    return ModelAndBaseline.from_checkpoint(
+        LearnerConfig(schema, model, TRAINING, relations), folder, description
+    )
 
 
 def block(learner, name, state=None):
@@ -143,7 +145,7 @@ def test_rows_of_a_removed_field_come_back_with_it(tmp_path):
     train_day(without, tmp_path / "second")
     keys = read_examples(days[0], SCHEMA).keys[:50, 1]  # of item_id
     first, second = (
-        Learners.fresh(Recipe(SCHEMA, MODEL, TRAINING, ())).model.table.restore(
+        ModelAndBaseline.new(LearnerConfig(SCHEMA, MODEL, TRAINING, ())).model.table.restore(
             tmp_path / n / "table"
         )
         for n in ("first", "second")

@@ -1,4 +1,4 @@
-"""A checkpoint that is older than the policy allows, and learning rates that grow again after a gap."""
+"""A checkpoint that is older than allowed, and learning rates that grow again after a gap."""
 
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ from elastic_embeddings.optimizers.learning_rates import ExponentialDecay, Warmu
 from elastic_embeddings.optimizers.rules import GroupAdam
 from features.errors import InputError
 from training.fit.checkpoints import read_checkpoint, read_description
-from training.fit.staleness import Rewarmed, is_stale, starts_fresh
+from training.fit.policies import WarmupRestart, is_stale, starts_fresh
 from training.fit.trainer import TrainRequest, train_day
 from training.settings import StalenessSettings
 
@@ -38,7 +38,7 @@ def test_refusing_names_the_ages_and_the_cure():
 
 
 @pytest.mark.parametrize(
-    ("action", "fresh", "words"), [("warn", False, "going on"), ("fresh", True, "nothing learned")]
+    ("action", "fresh", "words"), [("warn", False, "going on"), ("fresh", True, "untrained model")]
 )
 def test_going_on_says_so(action, fresh, words, caplog):
     assert starts_fresh(StalenessSettings(max_days=3, action=action), 5) is fresh
@@ -46,7 +46,7 @@ def test_going_on_says_so(action, fresh, words, caplog):
 
 
 def test_a_rewarmed_rate_by_hand():
-    rate = Rewarmed(since=100, steps=4)(GroupAdam(learning_rate=0.2)).learning_rate
+    rate = WarmupRestart(since=100, steps=4)(GroupAdam(learning_rate=0.2)).learning_rate
     assert [rate.at(step) for step in (101, 102, 104, 105, 1000)] == pytest.approx(
         [0.05, 0.1, 0.2, 0.2, 0.2]
     )
@@ -56,7 +56,7 @@ def test_a_rewarmed_rate_by_hand():
 
 def test_a_schedule_is_rewarmed_on_top_of_its_own_course():
     decay = ExponentialDecay(0.2, 0.5, 10)
-    rate = Rewarmed(since=10, steps=2)(GroupAdam(learning_rate=decay)).learning_rate
+    rate = WarmupRestart(since=10, steps=2)(GroupAdam(learning_rate=decay)).learning_rate
     assert rate.at(11) == pytest.approx(decay.at(11) / 2)
     assert rate.at(31) == pytest.approx(decay.at(31))
 
@@ -106,7 +106,7 @@ def test_fresh_is_a_first_day(days, first, tmp_path):
 
 @pytest.fixture(scope="module")
 def warming(days, first, tmp_path_factory):
-    """A checkpoint after a gap, with a warm-up over a million steps, which all but stops learning."""
+    """A checkpoint after a gap, with a warm-up over a million steps: training hardly moves."""
     out = tmp_path_factory.mktemp("warming") / "checkpoint"
     train_day(after_a_gap(days, first, max_days=4, warmup_steps=1_000_000), out)
     return out

@@ -1,4 +1,4 @@
-"""A day of learning: it learns, it does not peek, it is deterministic, and it goes on from a checkpoint."""
+"""A day of training: it learns, never looks ahead, is deterministic, and continues."""
 
 import math
 from dataclasses import replace
@@ -29,10 +29,11 @@ from training.settings import AdmissionSettings, OptimizerSettings
 pytestmark = pytest.mark.slow
 
 METRICS = {
-    "rows", "rows_learned", "rows_heldout", "auc_progressive", "log_loss_progressive", "auc", "log_loss",
-    "calibration", "auc_lr_baseline", "rows_in_table", "keys_seen", "zero_rows", "bytes_trained",
-    "examples_per_s", "examples_per_cpu_s", "step_s", "input_s", "cpu_s", "input_share", "rig", "ece", "gauc",
-    "auc_low", "auc_high", "auc_gain_over_baseline", "auc_gain_over_baseline_low",
+    "rows", "rows_learned", "rows_heldout", "auc_progressive", "log_loss_progressive", "auc",
+    "log_loss", "calibration", "auc_lr_baseline", "rows_in_table", "keys_seen", "zero_rows",
+    "bytes_trained",
+    "examples_per_s", "examples_per_cpu_s", "step_s", "input_s", "cpu_s", "input_share", "rig",
+    "ece", "gauc", "auc_low", "auc_high", "auc_gain_over_baseline", "auc_gain_over_baseline_low",
     "auc_gain_over_baseline_high",
 }  # fmt: skip
 
@@ -61,9 +62,9 @@ def second_request(days, first):
 
 @pytest.fixture(scope="module")
 def second(second_request, tmp_path_factory):
-    """The second day's checkpoint and figures, and the progress that was told."""
-    out, told = tmp_path_factory.mktemp("second") / "checkpoint", []
-    return out, train_day(second_request, out, told.append), told
+    """The second day's checkpoint and figures, and the progress reports."""
+    out, reports = tmp_path_factory.mktemp("second") / "checkpoint", []
+    return out, train_day(second_request, out, reports.append), reports
 
 
 def relabelled(source, target, flip):
@@ -136,7 +137,7 @@ def test_another_seed_gives_another_model(second_request, second, tmp_path):
 
 
 def test_progressive_figures_use_no_label_of_the_day(second_request, second, days, tmp_path):
-    """With every label of the day turned around, the same probabilities score exactly the mirrored AUC."""
+    """With every label of the day inverted, the same probabilities give the mirrored AUC."""
     flipped = relabelled(days[1], tmp_path / "day", slice(None))
     figures = train_day(replace(second_request, partition=flipped), tmp_path / "out")
     assert figures["auc_progressive"] == pytest.approx(1 - second[1]["auc_progressive"], abs=1e-12)
@@ -181,7 +182,7 @@ def test_scalers_come_from_the_statistics_given(days, tmp_path):
     assert read_description(tmp_path / "out").scalers == {"price": Scaler(0.25, 2.0)}
 
 
-def test_the_heldout_slice_is_told_apart_by_the_fields_asked_for(days, tmp_path):
+def test_the_heldout_slice_is_reports_apart_by_the_fields_asked_for(days, tmp_path):
     schema, settings = (
         SCHEMA.model_copy(update={"item": "item_id"}),
         TRAINING.model_copy(update={"slices": ("age",)}),
@@ -236,7 +237,7 @@ def test_an_added_field_is_learned_beside_the_others(days, first, tmp_path):
 def test_a_changed_learning_rate_leaves_the_weights_as_they_are(
     second_request, first, days, tmp_path
 ):
-    """The optimizer's dual sums hold weights in units of 1 / rate: unless restated, a tenth of the rate shrinks every weight."""
+    """Dual sums are in units of 1 / rate: they must be rescaled when the rate changes."""
     slow = MODEL.model_copy(
         update={
             part: OptimizerSettings(learning_rate=getattr(MODEL, part).learning_rate / 1e4)
@@ -287,12 +288,12 @@ def test_group_lasso_leaves_zero_rows(days, tmp_path):
     assert 0 < figures["zero_rows"] <= figures["rows_in_table"]
 
 
-def test_progress_is_told_at_the_end_of_each_phase(second):
-    told = second[2]
-    ends = [(p.phase, p.done) for p in told if p.done == p.total]
+def test_progress_is_reports_at_the_end_of_each_phase(second):
+    reports = second[2]
+    ends = [(p.phase, p.done) for p in reports if p.done == p.total]
     assert ends == [("slice of the day before", 240), ("day", 960)]
     assert all(
-        p.examples_per_s > 0 and p.examples_per_cpu_s > 0 and math.isfinite(p.loss) for p in told
+        p.examples_per_s > 0 and p.examples_per_cpu_s > 0 and math.isfinite(p.loss) for p in reports
     )
 
 

@@ -9,7 +9,7 @@ from training_data import SCHEMA
 
 from features.errors import InputError
 from features.schema import Categorical, Cross, MultiValued, Numeric, Relation, Schema, Timestamp
-from training.data.layout import Layout
+from training.data.layout import FieldLayout
 from training.pretraining.settings import PretrainSettings
 from training.settings import ModelSettings, OptimizerSettings, StalenessSettings, TrainingSettings
 
@@ -70,12 +70,15 @@ def test_a_description_of_before_there_were_rates_still_reads():
 
 @pytest.mark.process
 def test_settings_load_without_tensorflow():
-    code = "import sys, training.settings; sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+    code = (
+        "import sys, training.settings; "
+        "sys.exit('tensorflow' in sys.modules or 'numpy' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_layout_sorts_fields_by_how_they_enter():
-    layout = Layout.of(SCHEMA, (Relation(left="user_id", right="age"),))
+    layout = FieldLayout.of(SCHEMA, (Relation(left="user_id", right="age"),))
     assert layout.singles == ("user_id", "item_id", "age", "hour", "user_age")
     assert layout.lists == ("tags",)
     assert layout.dense == ("price",)
@@ -92,7 +95,7 @@ def test_a_layout_follows_the_order_of_the_schema():
         Cross(name="c", of=("a", "b")),
     )
     schema = Schema(label="y", user="u", item="i", timestamp=Timestamp(column="t"), fields=fields)
-    assert Layout.of(schema) == Layout(
+    assert FieldLayout.of(schema) == FieldLayout(
         singles=("b", "a", "c"), lists=("l",), dense=("n",), relations=()
     )
 
@@ -100,4 +103,4 @@ def test_a_layout_follows_the_order_of_the_schema():
 @pytest.mark.parametrize("right", ["tags", "price", "nobody"])
 def test_relations_join_single_valued_id_fields_only(right):
     with pytest.raises(InputError, match=right):
-        Layout.of(SCHEMA, (Relation(left="user_id", right=right),))
+        FieldLayout.of(SCHEMA, (Relation(left="user_id", right=right),))

@@ -48,7 +48,7 @@ TRAINING = TrainingSettings(batch_size=64, shuffle_block=256)
 
 
 def write_impressions(folder: Path, columns: dict, files: int = 1) -> Path:
-    """Write columns (lists by name) as an `impressions` artifact; what is not given of the record columns is made up."""
+    """Write columns (lists by name) as an `impressions` artifact; missing ones are made up."""
     rows = len(next(iter(columns.values())))
     made_up = {
         "record_id": range(rows),
@@ -82,7 +82,7 @@ def write_impressions(folder: Path, columns: dict, files: int = 1) -> Path:
 def planted_day(
     folder: Path, day: int = 0, rows: int = 1200, seed: int = 0, users: int = 30, items: int = 40
 ) -> Path:
-    """Write a day whose clicks depend on user, item, tags and price in a way that stays the same every day."""
+    """Write a day whose clicks depend on user, item, tags and price, every day in the same way."""
     draw = np.random.default_rng((seed, day))
     taste, appeal = (
         np.random.default_rng(1).normal(size=users) * 2,

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from features.errors import InputError
 from features.schema import Schema
-from validation.data.aggregates import Aggregates, read_aggregates
-from validation.data.checks import data_checks
+from validation.data.checks import Aggregates, data_checks, read_aggregates
 from validation.settings import DataGateSettings
 
 SCHEMA = Schema.model_validate(

@@ -1,4 +1,4 @@
-"""The data gate on hand-made aggregates: a good day passes, each bad figure fails exactly its own expectation."""
+"""The data gate on aggregates by hand: a good day passes, a bad figure fails its expectation."""
 
 import json
 import math
@@ -14,8 +14,7 @@ import pytest
 from features.errors import InputError
 from features.schema import Schema
 from validation.data.checks import data_checks
-from validation.data.data_docs import standalone
-from validation.data.expectations import DataVerdict, check_data
+from validation.data.expectations import DataVerdict, check_data, standalone
 from validation.settings import DataGateSettings
 
 SCHEMA = Schema.model_validate(
@@ -253,7 +252,7 @@ def test_loading_the_gate_starts_neither_tensorflow_nor_a_spark_session_nor_tele
 
 
 def test_a_day_that_only_needs_checks_needs_no_great_expectations():
-    from validation.data.aggregates import Aggregates
+    from validation.data.checks import Aggregates
 
     checks = data_checks(Aggregates(GOOD), [Aggregates(GOOD)], SCHEMA, DataGateSettings())
     assert all(c.passed for c in checks)

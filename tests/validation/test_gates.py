@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from validation.checks import Check
-from validation.model.gates import BOOTSTRAP, Evidence, Outcome, judge
+from validation.model.gates import BOOTSTRAP, Evidence, GateResult, decide
 from validation.settings import DataGateSettings, ModelGateSettings
 
 GOOD = Evidence(
@@ -27,57 +27,72 @@ GOOD = Evidence(
 SETTINGS = ModelGateSettings()
 
 TABLE = [
-    ("as good as it gets", {}, Outcome.BLESSED, set()),
+    ("as good as it gets", {}, GateResult.BLESSED, set()),
     (
         "a little worse than the champion, within the margin",
         {"auc_champion": 0.7449},
-        Outcome.BLESSED,
+        GateResult.BLESSED,
         set(),
     ),
-    ("worse than the champion", {"auc_champion": 0.7451}, Outcome.REFUSED, {"auc_minus_champion"}),
-    ("within the margin of the baseline", {"auc_baseline": 0.7499}, Outcome.BLESSED, set()),
-    ("worse than the baseline", {"auc_baseline": 0.7501}, Outcome.REFUSED, {"auc_minus_baseline"}),
-    ("too slow", {"p99_ms": 251.0}, Outcome.REFUSED, {"p99_ms"}),
+    (
+        "worse than the champion",
+        {"auc_champion": 0.7451},
+        GateResult.REFUSED,
+        {"auc_minus_champion"},
+    ),
+    ("within the margin of the baseline", {"auc_baseline": 0.7499}, GateResult.BLESSED, set()),
+    (
+        "worse than the baseline",
+        {"auc_baseline": 0.7501},
+        GateResult.REFUSED,
+        {"auc_minus_baseline"},
+    ),
+    ("too slow", {"p99_ms": 251.0}, GateResult.REFUSED, {"p99_ms"}),
     (
         "worse and slow",
         {"auc_champion": 0.8, "p99_ms": 251.0},
-        Outcome.REFUSED,
+        GateResult.REFUSED,
         {"auc_minus_champion", "p99_ms"},
     ),
-    ("parity at the limit", {"parity_max_abs_diff": 1e-6}, Outcome.BLESSED, set()),
-    ("parity broken", {"parity_max_abs_diff": 1.1e-6}, Outcome.UNSOUND, {"parity_max_abs_diff"}),
-    ("parity unknown", {"parity_max_abs_diff": math.nan}, Outcome.UNSOUND, {"parity_max_abs_diff"}),
-    ("parity missing", {"parity_max_abs_diff": None}, Outcome.UNSOUND, {"parity_max_abs_diff"}),
-    ("predicts half the clicks", {"calibration": 0.5}, Outcome.UNSOUND, {"calibration"}),
-    ("predicts twice the clicks", {"calibration": 2.0}, Outcome.UNSOUND, {"calibration"}),
-    ("no click to calibrate on", {"calibration": math.inf}, Outcome.UNSOUND, {"calibration"}),
-    ("worse than chance", {"auc": 0.49}, Outcome.UNSOUND, {"auc"}),
-    ("AUC undefined", {"auc": math.nan}, Outcome.UNSOUND, {"auc"}),
-    ("log loss is NaN", {"log_loss": math.nan}, Outcome.UNSOUND, {"log_loss"}),
-    ("log loss is infinite", {"log_loss": math.inf}, Outcome.UNSOUND, {"log_loss"}),
+    ("parity at the limit", {"parity_max_abs_diff": 1e-6}, GateResult.BLESSED, set()),
+    ("parity broken", {"parity_max_abs_diff": 1.1e-6}, GateResult.UNSOUND, {"parity_max_abs_diff"}),
+    (
+        "parity unknown",
+        {"parity_max_abs_diff": math.nan},
+        GateResult.UNSOUND,
+        {"parity_max_abs_diff"},
+    ),
+    ("parity missing", {"parity_max_abs_diff": None}, GateResult.UNSOUND, {"parity_max_abs_diff"}),
+    ("predicts half the clicks", {"calibration": 0.5}, GateResult.UNSOUND, {"calibration"}),
+    ("predicts twice the clicks", {"calibration": 2.0}, GateResult.UNSOUND, {"calibration"}),
+    ("no click to calibrate on", {"calibration": math.inf}, GateResult.UNSOUND, {"calibration"}),
+    ("worse than chance", {"auc": 0.49}, GateResult.UNSOUND, {"auc"}),
+    ("AUC undefined", {"auc": math.nan}, GateResult.UNSOUND, {"auc"}),
+    ("log loss is NaN", {"log_loss": math.nan}, GateResult.UNSOUND, {"log_loss"}),
+    ("log loss is infinite", {"log_loss": math.inf}, GateResult.UNSOUND, {"log_loss"}),
     (
         "the champion's AUC is NaN",
         {"auc_champion": math.nan},
-        Outcome.REFUSED,
+        GateResult.REFUSED,
         {"auc_minus_champion"},
     ),
     (
         "the baseline's AUC is NaN",
         {"auc_baseline": math.nan},
-        Outcome.REFUSED,
+        GateResult.REFUSED,
         {"auc_minus_baseline"},
     ),
-    ("latency unknown", {"p99_ms": math.nan}, Outcome.REFUSED, {"p99_ms"}),
+    ("latency unknown", {"p99_ms": math.nan}, GateResult.REFUSED, {"p99_ms"}),
     (
         "unsound beats refused",
         {"calibration": 9.0, "p99_ms": 999.0},
-        Outcome.UNSOUND,
+        GateResult.UNSOUND,
         {"calibration", "p99_ms"},
     ),
     (
         "the export lost what training learned",
         {"auc_exported": 0.4},
-        Outcome.UNSOUND,
+        GateResult.UNSOUND,
         {"auc_exported", "auc_minus_baseline", "auc_minus_champion"},
     ),
 ]
@@ -87,8 +102,8 @@ TABLE = [
     ("changes", "outcome", "failed"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
 )
 def test_the_truth_table(changes, outcome, failed):
-    verdict = judge(replace(GOOD, **changes), SETTINGS)
-    assert verdict.outcome is outcome
+    verdict = decide(replace(GOOD, **changes), SETTINGS)
+    assert verdict.result is outcome
     assert {c.name for c in verdict.checks if not c.passed} == failed
     assert len(verdict.reasons) == len(failed)
     assert len(verdict.checks) == 8
@@ -98,8 +113,8 @@ def test_the_truth_table(changes, outcome, failed):
     ("auc_compressed", "passes"), [(0.7396, True), (0.7394, False), (0.75, True), (math.nan, False)]
 )
 def test_lossy_compression_may_cost_so_much_and_no_more(auc_compressed, passes):
-    verdict = judge(replace(GOOD, auc_compressed=auc_compressed), SETTINGS)
-    assert verdict.outcome is (Outcome.BLESSED if passes else Outcome.REFUSED)
+    verdict = decide(replace(GOOD, auc_compressed=auc_compressed), SETTINGS)
+    assert verdict.result is (GateResult.BLESSED if passes else GateResult.REFUSED)
     assert {c.name for c in verdict.checks if not c.passed} == (
         set() if passes else {"auc_minus_trained"}
     )
@@ -107,30 +122,30 @@ def test_lossy_compression_may_cost_so_much_and_no_more(auc_compressed, passes):
 
 
 def test_without_a_champion_the_bootstrap_is_explicit():
-    verdict = judge(replace(GOOD, auc_champion=None), SETTINGS)
-    assert verdict.outcome is Outcome.BLESSED
+    verdict = decide(replace(GOOD, auc_champion=None), SETTINGS)
+    assert verdict.result is GateResult.BLESSED
     assert verdict.reasons == (BOOTSTRAP,)
     assert "auc_minus_champion" not in {c.name for c in verdict.checks}
 
 
 def test_a_bootstrap_does_not_excuse_the_other_gates():
-    worse = judge(replace(GOOD, auc_champion=None, auc_baseline=0.8), SETTINGS)
-    unsound = judge(replace(GOOD, auc_champion=None, parity_max_abs_diff=0.1), SETTINGS)
-    assert (worse.outcome, unsound.outcome) == (Outcome.REFUSED, Outcome.UNSOUND)
+    worse = decide(replace(GOOD, auc_champion=None, auc_baseline=0.8), SETTINGS)
+    unsound = decide(replace(GOOD, auc_champion=None, parity_max_abs_diff=0.1), SETTINGS)
+    assert (worse.result, unsound.result) == (GateResult.REFUSED, GateResult.UNSOUND)
     assert worse.reasons[-1] == unsound.reasons[-1] == BOOTSTRAP
 
 
 @given(st.sampled_from([f.name for f in fields(Evidence) if f.name != "bytes_exported"]))
 def test_no_figure_may_be_nan(name):
-    assert judge(replace(GOOD, **{name: math.nan}), SETTINGS).outcome is not Outcome.BLESSED
+    assert decide(replace(GOOD, **{name: math.nan}), SETTINGS).result is not GateResult.BLESSED
 
 
 @given(st.floats(0.3, 0.9), st.floats(0.3, 0.9))
 def test_a_better_candidate_never_gets_a_worse_verdict(first, second):
-    rank = [Outcome.UNSOUND, Outcome.REFUSED, Outcome.BLESSED]
+    rank = [GateResult.UNSOUND, GateResult.REFUSED, GateResult.BLESSED]
     low, high = sorted((first, second))
     worse, better = (
-        judge(replace(GOOD, auc=a, auc_exported=a), SETTINGS).outcome for a in (low, high)
+        decide(replace(GOOD, auc=a, auc_exported=a), SETTINGS).result for a in (low, high)
     )
     assert rank.index(worse) <= rank.index(better)
 
@@ -161,7 +176,7 @@ def test_a_check_without_a_limit_cannot_be_made():
 
 def test_the_verdict_file_is_plain_json_even_with_nan():
     document = json.loads(
-        json.dumps(judge(replace(GOOD, log_loss=math.nan), SETTINGS).as_dict(), allow_nan=False)
+        json.dumps(decide(replace(GOOD, log_loss=math.nan), SETTINGS).as_dict(), allow_nan=False)
     )
     assert document["verdict"] == "unsound"
     assert document["reasons"] == [

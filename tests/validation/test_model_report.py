@@ -1,4 +1,4 @@
-"""The pictures: what they are computed from, that they are there, and that odd days do not break them."""
+"""The plots: what they are computed from, that they are written, and odd days."""
 
 import struct
 
@@ -34,7 +34,7 @@ def test_each_picture_is_written_into_a_new_folder(tmp_path):
     }
     paths = plot_model(label, models, tmp_path / "plots", BYTES)
     assert [p.name for p in paths] == ["calibration.png", "roc.png", "scores.png", "bytes.png"]
-    assert all(size(path) == (936, 676) for path in paths)
+    assert all(size(path) == (864, 624) for path in paths)
 
 
 @pytest.mark.slow
@@ -72,7 +72,7 @@ ODD = [
 )
 def test_an_odd_day_still_gets_its_pictures(tmp_path, label, probability):
     paths = plot_model(label, {"m": probability}, tmp_path, {"trained": 0, "exported": 5})
-    assert [size(path) for path in paths] == [(936, 676)] * 4
+    assert [size(path) for path in paths] == [(864, 624)] * 4
 
 
 def test_scores_of_other_impressions_are_refused(tmp_path):

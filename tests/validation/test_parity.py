@@ -1,4 +1,4 @@
-"""The stranger's process: what it is given, what it answers, what it notices. The model is made by hand of stock ops."""
+"""The serving process: its input, its answers, its errors. The model is made of stock ops."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import validation.model.parity_worker as worker
 from features.errors import InputError, UnsoundError
 from features.schema import Schema
-from validation.model.parity import check_parity, compare
+from validation.model.check import check_parity, compare
 from validation.model.requests import RawRequests, read_requests
 from validation.serving.measure import serve
 
@@ -44,7 +44,7 @@ REQUESTS = RawRequests.of(SCHEMA, COLUMNS)
 
 
 def true_probability(weight=0.25):
-    """What the model below gives, counted by hand: bytes of the user, values present, and a weight."""
+    """The model's answers counted by hand: bytes of the user, values present, and a weight."""
     users = [len(u.encode()) for u in COLUMNS["user_id"]]
     tags = [len(t) for t in COLUMNS["tags"]]
     inputs = [len((i or "").encode()) for i in COLUMNS["Input"]]
@@ -225,7 +225,7 @@ def test_the_file_gives_back_every_byte(tmp_path_factory, values):
         "Input": ["x"] * len(values),
     }
     RawRequests.of(SCHEMA, columns).save(path)
-    read = worker.Requests(path)
+    read = worker.DecodedRequests(path)
     assert read.rows == len(values)
     assert read.columns["user_id"] == [(v or "").encode() for v, _ in values]
     assert read.columns["tags"] == [[t.encode() for t in tags] for _, tags in values]
@@ -233,14 +233,14 @@ def test_the_file_gives_back_every_byte(tmp_path_factory, values):
 
 def test_slices_of_a_larger_table_are_written_as_they_are(tmp_path):
     RawRequests(REQUESTS.table.slice(2, 3)).save(tmp_path / "slice.npz")
-    read = worker.Requests(tmp_path / "slice.npz")
+    read = worker.DecodedRequests(tmp_path / "slice.npz")
     assert read.columns["user_id"] == [b"a\x00", "名前名前".encode(), b"x" * 999]
     assert read.columns["tags"] == [[b"b", b"b"], [], [b"\x00", "é".encode(), b"c"]]
 
 
 def test_lists_are_padded_to_the_longest_of_their_batch(tmp_path):
     REQUESTS.save(tmp_path / "r.npz")
-    read = worker.Requests(tmp_path / "r.npz")
+    read = worker.DecodedRequests(tmp_path / "r.npz")
     assert read.batch(0, 3)["tags"].numpy().tolist() == [[b"", b""], [b"a", b""], [b"b", b"b"]]
     assert read.batch(6, 8)["tags"].shape == (2, 0)
     assert read.batch(6, 8)["tags"].dtype == tf.string

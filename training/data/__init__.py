@@ -1,1 +1,1 @@
-"""What a day's impressions are in memory: examples, columns, inputs."""
+"""A day's impressions in memory: columns, examples and the inputs of the models."""

@@ -1,4 +1,4 @@
-"""Named NumPy arrays in one `.npz` file, without pickle, as the checkpoint keeps its dense weights and encodings."""
+"""Named NumPy arrays in one `.npz` file, without pickle."""
 
 from __future__ import annotations
 
@@ -16,16 +16,13 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays under their names, in sorted order; the same arrays give the same bytes."""
+    """Write arrays under their names."""
+    # Sorted, so that the same arrays always give the same bytes.
     np.savez(path, allow_pickle=False, **{name: arrays[name] for name in sorted(arrays)})
 
 
 def read_arrays(path: Path) -> Arrays:
-    """Read what `write_arrays` wrote.
-
-    Raises:
-        InputError: the file is missing, damaged, or holds something other than plain arrays.
-    """
+    """Read what `write_arrays` wrote; raises InputError if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}

@@ -1,4 +1,4 @@
-"""A partition's columns, dictionary-encoded once, so that each distinct value is hashed once and not each row."""
+"""A partition's columns, dictionary-encoded, so that a value is hashed once and not in each row."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.errors import InputError
-from features.schema import ColumnField, MultiValued, Schema
+from features.schema import MultiValued, Schema
 
 RECORD_COLUMNS = ("record_id", "label", "timestamp_ms", "user")
-"""Columns beside the fields that training reads."""
+"""Columns that training reads in addition to the fields."""
 
 
 class AbsentFields(Enum):
@@ -29,19 +29,19 @@ class AbsentFields(Enum):
 
 
 @dataclass(frozen=True)
-class Coded:
-    """A column as codes into its distinct values: codes int64 [n], values string [distinct] (objects)."""
+class DictionaryColumn:
+    """A column as codes int64 [n] into its distinct values, string [distinct] (objects)."""
 
     codes: NDArray[np.int64]
     values: NDArray[np.object_]
 
 
 @dataclass(frozen=True)
-class CodedList:
-    """A list column: offsets int64 [n + 1] into the codes of all its elements, one list after the other."""
+class DictionaryListColumn:
+    """A list column: list i has the elements `offsets[i]` to `offsets[i + 1]`; int64 [n + 1]."""
 
     offsets: NDArray[np.int64]
-    elements: Coded
+    elements: DictionaryColumn
 
 
 def read_impressions(
@@ -50,16 +50,17 @@ def read_impressions(
     absent: AbsentFields = AbsentFields.REFUSE,
     extras: Sequence[str] = (),
 ) -> pa.Table:
-    """Read an `impressions` artifact, memory-mapped, its files one after the other in the order of their names.
+    """Read an `impressions` artifact, memory-mapped, its files in the order of their names.
 
     Args:
         folder: the artifact, which holds `impressions/part-*.parquet`.
         schema: names the columns to read.
-        absent: whether a field without a column is an error or null in every row; an extra is then left out.
+        absent: whether a field without a column is an error, or null in every row; in the latter
+            case an extra without a column is left out.
         extras: further columns to read, as the log has them.
 
     Raises:
-        InputError: no file, an unreadable one, or a missing column.
+        InputError: there is no file, an unreadable one, or a missing column.
     """
     files = sorted((folder / "impressions").glob("part-*.parquet"))
     if not files:
@@ -69,69 +70,64 @@ def read_impressions(
     return pa.concat_tables([_read(path, schema, absent, extras) for path in files])
 
 
-def coded(table: pa.Table, name: str) -> Coded:
+def dictionary_column(table: pa.Table, name: str) -> DictionaryColumn:
     """Dictionary-encode a string column; a null counts as `""`."""
     return _encode(pc.fill_null(table[name].combine_chunks(), ""))
 
 
-def coded_list(table: pa.Table, name: str) -> CodedList:
-    """Dictionary-encode the elements of a list<string> column; a null list counts as empty, nulls inside are left out."""
+def dictionary_list_column(table: pa.Table, name: str) -> DictionaryListColumn:
+    """Dictionary-encode the elements of a list<string> column.
+
+    A null list counts as empty, a null element as `""`.
+    """
     column = table[name].combine_chunks()
-    lengths = (
-        pc.fill_null(pc.list_value_length(column), 0)
-        .to_numpy(zero_copy_only=False)
-        .astype(np.int64)
-    )
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    return CodedList(offsets, _encode(pc.fill_null(pc.list_flatten(column), "")))
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths.astype(np.int64))])
+    return DictionaryListColumn(offsets, _encode(pc.fill_null(pc.list_flatten(column), "")))
 
 
 def distinct_pairs(
     left: NDArray[np.int64], right: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Number the distinct pairs of two code columns, int64 [n] each, in order of first occurrence.
+    """Number the distinct pairs of two code columns, int64 [n] each, in order of occurrence.
 
     Returns:
-        `(codes, lefts, rights)`: int64 [n] into int64 [distinct] and int64 [distinct].
+        `(codes, lefts, rights)`: int64 [n], and the pairs that they number, int64 [distinct] each.
     """
+    # One number per pair. Codes are below the number of rows, so the product fits int64.
     width = int(right.max(initial=0)) + 1
     codes, pairs = pd.factorize(left * width + right)
     return codes.astype(np.int64), pairs // width, pairs % width
 
 
 def _read(path: Path, schema: Schema, absent: AbsentFields, extras: Sequence[str]) -> pa.Table:
+    fields = schema.column_fields()
+    requested = [*(f.name for f in fields), *extras]
     try:
+        # Memory-mapped, so that columns that are not requested are not loaded.
         file = pq.ParquetFile(path, memory_map=True)
-        there = set(file.schema_arrow.names)
-        missing = [f for f in schema.column_fields() if f.name not in there]
-        asked = [*(f.name for f in schema.column_fields()), *extras]
-        _refuse_missing(
-            path, [*RECORD_COLUMNS, *(asked if absent is AbsentFields.REFUSE else ())], there
-        )
-        wanted = [*RECORD_COLUMNS, *(name for name in asked if name in there)]
-        return _with_nulls(file.read(columns=wanted), missing)
+        available = set(file.schema_arrow.names)
+        needed = [*RECORD_COLUMNS, *(requested if absent is AbsentFields.REFUSE else ())]
+        missing = [name for name in needed if name not in available]
+        if missing:
+            raise InputError(
+                f"{path}: no column {missing} (there are {sorted(available)}); run `ingest` again "
+                "with this schema"
+            )
+        present = [name for name in requested if name in available]
+        table = file.read(columns=[*RECORD_COLUMNS, *present])
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(
             f"{path}: not a readable Parquet file ({error}); run `ingest` for this day again"
         ) from error
-
-
-def _refuse_missing(path: Path, needed: Sequence[str], there: set[str]) -> None:
-    missing = [name for name in needed if name not in there]
-    if missing:
-        raise InputError(
-            f"{path}: no column {missing} (there are {sorted(there)}); run `ingest` again with this schema"
-        )
-
-
-def _with_nulls(table: pa.Table, missing: Sequence[ColumnField]) -> pa.Table:
-    for field in missing:
+    for field in (f for f in fields if f.name not in available):
         kind = pa.list_(pa.string()) if isinstance(field, MultiValued) else pa.string()
         table = table.append_column(field.name, pa.nulls(table.num_rows, kind))
     return table
 
 
-def _encode(column: pa.Array) -> Coded:
+def _encode(column: pa.Array) -> DictionaryColumn:
+    # Arrow reads a column as a dictionary if it was written as one.
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return Coded(codes, encoded.dictionary.to_numpy(zero_copy_only=False).astype(object))
+    return DictionaryColumn(codes, encoded.dictionary.to_numpy(zero_copy_only=False).astype(object))

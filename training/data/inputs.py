@@ -1,4 +1,4 @@
-"""From examples to what a step reads: keys, standardised numbers and p_uv, in batches."""
+"""From examples to the inputs of a training step: keys, standardised numbers and p_uv."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from numpy.typing import NDArray
 from elastic_embeddings.core.ragged import Ragged
 from features.schema import Relation, Schema
 from training.data.examples import Examples
-from training.data.layout import Layout
 from training.data.scalers import Scaler, as_arrays
-from training.models.cross_input import Encodings
+from training.models.encoding_inputs import Encodings
 from training.models.pooling import dense_inputs
+
+# Impressions that are featurised at a time, which bounds the memory for intermediate float64.
+_BLOCK = 65_536
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the models read of impressions, one per row.
+    """The inputs of the models, one impression per row.
 
     Attributes:
         keys: int64 [n, S], of the single-valued id fields.
-        lists: keys of the multi-valued fields.
+        lists: keys of the pooled fields.
         dense: float32 [n, 2 * D], standardised numbers and flags.
         cross: float32 [n, R], p_uv of each relation.
         label: float32 [n].
-        weight: float64 [n] ≥ 0, of an impression in the loss in any unit; None: the same for all.
-        importance: float32 [n], expected share kept over an impression's own chance to be kept; None: all were kept.
-        log_odds_shift: what drawing the impressions added to the log-odds of a click (`training.fit.sampling`).
+        weight: float64 [n] ≥ 0, sample weights in any unit; None: all equal.
+        importance: float32 [n], the expected share of impressions kept by sampling, divided by
+            the impression's own probability of being kept; None: all were kept.
+        log_odds_shift: what sampling added to the log-odds of a click (`training.fit.sampling`).
     """
 
     keys: NDArray[np.int64]
@@ -60,23 +63,28 @@ class Inputs:
         )
 
     def loss_weights(self) -> NDArray[np.float32]:
-        """Return each impression's factor in a batch's mean loss, float32 [n]: weight / mean weight · importance.
+        """Return each impression's factor in a batch's mean loss, float32 [n].
 
-        The weights of the log are in units of their mean over the batch, so that only their ratios count and a step is as
-        long as without them; where all are 0 nothing is learned. Importance is not divided by its mean: the gradient would
-        no longer be unbiased.
+        The factor is weight / mean weight · importance; it is 0 where all weights are 0.
         """
-        factors = np.ones(len(self)) if self.weight is None else _in_units_of_mean(self.weight)
-        return (factors if self.importance is None else factors * self.importance).astype(
-            np.float32
-        )
+        factors = np.ones(len(self))
+        if self.weight is not None:
+            largest = self.weight.max(initial=0.0)
+            # Dividing by the mean keeps the step size the same as without weights: only their
+            # ratios count. Dividing by the largest first keeps the mean's sum from overflowing.
+            relative = self.weight / largest if largest else np.zeros(len(self))
+            factors = relative / relative.mean() if largest else relative
+        # Importance is not divided by its mean: that would bias the gradient.
+        weighted = factors if self.importance is None else factors * self.importance
+        return weighted.astype(np.float32)
 
     def flat_keys(self) -> NDArray[np.int64]:
-        """Return all keys, int64 [n * S + k]: the single-valued ones row by row, then list after list."""
+        """Return all keys, int64 [n * S + k]: single-valued fields by row, then list after list."""
         return np.concatenate([self.keys.reshape(-1), *(values.values for values in self.lists)])
 
     def flat_fields(self) -> NDArray[np.int16]:
-        """Return for each of `flat_keys` its field's place in `Layout.keyed`, int16 [n * S + k]."""
+        """Return the position in `FieldLayout.keyed` of the field of each of `flat_keys`, int16."""
+        # int16, because there is one number per key of the batch.
         count = self.keys.shape[1]
         listed = [
             np.full(len(values.values), count + i, np.int16) for i, values in enumerate(self.lists)
@@ -84,7 +92,10 @@ class Inputs:
         return np.concatenate([np.tile(np.arange(count, dtype=np.int16), len(self)), *listed])
 
     def segments(self) -> NDArray[np.int32]:
-        """Return for each key of a list, int32 [k], `impression * lists + list` (see `pool_fields`)."""
+        """Return for each key of a list, int32 [k], `impression * lists + list`.
+
+        These are the segments that `training.models.pooling.pool_fields` sums over.
+        """
         owners = [
             np.repeat(np.arange(len(self)), v.lengths()) * len(self.lists) + i
             for i, v in enumerate(self.lists)
@@ -94,7 +105,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Featurizer:
-    """What turns examples into inputs: the schema, the scalers and the frozen encodings of one model."""
+    """Converts examples to inputs by the schema, scalers and frozen encodings of a model."""
 
     schema: Schema
     relations: Sequence[Relation]
@@ -102,46 +113,29 @@ class Featurizer:
     encodings: Encodings
 
     def inputs(self, examples: Examples) -> Inputs:
-        """Standardise the numbers and compute p_uv, block by block."""
-        starts = range(0, max(1, len(examples)), _BLOCK)
-        blocks = [examples.slice(start, start + _BLOCK) for start in starts]
+        """Return the inputs of examples: standardised numbers and p_uv, computed in blocks."""
+        means, stds = as_arrays(self.scalers, [field.name for field in self.schema.dense_fields()])
+        dense, cross = [], []
+        for start in range(0, max(1, len(examples)), _BLOCK):
+            block = examples.slice(start, start + _BLOCK)
+            # The operations of the exported graph, so that served inputs equal trained ones.
+            scaled = dense_inputs(
+                tf.constant(block.numbers),
+                tf.constant(block.present),
+                tf.constant(means),
+                tf.constant(stds),
+            )
+            dense.append(scaled.numpy())
+            p_uv = np.zeros((len(block), len(self.relations)), np.float32)
+            for i, relation in enumerate(self.relations):
+                if encoding := self.encodings.get(relation.name):
+                    p_uv[:, i] = encoding.column(block.pairs[:, i])
+            cross.append(p_uv)
         return Inputs(
             keys=examples.keys,
             lists=examples.lists,
-            dense=np.concatenate([self._dense(block) for block in blocks]),
-            cross=np.concatenate([self._cross(block) for block in blocks]),
+            dense=np.concatenate(dense),
+            cross=np.concatenate(cross),
             label=examples.label,
             weight=examples.weight,
         )
-
-    def _dense(self, examples: Examples) -> NDArray[np.float32]:
-        means, stds = as_arrays(self.scalers, Layout.of(self.schema).dense)
-        values: NDArray[np.float32] = dense_inputs(
-            tf.constant(examples.numbers),
-            tf.constant(examples.present),
-            tf.constant(means),
-            tf.constant(stds),
-        ).numpy()
-        return values
-
-    def _cross(self, examples: Examples) -> NDArray[np.float32]:
-        columns = [
-            self._column(relation.name, examples.pairs[:, i])
-            for i, relation in enumerate(self.relations)
-        ]
-        return np.stack(columns, axis=1) if columns else np.zeros((len(examples), 0), np.float32)
-
-    def _column(self, relation: str, pairs: NDArray[np.int64]) -> NDArray[np.float32]:
-        encoding = self.encodings.get(relation)
-        return np.zeros(len(pairs), np.float32) if encoding is None else encoding.column(pairs)
-
-
-_BLOCK = 65_536
-
-
-def _in_units_of_mean(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    largest = weights.max(initial=0.0)
-    if not largest:
-        return np.zeros(len(weights))
-    parts = weights / largest  # a sum of very large weights must not overflow
-    return parts / parts.mean()

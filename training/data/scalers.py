@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the numeric fields, from days before the one that is learned."""
+"""Mean and standard deviation of the numeric fields, computed on days before the training day."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from features.errors import InputError
 
 @dataclass(frozen=True)
 class Scaler:
-    """How a number is standardised: (value - mean) / std."""
+    """Standardises a number: (value - mean) / std."""
 
     mean: float = 0.0
     std: float = 1.0
 
     @classmethod
     def of(cls, mean: float | None, std: float | None) -> Scaler:
-        """Make a usable scaler of figures that may be missing, infinite or, for a constant field, zero."""
+        """Return a usable scaler: missing, infinite and zero figures get the default values."""
         usable_std = std is not None and np.isfinite(std) and std > 0
         return cls(
             mean=float(mean) if mean is not None and np.isfinite(mean) else 0.0,
+            # A constant field has std 0, by which nothing can be divided.
             std=float(std) if usable_std and std is not None else 1.0,
         )
 
 
 def scalers_from_statistics(folder: Path, fields: Sequence[str]) -> dict[str, Scaler]:
-    """Read the scalers of dense fields from a `feature_statistics` folder; a field it does not know is left out.
+    """Read the scalers of fields from a `feature_statistics` folder; unknown ones are left out.
 
-    Raises:
-        InputError: the folder has no readable `fields.parquet`.
+    Raises InputError if the folder has no readable `fields.parquet`.
     """
     path = folder / "fields.parquet"
     try:
@@ -53,22 +53,22 @@ def scalers_from_statistics(folder: Path, fields: Sequence[str]) -> dict[str, Sc
 def scalers_from_numbers(
     fields: Sequence[str], values: NDArray[np.float64], present: NDArray[np.bool_]
 ) -> dict[str, Scaler]:
-    """Compute the scalers of present values; float64 [n, D] and bool [n, D], one column per field."""
-    return {name: _measure(values[:, i][present[:, i]]) for i, name in enumerate(fields)}
+    """Compute the scalers of fields from values float64 [n, D] where present, bool [n, D]."""
+    scalers = {}
+    for i, name in enumerate(fields):
+        known = values[:, i][present[:, i]]
+        # Very large values overflow to infinity, which `Scaler.of` replaces.
+        with np.errstate(over="ignore", invalid="ignore"):
+            scalers[name] = (
+                Scaler.of(float(known.mean()), float(known.std())) if len(known) else Scaler()
+            )
+    return scalers
 
 
 def as_arrays(
     scalers: Mapping[str, Scaler], fields: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return `(means, stds)`, each float64 [D] in the order of `fields`; a field without a scaler is left as it is."""
+    """Return `(means, stds)`, float64 [D] each; a field without a scaler is not changed by them."""
     chosen = [scalers.get(name, Scaler()) for name in fields]
-    return np.array([s.mean for s in chosen], np.float64), np.array(
-        [s.std for s in chosen], np.float64
-    )
-
-
-def _measure(values: NDArray[np.float64]) -> Scaler:
-    if not len(values):
-        return Scaler()
-    with np.errstate(over="ignore", invalid="ignore"):
-        return Scaler.of(float(values.mean()), float(values.std()))
+    means, stds = ([getattr(s, figure) for s in chosen] for figure in ("mean", "std"))
+    return np.array(means, np.float64), np.array(stds, np.float64)

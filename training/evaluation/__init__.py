@@ -1,1 +1,1 @@
-"""How good a model is: metrics, slices, reports."""
+"""Evaluation of models: metrics, slices, reports, scoring."""

@@ -1,18 +1,19 @@
-"""How good a day's model is on the held-out impressions, beside its baseline: figures, intervals, slices, curves."""
+"""Quality of a day's model on the held-out impressions, compared with its baseline."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from features.json_safe import json_safe
 from training.evaluation.metrics import (
+    LEVEL,
+    RESAMPLES,
     CalibrationCurve,
     Interval,
     Slice,
@@ -26,7 +27,6 @@ from training.evaluation.metrics import (
     resample_users,
     slice_table,
 )
-from training.evaluation.metrics.bootstrap import LEVEL, RESAMPLES
 
 Scores = NDArray[np.float32]
 
@@ -36,8 +36,8 @@ GAIN = "auc_gain_over_baseline"
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """Impressions that were scored and not learned: label [n], 0 or 1, two models' probabilities [n], user codes int64 [n]."""
+class HeldOutPredictions:
+    """Impressions that were not trained on: labels, two models' probabilities, user codes, [n]."""
 
     label: Scores
     model: Scores
@@ -46,15 +46,16 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
-class Quality:
-    """What the held-out impressions say.
+class ModelQuality:
+    """Figures of the held-out impressions.
 
     Attributes:
         figures: for `metrics.json`, by name; NaN where one is undefined.
-        intervals: by `model.<figure>`, `baseline.<figure>` and `auc_gain_over_baseline`, at 95 %, by user.
+        intervals: by `model.<figure>`, `baseline.<figure>` and `auc_gain_over_baseline`, at 95 %,
+            by user.
         slices: of the model.
         baseline_slices: of the baseline, in the same order, without intervals.
-        curves: calibration of each by name.
+        curves: calibration of both by name.
     """
 
     figures: Mapping[str, float]
@@ -64,78 +65,57 @@ class Quality:
     curves: Mapping[str, CalibrationCurve]
 
     def write(self, path: Path) -> None:
-        """Write intervals, slices and curves as JSON; what is undefined is null."""
+        """Write intervals, slices and curves as JSON; NaN becomes null."""
         document = {
             "level": LEVEL,
             "resamples": RESAMPLES,
-            "intervals": {name: asdict(reach) for name, reach in self.intervals.items()},
+            "intervals": {name: asdict(each) for name, each in self.intervals.items()},
             "slices": {
                 MODEL: [asdict(row) for row in self.slices],
                 BASELINE: [asdict(row) for row in self.baseline_slices],
             },
-            "calibration_curve": {name: _columns(curve) for name, curve in self.curves.items()},
+            "calibration_curve": {
+                name: {column: values.tolist() for column, values in vars(curve).items()}
+                for name, curve in self.curves.items()
+            },
         }
-        path.write_text(
-            json.dumps(_without_nan(document), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-        )
+        text = json.dumps(json_safe(document), indent=1, allow_nan=False)
+        path.write_text(text + "\n", encoding="utf-8")
 
 
-def judge(heldout: HeldOut, slices: Sequence[Slice], seed: int = 0) -> Quality:
-    """Compute everything; the same seed and impressions give the same.
+def evaluate_heldout(
+    heldout: HeldOutPredictions, slices: Sequence[Slice], seed: int = 0
+) -> ModelQuality:
+    """Compute all figures; the same seed and impressions give the same.
 
     Raises:
-        InputError: a slice is not of these impressions.
+        InputError: a slice has another number of impressions.
     """
-    label, user, scores = (
-        heldout.label,
-        heldout.user,
-        {MODEL: heldout.model, BASELINE: heldout.baseline},
-    )
-    intervals = _intervals(heldout, seed)
-    return Quality(
-        figures=_figures(heldout, intervals),
-        intervals=intervals,
-        slices=slice_table(label, heldout.model, user, slices, seed=seed),
-        baseline_slices=slice_table(label, heldout.baseline, user, slices, resamples=0),
-        curves={
-            name: calibration_curve(label, probability) for name, probability in scores.items()
-        },
-    )
-
-
-def _intervals(heldout: HeldOut, seed: int) -> dict[str, Interval]:
+    label, user = heldout.label, heldout.user
     scores = {MODEL: heldout.model, BASELINE: heldout.baseline}
-    drawn = resample_users(heldout.label, scores, heldout.user, seed=seed)
-    own = {
-        f"{name}.{figure}": reach
+    # The model and the baseline share the draws of users, so the gain has a paired interval.
+    drawn = resample_users(label, scores, user, seed=seed)
+    intervals = {
+        f"{name}.{figure}": each
         for name, draws in drawn.items()
-        for figure, reach in draws.intervals().items()
+        for figure, each in draws.intervals().items()
     }
-    return own | {GAIN: interval(drawn[MODEL].auc - drawn[BASELINE].auc)}
-
-
-def _figures(heldout: HeldOut, intervals: Mapping[str, Interval]) -> dict[str, float]:
-    label, model = heldout.label, heldout.model
-    own, gain = intervals[f"{MODEL}.auc"], intervals[GAIN]
-    return {
-        "rig": relative_information_gain(label, model),
-        "ece": expected_calibration_error(label, model),
-        "gauc": grouped_auc(label, model, heldout.user),
-        "auc_low": own.low,
-        "auc_high": own.high,
-        GAIN: auc(label, model) - auc(label, heldout.baseline),
+    intervals[GAIN] = gain = interval(drawn[MODEL].auc - drawn[BASELINE].auc)
+    figures = {
+        "rig": relative_information_gain(label, heldout.model),
+        "ece": expected_calibration_error(label, heldout.model),
+        "gauc": grouped_auc(label, heldout.model, user),
+        "auc_low": intervals[f"{MODEL}.auc"].low,
+        "auc_high": intervals[f"{MODEL}.auc"].high,
+        GAIN: auc(label, heldout.model) - auc(label, heldout.baseline),
         f"{GAIN}_low": gain.low,
         f"{GAIN}_high": gain.high,
     }
-
-
-def _columns(curve: CalibrationCurve) -> dict[str, list[float]]:
-    return {name: column.tolist() for name, column in vars(curve).items()}
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _without_nan(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return ModelQuality(
+        figures=figures,
+        intervals=intervals,
+        slices=slice_table(label, heldout.model, user, slices, seed=seed),
+        # Intervals of the baseline's slices are not shown: without draws it takes no time.
+        baseline_slices=slice_table(label, heldout.baseline, user, slices, resamples=0),
+        curves={name: calibration_curve(label, each) for name, each in scores.items()},
+    )

@@ -1,1 +1,1 @@
-"""Training: one day or hour, from the checkpoint before to its own."""
+"""Training of the models: one day or hour, or an endless stream."""

@@ -1,12 +1,12 @@
-"""What a trained model is, read from a checkpoint or from a compressed folder, without a training table."""
+"""A trained model as plain arrays, read from a checkpoint or from a compressed folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,9 @@ from elastic_embeddings.storage.checkpoint import HEADER, read_vectors
 from features.errors import InputError
 from features.schema import Relation, Schema
 from training.data.arrays import Arrays
-from training.data.field_groups import DEFAULT, groups_of
-from training.data.layout import Layout
+from training.data.layout import DEFAULT_GROUP, FieldLayout, Group, groups_of, slab_of
 from training.data.scalers import Scaler
-from training.models.cross_files import read_encodings
-from training.models.cross_input import Encodings
+from training.models.encoding_inputs import Encodings, read_encodings
 from training.packed.dense import read_dense, unpacked
 from training.packed.rows import read_rows
 from training.settings import ModelSettings, TrainingSettings
@@ -30,12 +28,12 @@ DENSE = "dense.npz"
 ENCODINGS = "encodings.npz"
 TABLE = "table"
 GROUPS = "groups"
-"""Folder of the tables of `model.groups`, a folder each; `TABLE` is that of the fields in no group."""
+"""Folder with a table per group of `model.groups`; `TABLE` is that of the fields in no group."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What `model.json` says: the schema and settings a model was trained with, and its scalers by dense field."""
+    """The content of `model.json`: schema and settings of the training, scalers by dense field."""
 
     schema: Schema
     model: ModelSettings
@@ -43,6 +41,11 @@ class Description:
     scalers: Mapping[str, Scaler]
     relations: tuple[Relation, ...]
     step: int
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of fields that share a table."""
+        return groups_of(FieldLayout.of(self.schema, self.relations), self.model)
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,10 @@ class TrainedModel:
     Attributes:
         description: schema, settings, scalers, relations, step.
         dense: dense weights by name, float32.
-        keys: int64 [N] ascending, of the admitted rows.
+        keys: int64 [N] ascending, of the admitted rows of fields in no group.
         vectors: float32 [N, width] by slab (`wide`, `deep`), in the order of `keys`.
-        encodings: frozen encodings by relation name; empty when it was trained without.
-        groups: rows of the tables of `model.groups`, by name; `keys` and `vectors` are those of the fields in no group.
+        encodings: frozen encodings by relation name; empty if it was trained without.
+        groups: rows of the tables of `model.groups`, by name.
     """
 
     description: Description
@@ -79,20 +82,16 @@ class TrainedModel:
     groups: Mapping[str, TrainedRows] = field(default_factory=dict)
 
     def tables(self) -> dict[str, TrainedRows]:
-        """Return the rows of every table by its group's name, as the model that is described has them."""
-        layout = Layout.of(self.description.schema, self.description.relations)
-        known = {DEFAULT: TrainedRows(self.keys, self.vectors), **self.groups}
-        return {
-            group.name: known[group.name] for group in groups_of(layout, self.description.model)
-        }
+        """Return the rows of every table by its group's name."""
+        known = {DEFAULT_GROUP: TrainedRows(self.keys, self.vectors), **self.groups}
+        return {group.name: known[group.name] for group in self.description.groups}
 
     def slabs(self) -> dict[str, NDArray[np.float32]]:
-        """Return the rows of every slab, by the name that it has in the model."""
-        tables = self.tables().items()
+        """Return the rows of every slab, by its name in the model."""
         return {
-            f"{name}/{slab}" if name else slab: v
-            for name, rows in tables
-            for slab, v in rows.vectors.items()
+            slab_of(name, slab): vectors
+            for name, rows in self.tables().items()
+            for slab, vectors in rows.vectors.items()
         }
 
 
@@ -103,12 +102,8 @@ def read_checkpoint(folder: Path) -> TrainedModel:
         InputError: a file is missing, damaged, or does not fit the others.
     """
     description = read_description(folder)
-    layout = Layout.of(description.schema, description.relations)
-    groups = {
-        g.name: _read_rows(rows_folder(folder, g.name))
-        for g in groups_of(layout, description.model)
-    }
-    rest = groups.pop(DEFAULT, TrainedRows(np.zeros(0, np.int64), {}))
+    groups = {g.name: _read_rows(rows_folder(folder, g.name)) for g in description.groups}
+    rest = groups.pop(DEFAULT_GROUP, TrainedRows(np.zeros(0, np.int64), {}))
     return TrainedModel(
         description=description,
         dense=unpacked(read_dense(folder / DENSE)),
@@ -120,7 +115,7 @@ def read_checkpoint(folder: Path) -> TrainedModel:
 
 
 def rows_folder(folder: Path, group: str) -> Path:
-    """Return where a checkpoint or compressed folder keeps the table of a group, or of the fields in none (`DEFAULT`)."""
+    """Return the folder of a group's table; `DEFAULT_GROUP` is the group of the other fields."""
     return folder / GROUPS / group if group else folder / TABLE
 
 
@@ -132,7 +127,15 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / DESCRIPTION
     try:
-        return _parse(json.loads(path.read_text(encoding="utf-8")))
+        document = json.loads(path.read_text(encoding="utf-8"))
+        return Description(
+            schema=Schema.model_validate(document["schema"]),
+            model=ModelSettings.model_validate(document["model"]),
+            training=TrainingSettings.model_validate(document["training"]),
+            scalers={name: Scaler(**figures) for name, figures in document["scalers"].items()},
+            relations=tuple(Relation.model_validate(each) for each in document["relations"]),
+            step=int(document["step"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, ValidationError) as error:
         raise InputError(
             f"{path}: no readable description of a model ({error}); train this day again"
@@ -143,6 +146,7 @@ def write_description(folder: Path, description: Description) -> None:
     """Write a folder's `model.json`."""
     schema = description.schema.model_dump(mode="json")
     document = {
+        # A set has no order: sorted, so that equal schemas give equal bytes.
         "schema": schema | {"forbidden": sorted(schema["forbidden"])},
         "model": description.model.model_dump(mode="json"),
         "training": description.training.model_dump(mode="json"),
@@ -155,32 +159,20 @@ def write_description(folder: Path, description: Description) -> None:
     )
 
 
-def _parse(document: dict[str, Any]) -> Description:
-    return Description(
-        schema=Schema.model_validate(document["schema"]),
-        model=ModelSettings.model_validate(document["model"]),
-        training=TrainingSettings.model_validate(document["training"]),
-        scalers={name: Scaler(**figures) for name, figures in document["scalers"].items()},
-        relations=tuple(Relation.model_validate(r) for r in document["relations"]),
-        step=int(document["step"]),
-    )
-
-
 def _read_rows(folder: Path) -> TrainedRows:
+    # A checkpoint's table has a header; a compressed folder's rows are packed.
     if (folder / HEADER).exists():
         saved = read_vectors(folder)
         keys, vectors = saved.keys, dict(saved.vectors)
     else:
         packed = read_rows(folder)
         keys, vectors = packed.keys, packed.vectors()
-    wrong = {
-        name: rows.shape
-        for name, rows in vectors.items()
-        if rows.ndim != 2 or len(rows) != len(keys)
-    }
+    shapes = {name: rows.shape for name, rows in vectors.items()}
+    wrong = {name: s for name, s in shapes.items() if len(s) != 2 or s[0] != len(keys)}
     if wrong:
         raise InputError(
             f"{folder}: {len(keys)} keys but rows of shape {wrong}; write the folder again"
         )
+    # Lookups search the keys, so they must be ascending.
     order = np.argsort(keys)
     return TrainedRows(keys[order], {name: rows[order] for name, rows in vectors.items()})

@@ -1,4 +1,4 @@
-"""The rows of a trained model that no step changes: what scoring reads, and what dense weights alone are learned over."""
+"""The rows of a trained model, which no step changes: for scoring and for dense weights."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.field_groups import own_slab
+from training.data.layout import split_slab
 from training.fit.checkpoints import TrainedModel
-from training.fit.routing import Routing
-from training.models.cross_input import key_positions
+from training.fit.grouped_table import Routing
+from training.models.encoding_inputs import key_positions
 
 Vectors = dict[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where keys lie in tables that do not change.
+class FrozenIndex:
+    """The rows of keys in tables that do not change.
 
     Attributes:
         keys: int64 [N], ascending, by group.
@@ -29,36 +29,47 @@ class Places:
     keys: Mapping[str, NDArray[np.int64]]
     routing: Routing
 
-    def of(
+    def rows(
         self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None
     ) -> dict[str, NDArray[np.int32]]:
-        """Return rows int32 of keys int64 [n] of fields int16 [n], by group, from 1 on; 0 for a key that has none."""
-        assert fields is not None
-        return {
-            name: key_positions(self.keys[name], own)
-            for name, own, _ in self.routing.split(keys, fields)
-        }
+        """Return rows int32 by group, from 1 on; 0 for a key without one.
+
+        Args:
+            keys: int64 [n].
+            fields: int16 [n].
+        """
+        # A key without a row has position 0, that of the zero row (`with_zero_row`).
+        routed = self.routing.split(keys, fields)
+        return {name: key_positions(self.keys[name], own) for name, own, _ in routed}
 
 
 class FrozenRows:
-    """A model's rows behind the interface of a table that learns; a key without a row is the zero vector and stays so.
+    """A model's rows behind the interface of a table.
+
+    A key without a row is the zero vector and stays so.
 
     Args:
-        trained: whose rows are read.
+        trained: the model.
         routing: which field belongs to which group.
     """
 
     def __init__(self, trained: TrainedModel, routing: Routing) -> None:
         self.step = 0
-        self._places = Places({name: rows.keys for name, rows in trained.tables().items()}, routing)
+        keys = {name: rows.keys for name, rows in trained.tables().items()}
+        self._index = FrozenIndex(keys, routing)
         self._slabs = {name: with_zero_row(rows) for name, rows in trained.slabs().items()}
 
     def lookup_all(
         self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None = None
     ) -> Vectors:
-        """Return the vectors float32 [m, width] of keys int64 [n] of fields int16 [n], by slab; m are those of its group."""
-        rows = self._places.of(keys, fields)
-        return {name: slab[rows[own_slab(name)[0]]] for name, slab in self._slabs.items()}
+        """Return the vectors float32 [m, width] of the m keys of a slab's group, by slab.
+
+        Args:
+            keys: int64 [n].
+            fields: int16 [n].
+        """
+        rows = self._index.rows(keys, fields)
+        return {name: slab[rows[split_slab(name)[0]]] for name, slab in self._slabs.items()}
 
     def prepare(
         self,
@@ -67,11 +78,11 @@ class FrozenRows:
         *,
         ahead: bool = False,
     ) -> Vectors:
-        """Return the vectors of a batch, as `lookup_all` does; nothing is counted, so `ahead` makes no difference."""
+        """Return the vectors of a batch, as `lookup_all` does; `ahead` has no effect."""
         return self.lookup_all(keys, fields)
 
     def begin(self, batch: Vectors) -> Vectors:
-        """Return a prepared batch as it is."""
+        """Return the batch unchanged."""
         return batch
 
     def gather_all(self, batch: Vectors) -> Vectors:
@@ -79,10 +90,10 @@ class FrozenRows:
         return batch
 
     def apply(self, batch: Vectors, gradients: Mapping[str, Any]) -> None:
-        """Count the step; the rows stay."""
+        """Count the step; the rows do not change."""
         self.step += 1
 
 
 def with_zero_row(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return rows float32 [N + 1, d] behind a zero row, for keys that have none."""
+    """Return rows float32 [N + 1, d]: a zero row, for keys without a row, and the given ones."""
     return np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows])

@@ -1,8 +1,10 @@
-"""From what YAML says of the table to its policies: admission, eviction, optimizers."""
+"""From the configuration to policies: admission, eviction, optimizers, stale checkpoints."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from elastic_embeddings.admission.policies import (
@@ -22,6 +24,7 @@ from elastic_embeddings.eviction import (
     SmallNorm,
     ZeroRows,
 )
+from elastic_embeddings.optimizers.learning_rates import Warmup
 from elastic_embeddings.optimizers.optimizer import Optimizer
 from elastic_embeddings.optimizers.proximal import DynamicL1
 from elastic_embeddings.optimizers.rules import (
@@ -32,38 +35,59 @@ from elastic_embeddings.optimizers.rules import (
     RowwiseGroupAdagrad,
 )
 from features.errors import InputError
-from training.settings import AdmissionSettings, EvictionSettings, OptimizerSettings
+from training.settings import (
+    AdmissionSettings,
+    EvictionSettings,
+    OptimizerSettings,
+    StalenessSettings,
+)
+
+_log = logging.getLogger(__name__)
 
 
 def admission(
     settings: AdmissionSettings, fields: Sequence[str], of: Sequence[str] | None = None
 ) -> Admission | ByField:
-    """Return the policy of a table.
+    """Return the admission policy of a table.
 
     Args:
-        settings: as in the YAML.
+        settings: as configured.
         fields: the schema's id fields.
-        of: those that the table is for; None: all.
+        of: the table's fields; None: all.
 
     Raises:
-        InputError: `min_counts` names a field that the schema has not.
+        InputError: `min_counts` names a field that is not in the schema.
     """
-    otherwise = _policy(settings, settings.min_count)
     unknown = sorted(set(settings.min_counts) - set(fields))
     if unknown:
         raise InputError(
-            f"training.admission.min_counts names {unknown}: the schema's id fields are {sorted(fields)}"
+            f"training.admission.min_counts names {unknown}: "
+            f"the schema's id fields are {sorted(fields)}"
         )
-    own = {name: count for name, count in settings.min_counts.items() if of is None or name in of}
-    return (
-        ByField({name: _policy(settings, count) for name, count in own.items()}, otherwise)
-        if own
-        else otherwise
-    )
+
+    def policy(min_count: int) -> Admission:
+        if min_count == 1:
+            return AlwaysAdmit()
+        if settings.kind == "count":
+            return CountAdmission(min_count)
+        size: dict[str, Any] = {
+            "capacity": settings.capacity,
+            "false_positive_rate": settings.false_positive_rate,
+        }
+        if settings.kind == "sketch":
+            return SketchAdmission(min_count, **size)
+        # The sketch must be able to count up to the threshold.
+        sketch = SketchSpec(**size, max_count=max(min_count, 255))
+        return PoissonAdmission(min_count, settings.horizon, sketch=sketch)
+
+    counts = settings.min_counts.items()
+    own = {name: policy(count) for name, count in counts if of is None or name in of}
+    otherwise = policy(settings.min_count)
+    return ByField(own, otherwise) if own else otherwise
 
 
 def eviction(settings: EvictionSettings) -> Eviction | None:
-    """Return what goes at the end of a day; None where nothing is set."""
+    """Return what is evicted at the end of a day; None if nothing is configured."""
     policies: list[EvictionPolicy] = []
     if settings.zero_rows:
         policies.append(ZeroRows())
@@ -77,25 +101,14 @@ def eviction(settings: EvictionSettings) -> Eviction | None:
 
 
 def optimizer(settings: OptimizerSettings) -> Optimizer:
-    """Return the row optimizer that the YAML describes."""
-    rare = (
-        DynamicL1(settings.rare_multiple, settings.rare_count) if settings.rare_multiple else None
-    )
-    common: dict[str, Any] = {
-        "learning_rate": settings.learning_rate,
-        "l1": settings.l1,
-        "l2": settings.l2,
-        "l21": settings.l21,
-        "decay": settings.decay,
-        "decay_steps": settings.decay_steps,
-        "exact": settings.exact,
-        "dynamic_l1": rare,
-    }
-    moments: dict[str, Any] = {
-        "beta_1": settings.beta_1,
-        "beta_2": settings.beta_2,
-        "epsilon": settings.epsilon,
-    }
+    """Return the configured row optimizer."""
+    rare = None
+    if settings.rare_multiple:
+        rare = DynamicL1(settings.rare_multiple, settings.rare_count)
+    names = ("learning_rate", "l1", "l2", "l21", "decay", "decay_steps", "exact")
+    common: dict[str, Any] = {name: getattr(settings, name) for name in names}
+    common["dynamic_l1"] = rare
+    moments = {name: getattr(settings, name) for name in ("beta_1", "beta_2", "epsilon")}
     match settings.kind:
         case "adam":
             return GroupAdam(**common, **moments)
@@ -110,23 +123,54 @@ def optimizer(settings: OptimizerSettings) -> Optimizer:
 
 
 def dense_optimizer(settings: OptimizerSettings) -> Optimizer:
-    """Return the rule for dense weights, whose rows are no groups and whose entries are not to become zero."""
-    return optimizer(
-        settings.model_copy(update={"l1": 0.0, "l21": 0.0, "rare_multiple": 0.0, "decay_steps": 1})
-    )
+    """Return the optimizer of the dense weights.
+
+    Their rows are not groups and their entries must not become zero, so sparsity penalties are off.
+    """
+    plain = {"l1": 0.0, "l21": 0.0, "rare_multiple": 0.0, "decay_steps": 1}
+    return optimizer(settings.model_copy(update=plain))
 
 
-def _policy(settings: AdmissionSettings, min_count: int) -> Admission:
-    if min_count == 1:
-        return AlwaysAdmit()
-    if settings.kind == "count":
-        return CountAdmission(min_count)
-    size: dict[str, Any] = {
-        "capacity": settings.capacity,
-        "false_positive_rate": settings.false_positive_rate,
-    }
-    if settings.kind == "sketch":
-        return SketchAdmission(min_count, **size)
-    return PoissonAdmission(
-        min_count, settings.horizon, sketch=SketchSpec(**size, max_count=max(min_count, 255))
+@dataclass(frozen=True)
+class WarmupRestart:
+    """Warms learning rates up again, linearly over the first `steps` steps after step `since`.
+
+    After a gap the data has changed. Full steps on gradients that are larger
+    than usual would do more harm than good. Weights and optimizer state do not change: a schedule
+    scales gradients only.
+    """
+
+    since: int
+    steps: int
+
+    def __call__(self, optimizer: Optimizer) -> Optimizer:
+        """Return the optimizer with the warm-up before its learning rate."""
+        rate = Warmup(optimizer.learning_rate, self.steps, self.since)
+        return replace(optimizer, learning_rate=rate)
+
+
+def is_stale(settings: StalenessSettings, gap_days: float) -> bool:
+    """Return whether a checkpoint from so many days before the day is older than allowed."""
+    return settings.max_days is not None and gap_days > settings.max_days
+
+
+def starts_fresh(settings: StalenessSettings, gap_days: float) -> bool:
+    """Return whether a checkpoint is too old to start from, and warn if it is stale.
+
+    Raises:
+        InputError: it is too old and the policy is `refuse`.
+    """
+    if not is_stale(settings, gap_days):
+        return False
+    age = (
+        f"the checkpoint is {gap_days:.3g} days older than the day, "
+        f"training.staleness.max_days allows {settings.max_days}"
     )
+    if settings.action == "refuse":
+        raise InputError(
+            f"{age}; train the days between first, "
+            "or set training.staleness.action to warn or fresh"
+        )
+    fresh = settings.action == "fresh"
+    _log.warning("%s; %s", age, "starting with an untrained model" if fresh else "going on from it")
+    return fresh

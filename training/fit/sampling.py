@@ -1,13 +1,14 @@
-"""Which impressions of a stream are learned, and what keeps the model right about those that are not.
+"""Which impressions of a stream to train on, and the correction for those that are left out.
 
-* **Negatives** are kept with the probability `negative_rate`. The odds of a click in the sample are the stream's over the
-  rate, so the loss is taken of logit + log(1 / rate) and the model's own logit stays that of the whole stream (the prior
-  correction of King and Zeng, Logistic Regression in Rare Events Data, 2001; He et al., ADKDD 2014, section 6.3, make the
-  same correction when serving).
-* **Informative impressions**: kept with a probability that grows with |p - y|, the length of the logit's gradient, and
-  weighted by one over it, so that gradients are unbiased (Horvitz and Thompson, 1952).
+* **Negatives** are kept with probability `negative_rate`. The odds of a click in the sample are the
+  stream's odds over the rate. The loss is therefore taken of logit + log(1 / rate), and the model's
+  own logit stays that of the whole stream (prior correction: King and Zeng, Logistic Regression in
+  Rare Events Data, 2001; He et al., ADKDD 2014, section 6.3, correct when serving instead).
+* **Informative impressions** are kept with a probability that grows with |p - y|, the length of the
+  logit's gradient, and weighted by its inverse, so that gradients are unbiased (Horvitz and
+  Thompson, 1952).
 
-Both draws are a function of `(record_id, seed)` alone, whatever the order and the file an impression comes in.
+Both draws are a function of `(record_id, seed)` alone: order and file do not matter.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ from training.data.inputs import Inputs
 from training.settings import TrainingSettings
 
 FLOOR_OF_RATE = 0.1
-"""Least chance to be kept as a share of the rate: no impression counts for more than ten times the average."""
+"""Least probability to be kept, as a share of the rate: no weight exceeds ten times the average."""
+
+_LEAST_SURPRISE = 1e-9
+"""Less than a float32 probability's resolution at 1; bounds the search for the slope."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What is kept of impressions.
+    """The impressions that are kept.
 
     Attributes:
-        rows: int64 [k], positions kept, ascending.
-        importance: float32 [k], see `Inputs`; None: all count the same.
+        rows: int64 [k], positions, ascending.
+        importance: float32 [k], see `Inputs`; None: all have the same weight.
     """
 
     rows: NDArray[np.int64]
@@ -47,13 +51,14 @@ def sampled(
     settings: TrainingSettings,
     before: NDArray[np.float32] | None = None,
 ) -> Inputs:
-    """Return what is to be learned of impressions, corrected for what is not.
+    """Return the inputs to train on, corrected for those that are left out.
 
     Args:
         inputs: of `examples`.
         examples: n impressions.
         settings: rates and seed.
-        before: float32 [n], the probabilities of a click before it was learned; None: `informative_rate` does not apply.
+        before: float32 [n], probabilities of a click before training; None: `informative_rate` has
+            no effect.
     """
     if settings.negative_rate == 1 and (before is None or settings.informative_rate == 1):
         return inputs
@@ -65,45 +70,48 @@ def sampled(
 def draw(
     examples: Examples, settings: TrainingSettings, before: NDArray[np.float32] | None = None
 ) -> Sample:
-    """Return the sample: negatives first, then the informative among what is left; arguments as of `sampled`."""
+    """Return the sample; arguments as of `sampled`."""
+    # 1. Negatives.
     chance = uniform(examples.record_id, 2, settings.seed)
     rows = np.flatnonzero((examples.label > 0) | (chance[:, 0] < settings.negative_rate))
     if before is None or settings.informative_rate == 1 or not len(rows):
         return Sample(rows)
+
+    # 2. Informative impressions among the remaining ones, by the second random number.
     kept = keep_probabilities(before[rows], examples.label[rows], settings.informative_rate)
     inside = np.flatnonzero(chance[rows, 1] < kept)
     return Sample(rows[inside], (kept.mean() / kept[inside]).astype(np.float32))
 
 
 def log_odds_shift(negative_rate: float) -> float:
-    """Return what keeping this share of the negatives adds to the log-odds of a click: log(1 / rate)."""
+    """Return log(1 / rate): keeping this share of negatives adds it to the log-odds of a click."""
     return -math.log(negative_rate)
 
 
 def keep_probabilities(
     probability: NDArray[np.float32], label: NDArray[np.float32], rate: float
 ) -> NDArray[np.float64]:
-    """Return the chance of each impression to be kept, float64 [n]: max(floor, min(1, c · |p - y|)), rate on average.
+    """Return the probability to keep each impression, float64 [n].
+
+    It is max(floor, min(1, c · |p - y|)), with c such that the average is `rate`.
 
     Args:
-        probability: float32 [n], of a click, by the model before it learned the impression.
+        probability: float32 [n], of a click, by the model before training on the impression.
         label: float32 [n], 0 or 1.
-        rate: in (0, 1]. The average stays below it only where too few impressions have anything left to teach (p = y).
+        rate: in (0, 1]. The average is below it only if too few impressions have |p - y| > 0.
     """
     surprise = np.abs(probability.astype(np.float64) - label)
     floor = rate * FLOOR_OF_RATE
     steepest = 1 / max(surprise[surprise > 0].min(initial=1.0), _LEAST_SURPRISE)
 
     def chances(slope: float) -> NDArray[np.float64]:
-        """Return the chances for one c."""
+        """Return the probabilities for one c."""
         return np.maximum(floor, np.minimum(1.0, slope * surprise))
 
-    if chances(steepest).mean() <= rate:
+    def excess(slope: float) -> float:
+        return chances(slope).mean() - rate
+
+    if excess(steepest) <= 0:
         return chances(steepest)
-    return chances(
-        brentq(lambda slope: chances(slope).mean() - rate, 0.0, steepest, xtol=1e-12, rtol=1e-12)
-    )
-
-
-_LEAST_SURPRISE = 1e-9
-"""Below a float32 probability's resolution at 1; bounds the search for c."""
+    # The average grows with the slope, so there is one root between 0 and the steepest.
+    return chances(brentq(excess, 0.0, steepest, xtol=1e-12, rtol=1e-12))

@@ -1,39 +1,37 @@
-"""One day, or one hour, of learning: from the checkpoint before, through its impressions, to its checkpoint."""
+"""Training of one day or hour: from the previous checkpoint to a new one."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from features.errors import InputError
 from features.schema import Relation, Schema
 from training.data.columns import AbsentFields
 from training.data.examples import Examples, heldout_start, read_examples
-from training.data.inputs import Featurizer, Inputs
-from training.data.layout import Layout
+from training.data.inputs import Featurizer
+from training.data.layout import FieldLayout
 from training.data.scalers import Scaler, scalers_from_numbers, scalers_from_statistics
-from training.evaluation.day_report import PLOTS, Outcome, write_outcome
+from training.evaluation.day_report import PLOTS, DayResult, write_day_report
+from training.evaluation.progressive import (
+    PROGRESSIVE,
+    by_hour,
+    plot_progressive,
+    write_progressive,
+)
 from training.evaluation.slices import Slicing
 from training.fit.checkpoints import ENCODINGS, Description, read_description, write_description
-from training.fit.hours import local_hours
-from training.fit.learners import Learners, Recipe
-from training.fit.meter import Listener
-from training.fit.progressive import PROGRESSIVE, by_hour, write_progressive
-from training.fit.progressive_plot import plot_progressive
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.fit.policies import WarmupRestart, is_stale, starts_fresh
 from training.fit.sampling import sampled
-from training.fit.staleness import Rewarmed, is_stale, starts_fresh
-from training.fit.stream import Stream, learn, test_then_train
+from training.fit.score_then_train import DayStream, local_hours, score_then_train
 from training.fit.threads import use_threads_for
-from training.models.cross_files import read_encodings, write_encodings
-from training.models.cross_input import Encodings
-from training.models.multi_hash.size import Size
-from training.models.multi_hash.size_report import Seen, multi_hash_sizes
+from training.fit.training_loop import ProgressListener, train_model_and_baseline
+from training.models.encoding_inputs import Encodings, read_encodings, write_encodings
+from training.models.multi_hash.size import IdCountSource, MultiHashSize, multi_hash_sizes
 from training.settings import ModelSettings, TrainingSettings
 
 _log = logging.getLogger(__name__)
@@ -41,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What a day is trained from. An hour is trained as a day is: wherever "the day" stands here, it is the hour.
+    """The inputs of a day's training. An hour is processed exactly like a day.
 
     Attributes:
         schema: the fields.
@@ -49,12 +47,14 @@ class TrainRequest:
         training: batches, held-out share, sampling, staleness, seed.
         relations: pairs of fields whose p_uv enters the model.
         partition: the day's `impressions` artifact.
-        previous_partition: that of the checkpoint's day, whose held-out slice is learned first.
+        previous_partition: of the checkpoint's day; its held-out slice is trained on first.
         previous_checkpoint: the last checkpoint before the day; None on the first day.
-        statistics: `feature_statistics` of a day before; None: scalers come from the day's own rows.
-        encodings: an `encodings` artifact made of days before; None: p_uv is 0.
-        gap_days: days from the checkpoint's day to this one; 1: it is of the day before; 1/24: of the hour before.
-        begins_day: whether the table's days go on by one (`Idle(days=…)` counts them); not so for a day's second hour.
+        statistics: `feature_statistics` of an earlier day; None: the day's own rows give scalers.
+        encodings: an `encodings` artifact of earlier days; None: p_uv is 0.
+        gap_days: days from the checkpoint's day to this one: 1 for neighbouring days, 1/24 for
+            neighbouring hours.
+        begins_day: whether the table counts a new day (`Idle(days=...)`); false for a day's second
+            hour.
     """
 
     schema: Schema
@@ -73,69 +73,70 @@ class TrainRequest:
 def train_day(
     request: TrainRequest,
     out: Path,
-    progress: Listener | None = None,
-    tell: Callable[[str], None] = _log.info,
+    progress: ProgressListener | None = None,
+    log: Callable[[str], None] = _log.info,
 ) -> dict[str, float]:
     """Train one day and write its `checkpoint` folder (docs/architecture.md).
 
-    The held-out slice of the day before is learned first. Then the day is scored and all of it but its last slice is
-    learned, as a whole or hour by hour (`training.learn_by`), and that slice is scored by the model and by the baseline. The
-    same request gives the same bytes, times aside.
+    First the held-out slice of the previous day is trained on. Then the day is scored and trained
+    on, except for its last slice, at once or hour by hour (`training.learn_by`). Model and baseline
+    score that slice. The same request gives the same bytes, except for times.
 
     Args:
         request: inputs and settings.
         out: the folder to fill.
         progress: called every few seconds, and at the end of each phase.
-        tell: called with a line for a person for each multi-hash field, before anything is learned: rows, bytes, collisions.
+        log: receives one line per multi-hash field before training starts: rows, bytes, collisions.
 
     Returns:
-        The figures of `metrics.json`; NaN where one is undefined (no model before, one class only).
+        The figures of `metrics.json`; NaN if one is undefined (no earlier model, one class only).
 
     Raises:
-        InputError: missing, damaged or unfit inputs, or a checkpoint that is older than the settings allow.
+        InputError: missing or damaged inputs, inputs that do not fit, or a checkpoint that is older
+            than the settings allow.
         NoDataError: the partition has no impression.
         UnsoundError: the loss is not finite.
     """
-    use_threads_for(request.training.batch_size)  # before reading, whose hashing starts TensorFlow
-    request = _as_fresh_as_asked(request)
+    # 1. Read. Threads are set before: hashing the keys starts TensorFlow.
+    use_threads_for(request.training.batch_size)
+    request = _apply_staleness_policy(request)
     slicing = Slicing.of(request.partition, request.schema, request.training.slices)
     started, cpu = time.perf_counter(), time.process_time()
     examples = _read(request, request.partition)
     featurizer = _featurizer(request, examples)
     reading = time.perf_counter() - started, time.process_time() - cpu
-    sizes = _foretold(request, tell)
+    sizes = _log_multi_hash_sizes(request, log)
+
+    # 2. Train.
     learners, before = _warm_start(request, featurizer, progress)
     start = heldout_start(len(examples), request.training.holdout_fraction)
     if request.begins_day:
         learners.start_day()
-    taken = test_then_train(
-        learners, Stream(examples, start, before, featurizer, request.training), progress
-    )
+    stream = DayStream(examples, start, before, featurizer, request.training)
+    passed = score_then_train(learners, stream, progress)
     learners.evict()
-    outcome = Outcome(
+
+    # 3. Score the held-out slice and write everything.
+    heldout = featurizer.inputs(examples.slice(start, len(examples)))
+    result = DayResult(
         examples=examples,
-        learned=start,
-        progressive=taken.progressive,
-        heldout=_score(learners, featurizer.inputs(examples.slice(start, len(examples)))),
-        timing=taken.timing.after_reading(*reading),
+        heldout_start=start,
+        progressive=passed.progressive,
+        heldout=(learners.model.predict(heldout), learners.baseline.predict(heldout)),
+        timing=passed.timing.after_reading(*reading),
         slicing=slicing,
         sizes=sizes,
     )
     _save(request, featurizer, learners, out)
-    _report_hours(request, outcome, out)
-    return write_outcome(outcome, learners, out)
+    timezone = request.schema.timezone
+    hours = local_hours(examples.timestamp_ms, timezone)
+    figures = by_hour(hours, examples.label, passed.progressive)
+    write_progressive(figures, timezone, request.training.learn_by, out / PROGRESSIVE)
+    plot_progressive(figures, timezone, out / PLOTS / "progressive.png")
+    return write_day_report(result, learners, out)
 
 
-def _foretold(request: TrainRequest, tell: Callable[[str], None]) -> dict[str, Size]:
-    """The sizes of the multi-hash fields, told one by one."""
-    seen = Seen(request.partition, request.statistics)
-    sizes = multi_hash_sizes(request.schema, request.model, request.training.admission, seen)
-    for name, size in sizes.items():
-        tell(f"multi-hash field {name}: {size}")
-    return sizes
-
-
-def _as_fresh_as_asked(request: TrainRequest) -> TrainRequest:
+def _apply_staleness_policy(request: TrainRequest) -> TrainRequest:
     if request.previous_checkpoint and starts_fresh(request.training.staleness, request.gap_days):
         return replace(request, previous_checkpoint=None, previous_partition=None, begins_day=True)
     return request
@@ -147,112 +148,90 @@ def _read(
     weight, extras = request.training.weight, request.schema.extras
     if weight and weight not in extras:
         raise InputError(
-            f"training.weight is {weight!r}, but features.extras are {sorted(extras)}: add it there and ingest again"
+            f"training.weight is {weight!r}, but features.extras are {sorted(extras)}: "
+            "add it there and ingest again"
         )
     return read_examples(partition, request.schema, request.relations, absent, weight)
 
 
 def _featurizer(request: TrainRequest, examples: Examples) -> Featurizer:
-    dense = Layout.of(request.schema).dense
-    known = scalers_from_statistics(request.statistics, dense) if request.statistics else {}
-    scalers = _complete(known, dense, examples)
+    dense = FieldLayout.of(request.schema).dense
+    # Scalers of the day's own rows (no labels) serve fields that have no statistics yet.
+    scalers = scalers_from_numbers(dense, examples.numbers, examples.present)
+    if request.statistics:
+        known = scalers_from_statistics(request.statistics, dense)
+        scalers |= {name: known[name] for name in dense if name in known}
     encodings = read_encodings(request.encodings / ENCODINGS) if request.encodings else {}
-    return _with_known_relations(request, scalers, encodings)
+    return _with_relations(request, scalers, encodings)
 
 
-def _complete(
-    known: dict[str, Scaler], dense: tuple[str, ...], examples: Examples
-) -> dict[str, Scaler]:
-    """Add scalers from the day's own rows (no labels) for fields that nothing is known of yet."""
-    return scalers_from_numbers(dense, examples.numbers, examples.present) | {
-        name: known[name] for name in dense if name in known
-    }
-
-
-def _with_known_relations(
-    request: TrainRequest, scalers: dict[str, Scaler], encodings: Encodings
+def _with_relations(
+    request: TrainRequest, scalers: Mapping[str, Scaler], encodings: Encodings
 ) -> Featurizer:
-    wanted = {
-        relation.name: encodings[relation.name]
-        for relation in request.relations
-        if relation.name in encodings
-    }
+    """Return a featurizer with the encodings of the configured relations only."""
+    names = [relation.name for relation in request.relations]
+    wanted = {name: encodings[name] for name in names if name in encodings}
     return Featurizer(request.schema, request.relations, scalers, wanted)
 
 
-def _warm_start(
-    request: TrainRequest, featurizer: Featurizer, progress: Listener | None
-) -> tuple[Learners, Featurizer | None]:
-    """Return the learners as of the day before, and what their model reads (None: first day).
+def _log_multi_hash_sizes(
+    request: TrainRequest, log: Callable[[str], None]
+) -> dict[str, MultiHashSize]:
+    seen = IdCountSource(request.partition, request.statistics)
+    sizes = multi_hash_sizes(request.schema, request.model, request.training.admission, seen)
+    for name, size in sizes.items():
+        log(f"multi-hash field {name}: {size}")
+    return sizes
 
-    Yesterday's model keeps yesterday's scalers and encodings: today's graph already knows the labels of the slice
-    that it has to learn.
+
+def _warm_start(
+    request: TrainRequest, featurizer: Featurizer, progress: ProgressListener | None
+) -> tuple[ModelAndBaseline, Featurizer | None]:
+    """Return the learners after the previous day, and the featurizer of their model.
+
+    The featurizer is None on the first day.
     """
-    recipe = Recipe(request.schema, request.model, request.training, request.relations)
+    training = request.training
+    config = LearnerConfig(request.schema, request.model, training, request.relations)
     if request.previous_checkpoint is None:
-        return Learners.fresh(recipe), None
+        return ModelAndBaseline.new(config), None
+
+    # 1. Restore, with a warm-up of the learning rates after a gap, if configured.
     saved = read_description(request.previous_checkpoint)
-    recipe = replace(recipe, rewarmed=_rewarmed(request, saved))
-    learners = Learners.restored(recipe, request.previous_checkpoint, saved)
-    scalers = dict(featurizer.scalers) | {
-        n: s for n, s in saved.scalers.items() if n in featurizer.scalers
-    }
-    before = _with_known_relations(
-        request, scalers, read_encodings(request.previous_checkpoint / ENCODINGS)
-    )
-    _learn_yesterday(learners, request, before, saved, progress)
+    policy = training.staleness
+    if policy.warmup_steps and is_stale(policy, request.gap_days):
+        config = replace(config, wrap_optimizer=WarmupRestart(saved.step, policy.warmup_steps))
+    learners = ModelAndBaseline.from_checkpoint(config, request.previous_checkpoint, saved)
+
+    # 2. Keep the previous day's scalers and encodings for it: today's graph was computed with the
+    #    labels of the slice that is scored next.
+    known = {name: each for name, each in saved.scalers.items() if name in featurizer.scalers}
+    encodings = read_encodings(request.previous_checkpoint / ENCODINGS)
+    before = _with_relations(request, {**featurizer.scalers, **known}, encodings)
+
+    # 3. Train on the previous day's held-out slice, which is no longer needed for evaluation.
+    if request.previous_partition is not None:
+        examples = _read(request, request.previous_partition, AbsentFields.NULL)
+        start = heldout_start(len(examples), saved.training.holdout_fraction)
+        heldout = examples.slice(start, len(examples))
+        inputs = sampled(before.inputs(heldout), heldout, training)
+        phase = "slice of the day before"
+        train_model_and_baseline(learners, inputs, training, phase, progress)
     return learners, before
 
 
-def _rewarmed(request: TrainRequest, saved: Description) -> Rewarmed | None:
-    policy = request.training.staleness
-    wanted = policy.warmup_steps and is_stale(policy, request.gap_days)
-    return Rewarmed(saved.step, policy.warmup_steps) if wanted else None
-
-
-def _learn_yesterday(
-    learners: Learners,
-    request: TrainRequest,
-    before: Featurizer,
-    saved: Description,
-    progress: Listener | None,
+def _save(
+    request: TrainRequest, featurizer: Featurizer, learners: ModelAndBaseline, out: Path
 ) -> None:
-    if request.previous_partition is None:
-        return
-    examples = _read(request, request.previous_partition, AbsentFields.NULL)
-    heldout = examples.slice(
-        heldout_start(len(examples), saved.training.holdout_fraction), len(examples)
-    )
-    lesson = sampled(before.inputs(heldout), heldout, request.training)
-    learn(learners, lesson, request.training, "slice of the day before", progress)
-
-
-def _score(learners: Learners, inputs: Inputs) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    return learners.model.predict(inputs), learners.baseline.predict(inputs)
-
-
-def _save(request: TrainRequest, featurizer: Featurizer, learners: Learners, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    step = learners.model.table.step
-    write_description(
-        out,
-        Description(
-            request.schema,
-            request.model,
-            request.training,
-            featurizer.scalers,
-            request.relations,
-            step,
-        ),
+    description = Description(
+        schema=request.schema,
+        model=request.model,
+        training=request.training,
+        scalers=featurizer.scalers,
+        relations=request.relations,
+        step=learners.model.table.step,
     )
+    write_description(out, description)
     write_encodings(out / ENCODINGS, featurizer.encodings)
     learners.save(out)
-
-
-def _report_hours(request: TrainRequest, outcome: Outcome, out: Path) -> None:
-    timezone, examples = request.schema.timezone, outcome.examples
-    hours = by_hour(
-        local_hours(examples.timestamp_ms, timezone), examples.label, outcome.progressive
-    )
-    write_progressive(hours, timezone, request.training.learn_by, out / PROGRESSIVE)
-    plot_progressive(hours, timezone, out / PLOTS / "progressive.png")

@@ -1,1 +1,1 @@
-"""The models on top of the elastic table: Wide & Deep, the logistic-regression baseline, and their shared parts."""
+"""Click models on elastic embeddings: their kinds and parts, multi-hashing, encodings."""

@@ -1,8 +1,11 @@
-"""From the vectors of single keys to one vector per field, in ops that the trained and the exported graph share."""
+"""From the vectors of keys to one vector per field, in ops that training and the export share."""
 
 from __future__ import annotations
 
 import tensorflow as tf
+
+LIMIT = 10.0
+"""Standardised numbers are cut at ±LIMIT: a single absurd value must not dominate the step."""
 
 
 def pool_fields(
@@ -12,44 +15,44 @@ def pool_fields(
     lists: int,
     batch: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Append the mean vector of each multi-valued field to the vectors of the single-valued ones.
+    """Append the mean vector of each pooled field to the vectors of the single-valued ones.
 
     Args:
         singles: float32 [b, S, d], vectors of the single-valued fields.
-        listed: float32 [k, d], vectors of every value present in any multi-valued field, in any order. A value
-            without a row is the zero vector and counts in the mean; padding must not be among them.
-        segments: int32 [k], `impression * lists + position of the field among the multi-valued ones`.
-        lists: number of multi-valued fields, L.
-        batch: int32 [], b; None: it is taken from `singles`. Where the caller has it, all slabs share the lists' lengths.
+        listed: float32 [k, d], vectors of the values of all pooled fields, in any order. A value
+            without a row has the zero vector and counts in the mean; padding must be left out.
+        segments: int32 [k], `impression * lists + position of the field among the pooled ones`.
+        lists: number of pooled fields, L.
+        batch: int32 [], b. If given, all slabs share the computation of the lists' lengths.
 
     Returns:
-        float32 [b, S + L, d]; an empty list gives the zero vector.
+        float32 [b, S + L, d]; an empty list has the zero vector.
     """
     if lists == 0:
         return singles
     batch, dim = tf.shape(singles)[0] if batch is None else batch, singles.shape[-1]
-    pooled = tf.math.unsorted_segment_sum(listed, segments, batch * lists) / list_lengths(
-        segments, batch * lists
-    )
+    count = batch * lists
+    sums = tf.math.unsorted_segment_sum(listed, segments, count)
+    pooled = sums / list_lengths(segments, count)
     return tf.concat([singles, tf.reshape(pooled, [batch, lists, dim])], axis=1)
 
 
 def list_lengths(segments: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """Return what the sum of each of `count` lists is divided by, float32 [count, 1]: how many values it has, at least 1.
+    """Return the number of values of each list, at least 1, float32 [count, 1].
 
     Args:
         segments: int32 [k], the list of each value.
-        count: int32 [].
+        count: int32 [], number of lists.
     """
     lengths = tf.math.unsorted_segment_sum(tf.ones_like(segments, tf.float32), segments, count)
     return tf.expand_dims(tf.maximum(lengths, 1.0), 1)
 
 
-def lay_together(vectors: tf.Tensor, fields: int, chunks: int, batch: tf.Tensor) -> tf.Tensor:
-    """Lay the rows of each field side by side.
+def concat_chunks(vectors: tf.Tensor, fields: int, chunks: int, batch: tf.Tensor) -> tf.Tensor:
+    """Concatenate the rows of each field of each impression.
 
     Args:
-        vectors: float32 [F b k, w], field by field, in each impression by impression, its rows in their order.
+        vectors: float32 [F b k, w], ordered by field, then impression, then row.
         fields: F.
         chunks: rows of a field in an impression, k.
         batch: int32 [], b.
@@ -63,7 +66,7 @@ def lay_together(vectors: tf.Tensor, fields: int, chunks: int, batch: tf.Tensor)
 def dense_inputs(
     values: tf.Tensor, present: tf.Tensor, means: tf.Tensor, stds: tf.Tensor
 ) -> tf.Tensor:
-    """Standardise numbers, each followed by a flag that says whether it is present.
+    """Standardise numbers, and append to each a flag that is 1 if the number is present.
 
     Args:
         values: float64 [b, D], as `features.keys.numbers` gives them.
@@ -72,13 +75,10 @@ def dense_inputs(
         stds: float64 [D], positive.
 
     Returns:
-        float32 [b, 2 * D]: value, flag, value, flag, …; values are cut at ±`LIMIT` and 0 where absent.
+        float32 [b, 2 * D]: value, flag, value, flag, and so on; absent values are 0.
     """
     scaled = tf.clip_by_value((values - means) / stds, -LIMIT, LIMIT)
     flags = tf.cast(present, tf.float64)
     paired = tf.stack([tf.where(present, scaled, tf.zeros_like(scaled)), flags], axis=2)
+    # The width is given, because [-1, 2 * D] is ambiguous for an empty batch.
     return tf.cast(tf.reshape(paired, [tf.shape(values)[0], 2 * values.shape[1]]), tf.float32)
-
-
-LIMIT = 10.0
-"""Standard deviations beyond which a number says no more: one absurd value must not swamp the step."""

@@ -1,1 +1,1 @@
-"""How the rows of a compressed model are stored: fewer bits a value, fewer columns, and back to float32."""
+"""Stored forms of a compressed model's rows: fewer bits, fewer columns, codes; and back."""

@@ -15,15 +15,13 @@ from training.packed.matrix import Form, Matrix
 DenseWeight = NDArray[Any] | Matrix
 DenseWeights = Mapping[str, DenseWeight]
 
-_MARK = "#"  # no weight has it in its name
+# Separates a packed weight's name from its arrays' names. No weight's name contains it.
+_MARK = "#"
 
 
 def pack_dense(weights: Mapping[str, NDArray[Any]], form: Form) -> dict[str, DenseWeight]:
-    """Store the kernels (weights of two axes) among dense weights in a form; the others, few values, stay as they are.
-
-    Raises:
-        ValueError: a kernel holds what the form cannot hold.
-    """
+    """Store the kernels (weights of two axes) in a form; raises ValueError if it cannot."""
+    # The other weights have few values: packing them would save nothing.
     return {
         name: Matrix.of(w, form) if w.ndim == 2 and form is not Form.FLOAT32 else w
         for name, w in weights.items()
@@ -41,31 +39,26 @@ def dense_nbytes(weights: DenseWeights) -> int:
 
 
 def write_dense(path: Path, weights: DenseWeights) -> None:
-    """Write weights to one `.npz`; float32 ones under their names, so that a model without packed kernels is as it always was."""
+    """Write weights to one `.npz`."""
     arrays: Arrays = {}
     for name, weight in weights.items():
-        arrays |= _parts(name, weight) if isinstance(weight, Matrix) else {name: weight}
+        # Weights that are not packed keep their names, so that a model without packed kernels is
+        # written as it was before there were any.
+        if isinstance(weight, Matrix):
+            arrays |= {f"{name}{_MARK}{part}": array for part, array in weight.arrays().items()}
+        else:
+            arrays[name] = weight
     write_arrays(path, arrays)
 
 
 def read_dense(path: Path) -> dict[str, DenseWeight]:
-    """Read what `write_dense` wrote.
-
-    Raises:
-        InputError: the file is missing, damaged, or its arrays do not fit.
-    """
+    """Read what `write_dense` wrote; raises InputError if it is missing or damaged."""
     arrays = read_arrays(path)
+    plain = {name: array for name, array in arrays.items() if _MARK not in name}
     packed = sorted({name.partition(_MARK)[0] for name in arrays if _MARK in name})
     try:
-        matrices: dict[str, DenseWeight] = {
-            name: Matrix.from_arrays(arrays, name + _MARK) for name in packed
-        }
+        return plain | {name: Matrix.from_arrays(arrays, name + _MARK) for name in packed}
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: packed weights without a readable {error}; compress this day again"
         ) from error
-    return {name: array for name, array in arrays.items() if _MARK not in name} | matrices
-
-
-def _parts(name: str, matrix: Matrix) -> Arrays:
-    return {f"{name}{_MARK}{part}": array for part, array in matrix.arrays().items()}

@@ -1,1 +1,1 @@
-"""Encodings learned from the cross graph before the click model is trained."""
+"""Pre-training on the cross graph: encodings for the click model."""

@@ -1,33 +1,48 @@
-"""The node encoder h_i^k = relu(W^k [h_i^(k-1) || m_i1^k || … || m_iS^k] + c^k), the last layer without relu.
+"""The networks of PCF-GNN (Li et al., SIGIR 2021): the node encoder and the CrossNet.
 
-m_is^k is the mean or the sum of h^(k-1) over the sampled neighbours in slot s, one side of one relation. A field has kernels of
-its own for its own slots. Written forward and backward in compiled loops and matrix products: no layer keeps more than its
-inputs. A node's aggregation is of its neighbours' vectors, never of an edge's statistic, so the edge that is predicted stays in.
+Node encoder, layer k of K, without relu in the last layer:
+
+    h_i^k = relu(W^k [h_i^(k-1) || m_i1^k || ... || m_iS^k] + c^k)
+
+m_is^k is the mean or the sum of h^(k-1) over the sampled neighbours in slot s, one side of one
+relation. Each field has its own kernels for its own slots. A node aggregates its neighbours'
+vectors, never an edge's statistic, so an edge that is predicted need not be left out.
+
+CrossNet: two encodings to a number, either their dot product or an MLP with relu over
+[h_u || h_v || h_u * h_v]. `compression.export.served_model.cross_value` is the same for serving.
+
+Forward and backward passes are compiled loops and matrix products; a layer keeps only its inputs
+and outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from elastic_embeddings.core.native import split_rows
+from elastic_embeddings.core.threads import split_rows
 from training.pretraining import kernels
-from training.pretraining.adjacency import Adjacency, Block, Drawn, Slot
-from training.pretraining.parameters import Parameters
+from training.pretraining.graph import Adjacency, NeighbourLists, SampledBlock
+from training.pretraining.parameters import Floats, Parameters
 
-Floats = NDArray[Any]
 ByField = Mapping[str, Floats]
-_FEW_ROWS = 4096
+CrossLayers = list[tuple[Floats, Floats]]
+
+_ROWS_PER_THREAD = 4096
 
 
 @dataclass(frozen=True)
-class Tape:
-    """What the way back needs: the vectors' shown share, and by layer from the inputs up the inputs and outputs by field."""
+class EncoderTape:
+    """What the backward pass needs of the forward pass.
+
+    Attributes:
+        shown: by field [n, 1], as given to `Encoder.forward`.
+        inputs: of each layer by field, the lowest layer first.
+        outputs: of each layer by field, the lowest layer first.
+    """
 
     shown: ByField
     inputs: list[dict[str, Floats]]
@@ -40,70 +55,85 @@ class Encoder:
 
     Attributes:
         slots: of each field.
-        layers: how many; 0: a node's encoding is its vector.
-        scaled: sums in place of means.
+        layers: their number; 0: a node's encoding is its vector.
+        as_sum: aggregate by sums instead of means.
     """
 
-    slots: Mapping[str, tuple[Slot, ...]]
+    slots: Mapping[str, tuple[NeighbourLists, ...]]
     layers: int
-    scaled: bool
+    as_sum: bool
 
     def forward(
-        self, parameters: Parameters, block: Block, shown: ByField
-    ) -> tuple[dict[str, Floats], Tape]:
+        self, parameters: Parameters, block: SampledBlock, shown: ByField
+    ) -> tuple[dict[str, Floats], EncoderTape]:
         """Return the encodings [T, d] of a block's targets by field, and the tape.
 
         Args:
             parameters: the weights.
             block: the sampled neighbours.
-            shown: by field [n, 1], 0 for the nodes of the lowest layer whose own vector is hidden, else 1.
+            shown: by field [n, 1], 0 for lowest-layer nodes with a hidden vector, otherwise 1.
         """
-        lowest = block.nodes[self.layers]
-        vectors = {
-            f: _gathered(parameters.tables[f], nodes, shown[f], parameters.dim)
-            for f, nodes in lowest.items()
-        }
-        tape = Tape(shown, [], [])
+        vectors: dict[str, Floats] = {}
+        for field, nodes in block.nodes[self.layers].items():
+            table = parameters.tables[field]
+            vectors[field] = np.empty((len(nodes), parameters.dim), table.dtype)
+            gather = partial(kernels.gather_shown, table, nodes, shown[field], vectors[field])
+            split_rows(gather, len(nodes), at_least=_ROWS_PER_THREAD)
+        tape = EncoderTape(shown, [], [])
         for layer in range(1, self.layers + 1):
             level = self.layers - layer
-            inputs = {
-                f: self._inputs(f, vectors, block.drawn[level][f]) for f in block.nodes[level]
-            }
-            vectors = {f: self._layer(parameters, layer, f, x) for f, x in inputs.items()}
+            inputs = {}
+            for field, nodes in block.nodes[level].items():
+                gathers = []
+                for slot, each in zip(self.slots[field], block.drawn[level][field], strict=True):
+                    neighbours = (each.numbers, each.counts, self.as_sum)
+                    gathers.append(partial(kernels.gather_mean, vectors[slot.other], *neighbours))
+                inputs[field] = _concat_gathered(vectors[field][: len(nodes)], gathers)
+            vectors = {f: self._apply_layer(parameters, layer, f, x) for f, x in inputs.items()}
             tape.inputs.append(inputs)
             tape.outputs.append(vectors)
         return vectors, tape
 
     def backward(
-        self, parameters: Parameters, block: Block, tape: Tape, gradients: dict[str, Floats]
+        self,
+        parameters: Parameters,
+        block: SampledBlock,
+        tape: EncoderTape,
+        gradients: dict[str, Floats],
     ) -> tuple[dict[str, Floats], dict[str, Floats]]:
-        """Return the gradients of the lowest layer's vectors [n, d] by field, and of the dense weights by name.
+        """Return gradients of the lowest layer's vectors [n, d] by field, and of dense weights.
 
         Args:
             parameters: as for `forward`.
             block: as for `forward`.
             tape: of `forward`.
-            gradients: of the encodings [T, d] by field; used up.
+            gradients: of the encodings [T, d] by field; overwritten.
         """
         dense: dict[str, Floats] = {}
+        dtype = next(iter(gradients.values())).dtype
         for layer in range(self.layers, 0, -1):
             level = self.layers - layer
             below = {
-                f: np.zeros((len(n), parameters.dim), _dtype(gradients))
-                for f, n in block.nodes[level + 1].items()
+                field: np.zeros((len(nodes), parameters.dim), dtype)
+                for field, nodes in block.nodes[level + 1].items()
             }
             for field, x in tape.inputs[layer - 1].items():
-                up = gradients[field]
+                # 1. Through relu, which the last layer does not have, to the layer's weights.
+                upstream = gradients[field]
                 if layer < self.layers:
-                    up = up * (tape.outputs[layer - 1][field] > 0)
+                    upstream = upstream * (tape.outputs[layer - 1][field] > 0)
                 name = f"layer/{layer}/{field}"
-                dense |= {f"{name}/kernel": x.T @ up, f"{name}/bias": up.sum(axis=0)}
-                self._share(
-                    field,
-                    up @ parameters.dense[f"{name}/kernel"].T,
-                    block.drawn[level][field],
-                    below,
-                )
+                dense[f"{name}/kernel"] = x.T @ upstream
+                dense[f"{name}/bias"] = upstream.sum(axis=0)
+
+                # 2. To the layer's inputs, and from there to the vectors they were made of.
+                of_inputs = upstream @ parameters.dense[f"{name}/kernel"].T
+                dim = parameters.dim
+                below[field][: len(of_inputs)] += of_inputs[:, :dim]
+                drawn = zip(self.slots[field], block.drawn[level][field], strict=True)
+                for i, (slot, each) in enumerate(drawn, start=1):
+                    neighbours = (each.numbers, each.counts, self.as_sum)
+                    kernels.scatter_mean(of_inputs, i * dim, *neighbours, below[slot.other])
             gradients = below
         for field, gradient in gradients.items():
             gradient *= tape.shown[field]
@@ -112,83 +142,76 @@ class Encoder:
     def all_nodes(
         self, parameters: Parameters, adjacency: Adjacency, fanouts: tuple[int, ...]
     ) -> dict[str, Floats]:
-        """Return the encodings [N, d] of all nodes by field, from all of their neighbours: no draw.
+        """Return the encodings [N, d] of all nodes by field, from all of their neighbours.
 
-        A sum is that of the mean times the number that would have been drawn, which is what a drawn sum is on average.
+        A sum is the mean times the number of neighbours that would have been drawn: the expected
+        value of a drawn sum.
         """
-        vectors = {
-            f: np.ascontiguousarray(table[:, : parameters.dim])
-            for f, table in parameters.tables.items()
-        }
+        dim = parameters.dim
+        vectors = {f: np.ascontiguousarray(t[:, :dim]) for f, t in parameters.tables.items()}
         for layer in range(1, self.layers + 1):
-            most = fanouts[self.layers - layer] if self.scaled else 1
-            inputs = {f: self._full_inputs(f, vectors, adjacency.slots[f], most) for f in vectors}
-            vectors = {f: self._layer(parameters, layer, f, x) for f, x in inputs.items()}
+            most = fanouts[self.layers - layer] if self.as_sum else 1
+            inputs = {}
+            for field in vectors:
+                gathers = [
+                    partial(kernels.all_mean, vectors[slot.other], slot.offsets, slot.ends, most)
+                    for slot in adjacency.slots[field]
+                ]
+                inputs[field] = _concat_gathered(vectors[field], gathers)
+            vectors = {f: self._apply_layer(parameters, layer, f, x) for f, x in inputs.items()}
         return vectors
 
-    def _layer(self, parameters: Parameters, layer: int, field: str, x: Floats) -> Floats:
+    def _apply_layer(self, parameters: Parameters, layer: int, field: str, x: Floats) -> Floats:
         name = f"layer/{layer}/{field}"
         z = x @ parameters.dense[f"{name}/kernel"]
         z += parameters.dense[f"{name}/bias"]
         return np.maximum(z, 0, out=z) if layer < self.layers else z
 
-    def _inputs(self, field: str, vectors: ByField, drawn: tuple[Drawn, ...]) -> Floats:
-        own = vectors[field]
-        count, dim = len(drawn[0].counts) if drawn else len(own), own.shape[1]
-        x = np.empty((count, (1 + len(drawn)) * dim), own.dtype)
-        x[:, :dim] = own[:count]
-        for i, (slot, each) in enumerate(zip(self.slots[field], drawn, strict=True)):
-            gather = partial(
-                kernels.gather_mean,
-                vectors[slot.other],
-                each.numbers,
-                each.counts,
-                self.scaled,
-                x,
-                (1 + i) * dim,
-            )
-            split_rows(gather, count, at_least=_FEW_ROWS)
-        return x
 
-    def _share(
-        self, field: str, gradient: Floats, drawn: tuple[Drawn, ...], below: dict[str, Floats]
-    ) -> None:
-        """Give the gradient of a layer's inputs to the vectors that they were made of."""
-        dim = below[field].shape[1]
-        below[field][: len(gradient)] += gradient[:, :dim]
-        for i, (slot, each) in enumerate(zip(self.slots[field], drawn, strict=True)):
-            kernels.scatter_mean(
-                gradient, (1 + i) * dim, each.numbers, each.counts, self.scaled, below[slot.other]
-            )
-
-    def _full_inputs(
-        self, field: str, vectors: ByField, slots: tuple[Slot, ...], most: int
-    ) -> Floats:
-        own = vectors[field]
-        dim = own.shape[1]
-        x = np.empty((len(own), (1 + len(slots)) * dim), own.dtype)
-        x[:, :dim] = own
-        for i, slot in enumerate(slots):
-            gather = partial(
-                kernels.all_mean,
-                vectors[slot.other],
-                slot.offsets,
-                slot.ends,
-                most,
-                x,
-                (1 + i) * dim,
-            )
-            split_rows(gather, len(own), at_least=_FEW_ROWS)
-        return x
+def _concat_gathered(own: Floats, gathers: Sequence[Callable[..., None]]) -> Floats:
+    """Return [own || slot 1 || ...]; a kernel takes the output, its column and a range of rows."""
+    rows, dim = own.shape
+    x = np.empty((rows, (1 + len(gathers)) * dim), own.dtype)
+    x[:, :dim] = own
+    for i, gather in enumerate(gathers):
+        split_rows(partial(gather, x, (1 + i) * dim), rows, at_least=_ROWS_PER_THREAD)
+    return x
 
 
-def _gathered(table: Floats, nodes: NDArray[np.int32], shown: Floats, dim: int) -> Floats:
-    out = np.empty((len(nodes), dim), table.dtype)
-    split_rows(
-        partial(kernels.gather_shown, table, nodes, shown, out), len(nodes), at_least=_FEW_ROWS
-    )
-    return out
+def cross_layers(dense: Mapping[str, Floats], relation: str) -> CrossLayers:
+    """Return kernel and bias of each layer of a relation's CrossNet; none for the dot product."""
+    layers: CrossLayers = []
+    while (kernel := dense.get(f"cross/{relation}/{len(layers)}/kernel")) is not None:
+        layers.append((kernel, dense[f"cross/{relation}/{len(layers)}/bias"]))
+    return layers
 
 
-def _dtype(gradients: ByField) -> Any:
-    return next(iter(gradients.values())).dtype
+def cross_forward(left: Floats, right: Floats, layers: CrossLayers) -> tuple[Floats, list[Floats]]:
+    """Return the CrossNet's values [b] of encodings [b, d] each, and the inputs of every layer."""
+    if not layers:
+        return np.einsum("ed,ed->e", left, right), []
+    inputs = [np.concatenate([left, right, left * right], axis=1)]
+    for kernel, bias in layers[:-1]:
+        inputs.append(np.maximum(inputs[-1] @ kernel + bias, 0))
+    kernel, bias = layers[-1]
+    return (inputs[-1] @ kernel + bias)[:, 0], inputs
+
+
+def cross_backward(
+    left: Floats, right: Floats, layers: CrossLayers, inputs: list[Floats], gradient: Floats
+) -> tuple[Floats, Floats, CrossLayers]:
+    """Return the gradients of both encodings [b, d] and of the layers, from the values' [b].
+
+    `inputs` are those that `cross_forward` returned.
+    """
+    upstream = gradient[:, None]
+    if not layers:
+        return upstream * right, upstream * left, []
+    of_layers = []
+    for (kernel, _), x in zip(reversed(layers), reversed(inputs), strict=True):
+        of_layers.append((x.T @ upstream, upstream.sum(axis=0)))
+        upstream = upstream @ kernel.T
+        if x is not inputs[0]:  # the first inputs are the encodings, which no relu made
+            upstream = upstream * (x > 0)
+    of_left, of_right, of_product = np.split(upstream, 3, axis=1)
+    return of_left + of_product * right, of_right + of_product * left, of_layers[::-1]

@@ -1,4 +1,4 @@
-"""What YAML says of pretraining on the cross graph. Free of TensorFlow, so that anything may read it."""
+"""Configuration of pretraining on the cross graph. Does not import TensorFlow."""
 
 from __future__ import annotations
 
@@ -15,17 +15,21 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class WeightSettings(Settings):
-    """The weight of an edge of n impressions in the square loss: `log`, ln(1 + n), or `saturating`, n / (n + kappa)."""
+    """The weight of an edge of n impressions in the square loss.
+
+    `log` is ln(1 + n), `saturating` is n / (n + kappa).
+    """
 
     kind: Literal["log", "saturating"] = "log"
     kappa: Positive = 20.0
 
 
 class EncoderSettings(Settings):
-    """The node encoder: layers of sampled-neighbour aggregation (0: a node is its own vector), and the neighbours drawn.
+    """The node encoder.
 
-    `fanouts` names a number for each layer, the one next to the output first; `own_dropout` is the share of nodes whose own
-    vector is hidden in a batch, so that the encoder learns to do without it, as it must for a node that is new.
+    `layers` aggregate sampled neighbours (0: a node is its own vector). `fanouts` is the number of
+    neighbours to draw in each layer, the layer next to the output first. `own_dropout` is the share
+    of nodes whose own vector is hidden in a batch: the encoder learns to encode a node that is new.
     """
 
     layers: Annotated[int, Field(ge=0, le=3)] = 1
@@ -34,28 +38,34 @@ class EncoderSettings(Settings):
     own_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
 
     @model_validator(mode="after")
-    def _a_fanout_a_layer(self) -> Self:
+    def _check_fanouts(self) -> Self:
         if len(self.fanouts) < self.layers:
             raise ValueError(
-                f"pretraining.encoder.fanouts has {len(self.fanouts)} numbers for {self.layers} layers: name one each"
+                f"pretraining.encoder.fanouts has {len(self.fanouts)} numbers for {self.layers} "
+                "layers: give one for each layer"
             )
         return self
 
 
 class CrossNetSettings(Settings):
-    """What turns two encodings into a number: their `dot` product, or an `mlp` of [h_u, h_v, h_u * h_v] with ReLU layers."""
+    """What maps two encodings to a number: their `dot` product, or an `mlp`.
+
+    The MLP has ReLU layers and reads [h_u, h_v, h_u * h_v].
+    """
 
     kind: Literal["dot", "mlp"] = "dot"
     hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (16,)
 
 
 class PretrainSettings(Settings):
-    """What is fitted to the cross graph's statistic, how, and how often (`every_days`; 1: anew for every day).
+    """What is fitted to the cross graph's statistic, how, and how often (`every_days`; 1: daily).
 
-    `epochs` are passes over the edges (`pcf_gnn`), at most, or sweeps (the others); `l2` is in units of edge weight.
-    `corrections` is the share of a relation's pairs that keep their own statistic beside the encodings: `corrections.py`.
-    `pcf_gnn` alone reads `encoder`, `cross_net`, `batch_size`, `learning_rate`, `patience` (epochs without a gain on the
-    held-out edges before it stops), `refit` (fit once more with the held-out edges) and `warm_start` (from the fit before).
+    `epochs` is the most passes over the edges (`pcf_gnn`), or the number of sweeps (the others);
+    `l2` is in units of edge weight. `corrections` is the share of a relation's pairs that keep
+    their own statistic in addition to the encodings (`training.pretraining.pretrain.corrected`).
+    Only `pcf_gnn` reads `encoder`, `cross_net`, `batch_size`, `learning_rate`, `patience` (epochs
+    without a gain on the held-out edges before it stops), `refit` (fit again with the held-out
+    edges) and `warm_start` (start from the previous fit).
     """
 
     kind: Kind = "pcf_gnn"
@@ -76,12 +86,13 @@ class PretrainSettings(Settings):
     corrections: Annotated[float, Field(ge=0, le=1)] = 0.0
     seed: Seed = 17
     every_days: Annotated[int, Field(ge=1, exclude=True)] = 7
-    """When, not what: it is no part of a version's configuration."""
+    """Excluded from a version's configuration: it decides when to fit, not what."""
 
     @model_validator(mode="after")
-    def _sides_can_be_solved(self) -> Self:
+    def _check_ridge(self) -> Self:
         if self.kind in ("factorisation", "node_bias") and not self.l2:
             raise ValueError(
-                f"pretraining.l2 of 0 leaves {self.kind} without a single solution: choose a number above 0"
+                f"pretraining.l2 of 0 leaves {self.kind} without a single solution: "
+                "choose a number above 0"
             )
         return self

@@ -1,18 +1,70 @@
-"""What must hold of a day before it may be learned from: the checks, built from the schema and the gate's settings."""
+"""The checks of a day before it may be trained on, built from its aggregates and the settings."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from features.errors import InputError
 from features.schema import ColumnField, Numeric, Schema
 from validation.checks import Check
-from validation.data.aggregates import Aggregates
 from validation.settings import DataGateSettings
 
+WHOLE_DAY = ""
+"""The field name of metrics of the whole day."""
+
+_COLUMNS = ["field", "metric", "value"]
 _BOUNDS = ("mean", "std", "min", "max")
-_ROUNDING = 1e-9  # ingest rounds each share, so two that make one may fall short of it
+_ROUNDING = 1e-9
+"""Ingest rounds each share, so two shares that make up 1 may sum to slightly less."""
+
+
+@dataclass(frozen=True)
+class Aggregates:
+    """The metrics of one day; one that ingest did not write is NaN, which no gate accepts."""
+
+    values: Mapping[tuple[str, str], float]
+
+    def day(self, metric: str) -> float:
+        """Return a metric of the whole day."""
+        return self.values.get((WHOLE_DAY, metric), math.nan)
+
+    def of(self, field: str, metric: str) -> float:
+        """Return a metric of one field."""
+        return self.values.get((field, metric), math.nan)
+
+
+def read_aggregates(path: Path) -> Aggregates:
+    """Read `aggregates.parquet` of an `impressions` artifact.
+
+    Raises:
+        InputError: the file is missing, is no Parquet file, lacks a column or repeats a metric.
+    """
+    try:
+        table = pq.read_table(path, columns=_COLUMNS)
+    except (OSError, KeyError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path}: cannot read the day's aggregates ({error}); run `ingest` for that day again"
+        ) from error
+    if table.num_rows and set(table.column_names) != set(_COLUMNS):
+        raise InputError(
+            f"{path}: expected the columns {_COLUMNS}, found {table.column_names}; run `ingest` "
+            "again"
+        )
+    values: dict[tuple[str, str], float] = {}
+    for record in table.to_pylist():
+        name = (record["field"], record["metric"])
+        if name in values:
+            raise InputError(
+                f"{path}: the metric {name} appears twice; run `ingest` for that day again"
+            )
+        values[name] = math.nan if record["value"] is None else float(record["value"])
+    return Aggregates(values)
 
 
 def data_checks(
@@ -22,101 +74,65 @@ def data_checks(
 
     Args:
         day: the day's aggregates.
-        history: aggregates of earlier days; empty on the first day, which then has no `rows_ratio` check.
-        schema: its column fields are each checked for nulls, its numeric fields for unreadable and infinite numbers.
+        history: aggregates of earlier days; empty for a first day, which has no `rows_ratio` check.
+        schema: its column fields are checked for nulls, its numeric fields for unreadable and
+            infinite numbers.
         settings: the limits.
 
     Raises:
         InputError: `null_share_by_field` names a field that the schema does not have.
     """
-    _refuse_unknown_fields(schema, settings)
-    checks = [*_day_checks(day, settings), *_history_checks(day, history, settings)]
-    for field in schema.column_fields():
+    fields = schema.column_fields()
+    unknown = sorted(set(settings.null_share_by_field) - {field.name for field in fields})
+    if unknown:
+        raise InputError(
+            f"data_gate.null_share_by_field: {unknown} are not fields that read a column; use "
+            "names of the schema"
+        )
+    checks = _day_checks(day, settings)
+    if history:
+        mean = sum(earlier.day("rows_kept") for earlier in history) / len(history)
+        ratio = day.day("rows_kept") / mean if mean else math.nan
+        limit = settings.max_rows_ratio
+        words = f"records kept, over the mean of {len(history)} earlier days"
+        checks.append(Check("rows_ratio", ratio, 1 / limit, limit, words))
+    for field in fields:
         checks += _field_checks(day, field, settings)
     return tuple(checks)
 
 
-def _refuse_unknown_fields(schema: Schema, settings: DataGateSettings) -> None:
-    unknown = sorted(set(settings.null_share_by_field) - {f.name for f in schema.column_fields()})
-    if unknown:
-        raise InputError(
-            f"data_gate.null_share_by_field: {unknown} are not fields that read a column; use names of the schema"
-        )
-
-
 def _day_checks(day: Aggregates, settings: DataGateSettings) -> list[Check]:
+    # NaN or a division by zero gives NaN, and the check fails.
     rows_in, kept, quarantined = (day.day(m) for m in ("rows_in", "rows_kept", "rows_quarantined"))
+    lost = rows_in - kept - quarantined
+    lost_words = "records read that were neither kept nor quarantined"
     share = quarantined / rows_in if rows_in else math.nan
+    share_words = "share of the records that went to quarantine"
+    ctr, low, high = day.day("ctr"), settings.min_ctr, settings.max_ctr
     return [
         Check("rows_kept", kept, settings.min_rows, None, "records kept for training"),
-        Check(
-            "rows_unaccounted",
-            rows_in - kept - quarantined,
-            0,
-            0,
-            "records read that were neither kept nor quarantined",
-        ),
-        Check(
-            "quarantined_share",
-            share,
-            None,
-            settings.max_quarantined_share,
-            "share of the records that went to quarantine",
-        ),
-        Check(
-            "ctr",
-            day.day("ctr"),
-            settings.min_ctr,
-            settings.max_ctr,
-            "click-through rate of the day",
-        ),
-    ]
-
-
-def _history_checks(
-    day: Aggregates, history: Sequence[Aggregates], settings: DataGateSettings
-) -> list[Check]:
-    if not history:
-        return []
-    mean = sum(earlier.day("rows_kept") for earlier in history) / len(history)
-    ratio = day.day("rows_kept") / mean if mean else math.nan
-    limit = settings.max_rows_ratio
-    return [
-        Check(
-            "rows_ratio",
-            ratio,
-            1 / limit,
-            limit,
-            f"records kept, over the mean of {len(history)} earlier days",
-        )
+        Check("rows_unaccounted", lost, 0, 0, lost_words),
+        Check("quarantined_share", share, None, settings.max_quarantined_share, share_words),
+        Check("ctr", ctr, low, high, "click-through rate of the day"),
     ]
 
 
 def _field_checks(day: Aggregates, field: ColumnField, settings: DataGateSettings) -> list[Check]:
-    allowed = settings.null_share_by_field.get(field.name, settings.max_null_share)
-    nulls = day.of(field.name, "null_share")
-    checks = [
-        Check(
-            f"{field.name}.null_share",
-            nulls,
-            None,
-            allowed,
-            f"share of records without a value in {field.name}",
-        )
-    ]
+    name = field.name
+    allowed = settings.null_share_by_field.get(name, settings.max_null_share)
+    nulls = day.of(name, "null_share")
+    words = f"share of records without a value in {name}"
+    checks = [Check(f"{name}.null_share", nulls, None, allowed, words)]
     if isinstance(field, Numeric):
-        unreadable, broken = day.of(field.name, "unreadable_share"), _broken_bounds(day, field.name)
-        words = f"share of values in {field.name} that are no number"
-        checks.append(Check(f"{field.name}.unreadable_share", unreadable, None, allowed, words))
-        words = f"figures of {field.name} (mean, std, min, max) that are not finite"
-        checks.append(Check(f"{field.name}.not_finite", broken, 0, 0, words))
+        unreadable = day.of(name, "unreadable_share")
+        words = f"share of values in {name} that are no number"
+        checks.append(Check(f"{name}.unreadable_share", unreadable, None, allowed, words))
+
+        bounds = [day.of(name, metric) for metric in _BOUNDS]
+        broken = sum(not math.isfinite(bound) for bound in bounds)
+        # Where no value could be read, ingest has no bounds to write.
+        if nulls + unreadable > 1 - _ROUNDING and all(math.isnan(bound) for bound in bounds):
+            broken = 0
+        words = f"figures of {name} (mean, std, min, max) that are not finite"
+        checks.append(Check(f"{name}.not_finite", broken, 0, 0, words))
     return checks
-
-
-def _broken_bounds(day: Aggregates, field: str) -> float:
-    """How many of a numeric field's bounds are not finite; none is expected where no value could be read."""
-    missing = day.of(field, "null_share") + day.of(field, "unreadable_share")
-    bounds = [day.of(field, metric) for metric in _BOUNDS]
-    if missing > 1 - _ROUNDING and all(math.isnan(bound) for bound in bounds):
-        return 0
-    return sum(not math.isfinite(bound) for bound in bounds)

@@ -1,15 +1,16 @@
-"""Everything the model gate wants to know of a candidate, measured on one day's held-out impressions.
+"""Measure a candidate for the model gate on one day's held-out impressions.
 
-Candidate, its export, the champion and the baseline are all scored on the same impressions, so that differences are
-differences of models.
+Candidate, its export, champion and baseline are all scored on the same impressions, so that their
+differences are differences of the models.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from features.errors import InputError
+from features.files import folder_bytes
+from features.json_safe import json_safe
 from features.schema import Schema
 from training.evaluation.metrics import (
     auc,
@@ -27,10 +30,9 @@ from training.evaluation.metrics import (
     log_loss,
 )
 from training.fit.checkpoints import read_description
-from validation.model.gates import Evidence, Verdict, judge
-from validation.model.parity import ParityReport, check_parity
-from validation.model.requests import read_requests
-from validation.serving.compare import folder_bytes
+from validation.model.gates import Evidence, Verdict, decide
+from validation.model.requests import RawRequests, read_requests
+from validation.serving.measure import BATCH_SIZES, ServingReport, serve
 from validation.settings import ModelGateSettings
 
 Scores = NDArray[np.float32]
@@ -38,15 +40,15 @@ Scores = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Where the things to judge lie.
+    """The folders of a candidate.
 
     Attributes:
         partition: the day's `impressions` artifact.
         checkpoint: the trained model, with its `heldout.parquet`.
         export: the `export` artifact.
-        champion: the `compressed` artifact of the model that serves now; None when there is none.
-        compressed: the candidate's own `compressed` artifact, for the picture of sizes, and for what the export is compared
-            with where lossy steps were taken; None: the export is compared with the trained model.
+        champion: the `compressed` artifact of the model that serves now; None if there is none.
+        compressed: the candidate's `compressed` artifact, for the plot of sizes. After lossy steps
+            the export is compared with it, otherwise with the trained model.
     """
 
     partition: Path
@@ -57,8 +59,11 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """The day's held-out slice: `record` int64 [n], `user` codes int64 [n], `label` float32 [n], and two models' scores."""
+class HeldOutScores:
+    """The day's held-out slice with the scores of model and baseline.
+
+    `record` and `user` (codes) are int64 [n]; `label`, `model` and `baseline` are float32 [n].
+    """
 
     record: NDArray[np.int64]
     user: NDArray[np.int64]
@@ -70,90 +75,43 @@ class HeldOut:
 def check_model(
     candidate: Candidate, schema: Schema, settings: ModelGateSettings, out: Path
 ) -> dict[str, Any]:
-    """Judge a candidate; write `verdict.json`, `serving.json`, `predictions.npy` and `plots/` into `out`.
+    """Validate a candidate.
+
+    Writes `verdict.json`, `serving.json`, `predictions.npy` and `plots/` into `out`.
 
     Returns:
-        The verdict, the evidence and what follows from it, flat: the stage's figures.
+        The stage's figures: verdict, evidence, and metrics derived from it, in one flat dict.
 
     Raises:
         InputError: a file is missing or unreadable.
         UnsoundError: the export does not load or does not answer.
     """
+    # Imported here: other users of this module need no matplotlib.
     from validation.model.report import plot_model
 
+    # 1. Score the compressed model, if it differs from the trained one.
     heldout = read_heldout(candidate.checkpoint / "heldout.parquet")
-    lossy = None if is_lossless(candidate.compressed) else candidate.compressed
-    compressed = None if lossy is None else score_compressed(lossy, candidate.partition, heldout)
-    asked = read_requests(
-        candidate.partition, read_description(lossy).schema if lossy else schema, heldout.record
-    )
-    expected = heldout.model if compressed is None else compressed
+    label, partition = heldout.label, candidate.partition
+    expected, auc_compressed = heldout.model, None
+    if candidate.compressed is not None and not is_lossless(candidate.compressed):
+        expected = score_compressed(candidate.compressed, partition, heldout)
+        auc_compressed = auc(label, expected)
+        # Lossy steps may drop fields, and the export takes only those that are left.
+        schema = read_description(candidate.compressed).schema
+
+    # 2. Serve the export. The champion is scored in the seconds in which the export's process
+    #    imports TensorFlow, before it measures the latency of its calls.
+    requests = read_requests(partition, schema, heldout.record)
     with ThreadPoolExecutor(1) as thread:
-        # The champion is scored while the export's fresh process imports TensorFlow, seconds before it times its calls.
-        checked = thread.submit(check_parity, candidate.export / "saved_model", asked, expected)
-        champion = (
-            None
-            if candidate.champion is None
-            else score_compressed(candidate.champion, candidate.partition, heldout)
-        )
+        checked = thread.submit(check_parity, candidate.export / "saved_model", requests, expected)
+        champion = None
+        if candidate.champion is not None:
+            champion = score_compressed(candidate.champion, partition, heldout)
         parity = checked.result()
     exported = parity.serving.probability
-    evidence = _evidence(heldout, exported, champion, parity, folder_bytes(candidate.export))
-    if compressed is not None:
-        evidence = replace(evidence, auc_compressed=auc(heldout.label, compressed))
-    verdict = judge(evidence, settings)
-    _write(out, verdict, parity, exported)
-    plot_model(
-        heldout.label, _curves(heldout, exported, champion), out / "plots", _sizes(candidate)
-    )
-    return _figures(verdict, heldout, exported)
 
-
-def read_heldout(path: Path) -> HeldOut:
-    """Read the held-out slice that training wrote; raises InputError when it is not there."""
-    if not path.is_file():
-        raise InputError(f"{path}: not there; train that day again")
-    table = pq.read_table(path)
-    user = np.unique(table["user"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
-    columns = [table[name].to_numpy() for name in ("label", "p_model", "p_baseline")]
-    return HeldOut(table["record_id"].to_numpy(), user, *(c.astype(np.float32) for c in columns))
-
-
-def is_lossless(compressed: Path | None) -> bool:
-    """Return whether a compressed model predicts what the trained one does: no lossy step, no row above zero dropped."""
-    return compressed is None or bool(_report(compressed).get("lossless", True))
-
-
-def score_compressed(compressed: Path, partition: Path, heldout: HeldOut) -> Scores:
-    """Return a compressed model's probabilities float32 [n] of the held-out impressions.
-
-    A field that it knows and the day lacks is null.
-    """
-    from training.data.examples import AbsentFields, read_examples
-    from training.evaluation.scoring import Scorer
-
-    scorer = Scorer.load(compressed)
-    description = scorer.description
-    examples = read_examples(
-        partition, description.schema, description.relations, AbsentFields.NULL
-    )
-    last = examples.slice(len(examples.label) - len(heldout.record), len(examples.label))
-    if not np.array_equal(last.record_id, heldout.record):
-        raise InputError(
-            f"{partition}: its last records are not the held-out ones; train that day again on this partition"
-        )
-    return scorer.score(last)
-
-
-def _evidence(
-    heldout: HeldOut,
-    exported: Scores,
-    champion: Scores | None,
-    parity: ParityReport,
-    size_bytes: int,
-) -> Evidence:
-    label = heldout.label
-    return Evidence(
+    # 3. Decide.
+    evidence = Evidence(
         auc=auc(label, heldout.model),
         auc_exported=auc(label, exported),
         log_loss=log_loss(label, exported),
@@ -161,54 +119,158 @@ def _evidence(
         auc_baseline=auc(label, heldout.baseline),
         auc_champion=None if champion is None else auc(label, champion),
         parity_max_abs_diff=parity.max_abs_diff,
-        bytes_exported=size_bytes,
+        bytes_exported=folder_bytes(candidate.export),
         p99_ms=parity.serving.answers[1].p99_ms,
+        auc_compressed=auc_compressed,
     )
+    verdict = decide(evidence, settings)
 
-
-def _write(out: Path, verdict: Verdict, parity: ParityReport, exported: Scores) -> None:
-    (out / "verdict.json").write_text(json.dumps(verdict.as_dict(), indent=1), encoding="utf-8")
-    (out / "serving.json").write_text(json.dumps(parity.as_dict(), indent=1), encoding="utf-8")
+    # 4. Write.
+    for name, document in (("verdict", verdict.as_dict()), ("serving", parity.as_dict())):
+        (out / f"{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
     np.save(out / "predictions.npy", exported, allow_pickle=False)
-
-
-def _curves(heldout: HeldOut, exported: Scores, champion: Scores | None) -> Mapping[str, Scores]:
+    # The exported model first: the plots are about it.
     curves = {"exported model": exported, "logistic regression": heldout.baseline}
-    return curves if champion is None else {**curves, "champion": champion}
+    if champion is not None:
+        curves["champion"] = champion
+    plot_model(label, curves, out / "plots", _bytes_by_form(candidate))
+    return _figures(verdict, heldout, exported)
 
 
-def _figures(verdict: Verdict, heldout: HeldOut, exported: Scores) -> dict[str, Any]:
+def read_heldout(path: Path) -> HeldOutScores:
+    """Read the held-out slice that training wrote; raises InputError if it does not exist."""
+    if not path.is_file():
+        raise InputError(f"{path}: not there; train that day again")
+    table = pq.read_table(path)
+    # Codes in place of the users' ids, which only group the impressions.
+    user = np.unique(table["user"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    columns = [table[name].to_numpy() for name in ("label", "p_model", "p_baseline")]
+    scores = (column.astype(np.float32) for column in columns)
+    return HeldOutScores(table["record_id"].to_numpy(), user, *scores)
+
+
+def is_lossless(compressed: Path) -> bool:
+    """Return whether a compressed model gives the trained model's predictions, bit for bit."""
+    return bool(_read_report(compressed).get("lossless", True))
+
+
+def score_compressed(compressed: Path, partition: Path, heldout: HeldOutScores) -> Scores:
+    """Return a compressed model's probabilities float32 [n] of the held-out impressions.
+
+    Fields of the model that the day does not have are null.
+    """
+    # Imported here: the scorer loads TensorFlow.
+    from training.data.examples import AbsentFields, read_examples
+    from training.evaluation.scoring import Scorer
+
+    scorer = Scorer.load(compressed)
+    schema, relations = scorer.description.schema, scorer.description.relations
+    examples = read_examples(partition, schema, relations, AbsentFields.NULL)
+    last = examples.slice(len(examples.label) - len(heldout.record), len(examples.label))
+    # The day may have been ingested again since it was trained on.
+    if not np.array_equal(last.record_id, heldout.record):
+        raise InputError(
+            f"{partition}: its last records are not the held-out ones; train that day again on "
+            "this partition"
+        )
+    return scorer.score(last)
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """The largest differences between exported and expected probabilities, and serving costs.
+
+    Attributes:
+        max_abs_diff_by_batch_size: NaN if an answer is missing, NaN or there are too many.
+        rows_by_batch_size: number of requests compared.
+        serving: the answers, latency and memory.
+    """
+
+    max_abs_diff_by_batch_size: Mapping[int, float]
+    rows_by_batch_size: Mapping[int, int]
+    serving: ServingReport
+
+    @property
+    def max_abs_diff(self) -> float:
+        """The largest difference at any batch size; NaN if one of them is, so that a gate fails."""
+        differences = list(self.max_abs_diff_by_batch_size.values())
+        return float(np.max(differences)) if differences else math.nan
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        differences, rows = self.max_abs_diff_by_batch_size, self.rows_by_batch_size
+        return {
+            "max_abs_diff": json_safe({str(size): diff for size, diff in differences.items()}),
+            "rows": {str(size): count for size, count in rows.items()},
+            "serving": self.serving.as_dict(),
+        }
+
+
+def check_parity(
+    saved_model: Path,
+    requests: RawRequests,
+    expected: Scores,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+) -> ParityReport:
+    """Compare an exported model with expected probabilities of the same requests.
+
+    Args:
+        saved_model: the exported folder.
+        requests: raw values by field.
+        expected: float32 [requests], probabilities by the trained or compressed model.
+        batch_sizes: see `validation.serving.measure.serve`.
+
+    Raises:
+        InputError: there is not one expected probability per request.
+        UnsoundError: the model does not load or does not answer.
+    """
+    if expected.shape != (len(requests),):
+        raise InputError(
+            f"parity: {len(requests)} requests but expected probabilities of shape "
+            f"{expected.shape}: give one each"
+        )
+    return compare(serve(saved_model, requests, batch_sizes), expected)
+
+
+def compare(serving: ServingReport, expected: Scores) -> ParityReport:
+    """Compare given answers with expected probabilities, float32 [requests]."""
+    # NaN where there is nothing to compare, which no limit accepts.
+    differences, rows = {}, {}
+    for size, answers in serving.answers.items():
+        rows[size], differences[size] = len(answers.positions), math.nan
+        if len(answers.positions) and answers.probability.shape == answers.positions.shape:
+            # In float64, so that the difference itself is not rounded.
+            wanted = expected[answers.positions].astype(np.float64)
+            found = answers.probability.astype(np.float64)
+            differences[size] = float(np.max(np.abs(found - wanted)))
+    return ParityReport(differences, rows, serving)
+
+
+def _figures(verdict: Verdict, heldout: HeldOutScores, exported: Scores) -> dict[str, Any]:
     evidence = verdict.evidence
-    more: dict[str, Callable[[], float]] = {
-        "ece": lambda: expected_calibration_error(heldout.label, exported),
-        "gauc": lambda: grouped_auc(heldout.label, exported, heldout.user),
-    }
-    lift = {"lift_auc_vs_baseline": evidence.auc_exported - evidence.auc_baseline}
+    figures = {"verdict": str(verdict.result), **verdict.as_dict()["metrics"]}
+    figures["lift_auc_vs_baseline"] = evidence.auc_exported - evidence.auc_baseline
     if evidence.auc_champion is not None:
-        lift["lift_auc_vs_champion"] = evidence.auc_exported - evidence.auc_champion
-    return {
-        "verdict": str(verdict.outcome),
-        **verdict.as_dict()["metrics"],
-        **lift,
-        **{k: f() for k, f in more.items()},
-    }
+        figures["lift_auc_vs_champion"] = evidence.auc_exported - evidence.auc_champion
+    figures["ece"] = expected_calibration_error(heldout.label, exported)
+    figures["gauc"] = grouped_auc(heldout.label, exported, heldout.user)
+    return figures
 
 
-def _sizes(candidate: Candidate) -> dict[str, int] | None:
-    """Bytes of the model by form, from what compression reported and what lies on disk."""
+def _bytes_by_form(candidate: Candidate) -> dict[str, int] | None:
+    """Bytes of the model by form, from the report of compression and the files on disk."""
     if candidate.compressed is None:
         return None
-    report = _report(candidate.compressed)
+    report = _read_report(candidate.compressed)
+    compressed = "without zero rows" if is_lossless(candidate.compressed) else "after lossy steps"
     return {
         "trained": report["bytes_before"],
         "without optimizer state": report["bytes_before_weights"],
-        "without zero rows" if is_lossless(candidate.compressed) else "by lossy steps": report[
-            "bytes_after"
-        ],
+        compressed: report["bytes_after"],
         "exported, with its graph": folder_bytes(candidate.export),
     }
 
 
-def _report(compressed: Path) -> dict[str, Any]:
+def _read_report(compressed: Path) -> dict[str, Any]:
     report: dict[str, Any] = json.loads((compressed / "report.json").read_text(encoding="utf-8"))
     return report

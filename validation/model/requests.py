@@ -1,8 +1,8 @@
-"""Requests as a server gets them: the raw strings of logged impressions, in a file that any process can read.
+"""Requests as a server gets them: the raw strings of logged impressions, in a portable file.
 
-A `.npz` of bytes and offsets, without pickle and without fixed-width text (which would cut trailing NULs and take the
-longest value's room for each): `<field>.bytes` uint8, `<field>.ends` int64 [values], and for a multi-valued field
-`<field>.lists` int64 [requests], where each request's list of values ends.
+The file is a `.npz` of bytes and offsets: `<field>.bytes` uint8, `<field>.ends` int64 [values], and
+for a multi-valued field `<field>.lists` int64 [requests], the end of each request's list of values.
+Pickle is unsafe, and fixed-width text cuts trailing NULs and pads every value to the longest one.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from features.canonical import NULL
 from features.errors import InputError
-from features.schema import ColumnField, MultiValued, Schema
+from features.schema import MultiValued, Schema
 
 
 @dataclass(frozen=True)
 class RawRequests:
-    """Raw values by field: `table` has a string column per single-valued field, list<string> per multi-valued one."""
+    """Raw values by field: columns of strings, and of lists of strings for multi-valued fields."""
 
     table: pa.Table
 
@@ -33,32 +33,43 @@ class RawRequests:
 
     @classmethod
     def of(cls, schema: Schema, columns: Mapping[str, Sequence[object]]) -> RawRequests:
-        """Make requests from Python values: strings or None, lists of strings for multi-valued fields."""
-        fields = schema.column_fields()
-        return cls(pa.table({f.name: pa.array(columns[f.name], _type(f)) for f in fields}))
+        """Make requests from strings or None, and lists of strings for multi-valued fields."""
+        arrays = {}
+        for field in schema.column_fields():
+            dtype = pa.list_(pa.string()) if isinstance(field, MultiValued) else pa.string()
+            arrays[field.name] = pa.array(columns[field.name], dtype)
+        return cls(pa.table(arrays))
 
     def save(self, path: Path) -> None:
         """Write the file that the worker reads."""
         arrays: dict[str, NDArray[np.generic]] = {}
         for name in self.table.column_names:
-            arrays |= _encode(
-                name,
-                pa.concat_arrays(
-                    self.table.column(name).chunks or [pa.array([], self.table.field(name).type)]
-                ),
-            )
+            column = self.table.column(name)
+            # An empty table has no chunks, and Arrow does not concatenate none.
+            values = pa.concat_arrays(column.chunks or [pa.array([], column.type)])
+            if pa.types.is_list(values.type) or pa.types.is_large_list(values.type):
+                lengths = pc.fill_null(pc.list_value_length(values), 0)
+                ends = np.cumsum(lengths.to_numpy(zero_copy_only=False), dtype=np.int64)
+                arrays[f"{name}.lists"] = ends
+                values = pc.list_flatten(values)
+            # large_string has 64-bit offsets: a day's values of a field may exceed 2 GiB.
+            filled = pc.fill_null(values.cast(pa.large_string()), NULL)
+            lengths = pc.binary_length(filled).to_numpy(zero_copy_only=False)
+            text = b"".join(pc.cast(filled, pa.large_binary()).to_pylist())
+            arrays[f"{name}.bytes"] = np.frombuffer(text, np.uint8)
+            arrays[f"{name}.ends"] = np.cumsum(lengths, dtype=np.int64)
         np.savez(path, allow_pickle=False, **arrays)
 
 
 def read_requests(
     partition: Path, schema: Schema, record_ids: NDArray[np.int64] | None = None
 ) -> RawRequests:
-    """Read the requests behind logged impressions.
+    """Read the requests of logged impressions.
 
     Args:
         partition: an `impressions` artifact folder.
         schema: its column fields become the requests' fields.
-        record_ids: which impressions, in which order (for instance those of `heldout.parquet`); None takes all.
+        record_ids: which impressions, in this order; None: all.
 
     Raises:
         InputError: a column is missing from the partition, or a record is not in it.
@@ -73,37 +84,16 @@ def read_requests(
     missing = sorted(set(names) - set(table.column_names))
     if missing:
         raise InputError(
-            f"{partition}: the fields {missing} are not in the partition; run `ingest` with this schema"
+            f"{partition}: the fields {missing} are not in the partition; run `ingest` with this "
+            "schema"
         )
     if record_ids is not None:
-        table = table.take(_positions(table, record_ids, partition))
+        wanted = pa.array(record_ids, pa.int64())
+        positions = pc.index_in(wanted, value_set=table.column("record_id"))
+        if positions.null_count:
+            raise InputError(
+                f"{partition}: {positions.null_count} of {len(record_ids)} records are not in the "
+                "partition: wrong day or version"
+            )
+        table = table.take(positions)
     return RawRequests(table.select(names))
-
-
-def _positions(table: pa.Table, record_ids: NDArray[np.int64], partition: Path) -> pa.Array:
-    positions = pc.index_in(pa.array(record_ids, pa.int64()), value_set=table.column("record_id"))
-    if positions.null_count:
-        raise InputError(
-            f"{partition}: {positions.null_count} of {len(record_ids)} records are not in the partition: wrong day or version"
-        )
-    return positions
-
-
-def _type(field: ColumnField) -> pa.DataType:
-    return pa.list_(pa.string()) if isinstance(field, MultiValued) else pa.string()
-
-
-def _encode(name: str, column: pa.Array) -> dict[str, NDArray[np.generic]]:
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        return _encode_strings(name, column)
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    return _encode_strings(name, pc.list_flatten(column)) | {
-        f"{name}.lists": np.cumsum(lengths, dtype=np.int64)
-    }
-
-
-def _encode_strings(name: str, values: pa.Array) -> dict[str, NDArray[np.generic]]:
-    filled = pc.fill_null(values.cast(pa.large_string()), NULL)
-    ends = np.cumsum(pc.binary_length(filled).to_numpy(zero_copy_only=False), dtype=np.int64)
-    text = b"".join(pc.cast(filled, pa.large_binary()).to_pylist())
-    return {f"{name}.bytes": np.frombuffer(text, np.uint8), f"{name}.ends": ends}

@@ -1,1 +1,1 @@
-"""What serving an exported model costs."""
+"""The costs of serving an exported model."""

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from elastic_embeddings import Batch, ElasticTable, GroupAdam, SlabSpec
-from elastic_embeddings.slabs.tensors import as_tensor
+from elastic_embeddings.slabs.slab import as_tensor
 from elastic_peers.dense_tf import LEARNING_RATE, DenseTf, dense_step
 from elastic_peers.worker import Step
 from elastic_peers.workload import Traffic, Workload, initial_layers, keys_of

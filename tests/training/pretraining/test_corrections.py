@@ -8,7 +8,7 @@ import tensorflow as tf
 from graph_files import planted_edges, write_graph
 
 from features import keys as feature_keys
-from training.models.cross_files import read_encodings
+from training.models.encoding_inputs import read_encodings
 from training.pretraining.pretrain import pretrain
 from training.pretraining.settings import PretrainSettings
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.pretraining.factorisation import Edges, Factors, factorise
+from training.pretraining.factorisation import Factors, WeightedEdges, factorise
 
 
 def objective(edges, factors, l2):
@@ -20,7 +20,7 @@ def objective(edges, factors, l2):
 def random_edges(seed, count=60, nodes=8):
     draw = np.random.default_rng(seed)
     pairs = draw.integers(nodes, size=(2, count))
-    return Edges(pairs[0], pairs[1], draw.normal(size=count), draw.random(count) + 0.1)
+    return WeightedEdges(pairs[0], pairs[1], draw.normal(size=count), draw.random(count) + 0.1)
 
 
 def start(nodes=8, dim=2, seed=0):
@@ -61,7 +61,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
 
 
 def test_a_node_without_edges_is_zero():
-    edges = Edges(np.array([0]), np.array([2]), np.array([1.5]), np.array([2.0]))
+    edges = WeightedEdges(np.array([0]), np.array([2]), np.array([1.5]), np.array([2.0]))
     factors = factorise(edges, start(nodes=3), 1.0, 3)
     assert factors.mean == 1.5
     np.testing.assert_array_equal(factors.left[1:], np.zeros((2, 3)))
@@ -69,8 +69,8 @@ def test_a_node_without_edges_is_zero():
 
 
 def test_node_biases_by_hand():
-    """Two left nodes at ±1, one right node, biases only: b = 1 / (1 + l2) of the shift, the right node symmetric at 0."""
-    edges = Edges(np.array([0, 1]), np.array([0, 0]), np.array([1.0, -1.0]), np.ones(2))
+    """Two left nodes at ±1, one right node, biases only: b is 1 / (1 + l2) of the shift."""
+    edges = WeightedEdges(np.array([0, 1]), np.array([0, 0]), np.array([1.0, -1.0]), np.ones(2))
     factors = factorise(edges, Factors(np.zeros((2, 1)), np.zeros((1, 1)), 0.0), 1.0, 5)
     np.testing.assert_allclose(factors.left[:, 0], [0.5, -0.5])
     np.testing.assert_allclose(factors.right[:, 0], [0.0], atol=1e-12)

@@ -10,13 +10,13 @@ from graph_files import planted_edges, write_graph
 
 from features import keys as feature_keys
 from features.errors import InputError
-from training.pretraining.adjacency import Adjacency, Sampler
-from training.pretraining.graph import read_graph
+from training.pretraining.graph import Adjacency, Sampler, read_graph
 from training.pretraining.settings import EncoderSettings, PretrainSettings, WeightSettings
-from training.pretraining.targets import edge_weights, held_out
+from training.pretraining.task import edge_weights, held_out
 
 EDGES = pd.DataFrame({
-    "left": ["ä", "b", "b", "a"], "right": ["x", "x", "y", "y"], "impressions": [4, 5, 6, 7], "clicks": 1, "ctr": 0.25,
+    "left": ["ä", "b", "b", "a"], "right": ["x", "x", "y", "y"],
+    "impressions": [4, 5, 6, 7], "clicks": 1, "ctr": 0.25,
     "logit": [0.1, 0.2, 0.3, 0.4], "pmi": [1.0, 2.0, 3.0, 4.0], "log_count": 1.5,
 })  # fmt: skip
 
@@ -148,7 +148,7 @@ def test_a_seed_draws_the_same_and_another_one_otherwise(adjacency):
 
 
 def test_neighbours_are_drawn_evenly(adjacency):
-    """3,000 draws of 4 of n: each neighbour is expected 12,000 / n times, give or take six standard deviations."""
+    """3,000 draws of 4 of n: each neighbour 12,000 / n times, within six standard deviations."""
     slot, sampler, times = adjacency.slots["item"][0], Sampler(adjacency, (4,)), {}
     target = np.array([2], np.int32)
     for seed in range(3000):

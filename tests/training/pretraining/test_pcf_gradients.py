@@ -1,4 +1,4 @@
-"""Forward and backward of PCF-GNN in float64, against a reference written node by node and against finite differences."""
+"""Forward and backward of PCF-GNN in float64, against a reference and finite differences."""
 
 from itertools import product
 
@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 from graph_files import planted_edges, write_graph
 
-from training.pretraining.adjacency import Adjacency
-from training.pretraining.graph import read_graph
-from training.pretraining.parameters import fresh
+from training.pretraining.graph import Adjacency, read_graph
+from training.pretraining.parameters import initial_parameters
 from training.pretraining.pcf_gnn import PcfGnn
 from training.pretraining.settings import PretrainSettings
-from training.pretraining.targets import targets
+from training.pretraining.task import targets
 
 RELATIONS = ("user__item", "user__tab", "tab__item")
 SHAPES = [*product(("mean", "sum"), (0, 1, 2, 3), ("dot", "mlp"))]
@@ -39,7 +38,7 @@ def model_of(graph, aggregation, layers, cross_net):
     )
     adjacency = Adjacency.of(graph)
     edges = {name: targets(each, settings) for name, each in graph.edges.items()}
-    parameters = fresh(graph, adjacency, settings, np.float64)
+    parameters = initial_parameters(graph, adjacency, settings, np.float64)
     draw = np.random.default_rng(5)
     for table in parameters.tables.values():
         table += draw.normal(size=table.shape)
@@ -49,7 +48,7 @@ def model_of(graph, aggregation, layers, cross_net):
 
 
 def encode(parameters, adjacency, settings, batch, level, field, number):
-    """h of one node of a block's level (0: the output), by the formula, one neighbour after the other."""
+    """h of one node of a block's level (0: the output), by the formula, neighbour by neighbour."""
     encoder, block = settings.encoder, batch.block
     if level == encoder.layers:
         return (
@@ -95,7 +94,8 @@ def reference(graph, parameters, adjacency, settings, batch):
     scale = settings.l2 / (np.log1p(edges.impressions).mean() * len(batch.target))
     for e, (left, right) in enumerate(zip(batch.block.left, batch.block.right, strict=True)):
         value = crossed(parameters, batch.relation, *(
-            encode(parameters, adjacency, settings, batch, 0, f, n) for f, n in ((relation.left, left), (relation.right, right))
+            encode(parameters, adjacency, settings, batch, 0, f, n)
+            for f, n in ((relation.left, left), (relation.right, right))
         ))  # fmt: skip
         for field, number, ends in (
             (relation.left, left, edges.left),
@@ -130,7 +130,7 @@ def test_the_loss_is_the_formulas(graph, aggregation, layers, cross_net):
 
 @pytest.mark.parametrize(("aggregation", "layers", "cross_net"), SHAPES)
 def test_gradients_are_those_of_the_reference(graph, aggregation, layers, cross_net):
-    """Central differences of the reference, along random directions of every table and every dense weight."""
+    """Central differences of the reference, along random directions of every weight."""
     model, parameters, adjacency, settings = model_of(graph, aggregation, layers, cross_net)
     batch = batch_of(model, parameters, "user__item")
     found = model.gradients(parameters, batch)
@@ -168,14 +168,14 @@ def dot(found, name, direction, is_table):
 @pytest.mark.slow
 @pytest.mark.parametrize("aggregation", ["mean", "sum"])
 def test_all_neighbours_are_what_sampling_all_of_them_gives(graph, aggregation):
-    """With a fan-out above every degree nothing is left to chance, and the encoding of a batch is that of the whole graph."""
+    """With a fan-out above every degree, a batch's encodings are those of the whole graph."""
     encoder = {"aggregation": aggregation, "layers": 2, "fanouts": (64, 64), "own_dropout": 0.0}
     settings = PretrainSettings(dim=3, encoder=encoder, batch_size=12)
     adjacency = Adjacency.of(graph)
     model = PcfGnn(
         adjacency, {name: targets(each, settings) for name, each in graph.edges.items()}, settings
     )
-    parameters = fresh(graph, adjacency, settings, np.float64)
+    parameters = initial_parameters(graph, adjacency, settings, np.float64)
     everything = model.encodings(parameters)
     batch = batch_of(model, parameters, "tab__item")
     sampled, _ = model.encoder.forward(parameters, batch.block, batch.shown)

@@ -1,4 +1,4 @@
-"""Pretraining on planted graphs: every kind finds what is there, new nodes and warm starts work, the gate is closed."""
+"""Pre-training on planted graphs: every kind of fit, new nodes, warm starts, the gate."""
 
 import json
 import math
@@ -13,17 +13,14 @@ from graph_files import planted_edges, write_graph
 from features import keys as feature_keys
 from features.errors import InputError
 from training.data.arrays import read_arrays
-from training.models.cross_files import read_encodings
-from training.models.cross_input import PairTable, pair_keys
-from training.pretraining.adjacency import Adjacency
-from training.pretraining.fitting import Fitted, Task
-from training.pretraining.graph import read_graph
-from training.pretraining.measures import explained, judge, predictions, refusal
-from training.pretraining.parameters import Parameters, started
-from training.pretraining.pcf_fit import encode, pcf_gnn
-from training.pretraining.pcf_gnn import PcfGnn
+from training.models.encoding_inputs import PairTable, pair_keys, read_encodings
+from training.pretraining.graph import Adjacency, read_graph
+from training.pretraining.measures import evaluate, explained, predictions, rejection_reason
+from training.pretraining.parameters import Parameters, starting_parameters
+from training.pretraining.pcf_gnn import PcfGnn, encode, pcf_gnn
 from training.pretraining.pretrain import PLOTS, pretrain
 from training.pretraining.settings import PretrainSettings
+from training.pretraining.task import FitResult, Task
 
 NAME = "user__item"
 SETTINGS = PretrainSettings(
@@ -85,16 +82,16 @@ def test_the_interaction_is_found_and_beats_node_biases(
 
 def test_metrics_and_plots_are_written(graph_folder, tmp_path):
     figures = pretrain(graph_folder, settings(epochs=3), tmp_path / "out")
-    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert told["relations"][NAME]["r2"] == figures[f"{NAME}/r2"]
-    assert told["graph"] == {
+    document = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert document["relations"][NAME]["r2"] == figures[f"{NAME}/r2"]
+    assert document["graph"] == {
         "first_day": "2026-01-01",
         "last_day": "2026-01-03",
         "days": 3,
         "hours": 72,
     }
-    assert [epoch["number"] for epoch in told["epochs"]] == [0, 1, 2, 3]
-    assert told["epochs"][0]["loss"] is None
+    assert [epoch["number"] for epoch in document["epochs"]] == [0, 1, 2, 3]
+    assert document["epochs"][0]["loss"] is None
     assert {path.name for path in (tmp_path / "out" / PLOTS).iterdir()} == {
         f"{NAME}.png",
         "loss.png",
@@ -139,7 +136,7 @@ def test_a_statistic_without_pattern_fails_the_gate_and_is_left_out(graph_folder
     """`pmi` is drawn at random here."""
     said = []
     figures = pretrain(
-        graph_folder, settings(statistic="pmi", epochs=5), tmp_path / "out", tell=said.append
+        graph_folder, settings(statistic="pmi", epochs=5), tmp_path / "out", log=said.append
     )
     assert figures["relations_used"] == 0
     assert "not above the node biases" in figures[f"{NAME}/refused"]
@@ -173,7 +170,7 @@ def test_a_relation_that_fails_does_not_take_the_others_with_it(edges, tmp_path)
     ],
 )
 def test_the_gate(kind, r2, bias, refused):
-    assert bool(refusal(kind, r2, bias)) is refused
+    assert bool(rejection_reason(kind, r2, bias)) is refused
 
 
 def test_explained_by_hand():
@@ -199,7 +196,7 @@ def test_it_stops_early_and_keeps_the_best_epoch(graph_folder):
     assert len(losses) < 150
     assert fitted.best_epoch == int(np.argmin(losses)) == len(losses) - 1 - 3
     heldout, predicted = task.heldout[NAME], fitted.encodings[NAME].column(task.heldout_pairs(NAME))
-    spread = task.learned()[NAME].spread()
+    spread = task.training_edges[NAME].spread()
     error = np.average((heldout.value - predicted) ** 2, weights=heldout.weight) / spread**2
     assert error == pytest.approx(min(losses), rel=1e-4)
 
@@ -220,7 +217,7 @@ def test_held_out_pairs_are_held_out_of_every_graph(graph_folder, edges, tmp_pat
 
 @pytest.mark.slow
 def test_a_warm_start_is_ahead_and_goes_by_keys(graph_folder, edges, tmp_path):
-    """Items that are new shift the numbers of the nodes; the rows of the others are those of before."""
+    """New items shift the numbers of the nodes; the other rows are those of the earlier fit."""
     pretrain(graph_folder, settings(encoder={"layers": 0}), tmp_path / "before")
     fresh_items = (
         edges.head(40)
@@ -230,12 +227,12 @@ def test_a_warm_start_is_ahead_and_goes_by_keys(graph_folder, edges, tmp_path):
     later = write_graph(tmp_path / "later", {NAME: pd.concat([edges, fresh_items])})
     graph, changed = read_graph(later), settings(encoder={"layers": 0}, epochs=1)
     before = read_arrays(tmp_path / "before" / "parameters.npz")
-    start = started(graph, Adjacency.of(graph), changed, before)
+    start = starting_parameters(graph, Adjacency.of(graph), changed, before)
     rows = dict(zip(before["keys/item"], before["table/item"], strict=True))
     taken_over = zip(graph.keys["item"], start.tables["item"], strict=True)
     assert sum(np.array_equal(rows.get(key, 0), row) for key, row in taken_over) == 50
     assert len(graph.keys["item"]) == 55
-    anew = pretrain(later, changed, tmp_path / "anew")
+    cold_start = pretrain(later, changed, tmp_path / "cold_start")
     warm = pretrain(later, changed, tmp_path / "warm", tmp_path / "before")
     cold = pretrain(
         later,
@@ -243,25 +240,25 @@ def test_a_warm_start_is_ahead_and_goes_by_keys(graph_folder, edges, tmp_path):
         tmp_path / "cold",
         tmp_path / "before",
     )
-    assert warm[f"{NAME}/r2"] > anew[f"{NAME}/r2"] + 0.3
-    assert cold[f"{NAME}/r2"] == anew[f"{NAME}/r2"]
+    assert warm[f"{NAME}/r2"] > cold_start[f"{NAME}/r2"] + 0.3
+    assert cold[f"{NAME}/r2"] == cold_start[f"{NAME}/r2"]
 
 
 def test_a_new_node_is_encoded_from_its_neighbours(tmp_path):
-    """Users of three kinds click alike. A user without a learned row is told by the items around it."""
+    """Users of three kinds click alike. A user without a trained row is encoded by its items."""
     draw = np.random.default_rng(0)
     kinds, items = np.arange(200) % 3, np.arange(60) % 3
     pairs = np.unique(draw.integers([200, 60], size=(8000, 2)), axis=0)
     likes = kinds[pairs[:, 0]] == items[pairs[:, 1]]
-    seen = likes | (
-        draw.random(len(pairs)) < 0.3
-    )  # who shows up beside whom says of which kind a user is
+    seen = likes | (draw.random(len(pairs)) < 0.3)  # most edges join nodes of one kind
     frame = pd.DataFrame({
-        "left": [f"u{i}" for i in pairs[:, 0]], "right": [f"i{i}" for i in pairs[:, 1]], "impressions": 20, "clicks": 5,
-        "ctr": 0.2, "logit": np.where(likes, 1.0, -1.0) + 0.1 * draw.normal(size=len(pairs)), "pmi": 0.0, "log_count": 3.0,
+        "left": [f"u{i}" for i in pairs[:, 0]], "right": [f"i{i}" for i in pairs[:, 1]],
+        "impressions": 20, "clicks": 5,
+        "ctr": 0.2, "logit": np.where(likes, 1.0, -1.0) + 0.1 * draw.normal(size=len(pairs)),
+        "pmi": 0.0, "log_count": 3.0,
     })[seen]  # fmt: skip
-    strangers = {f"u{i}" for i in range(20)}
-    new = frame["left"].isin(strangers)
+    newcomers = {f"u{i}" for i in range(20)}
+    new = frame["left"].isin(newcomers)
     known, everyone = (
         write_graph(tmp_path / n, {NAME: f}) for n, f in (("known", frame[~new]), ("all", frame))
     )
@@ -271,7 +268,7 @@ def test_a_new_node_is_encoded_from_its_neighbours(tmp_path):
     learned = pcf_gnn(Task.of(read_graph(known), chosen, {}))
     graph = read_graph(everyone)
     adjacency = Adjacency.of(graph)
-    model = PcfGnn(adjacency, Task.of(graph, chosen, {}).learned(), chosen)
+    model = PcfGnn(adjacency, Task.of(graph, chosen, {}).training_edges, chosen)
     arrays = learned.arrays
     parameters = Parameters(
         chosen.dim,
@@ -279,22 +276,22 @@ def test_a_new_node_is_encoded_from_its_neighbours(tmp_path):
         {f: arrays[f"table/{f}"] for f in ("user", "item")},
         {name.removeprefix("dense/"): w for name, w in arrays.items() if name.startswith("dense/")},
     ).aligned(graph, adjacency)
-    places = np.isin(graph.keys["user"], keys("user", strangers))
+    places = np.isin(graph.keys["user"], keys("user", newcomers))
     assert not parameters.tables["user"][places].any()
     predicted = encode(model, parameters, graph, chosen)[NAME].column(pairs_of(frame[new]))
     assert np.corrcoef(predicted, frame["logit"][new])[0, 1] > 0.6
     nobody = learned.encodings[NAME].column(pairs_of(frame[new]))
     assert abs(np.corrcoef(nobody, frame["logit"][new])[0, 1]) < 0.35, (
-        "without its neighbours a stranger is just unknown"
+        "without its neighbours a new user is unknown"
     )
 
 
 def test_a_node_whose_edges_are_all_held_out_keeps_nothing_of_the_start(graph_folder):
     task, fitted = split(graph_folder, {"epochs": 1, "heldout_fraction": 0.97})
-    learned = task.learned()[NAME]
-    strangers = np.setdiff1d(np.arange(60), learned.left)
-    assert len(strangers)
-    assert not fitted.arrays["table/user"][strangers].any()
+    learned = task.training_edges[NAME]
+    untrained = np.setdiff1d(np.arange(60), learned.left)
+    assert len(untrained)
+    assert not fitted.arrays["table/user"][untrained].any()
 
 
 def test_half_precision_halves_the_vectors_and_keeps_the_values(graph_folder, edges, tmp_path):
@@ -337,14 +334,14 @@ def test_a_single_edge_has_no_figure_and_is_refused(edges, tmp_path, kind):
 def test_encodings_that_are_not_finite_are_refused(graph_folder):
     task, fitted = split(graph_folder, {"epochs": 2})
     predicted = predictions(task, fitted)
-    assert not judge(task, predicted, fitted)[NAME].refused.startswith("not finite")
+    assert not evaluate(task, predicted, fitted)[NAME].refused.startswith("not finite")
     nodes = fitted.encodings[NAME].left
     for part in ("vectors", "biases"):
         array = getattr(nodes, part).copy()
         array[3] = np.inf
         broken = replace(fitted.encodings[NAME], left=replace(nodes, **{part: array}))
         assert (
-            judge(task, predicted, Fitted({NAME: broken}))[NAME].refused
+            evaluate(task, predicted, FitResult({NAME: broken}))[NAME].refused
             == "not finite: lower pretraining.learning_rate"
         )
 

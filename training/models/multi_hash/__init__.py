@@ -1,1 +1,1 @@
-"""Vectors composed of the rows of several small tables: which rows (`keys`), how composed (`combine`), how large (`size`)."""
+"""Multi-hashing: vectors made of the rows of small tables. Settings, keys of the rows, sizes."""

@@ -1,1 +1,1 @@
-"""The parts that a model's logit is the sum of."""
+"""The parts whose sum is a model's logit."""

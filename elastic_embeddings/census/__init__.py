@@ -1,1 +1,0 @@
-"""What a table looks like: figures and a plot."""

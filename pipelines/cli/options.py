@@ -1,0 +1,115 @@
+"""Options that several commands share, and the objects that commands make from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from features.errors import InputError
+from features.partition import Partition, parse_partition
+from pipelines.cli import console
+from pipelines.config import default_workspace, load_config
+from pipelines.stages.stage import Context
+from pipelines.store.artifacts import Store
+from pipelines.store.lineage import champion
+
+ConfigFile = Annotated[
+    Path,
+    typer.Option(
+        "--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="YAML file of the configuration."
+    ),
+]
+Workspace = Annotated[
+    Path | None,
+    typer.Option(
+        "--workspace",
+        "-w",
+        help="Folder of the artifacts (default: ELASTIC_CTR_WORKSPACE, else ./workspace).",
+    ),
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option("--set", help="Override a key: --set training.batch_size=1024 (repeatable)."),
+]
+Day = Annotated[str, typer.Option("--date", "-d", help="Day (YYYY-MM-DD) or hour (YYYY-MM-DDTHH).")]
+DayOrChampion = Annotated[
+    str,
+    typer.Option(
+        "--date",
+        "-d",
+        help="Day (YYYY-MM-DD), hour (YYYY-MM-DDTHH), or `champion`: that of the serving model.",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", help="Folder for the results (default: a folder of the workspace)."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def open_store(workspace: Path | None) -> Store:
+    """Return the artifacts of the workspace that `--workspace` names, or of the default one."""
+    return Store(workspace or default_workspace())
+
+
+def stage_context(
+    config: Path,
+    workspace: Path | None,
+    overrides: list[str],
+    day: Partition,
+    report: Callable[[str], None] = console.info,
+) -> Context:
+    """Return the context of a stage or command from the values of its options."""
+    home = workspace or default_workspace()
+    return Context(load_config(config, overrides, home), day, Store(home), report)
+
+
+def day_or_champion(text: str, store: Store) -> Partition:
+    """Return the day or hour that a `--date` option names.
+
+    Raises:
+        InputError: `text` is neither a date nor `champion`, or no model was promoted yet.
+    """
+    if text != "champion":
+        return parse_partition(text)
+    serving = champion(store)
+    if serving is None:
+        raise InputError(
+            f"--date champion: nothing was promoted in {store.workspace} yet; run the chain until "
+            "a model is promoted (`elastic-ctr status` shows how far it is)"
+        )
+    return serving.day
+
+
+def with_plan(overrides: list[str], plan: Path | None) -> list[str]:
+    """Return the overrides, followed by one that replaces the section `compression` by a plan's.
+
+    Args:
+        overrides: values of `--set`.
+        plan: a file that `search-compression` wrote, or None for no further override.
+
+    Raises:
+        InputError: the file cannot be read, or is not such a plan.
+    """
+    if plan is None:
+        return overrides
+    try:
+        document = yaml.safe_load(plan.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise InputError(
+            f"{plan}: cannot read the plan ({error}); `elastic-ctr search-compression` writes one"
+        ) from error
+    if not isinstance(document, dict) or set(document) != {"compression"}:
+        raise InputError(
+            f"{plan}: expected `compression` as the only section, as in a plan.yaml that "
+            "`elastic-ctr search-compression` writes"
+        )
+    # Overrides are parsed as YAML, of which JSON is a subset.
+    return [*overrides, f"compression={json.dumps(document['compression'])}"]

@@ -1,0 +1,155 @@
+"""Publish a model that changes: full exports, and the deltas between them, in one folder.
+
+`full/<n>/` has `saved_model/`, `compressed/` (the same content, for the publisher itself) and
+`manifest.json`. `deltas/<n>/` changes content n - 1 to content n (`compression.delta.write`). A
+server loads the latest full export and applies the deltas after it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compression.delta.content import content_digest, graph_digest
+from compression.delta.write import MANIFEST, applied, delta_between, read_delta, write_delta
+from compression.export.write import SAVED_MODEL, Exporter
+from compression.model import CompactModel, read_compact, write_compact
+from features.errors import InputError, UnsoundError
+from features.files import atomic_folder, folder_bytes
+from training.fit.checkpoints import DESCRIPTION, write_description
+
+FULL, DELTAS, COMPRESSED = "full", "deltas", "compressed"
+_KEPT_FULLS = 2
+_DIGITS = 9
+
+
+def nth_folder(parent: Path, number: int) -> Path:
+    """Return the folder of a number. Its name has leading zeros, so that names sort as numbers."""
+    return parent / f"{number:0{_DIGITS}d}"
+
+
+def folder_numbers(parent: Path) -> list[int]:
+    """Return the numbers of the complete folders in `parent`, ascending."""
+    # Folders that are being written or were found damaged have other names.
+    names = [entry.name for entry in parent.iterdir()] if parent.is_dir() else []
+    return sorted(int(name) for name in names if len(name) == _DIGITS and name.isdigit())
+
+
+def keep_latest_folders(parent: Path, count: int) -> None:
+    """Delete all but the latest numbered folders of `parent`."""
+    for number in folder_numbers(parent)[:-count]:
+        shutil.rmtree(nth_folder(parent, number))
+
+
+class Publisher:
+    """Publishes one model after another.
+
+    Args:
+        folder: where to publish; made if missing. Publications that it has are continued.
+
+    Raises:
+        InputError: a publication in the folder is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._full, self._deltas = folder / FULL, folder / DELTAS
+        self._exporter = Exporter()
+        self._deltas.mkdir(parents=True, exist_ok=True)
+        self.number, self._version = -1, ""
+        self._content: CompactModel | None = None
+        fulls = folder_numbers(self._full)
+        if fulls:
+            # What servers have now: the latest full export, and the deltas after it without a gap.
+            self.number = fulls[-1]
+            content = read_compact(nth_folder(self._full, self.number) / COMPRESSED)
+            for number in folder_numbers(self._deltas):
+                if number == self.number + 1:
+                    content = applied(content, read_delta(nth_folder(self._deltas, number)))
+                    self.number = number
+            self._content, self._version = content, content_digest(content)
+
+    def can_publish_delta(self, model: CompactModel) -> bool:
+        """Whether something is published, and only rows, weights and scalers differ from it."""
+        return self._content is not None and graph_digest(self._content) == graph_digest(model)
+
+    def publish_delta(self, model: CompactModel, source: Mapping[str, Any]) -> dict[str, int]:
+        """Publish what changed, if anything did; return rows, tombstones and bytes of the delta.
+
+        Args:
+            model: a model for which `can_publish_delta` is true.
+            source: what the change comes from, for the manifest.
+
+        Raises:
+            UnsoundError: a value is not finite. Nothing is published then.
+        """
+        assert self._content is not None
+        delta = delta_between(self._content, model, self._version)
+        wrong = [
+            name
+            for name, array in delta.arrays.items()
+            if array.dtype.kind == "f" and not np.isfinite(array).all()
+        ]
+        if wrong:
+            raise UnsoundError(
+                f"the values of {wrong} are not finite: nothing is published; lower the learning "
+                "rates"
+            )
+        if delta.base == delta.result:
+            return {"delta_rows": 0, "delta_tombstones": 0, "delta_bytes": 0}
+        size = write_delta(delta, nth_folder(self._deltas, self.number + 1), source)
+        self.number, self._content, self._version = self.number + 1, model, delta.result
+        counts = {f"delta_{name}": count for name, count in delta.figures.items()}
+        return {**counts, "delta_bytes": size}
+
+    def publish_full(self, model: CompactModel) -> int:
+        """Publish a full export and return its bytes."""
+        version = content_digest(model)
+        # A model that is not the result of the last delta gets the next number, although there is
+        # no delta to it: servers notice the gap and load the full export.
+        number = self.number if version == self._version else self.number + 1
+        folder = nth_folder(self._full, number)
+        if not folder.exists():
+            self._write_full(model, number, folder)
+        self.number, self._content, self._version = number, model, version
+        # Deltas are deleted with the full export before them.
+        keep_latest_folders(self._full, _KEPT_FULLS)
+        oldest = folder_numbers(self._full)[0]
+        for delta in folder_numbers(self._deltas):
+            if delta <= oldest:
+                shutil.rmtree(nth_folder(self._deltas, delta))
+        return folder_bytes(folder / SAVED_MODEL)
+
+    def _write_full(self, model: CompactModel, number: int, folder: Path) -> None:
+        with atomic_folder(folder) as out:
+            write_description(out, model.description)
+            (out / COMPRESSED).mkdir()
+            write_compact(model, out / DESCRIPTION, out / COMPRESSED)
+            report = self._exporter.write(model, out)
+            document = {
+                "number": number,
+                "version": report.version,
+                "rows": report.rows,
+                "bytes": report.bytes_exported,
+            }
+            (out / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def open_publisher(folder: Path) -> tuple[Publisher, str]:
+    """Return the publisher of a folder, and what was damaged in it ("" if nothing was).
+
+    After damage the next publication is a full export with a new number.
+    """
+    try:
+        return Publisher(folder), ""
+    except InputError as error:
+        fulls, deltas = folder_numbers(folder / FULL), folder_numbers(folder / DELTAS)
+        for number in fulls:
+            nth_folder(folder / FULL, number).rename(folder / FULL / f".damaged-{number}")
+        publisher = Publisher(folder)
+        publisher.number = max([*fulls, *deltas])
+        return publisher, str(error)
