@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elastic_embeddings.storage.checkpoint import HEADER
-from training.data.layout import DEFAULT_GROUP, FieldLayout, groups_of, slab_of
+from training.data.layout import DEFAULT_GROUP, slab_of
 from training.fit.checkpoints import (
     DENSE,
     DESCRIPTION,
@@ -104,8 +104,7 @@ def read_compact(folder: Path) -> CompactModel:
         InputError: a file is missing, damaged, or does not fit the others.
     """
     description = read_description(folder)
-    layout = FieldLayout.of(description.schema, description.relations)
-    groups = [group.name for group in groups_of(layout, description.model)]
+    groups = [group.name for group in description.spec.groups]
     # A checkpoint has a header in each table, a compressed model has none.
     if any((rows_folder(folder, name) / HEADER).exists() for name in groups):
         return CompactModel.of(read_checkpoint(folder))

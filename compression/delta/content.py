@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from compression.model import CompactModel
 from training.data.arrays import Arrays
-from training.data.layout import FieldLayout
 from training.data.scalers import as_arrays
 from training.models.encoding_inputs import Encoding, Encodings
 from training.packed.dense import DenseWeight
@@ -70,8 +69,7 @@ def unchanged_inputs(model: CompactModel) -> Arrays:
 def scalers_of(model: CompactModel) -> NDArray[np.float64]:
     """Return float64 [2, D]: means and standard deviations of the dense numbers."""
     description = model.description
-    names = FieldLayout.of(description.schema, description.relations).dense
-    return np.stack(as_arrays(description.scalers, names))
+    return np.stack(as_arrays(description.scalers, description.spec.layout.dense))
 
 
 def why_no_delta(model: CompactModel) -> str:

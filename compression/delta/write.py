@@ -23,7 +23,6 @@ from compression.model import CompactModel, positions_of
 from features.errors import InputError
 from features.files import atomic_folder, folder_bytes
 from training.data.arrays import Arrays, read_arrays, write_arrays
-from training.data.layout import FieldLayout
 from training.data.scalers import Scaler
 from training.packed.matrix import Matrix
 from training.packed.rows import Band, PackedRows, PackedSlab
@@ -106,7 +105,7 @@ def applied(model: CompactModel, delta: Delta) -> CompactModel:
         )
     # What the graph does: scalers and dense weights are replaced, rows changed by key.
     description, arrays = model.description, delta.arrays
-    names = FieldLayout.of(description.schema, description.relations).dense
+    names = description.spec.layout.dense
     numbers = zip(names, *arrays[content.SCALERS], strict=True)
     scalers = {name: Scaler(float(mean), float(std)) for name, mean, std in numbers}
     after = replace(

@@ -23,7 +23,7 @@ from compression.steps.step import CompressionState, Plan, RowStats, Step
 from features.errors import InputError
 from features.schema import Relation, Schema, vocabulary_of
 from training.data.arrays import Arrays
-from training.data.layout import FieldLayout, Group, groups_of
+from training.data.layout import FieldLayout, Group
 from training.fit.checkpoints import Description
 from training.packed.dense import unpacked
 from training.settings import ModelSettings
@@ -55,7 +55,7 @@ class FieldRemoval(Step[DropFields, DropPlan]):
                 f"compression.steps: drop_fields names unknown fields {unknown}; the model has "
                 f"{known}"
             )
-        for group in _groups(description):
+        for group in description.spec.groups:
             # A mean over fewer fields is another mean, even if the dropped vectors were zero.
             # Without all of its fields a group has no mean.
             removed = dropped & set(group.layout.keyed)
@@ -74,7 +74,7 @@ class FieldRemoval(Step[DropFields, DropPlan]):
         dropped, before = frozenset(plan.fields), state.model.description
         after = without_fields(before, dropped)
         # 1. The rows that no field reads any more. A group that lost all its fields has no table.
-        groups = {group.name: group for group in _groups(after)}
+        groups = {group.name: group for group in after.spec.groups}
         reduced = state.take(
             {
                 name: _rows_still_read(before.schema, stats, groups.get(name))
@@ -157,10 +157,6 @@ def _model_settings(model: ModelSettings, layout: FieldLayout) -> ModelSettings:
     if relations and len(layout.keyed if relations.fields == "all" else relations.fields) < 2:
         relations = None
     return model.model_copy(update={"groups": tuple(groups), "relations": relations})
-
-
-def _groups(description: Description) -> tuple[Group, ...]:
-    return groups_of(FieldLayout.of(description.schema, description.relations), description.model)
 
 
 def _rows_still_read(schema: Schema, stats: RowStats, group: Group | None) -> NDArray[np.bool_]:

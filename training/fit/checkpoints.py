@@ -16,7 +16,7 @@ from elastic_embeddings.storage.checkpoint import HEADER, read_vectors
 from features.errors import InputError
 from features.schema import Relation, Schema
 from training.data.arrays import Arrays
-from training.data.layout import DEFAULT_GROUP, FieldLayout, Group, groups_of, slab_of
+from training.data.layout import DEFAULT_GROUP, ModelSpec, slab_of
 from training.data.scalers import Scaler
 from training.models.encoding_inputs import Encodings, read_encodings
 from training.packed.dense import read_dense, unpacked
@@ -43,9 +43,9 @@ class Description:
     step: int
 
     @cached_property
-    def groups(self) -> tuple[Group, ...]:
-        """The groups of fields that share a table."""
-        return groups_of(FieldLayout.of(self.schema, self.relations), self.model)
+    def spec(self) -> ModelSpec:
+        """What the model reads and how it is built."""
+        return ModelSpec(self.schema, self.model, tuple(self.relations))
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class TrainedModel:
     def tables(self) -> dict[str, TrainedRows]:
         """Return the rows of every table by its group's name."""
         known = {DEFAULT_GROUP: TrainedRows(self.keys, self.vectors), **self.groups}
-        return {group.name: known[group.name] for group in self.description.groups}
+        return {group.name: known[group.name] for group in self.description.spec.groups}
 
     def slabs(self) -> dict[str, NDArray[np.float32]]:
         """Return the rows of every slab, by its name in the model."""
@@ -102,7 +102,7 @@ def read_checkpoint(folder: Path) -> TrainedModel:
         InputError: a file is missing, damaged, or does not fit the others.
     """
     description = read_description(folder)
-    groups = {g.name: _read_rows(rows_folder(folder, g.name)) for g in description.groups}
+    groups = {g.name: _read_rows(rows_folder(folder, g.name)) for g in description.spec.groups}
     rest = groups.pop(DEFAULT_GROUP, TrainedRows(np.zeros(0, np.int64), {}))
     return TrainedModel(
         description=description,
