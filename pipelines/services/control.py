@@ -19,6 +19,7 @@ from features.errors import RetryableError
 from features.files import write_atomically
 from pipelines.services.airflow_api import AirflowApi
 from pipelines.services.environment import (
+    IN_CHECKOUT,
     LOOPBACK,
     REPOSITORY,
     ServiceLayout,
@@ -80,8 +81,12 @@ class Services:
 
 
 def default_folder() -> Path:
-    """Return the run folder: `ELASTIC_CTR_RUN_DIR`, by default `.run` in the repository."""
-    return Path(os.environ.get(RUN_FOLDER_VARIABLE) or REPOSITORY / ".run")
+    """Return the run folder: `ELASTIC_CTR_RUN_DIR`, by default `.run`.
+
+    The default is in the checkout, or in the current folder if the packages were installed.
+    """
+    home = REPOSITORY if IN_CHECKOUT else Path.cwd()
+    return Path(os.environ.get(RUN_FOLDER_VARIABLE) or home / ".run")
 
 
 def up(folder: Path) -> Services:

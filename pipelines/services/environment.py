@@ -11,6 +11,9 @@ from pipelines.services.stage_server import SOCKET_VARIABLE
 from spark_jobs.server import SparkServer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+"""The folder of the packages, `dags` and `conf`: the checkout, or where a wheel was installed."""
+
+IN_CHECKOUT = (REPOSITORY / "pyproject.toml").is_file()
 LOOPBACK = "127.0.0.1"
 DATA_VARIABLE = "ELASTIC_CTR_DATA"
 
@@ -68,7 +71,9 @@ class ServiceLayout:
 
 def airflow_environment(layout: ServiceLayout) -> dict[str, str]:
     """Return the environment of Airflow's processes, and so of the stages that they run."""
-    paths = (str(REPOSITORY), os.environ.get("PYTHONPATH", ""))
+    # An installed wheel is on the path already. Named here, it would come before the standard
+    # library.
+    paths = (str(REPOSITORY) if IN_CHECKOUT else "", os.environ.get("PYTHONPATH", ""))
     return {
         **_inherited(),
         **_airflow_settings(layout),
