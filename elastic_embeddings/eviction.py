@@ -146,7 +146,9 @@ class Eviction:
 
     def select(self, keys: KeyStats) -> NDArray[np.bool_]:
         """Return bool [e]: which keys are deleted."""
-        chosen = np.logical_or.reduce([policy.select(keys) for policy in self.policies])
+        chosen: NDArray[np.bool_] = np.logical_or.reduce(
+            [policy.select(keys) for policy in self.policies]
+        )
         missing = self.keep_rows - int(np.count_nonzero(keys.has_row & ~chosen))
         if missing > 0:
             chosen[_by_frequency(keys, keys.has_row & chosen)[-missing:]] = False

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 if TYPE_CHECKING:
     import keras
@@ -64,7 +64,7 @@ def prefetch_intrinsic() -> Callable[..., Any]:
     from numba.core import cgutils
     from numba.extending import intrinsic
 
-    @intrinsic
+    @intrinsic  # type: ignore[untyped-decorator]
     def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -82,7 +82,7 @@ def prefetch_intrinsic() -> Callable[..., Any]:
 
         return types.void(array, index), generate
 
-    return prefetch
+    return cast(Callable[..., Any], prefetch)
 
 
 def vector_intrinsics() -> VectorIntrinsics:
@@ -94,7 +94,7 @@ def vector_intrinsics() -> VectorIntrinsics:
     from numba.extending import intrinsic
 
     def assignment(combine: Callable[..., Any]) -> Callable[..., Any]:
-        @intrinsic(prefer_literal=True)
+        @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
         def assign(
             typing_context: Any, target: Any, i: Any, source: Any, j: Any, lanes: Any
         ) -> Any:
@@ -106,9 +106,9 @@ def vector_intrinsics() -> VectorIntrinsics:
 
             return types.void(target, i, source, j, lanes), generate
 
-        return assign
+        return cast(Callable[..., Any], assign)
 
-    @intrinsic(prefer_literal=True)
+    @intrinsic(prefer_literal=True)  # type: ignore[untyped-decorator]
     def sum_of_squares(typing_context: Any, source: Any, i: Any, lanes: Any) -> Any:
         def generate(context: Any, builder: Any, *call: Any) -> Any:
             address = _vector_address(context, builder, call, 0, lanes)
@@ -170,7 +170,7 @@ def is_watched(tensor: tf.Tensor) -> bool:
     """
     from tensorflow.python.eager import record
 
-    return record.should_record_backprop([tensor])
+    return bool(record.should_record_backprop([tensor]))
 
 
 def all_layers(model: keras.Model) -> list[Any]:

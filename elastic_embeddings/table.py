@@ -361,7 +361,9 @@ class ElasticTable:
         index = self._pending.index
         rows = index.rows[entries]
 
-        def by_blocks(figure: Callable[[Sequence[NDArray]], NDArray], dtype: type) -> NDArray:
+        def by_blocks(
+            figure: Callable[[Sequence[NDArray[Any]]], NDArray[Any]], dtype: type
+        ) -> NDArray[Any]:
             """Compute a figure from the vectors by slab, a block at a time; 0 without a row."""
             figures: NDArray[Any] = np.zeros(len(rows), dtype)
             for start in range(0, len(rows), _BLOCK):
@@ -371,10 +373,14 @@ class ElasticTable:
             return figures
 
         def are_zero(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.bool_]:
-            return ~np.logical_or.reduce([part.any(axis=1) for part in vectors])
+            nonzero: NDArray[np.bool_] = np.logical_or.reduce([v.any(axis=1) for v in vectors])
+            return ~nonzero
 
         def norms(vectors: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-            return np.sqrt(np.sum([np.square(part).sum(axis=1) for part in vectors], axis=0))
+            squares: NDArray[np.float32] = np.sum(
+                [np.square(v).sum(axis=1) for v in vectors], axis=0
+            )
+            return np.sqrt(squares)
 
         return KeyStats(
             has_row=rows > 0,

@@ -61,7 +61,8 @@ class GammaPrior:
         from scipy import special
 
         share_ahead = ahead / (self.rate + events + ahead)
-        return special.betainc(missing, self.shape + counts, share_ahead)
+        chance: Floats = special.betainc(missing, self.shape + counts, share_ahead)
+        return chance
 
 
 @dataclass(frozen=True)
@@ -76,4 +77,5 @@ class PlugInRate:
         """Return P(Poisson(counts / events · ahead) ≥ missing), see `RateModel.chance`."""
         from scipy import special
 
-        return special.gammainc(missing, counts / events * ahead)
+        chance: Floats = special.gammainc(missing, counts / events * ahead)
+        return chance

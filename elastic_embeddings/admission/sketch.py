@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -173,11 +174,11 @@ class CountingSketch:
         """Return the bytes of both generations, a constant."""
         return self._current.nbytes + self._previous.nbytes + self._clock.nbytes
 
-    def arrays(self) -> dict[str, NDArray]:
+    def arrays(self) -> dict[str, NDArray[Any]]:
         """Return views of the content: `current`, `previous` [num_counters], `clock` int64 [4]."""
         return {"current": self._current, "previous": self._previous, "clock": self._clock}
 
-    def load(self, arrays: Mapping[str, NDArray]) -> None:
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Replace the content by copies of the `arrays` of a sketch of the same spec and seed.
 
         Raises:

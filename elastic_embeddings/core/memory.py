@@ -30,7 +30,7 @@ _MAX_FREE = 3
 _free: defaultdict[int, list[mmap.mmap]] = defaultdict(list)
 
 
-def reserved(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+def reserved(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return an array of zeros whose memory is committed page by page when it is first touched.
 
     On Linux it is an anonymous private mapping, with huge pages after the first 8 MiB. Elsewhere,
@@ -50,7 +50,7 @@ def reserved(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
     return np.ndarray(shape, dtype, buffer=memory)
 
 
-def release(array: NDArray, first_row: int) -> None:
+def release(array: NDArray[Any], first_row: int) -> None:
     """Set the rows from `first_row` on to zero and return their whole pages to the system.
 
     Args:
@@ -69,14 +69,14 @@ def release(array: NDArray, first_row: int) -> None:
         array.base.madvise(mmap.MADV_DONTNEED, page, array.nbytes - page)
 
 
-def committed_bytes(array: NDArray, rows: int) -> int:
+def committed_bytes(array: NDArray[Any], rows: int) -> int:
     """Return the memory of the first `rows` rows of a `reserved` array, in bytes of whole pages."""
     used = rows * array[:1].nbytes
     page = mmap.PAGESIZE if used <= _SMALL_PAGES_BYTES else _HUGE_PAGE_BYTES
     return min(-(-used // page) * page, array.nbytes) if LAZY_MEMORY else array.nbytes
 
 
-def scratch_array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray:
+def scratch_array(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return an uninitialised array, aligned to cache lines, or to pages if it is large.
 
     Once nothing refers to a large array, a later call uses its memory again: new memory costs a

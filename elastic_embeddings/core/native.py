@@ -7,32 +7,36 @@ import hashlib
 from collections.abc import Callable
 from math import gcd
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.extending import register_jitable
 
 from elastic_embeddings.foreign import numba_cache_folder, prefetch_intrinsic, vector_intrinsics
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 MAX_LANES = 16  # float32 of a cache line
 
 prefetch = prefetch_intrinsic()
 copy_vector, add_vector, sum_of_squares = vector_intrinsics()
 
-inlined = register_jitable(forceinline=True)
-"""Decorator of a function that compiled code calls and contains; Python calls it unchanged."""
+
+def inlined(function: Function) -> Function:
+    """Mark a function that compiled code calls and contains; Python calls it unchanged."""
+    return cast(Function, register_jitable(forceinline=True)(function))
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Function) -> Function:
     """Compile with numba, without the GIL.
 
     The machine code is cached on disk, for later processes, if there is a folder to write to.
     """
     try:
         with numba_cache_folder(_cache_folder()):
-            return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+            return cast(Function, numba.njit(nogil=True, cache=True, error_model="numpy")(function))
     except RuntimeError:  # numba found no writable folder: every process compiles for itself
-        return numba.njit(nogil=True, error_model="numpy")(function)
+        return cast(Function, numba.njit(nogil=True, error_model="numpy")(function))
 
 
 @functools.cache

@@ -69,7 +69,7 @@ class HashSlots:
     @property
     def growing(self) -> bool:
         """Whether some slots are still placed by the old capacity."""
-        return self.layout.capacity != self.layout.wider
+        return bool(self.layout.capacity != self.layout.wider)
 
     def free(self, used: int) -> int:
         """Return the number of keys that can be added to `used` ones before `grow` must run."""

@@ -8,6 +8,7 @@ undone, so batches that were prepared but not trained on leave no trace.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -379,7 +380,7 @@ def _as_fields(fields: NDArray[np.integer] | None, count: int) -> NDArray[np.int
     return codes
 
 
-def _longer(array: NDArray, length: int, used: int) -> NDArray:
+def _longer(array: NDArray[Any], length: int, used: int) -> NDArray[Any]:
     longer = reserved((length, *array.shape[1:]), array.dtype)
     longer[:used] = array[:used]
     return longer

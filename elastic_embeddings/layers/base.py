@@ -21,8 +21,9 @@ from elastic_embeddings.layers.inputs import (
     validate_combiner,
 )
 from elastic_embeddings.optimizers.optimizer import Optimizer
+from elastic_embeddings.optimizers.row_storage import Storage
 from elastic_embeddings.optimizers.rules import GroupAdam
-from elastic_embeddings.slabs.slab import Device, SlabSpec, Storage
+from elastic_embeddings.slabs.slab import Device, SlabSpec
 from elastic_embeddings.storage.header import as_plain
 
 ONLY_SLAB = "vectors"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import keras
 import tensorflow as tf
@@ -173,9 +173,8 @@ def validate_combiner(combiner: str | None) -> Combiner | None:
     Raises:
         InputError: it is not None, "sum", "mean" or "sqrtn".
     """
-    for known in (None, *get_args(Combiner)):
-        if combiner == known:
-            return known
+    if combiner is None or combiner in get_args(Combiner):
+        return cast(Combiner | None, combiner)
     raise InputError(f"combiner is {combiner!r}: give None, 'sum', 'mean' or 'sqrtn'")
 
 

@@ -19,7 +19,8 @@ from elastic_embeddings.layers.base import INIT_SCALE, KeyedLayer, LayerArgument
 from elastic_embeddings.layers.inputs import field_names
 from elastic_embeddings.layers.row_steps import RowSteps, Vectors
 from elastic_embeddings.optimizers.optimizer import Optimizer
-from elastic_embeddings.slabs.slab import Device, Storage
+from elastic_embeddings.optimizers.row_storage import Storage
+from elastic_embeddings.slabs.slab import Device
 from elastic_embeddings.storage.checkpoint import HEADER
 from elastic_embeddings.storage.header import from_plain
 from elastic_embeddings.table import ElasticTable

@@ -48,12 +48,12 @@ def minimum(a: Value, b: Value) -> Value:
 
 
 # What kernels compile in place of the functions above. `strict=False`: the annotations differ.
-@overload(sqrt, strict=False)
+@overload(sqrt, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_sqrt(value: Value) -> Callable[..., Value]:
     return lambda value: math.sqrt(value)
 
 
-@overload(where, strict=False)
+@overload(where, strict=False)  # type: ignore[untyped-decorator]
 def _compiled_where(condition: Value, yes: Value, no: Value) -> Callable[..., Value]:
     return lambda condition, yes, no: yes if condition else no
 

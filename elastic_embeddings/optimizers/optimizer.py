@@ -198,7 +198,7 @@ class Optimizer(ABC):
         return rate_at(self.learning_rate, step) / base_rate(self.learning_rate)
 
     def _threshold(self, dim: int) -> float:
-        return self.l21 * float(dim) ** 0.5
+        return float(self.l21 * float(dim) ** 0.5)
 
     def _decay_strength(self, step: tf.Tensor, counts: tf.Tensor | None, dtype: tf.DType) -> Value:
         if self.decay_steps == 1:

@@ -56,7 +56,7 @@ class DynamicL1:
 
     def factor(self, count: float) -> float:
         """Return the factor of l1 for a row that was seen `count` times."""
-        return frequency_factor(float(count), self.multiple, float(self.min_count))
+        return float(frequency_factor(float(count), self.multiple, float(self.min_count)))
 
 
 def proximal_step(

@@ -54,9 +54,8 @@ def encode(values: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
 
 def decode(stored: NDArray[Any], storage: Storage) -> NDArray[np.float32]:
     """Return the exact values of a stored array; a float32 array itself."""
-    if storage == "float32":
-        return stored
-    return stored.view(_16_BIT_TYPES[storage]).astype(np.float32)
+    kept = stored if storage == "float32" else stored.view(_16_BIT_TYPES[storage])
+    return kept.astype(np.float32, copy=False)
 
 
 def rounding_salt(seed: int, step: int) -> np.uint64:
@@ -69,7 +68,7 @@ def rounding_salt(seed: int, step: int) -> np.uint64:
 
 
 @inlined
-def row_stream(salt: np.uint64, row: int) -> np.uint64:
+def row_stream(salt: np.uint64, row: np.int64) -> np.uint64:
     """Return the stream of random bits of one row in one step."""
     return mix(salt ^ np.uint64(row))
 
@@ -176,7 +175,14 @@ def _read_float32(scratch: Block, i: int, stored: Stored, j: int, width: int, la
 
 @inlined
 def _write_float32(
-    stored: Stored, j: int, scratch: Block, i: int, width: int, lanes: int, stream: int, draw: int
+    stored: Stored,
+    j: int,
+    scratch: Block,
+    i: int,
+    width: int,
+    lanes: int,
+    stream: np.uint64,
+    draw: int,
 ) -> None:
     for c in range(0, width, lanes):
         copy_vector(stored, j + c, scratch, i + c, literally(lanes))
@@ -190,7 +196,14 @@ def _read_bfloat16(scratch: Block, i: int, stored: Stored, j: int, width: int, l
 
 @inlined
 def _write_bfloat16(
-    stored: Stored, j: int, scratch: Block, i: int, width: int, lanes: int, stream: int, draw: int
+    stored: Stored,
+    j: int,
+    scratch: Block,
+    i: int,
+    width: int,
+    lanes: int,
+    stream: np.uint64,
+    draw: int,
 ) -> None:
     for c in range(width):
         stored[j + c] = narrow_bfloat16(scratch[i + c], random_bits(stream, draw + c))
@@ -204,7 +217,14 @@ def _read_float16(scratch: Block, i: int, stored: Stored, j: int, width: int, la
 
 @inlined
 def _write_float16(
-    stored: Stored, j: int, scratch: Block, i: int, width: int, lanes: int, stream: int, draw: int
+    stored: Stored,
+    j: int,
+    scratch: Block,
+    i: int,
+    width: int,
+    lanes: int,
+    stream: np.uint64,
+    draw: int,
 ) -> None:
     for c in range(width):
         stored[j + c] = narrow_float16(scratch[i + c], random_bits(stream, draw + c))

@@ -82,7 +82,8 @@ class GroupAMSGrad(GroupAdam):
     `Adam(amsgrad=True)`.
     """
 
-    formula = staticmethod(formulas.amsgrad)
+    # It has one state column more than the formula of the base class.
+    formula = staticmethod(formulas.amsgrad)  # type: ignore[assignment]
     block_rule = staticmethod(kernel.amsgrad_block)
 
     def slots(self, dim: int) -> dict[str, int]:

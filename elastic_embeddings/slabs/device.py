@@ -109,13 +109,15 @@ class DeviceSlab:
 
     def read_weights(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return weights [k, dim] of rows int32 [k]."""
-        return tf.gather(self._weights, rows).numpy()
+        weights: NDArray[np.float32] = tf.gather(self._weights, rows).numpy()
+        return weights
 
     vectors = read_weights
 
     def read_state(self, rows: NDArray[np.int32], columns: slice) -> NDArray[np.float32]:
         """Return columns of the packed state [k, c] of rows int32 [k]."""
-        return tf.gather(self._state, rows).numpy()[:, columns]
+        state: NDArray[np.float32] = tf.gather(self._state, rows).numpy()
+        return state[:, columns]
 
     def write(self, rows: NDArray[np.int32], weights: NDArray[Any], state: NDArray[Any]) -> None:
         """Write weights [k, dim] and packed state [k, S] of rows int32 [k]."""

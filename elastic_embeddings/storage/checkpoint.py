@@ -27,6 +27,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,20 +134,20 @@ def verify(folder: Path, header: TableHeader) -> None:
 
 def read_chunks(
     folder: Path, header: TableHeader, name: str, rows_per_chunk: int
-) -> Iterator[NDArray]:
+) -> Iterator[NDArray[Any]]:
     """Yield an array in chunks of rows, at least one, possibly empty. Call `verify` before."""
     path, described = _locate(folder, header, name)
     return read_stream(path, described, rows_per_chunk)
 
 
-def read_array(folder: Path, header: TableHeader, name: str) -> NDArray:
+def read_array(folder: Path, header: TableHeader, name: str) -> NDArray[Any]:
     """Return a whole array, its checksum verified."""
     path, described = _locate(folder, header, name)
     check_file(path, described)
     return next(read_stream(path, described, max(1, described.shape[0])))
 
 
-def open_array(folder: Path, header: TableHeader, name: str) -> NDArray:
+def open_array(folder: Path, header: TableHeader, name: str) -> NDArray[Any]:
     """Return an array mapped into memory, read-only, for random access. Call `verify` before."""
     return map_array(*_locate(folder, header, name))
 

@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -63,10 +64,10 @@ class ArrayStream:
 
     shape: tuple[int, ...]
     dtype: DTypeLike
-    chunks: Iterable[NDArray]
+    chunks: Iterable[NDArray[Any]]
 
     @classmethod
-    def of(cls, array: NDArray) -> ArrayStream:
+    def of(cls, array: NDArray[Any]) -> ArrayStream:
         """Return the stream of an array in memory: views of about 8 MiB."""
         rows = rows_per_chunk(array.shape, array.dtype)
         chunks = (array[start : start + rows] for start in range(0, len(array), rows))
@@ -115,7 +116,7 @@ def write_stream(path: Path, stream: ArrayStream) -> ArrayHeader:
     return ArrayHeader(shape=stream.shape, dtype=dtype.str, sha256=digest.hexdigest())
 
 
-def read_stream(path: Path, header: ArrayHeader, rows: int) -> Iterator[NDArray]:
+def read_stream(path: Path, header: ArrayHeader, rows: int) -> Iterator[NDArray[Any]]:
     """Yield an array file in chunks of `rows` rows; at least one chunk, possibly empty.
 
     The size is checked, the checksum is not: see `check_file`.
@@ -130,7 +131,7 @@ def read_stream(path: Path, header: ArrayHeader, rows: int) -> Iterator[NDArray]
             yield chunk
 
 
-def map_array(path: Path, header: ArrayHeader) -> NDArray:
+def map_array(path: Path, header: ArrayHeader) -> NDArray[Any]:
     """Return an array file mapped into memory, read-only; only its size is checked."""
     with _open_array(path, header) as file:
         return np.memmap(file, header.dtype, "r", file.tell(), header.shape)
@@ -198,7 +199,7 @@ def _sibling(folder: Path, role: str) -> Path:
     return folder.with_name(f".{folder.name}.{role}")
 
 
-def _bytes_of(array: NDArray) -> memoryview:
+def _bytes_of(array: NDArray[Any]) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
