@@ -1,1 +1,1 @@
-"""Spark: raw logs to partitions, statistics and graphs. DataFrame in, DataFrame out; no TensorFlow here."""
+"""Spark jobs: raw logs to partitions, statistics and graphs, without TensorFlow."""

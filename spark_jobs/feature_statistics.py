@@ -1,14 +1,21 @@
-"""Feature statistics: how often each value of each field is shown and clicked, over a window of days.
+"""Feature statistics: impressions and clicks of each value of each field, over a window of days.
 
-A day's own counts (`day.parquet`) are kept, so that tomorrow's window merges small partials instead of reading the
-impressions again. Beside the fields' counts `day.parquet` has one record with an empty field and value: the whole
-day. Values are tokens (`spark_jobs.tokens`); dense numeric fields count their canonical strings. `""` is null.
+A day's own counts (`day.parquet`) are kept: the next window merges them instead of reading the
+impressions again. The record of `day.parquet` with an empty field and value counts the whole day.
+Values are tokens (`spark_jobs.counting.token`); dense numeric fields count their canonical strings.
+`""` is null.
 
-Over the window, with n the impressions of a value and N their sum over a field's values, nulls left out:
-smoothed `ctr` = (clicks + smoothing · prior) / (n + smoothing), the prior being the click rate of the window;
-`coverage` = the share of impressions that have a value; `seen_once_share` = the share of values with n = 1;
-`tail_share` = the share of N on values with n < 10; `entropy` = -Σ n/N · ln(n/N), in nats; `new_value_rate` = the share
-of a day's impressions of a field whose value had not been seen in the window before that day.
+Over the window, with n the impressions of a value and N their sum over a field's values without
+null:
+
+* smoothed `ctr` = (clicks + smoothing · prior) / (n + smoothing), the prior being the click rate of
+  the window;
+* `coverage`: share of impressions that have a value;
+* `seen_once_share`: share of values with n = 1;
+* `tail_share`: share of N on values with n < 10;
+* `entropy` = -Σ n/N · ln(n/N), in nats;
+* `new_value_rate`: share of a day's impressions of a field whose value does not occur in the window
+  before that day.
 """
 
 from __future__ import annotations
@@ -27,23 +34,22 @@ from features.canonical import NULL
 from features.errors import InputError
 from features.partition import HOURS_PER_DAY, Partition, end_h, is_before, start_h
 from features.schema import Schema
-from spark_jobs.counting import Figure, merged
-from spark_jobs.field_figures import field_figures, fields_table, histogram_table, new_values_table
+from spark_jobs.counting import KEY, MEASURES, VALUE_COUNTS, Measure, merged, value_counts
+from spark_jobs.field_figures import field_figures, figure_tables
 from spark_jobs.files import are_small, fitted, write_file
 from spark_jobs.settings import StatisticsSettings
-from spark_jobs.value_counts import COUNTED, FIGURES, KEY, value_counts
 
 DAY, NEW_VALUES = "day.parquet", "new_values.parquet"
 
 _WINDOW = ".window.parquet"
-_TODAY = Figure("today", lambda: F.count("*"), F.sum)
+_TODAY = Measure("today", lambda: F.count("*"), F.sum)
 """Impressions of the window's last day."""
 
-_VALUES = pa.schema(
-    [(name, pa.string()) for name in KEY]
-    + [(name, pa.int64()) for name in ("impressions", "clicks")]
-    + [("ctr", pa.float64()), *((name, pa.int64()) for name in ("first_ms", "last_ms"))]
-)
+_SHOWN = ("impressions", "clicks")
+_VALUES = pa.schema({
+    "field": pa.string(), "value": pa.string(), "impressions": pa.int64(), "clicks": pa.int64(),
+    "ctr": pa.float64(), "first_ms": pa.int64(), "last_ms": pa.int64(),
+})  # fmt: skip
 _BATCH = 2**18
 
 
@@ -56,28 +62,33 @@ def feature_statistics(
     settings: StatisticsSettings,
     out: Path,
 ) -> dict[str, float]:
-    """Write `day`, `values`, `fields`, `histogram` and `new_values`, all `.parquet`, of a day into `out`.
+    """Write `day`, `values`, `fields`, `histogram` and `new_values`, all `.parquet`, into `out`.
 
-    The day's impressions are read, and of the window's earlier days their `day.parquet`: work that grows with the window, and
-    not with the days before it.
+    Reads the day's impressions, and of the window's earlier days their `day.parquet`.
 
     Args:
-        spark: the session.
-        schema: names the fields.
         partitions: committed `impressions` artifacts by day or hour; only that of `day` is read.
-        previous_days: committed `feature_statistics` artifacts of earlier days and hours; those outside the window are ignored.
-        day: the last day or hour of the window, which is of so many times 24 hours.
-        settings: the window's length and the prior weight of the smoothed click rate.
-        out: an existing folder.
+        previous_days: committed `feature_statistics` artifacts of earlier days and hours; those
+            outside the window are ignored.
+        day: the last day or hour of the window.
+        settings: the window's length in days of 24 hours, and the prior weight of the click rate.
 
     Returns:
-        `impressions`, `clicks` and `days` (partitions) of the window, `values` (distinct pairs of field and value),
-        `new_value_rate` (mean over fields).
+        `impressions`, `clicks` and `days` (partitions) of the window, `values` (distinct pairs of
+        field and value), `new_value_rate` (mean over fields).
 
     Raises:
         InputError: there is no partition of the day, or a previous day is not before it.
     """
-    _require_days(partitions, previous_days, day)
+    if day not in partitions:
+        given = sorted(map(str, partitions))
+        raise InputError(
+            f"feature statistics of {day} need that day's impressions, but only {given} are given"
+        )
+    if late := sorted(str(when) for when in previous_days if not is_before(when, day)):
+        raise InputError(
+            f"feature statistics of {day} may only build on days before it, not on {late}"
+        )
     first_h = end_h(day) - settings.window_days * HOURS_PER_DAY
     earlier = {when: path for when, path in previous_days.items() if start_h(when) >= first_h}
     impressions = partitions[day] / "impressions"
@@ -86,94 +97,72 @@ def feature_statistics(
         write_file(value_counts(spark, impressions, schema, small=small), out / DAY, KEY)
         if earlier:
             _merge(spark, out, earlier)
-    figures = _write(schema, settings, day, out)
+    summary = _write(schema, settings, day, out)
     _add_earlier(out / NEW_VALUES, earlier)
     (out / _WINDOW).unlink(missing_ok=True)
-    return {**figures, "days": float(1 + len(earlier))}
-
-
-def _require_days(
-    partitions: Mapping[Partition, Path], previous_days: Mapping[Partition, Path], day: Partition
-) -> None:
-    if day not in partitions:
-        given = sorted(map(str, partitions))
-        raise InputError(
-            f"feature statistics of {day} need that day's impressions, but only {given} are given"
-        )
-    late = sorted(str(when) for when in previous_days if not is_before(when, day))
-    if late:
-        raise InputError(
-            f"feature statistics of {day} may only build on days before it, not on {late}"
-        )
+    return {**summary, "days": float(1 + len(earlier))}
 
 
 def _merge(spark: SparkSession, out: Path, earlier: Mapping[Partition, Path]) -> None:
     """Write the window's counts, with `today`: impressions of the day itself."""
-    own = (
-        spark.read.schema(COUNTED).parquet(str(out / DAY)).withColumn("today", F.col("impressions"))
-    )
-    # One scan: a week of hours has 167 of them.
-    before = spark.read.schema(COUNTED).parquet(*(str(path / DAY) for path in earlier.values()))
+    read = spark.read.schema(VALUE_COUNTS)
+    own = read.parquet(str(out / DAY)).withColumn("today", F.col("impressions"))
+    # One scan for all files: a week of hours has 167 of them.
+    before = read.parquet(*(str(path / DAY) for path in earlier.values()))
     parts = own.unionByName(before.withColumn("today", F.lit(0).cast("long")))
-    write_file(merged(parts, KEY, (*FIGURES, _TODAY)), out / _WINDOW, KEY)
-
-
-def _add_earlier(path: Path, earlier: Mapping[Partition, Path]) -> None:
-    """Put beside the day's rates what each earlier day said of itself; one made before there was such a table has none.
-
-    Some hundred records a day and up to 167 files: no work for Spark.
-    """
-    own = {str(when): folder / NEW_VALUES for when, folder in earlier.items()}
-    found = [
-        pq.read_table(file, filters=[("day", "==", day)])
-        for day, file in own.items()
-        if file.is_file()
-    ]
-    whole = pa.concat_tables([*found, pq.read_table(path)], promote_options="default")
-    pq.write_table(whole.sort_by([("field", "ascending"), ("day", "ascending")]), path)
+    write_file(merged(parts, KEY, (*MEASURES, _TODAY)), out / _WINDOW, KEY)
 
 
 def _write(
     schema: Schema, settings: StatisticsSettings, day: Partition, out: Path
 ) -> dict[str, float]:
-    """Write what the window's counts say; they are sorted by field and value, the whole window first."""
+    """Write the figures of the window's counts and return a summary of them."""
     merged_file = out / _WINDOW
     window = pq.ParquetFile(merged_file if merged_file.is_file() else out / DAY)
-    first = next(window.iter_batches(1, columns=["field", "impressions", "clicks"]), None)
+    # The counts are sorted by field and value: the count of all impressions, if any, is first.
+    first = next(window.iter_batches(1, columns=["field", *_SHOWN]), None)
     impressions, clicks = 0, 0
     if first is not None and first["field"][0].as_py() == NULL:
-        impressions, clicks = (first[name][0].as_py() for name in ("impressions", "clicks"))
+        impressions, clicks = (first[name][0].as_py() for name in _SHOWN)
     prior = clicks / impressions if impressions else 0.0
     with pq.ParquetWriter(out / "values.parquet", _VALUES) as values:
-        batches = _smoothed(window, values, prior, settings.smoothing)
-        figures = field_figures(batches, schema)
-    fields = fields_table(figures, schema, impressions)
-    pq.write_table(fields, out / "fields.parquet")
-    pq.write_table(histogram_table(figures), out / "histogram.parquet")
-    pq.write_table(new_values_table(figures, str(day)), out / NEW_VALUES)
-    told = {
-        "values": pc.sum(fields["cardinality"]),
-        "new_value_rate": pc.mean(fields["new_value_rate"]),
+        figures = field_figures(_smoothed(window, values, prior, settings.smoothing), schema)
+    tables = figure_tables(figures, schema, impressions, str(day))
+    for name, table in tables.items():
+        pq.write_table(table, out / f"{name}.parquet")
+    fields = tables["fields"]
+    return {
+        "impressions": float(impressions),
+        "clicks": float(clicks),
+        "values": float(pc.sum(fields["cardinality"]).as_py() or 0.0),
+        "new_value_rate": float(pc.mean(fields["new_value_rate"]).as_py() or 0.0),
     }
-    summary = {name: float(figure.as_py() or 0.0) for name, figure in told.items()}
-    return {"impressions": float(impressions), "clicks": float(clicks), **summary}
 
 
 def _smoothed(
     window: pq.ParquetFile, values: pq.ParquetWriter, prior: float, smoothing: float
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the counts of the fields' values, with `today`; on the way they are written with their smoothed click rate."""
+    """Write the values of fields with their smoothed click rate; yield their counts and `today`."""
     for batch in window.iter_batches(_BATCH):
         counts = batch.filter(pc.not_equal(batch["field"], NULL))
-        impressions, clicks = (
-            counts[name].to_numpy().astype(np.float64) for name in ("impressions", "clicks")
-        )
+        impressions, clicks = (counts[name].to_numpy().astype(np.float64) for name in _SHOWN)
         ctr = pa.array((clicks + smoothing * prior) / (impressions + smoothing))
         columns = {**{name: counts[name] for name in counts.schema.names}, "ctr": ctr}
-        values.write_batch(
-            pa.record_batch([columns[name] for name in _VALUES.names], schema=_VALUES)
-        )
-        today = columns.get("today", counts["impressions"])
-        yield pa.record_batch(
-            {**{name: columns[name] for name in (*KEY, "impressions")}, "today": today}
-        )
+        values.write_batch(pa.record_batch([columns[n] for n in _VALUES.names], schema=_VALUES))
+        # A window of one day has no column `today`: all its impressions are of that day.
+        columns.setdefault("today", counts["impressions"])
+        yield pa.record_batch({name: columns[name] for name in (*KEY, "impressions", "today")})
+
+
+def _add_earlier(path: Path, earlier: Mapping[Partition, Path]) -> None:
+    """Add each earlier day's own rows to the day's `new_values.parquet`."""
+    # Some hundred records a day and up to 167 files: too little work for Spark. Statistics of
+    # older versions lack the file.
+    files = {str(when): folder / NEW_VALUES for when, folder in earlier.items()}
+    found = [
+        pq.read_table(file, filters=[("day", "==", day)])
+        for day, file in files.items()
+        if file.is_file()
+    ]
+    whole = pa.concat_tables([*found, pq.read_table(path)], promote_options="default")
+    pq.write_table(whole.sort_by([("field", "ascending"), ("day", "ascending")]), path)

@@ -1,13 +1,13 @@
-"""What a window's counts say of each field: cardinality, coverage, concentration, new values, moments.
+"""Figures of each field over a window: cardinality, coverage, concentration, new values, moments.
 
-The counts are one sorted file, far smaller than the impressions: it is read in batches by Arrow and
-added up by NumPy, in one pass.
+The counts are one sorted file, far smaller than the impressions: Arrow reads it in batches and
+NumPy adds them up, in one pass.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from dataclasses import field as attribute
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -19,78 +19,92 @@ from numpy.typing import NDArray
 
 from features.canonical import NULL
 from features.schema import Numeric, Schema, Transform
-from spark_jobs.moments import Moments, numbers_of
+from spark_jobs.files import table_of
+from spark_jobs.values import numbers_of
+
+Integers = NDArray[np.int64]
 
 TAIL_BELOW = 10
-"""A value seen less often than this in the window belongs to the tail."""
+"""A value with fewer impressions than this in the window belongs to the tail."""
 
-HISTOGRAM = pa.schema(
-    [("field", pa.string())]
-    + [(name, pa.int64()) for name in ("at_least", "values", "impressions")]
-)
-NEW_VALUES = pa.schema(
-    [("field", pa.string()), ("day", pa.string())]
-    + [(name, pa.int64()) for name in ("values", "new_values", "impressions", "new_impressions")]
-    + [("new_value_rate", pa.float64())]
-)
-FIELDS = pa.schema(
-    [
-        ("field", pa.string()),
-        ("kind", pa.string()),
-        ("cardinality", pa.int64()),
-        ("impressions", pa.int64()),
-    ]
-    + [
-        (name, pa.float64())
-        for name in (
-            "coverage",
-            "seen_once_share",
-            "tail_share",
-            "entropy",
-            "new_value_rate",
-            "mean",
-            "std",
-        )
-    ]
-)
+HISTOGRAM = pa.schema({
+    "field": pa.string(), "at_least": pa.int64(), "values": pa.int64(), "impressions": pa.int64(),
+})  # fmt: skip
+NEW_VALUES = pa.schema({
+    "field": pa.string(), "day": pa.string(), "values": pa.int64(), "new_values": pa.int64(),
+    "impressions": pa.int64(), "new_impressions": pa.int64(), "new_value_rate": pa.float64(),
+})  # fmt: skip
+FIELDS = pa.schema({
+    "field": pa.string(), "kind": pa.string(), "cardinality": pa.int64(), "impressions": pa.int64(),
+    "coverage": pa.float64(), "seen_once_share": pa.float64(), "tail_share": pa.float64(),
+    "entropy": pa.float64(), "new_value_rate": pa.float64(), "mean": pa.float64(),
+    "std": pa.float64(),
+})  # fmt: skip
 
 _DIGITS = 12
 _SIGNIFICANT = Context(prec=_DIGITS, rounding=ROUND_HALF_UP)
 _PLACES = Decimal(1).scaleb(-_DIGITS)
 _POWERS = 64
 
-Counts = NDArray[np.int64]
+
+@dataclass
+class Moments:
+    """Weighted mean, standard deviation and range of numbers that arrive in batches."""
+
+    weight: float = 0.0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Σ n · (x - mean)²."""
+    least: float = math.inf
+    most: float = -math.inf
+
+    @property
+    def std(self) -> float:
+        """Standard deviation of the population; 0 without any number."""
+        return math.sqrt(self.squares / self.weight) if self.weight else 0.0
+
+    def add(self, x: NDArray[np.float64], n: Integers) -> None:
+        """Add numbers x [k], each n [k] times; NaN is ignored."""
+        known = ~np.isnan(x)
+        x, weights = x[known], n[known].astype(np.float64)
+        if not len(x):
+            return
+        weight = float(weights.sum())
+        mean = float((x * weights).sum()) / weight
+        apart, both = mean - self.mean, self.weight + weight
+        # Batches are merged by the formula of Chan, Golub and LeVeque (1979). A plain sum of
+        # squares would lose the digits of a deviation that is small against the mean.
+        squares = float((weights * (x - mean) ** 2).sum())
+        self.squares += squares + apart**2 * self.weight * weight / both
+        self.mean += apart * weight / both
+        self.weight = both
+        self.least, self.most = min(self.least, float(x.min())), max(self.most, float(x.max()))
 
 
 @dataclass
 class FieldFigures:
-    """The sums of one field, over as many batches of its values as are added."""
+    """The sums of one field over the batches of its values that were added."""
 
     numeric: Numeric | None
-    """The field where it is dense: its numbers' mean and deviation are told too."""
+    """The field if it is dense: `moments` then has its numbers."""
 
     nulls: int = 0
     once: int = 0
     tail: int = 0
     log_sum: float = 0.0
     """Σ n · ln(n)."""
-    new: Counts = attribute(default_factory=lambda: np.zeros(4, np.int64))
+    new: Integers = attribute(default_factory=lambda: np.zeros(4, np.int64))
     """Of the last day: values, new values, impressions, new impressions."""
-    values_by_power: Counts = attribute(default_factory=lambda: np.zeros(_POWERS, np.int64))
-    impressions_by_power: Counts = attribute(default_factory=lambda: np.zeros(_POWERS, np.int64))
+    values_by_power: Integers = attribute(default_factory=lambda: np.zeros(_POWERS, np.int64))
+    impressions_by_power: Integers = attribute(default_factory=lambda: np.zeros(_POWERS, np.int64))
     moments: Moments = attribute(default_factory=Moments)
 
     @property
     def cardinality(self) -> int:
-        """Distinct values, null left out."""
+        """Distinct values without null."""
         return int(self.values_by_power.sum())
 
-    @property
-    def total(self) -> int:
-        """Impressions summed over the values, null left out."""
-        return int(self.impressions_by_power.sum())
-
-    def add(self, values: pa.Array, impressions: Counts, today: Counts) -> None:
+    def add(self, values: pa.Array, impressions: Integers, today: Integers) -> None:
         """Add values of the field, each with its impressions in the window and on the last day."""
         present = pc.not_equal(values, NULL).to_numpy(zero_copy_only=False)
         self.nulls += int(impressions[~present].sum())
@@ -99,40 +113,40 @@ class FieldFigures:
         self.tail += int(n[n < TAIL_BELOW].sum())
         self.log_sum += float((n * np.log(n)).sum())
         shown = last > 0
+        # A value is new if all its impressions in the window are of the last day.
         new = shown & (n == last)
         self.new += [np.count_nonzero(shown), np.count_nonzero(new), last.sum(), last[new].sum()]
         power = np.frexp(n.astype(np.float64))[1] - 1
         self.values_by_power += np.bincount(power, minlength=_POWERS)
-        # Exact: the sums stay below 2^53.
-        self.impressions_by_power += np.bincount(power, weights=n, minlength=_POWERS).astype(
-            np.int64
-        )
+        # `bincount` sums in float64, which is exact: the sums stay below 2^53.
+        sums = np.bincount(power, weights=n, minlength=_POWERS)
+        self.impressions_by_power += sums.astype(np.int64)
         if self.numeric is not None:
             x = numbers_of(values)
             if self.numeric.transform is Transform.LOG:
                 x = np.sign(x) * np.log1p(np.abs(x))
             self.moments.add(x, impressions)
 
-    def histogram(self) -> Iterator[tuple[int, int, int]]:
-        """Yield `at_least, values, impressions`: values seen at least 2^k and less than 2^(k+1) times."""
-        for k in np.flatnonzero(self.values_by_power).tolist():
-            yield 1 << k, int(self.values_by_power[k]), int(self.impressions_by_power[k])
-
     def new_value_rate(self) -> float | None:
-        """Return the share of the last day's impressions whose value is new; None without impressions."""
+        """Return the share of the last day's impressions whose value is new, or None."""
         _, _, shown, new = self.new.tolist()
         return _rounded(new / shown) if shown else None
 
     def record(self, impressions: int) -> tuple[float | int | None, ...]:
-        """Return the figures as `fields.parquet` has them, from `cardinality` on."""
+        """Return the columns of `fields.parquet` from `cardinality` on."""
         covered = impressions - self.nulls
         shares: tuple[float | None, ...] = (None, None, None)
         if self.cardinality:
-            entropy = math.log(self.total) - self.log_sum / self.total
-            shares = (self.once / self.cardinality, self.tail / self.total, entropy)
+            total = int(self.impressions_by_power.sum())
+            entropy = math.log(total) - self.log_sum / total
+            shares = (self.once / self.cardinality, self.tail / total, entropy)
         moments: tuple[float | None, ...] = (None, None)
         if self.moments.weight:
-            moments = (_significant(self.moments.mean), _significant(self.moments.std))
+            # To significant digits: the last bits of a sum of floats depend on its order.
+            moments = tuple(
+                float(_SIGNIFICANT.create_decimal(repr(each)))
+                for each in (self.moments.mean, self.moments.std)
+            )
         figures = (covered / max(impressions, 1), *shares)
         rounded = (None if figure is None else _rounded(figure) for figure in figures)
         return self.cardinality, covered, *rounded, self.new_value_rate(), *moments
@@ -142,67 +156,50 @@ def field_figures(batches: Iterable[pa.RecordBatch], schema: Schema) -> dict[str
     """Return the figures of each field of the schema.
 
     Args:
-        batches: `field, value, impressions, today` (impressions of the window and of its last day), in
-            the order of `field`.
-        schema: names the fields.
+        batches: `field, value, impressions, today` (impressions of the window and of its last day),
+            in the order of `field`.
     """
     dense = {each.name: each for each in schema.dense_fields()}
     figures = {each.name: FieldFigures(dense.get(each.name)) for each in schema.fields}
     for batch in batches:
         impressions, today = (batch[name].to_numpy() for name in ("impressions", "today"))
-        for name, start, end in _runs(batch["field"]):
+        # Each run of equal names in the batch is one field.
+        runs = pc.run_end_encode(batch["field"])
+        start = 0
+        for name, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
             if name in figures:
-                figures[name].add(
-                    batch["value"][start:end], impressions[start:end], today[start:end]
-                )
+                values = batch["value"][start:end]
+                figures[name].add(values, impressions[start:end], today[start:end])
+            start = end
     return figures
 
 
-def histogram_table(figures: dict[str, FieldFigures]) -> pa.Table:
-    """Return `histogram.parquet`."""
-    return _table(
-        HISTOGRAM, ((name, *row) for name in sorted(figures) for row in figures[name].histogram())
-    )
+def figure_tables(
+    figures: Mapping[str, FieldFigures], schema: Schema, impressions: int, day: str
+) -> dict[str, pa.Table]:
+    """Return the tables `fields`, `histogram` and `new_values`.
 
-
-def new_values_table(figures: dict[str, FieldFigures], day: str) -> pa.Table:
-    """Return the day's own records of `new_values.parquet`: how much of it the window had not seen before."""
-    return _table(
-        NEW_VALUES,
-        ((name, day, *each.new.tolist(), each.new_value_rate()) for name, each in figures.items()),
-    )
-
-
-def fields_table(figures: dict[str, FieldFigures], schema: Schema, impressions: int) -> pa.Table:
-    """Return `fields.parquet`; `impressions` are those of the window."""
+    Args:
+        impressions: those of the window.
+        day: the last day or hour of the window, to which the rows of `new_values` belong.
+    """
     kinds = {each.name: each.kind for each in schema.fields}
-    return _table(
-        FIELDS,
-        ((name, kinds[name], *figures[name].record(impressions)) for name in sorted(figures)),
+    by_name = sorted(figures.items())
+    fields = ((name, kinds[name], *each.record(impressions)) for name, each in by_name)
+    # Values with at least 2^k and less than 2^(k+1) impressions.
+    histogram = (
+        (name, 1 << k, int(each.values_by_power[k]), int(each.impressions_by_power[k]))
+        for name, each in by_name
+        for k in np.flatnonzero(each.values_by_power).tolist()
     )
-
-
-def _runs(names: pa.Array) -> Iterator[tuple[str, int, int]]:
-    """Each field's records in a batch: name, start, end."""
-    ends = pa.compute.run_end_encode(names)
-    start = 0
-    for name, end in zip(ends.values.to_pylist(), ends.run_ends.to_pylist(), strict=True):
-        yield name, start, end
-        start = end
+    new = ((name, day, *each.new.tolist(), each.new_value_rate()) for name, each in figures.items())
+    return {
+        "fields": table_of(fields, FIELDS),
+        "histogram": table_of(histogram, HISTOGRAM),
+        "new_values": table_of(new, NEW_VALUES),
+    }
 
 
 def _rounded(value: float) -> float:
-    """A figure to 12 decimals, half up as Spark's `round` does."""
+    """Return a figure to 12 decimals, rounded half up as Spark's `round` does."""
     return float(Decimal(repr(value)).quantize(_PLACES, ROUND_HALF_UP, Context(prec=40)))
-
-
-def _significant(value: float) -> float:
-    """A figure to 12 significant digits: sums of floats differ in the last bits from one order to another."""
-    return float(_SIGNIFICANT.create_decimal(repr(value)))
-
-
-def _table(schema: pa.Schema, rows: Iterable[tuple[object, ...]]) -> pa.Table:
-    columns: list[Sequence[object]] = list(zip(*rows, strict=True)) or [[] for _ in schema]
-    return pa.table(
-        [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
-    )

@@ -1,7 +1,7 @@
-"""Writing Parquet so that the same records give the same files: sorted, plainly named, alone.
+"""Parquet files that depend on their records only: sorted, with plain names and no other files.
 
-Also how a session is fitted to how much is read: planning and compiling cost more than the work on
-a small partition.
+Also the session's settings for small partitions, on which planning and compiling cost more than
+the work.
 """
 
 from __future__ import annotations
@@ -11,26 +11,34 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 from pyspark.sql import Column, DataFrame, SparkSession
 
 RECORDS_PER_FILE = 1_000_000
 SMALL_BYTES = 4 * 2**20
-"""Up to so many bytes of Parquet are worked on in the way that is the least to plan."""
+"""Up to this many bytes of Parquet a partition is small, and gets the plan that is made fastest."""
 
 _FOR_SMALL = {
-    # One reducer: what is grouped needs no second shuffle into one sorted file.
+    # One reducer: grouped records need no second shuffle into one sorted file.
     "spark.sql.shuffle.partitions": "1",
     "spark.sql.files.minPartitionNum": "1",
-    # Adaptive execution plans each stage anew, and there is nothing to learn from the stage before.
+    # Adaptive execution plans every stage again, and on one reducer there is nothing to adapt.
     "spark.sql.adaptive.enabled": "false",
-    # Interpreted: to compile a query, and what Java's own compiler makes of it later, takes seconds.
+    # Interpreted: compiling a query, by Spark and then by the JVM, takes seconds.
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
 
 
+def table_of(rows: Iterable[tuple[object, ...]], schema: pa.Schema) -> pa.Table:
+    """Return rows as an Arrow table of this schema."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(each, field.type) for each, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)
+
+
 def are_small(paths: Iterable[Path], factor: float = 1) -> bool:
-    """Return whether Parquet files, and those in folders, have at most `factor` times `SMALL_BYTES` together."""
+    """Return whether Parquet files, and those in folders, have at most `factor · SMALL_BYTES`."""
     files = (
         file for path in paths for file in ([path] if path.is_file() else path.rglob("*.parquet"))
     )
@@ -38,15 +46,8 @@ def are_small(paths: Iterable[Path], factor: float = 1) -> bool:
 
 
 @contextmanager
-def fitted(spark: SparkSession, *, small: bool) -> Iterator[None]:
-    """Give the session the settings for small partitions while the block runs, if it is one."""
-    with session_settings(spark, _FOR_SMALL if small else {}):
-        yield
-
-
-@contextmanager
 def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
-    """Give the session other settings while the block runs."""
+    """Change settings of the session while the block runs."""
     before = {name: spark.conf.get(name, None) for name in settings}
     try:
         for name, value in settings.items():
@@ -60,91 +61,93 @@ def session_settings(spark: SparkSession, settings: Mapping[str, str]) -> Iterat
                 spark.conf.set(name, old)
 
 
+@contextmanager
+def fitted(spark: SparkSession, *, small: bool) -> Iterator[None]:
+    """Use the settings for small partitions while the block runs, if `small`."""
+    with session_settings(spark, _FOR_SMALL if small else {}):
+        yield
+
+
+def files_for(records: int) -> int:
+    """Return the number of files for so many records: at least one."""
+    return max(1, -(-records // RECORDS_PER_FILE))
+
+
 def write_sorted(frame: DataFrame, folder: Path, order: Sequence[str], records: int) -> None:
-    """Write `part-*.parquet` files that are sorted over the whole: file names ascend with `order`.
+    """Write `part-*.parquet` files whose records, read in the order of file names, are sorted.
 
     Args:
-        frame: what to write.
-        folder: made, and replaced where it exists.
         order: names of the columns to sort by.
-        records: how many there are about; above a million they are cut into files by range.
+        records: about how many there are; above a million they are split into files by range.
     """
     files = files_for(records)
     ranged = frame.repartitionByRange(files, *order) if files > 1 else frame.coalesce(1)
-    ranged.sortWithinPartitions(*order).write.mode("overwrite").parquet(str(folder))
-    _tidy(folder)
+    _write(ranged, folder, order)
 
 
 def write_placed(
     frame: DataFrame, folder: Path, by: str, order: Sequence[str], place: Column, files: int
 ) -> None:
-    """Write `<by>=<value>/part-*.parquet` files, each sorted by `order`, with a record in the file that `place` numbers.
-
-    Unlike ranges, which Spark draws from a sample, places do not depend on the session, nor on how `frame` is partitioned.
+    """Write `<by>=<value>/part-*.parquet` files, each sorted by `order`.
 
     Args:
-        frame: what to write.
-        folder: made, and replaced where it exists.
-        by: the column that names the folders; without records a value has none.
+        by: the column that names the folders; a value without records has no folder.
         order: names of the columns to sort by.
-        place: integer, from 0, ascending with `order` within a folder; one place's records are of one folder.
-        files: how many places there are in all.
+        place: number of a record's file, from 0, ascending with `order` within a folder; the
+            records of one place are of one folder.
+        files: the number of places.
     """
-    placed = frame.repartitionById(files, place.cast("int")).sortWithinPartitions(by, *order)
-    placed.write.mode("overwrite").partitionBy(by).parquet(str(folder))
-    _tidy(folder)
+    # Spark draws ranges from a sample, which depends on the session and on the partitions of
+    # `frame`. Places do not.
+    _write(frame.repartitionById(files, place.cast("int")), folder, order, by)
 
 
 def write_grouped(
     frame: DataFrame, folder: Path, keys: Sequence[str], records: int, by: str = ""
 ) -> None:
-    """Write files of about a million records, dealt out by the hash of `keys`; each is sorted by `keys`.
-
-    The shuffle that sums up the groups deals them out, so that they are not shuffled a second time: as many reducers as files,
-    and none put together with another.
+    """Write files of about a million records, split by the hash of `keys` and sorted by `keys`.
 
     Args:
-        frame: an aggregation by exactly these keys (and `by`), its last shuffle.
-        folder: made, and replaced where it exists.
+        frame: an aggregation by exactly these keys (and `by`), which is its last shuffle.
         keys: of the aggregation.
-        records: how many groups there are at most, about.
-        by: a column that names folders, `<by>=<value>/part-*.parquet`; without records a value has none.
+        records: about how many groups there are at most.
+        by: a column that names folders, as in `write_placed`.
     """
-    files = str(files_for(records))
+    # The shuffle of the aggregation also splits the files, so the groups are not shuffled again:
+    # as many reducers as files, and adaptive execution may not merge them.
     one_each = {
-        "spark.sql.shuffle.partitions": files,
+        "spark.sql.shuffle.partitions": str(files_for(records)),
         "spark.sql.adaptive.coalescePartitions.enabled": "false",
     }
     with session_settings(frame.sparkSession, one_each):
-        folders = [by] if by else []
-        ordered = frame.sortWithinPartitions(*folders, *keys)
-        ordered.write.mode("overwrite").partitionBy(*folders).parquet(str(folder))
-    _tidy(folder)
-
-
-def files_for(records: int) -> int:
-    """Return how many files so many records are cut into: at least one."""
-    return max(1, -(-records // RECORDS_PER_FILE))
+        _write(frame, folder, keys, by)
 
 
 def write_file(frame: DataFrame, path: Path, order: Sequence[str]) -> None:
-    """Write one Parquet file of this very name, sorted by `order`."""
+    """Write one Parquet file of this name, sorted by `order`."""
+    if frame.sparkSession.conf.get("spark.sql.shuffle.partitions") != "1":
+        # Without this shuffle the `coalesce` of `write_sorted` would run the aggregation before it
+        # in the single task that writes. With one reducer that is so in any case.
+        frame = frame.repartition(1)
+    # Spark writes folders only. The rename gives its file the name in one step.
     staging = path.with_name(f".{path.name}.d")
-    # Gathered before it is sorted: with coalesce alone the one task that writes would do the
-    # aggregation before it as well. With one reducer it does so anyway.
-    gathered = (
-        frame
-        if frame.sparkSession.conf.get("spark.sql.shuffle.partitions") == "1"
-        else frame.repartition(1)
-    )
-    write_sorted(gathered, staging, order, records=1)
+    write_sorted(frame, staging, order, records=1)
     (staging / "part-00000.parquet").replace(path)
     shutil.rmtree(staging)
 
 
+def _write(frame: DataFrame, folder: Path, order: Sequence[str], by: str = "") -> None:
+    folders = [by] if by else []
+    ordered = frame.sortWithinPartitions(*folders, *order)
+    ordered.write.mode("overwrite").partitionBy(*folders).parquet(str(folder))
+    _tidy(folder)
+
+
 def _tidy(folder: Path) -> None:
-    """Drop Spark's markers and checksums, and number the files of each folder from 0 in the order of their tasks."""
+    """Delete Spark's markers and checksums, and number the files of each folder from 0."""
     number = 0
+    # Spark's names begin with the number of the task, so their order is that of the tasks. They
+    # also hold a random id, without which the same records give the same folder.
     for path in sorted(folder.iterdir()):
         if path.is_dir():
             _tidy(path)

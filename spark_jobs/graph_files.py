@@ -1,7 +1,7 @@
-"""The manifests of `cross_counts` and `cross_graph`, and the columns of a graph. Free of Spark, so that anyone may ask.
+"""The manifests of `cross_counts` and `cross_graph`, and the columns of a graph.
 
-`counts.json` says what a day's counts were made of, `graph.json` which days a graph has seen: whoever learns a day asks
-`require_before` first.
+`counts.json` describes a day's counts, `graph.json` the days of data in a graph. This module does
+not load Spark: training reads the manifests too.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from features.errors import InputError
 from features.partition import Partition, is_before, parse_partition
-from features.schema import Cross, KeyField, Relation, Schema
+from features.schema import Cross, Relation, Schema
 
 COUNTS, GRAPH = "counts.json", "graph.json"
-NODES = "nodes.parquet"
+NODES, EDGES = "nodes.parquet", "edges"
 
-EDGE_COLUMNS = pa.schema(
-    [
-        *((name, pa.int32()) for name in ("left", "right")),
-        *((name, pa.int64()) for name in ("impressions", "clicks")),
-        *((name, pa.float64()) for name in ("ctr", "logit", "pmi", "log_count")),
-    ]
-)
-NODE_COLUMNS = pa.schema(
-    [("field", pa.string()), ("node", pa.int32()), ("token", pa.string())]
-    + [(name, pa.int64()) for name in ("impressions", "clicks", "degree")]
-)
+EDGE_COLUMNS = pa.schema({
+    "left": pa.int32(), "right": pa.int32(), "impressions": pa.int64(), "clicks": pa.int64(),
+    "ctr": pa.float64(), "logit": pa.float64(), "pmi": pa.float64(), "log_count": pa.float64(),
+})  # fmt: skip
+NODE_COLUMNS = pa.schema({
+    "field": pa.string(), "node": pa.int32(), "token": pa.string(),
+    "impressions": pa.int64(), "clicks": pa.int64(), "degree": pa.int64(),
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RelationCounts:
-    """A day's counts of a relation: what its fields meant then, its edges, and the sum of their impressions."""
+    """A day's counts of a relation: digest of its `meaning`, edges, and their impressions."""
 
     meaning: str
     edges: int
@@ -45,7 +44,7 @@ class RelationCounts:
 
 
 @dataclass(frozen=True)
-class Counts:
+class CountsManifest:
     """`counts.json`: impressions and clicks of the day, and its relations by name."""
 
     impressions: int
@@ -53,13 +52,9 @@ class Counts:
     relations: Mapping[str, RelationCounts]
 
     def lacks(self, schema: Schema, relations: Iterable[Relation]) -> list[str]:
-        """Return the names of the relations that were not counted, or whose fields meant something else."""
+        """Return the names of relations that were not counted, or had another meaning."""
         known = {name: counts.meaning for name, counts in self.relations.items()}
-        return [
-            relation.name
-            for relation in relations
-            if known.get(relation.name) != meaning(schema, relation)
-        ]
+        return [each.name for each in relations if known.get(each.name) != meaning(schema, each)]
 
     def write(self, folder: Path) -> None:
         """Write `counts.json`."""
@@ -68,9 +63,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class RelationGraph:
-    """A relation of a graph: its fields, sizes, and what the cap of edges per node left out.
+    """A relation of a graph: its fields, its sizes, and what the cap of edges per node removed.
 
-    `left_nodes` and `right_nodes` are the nodes of the two fields, with or without an edge in this very relation.
+    `left_nodes` and `right_nodes` count the nodes of the two fields, with or without an edge in
+    this relation.
     """
 
     left: str
@@ -83,9 +79,11 @@ class RelationGraph:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """`graph.json`: the days or hours of data (None where there are none), how many, how long in all, their impressions and click
-    rate, and the relations.
+class GraphManifest:
+    """`graph.json`: the days of data in a graph, and its relations.
+
+    `first_day` and `last_day` may be hours, and are None if there is no data. `days` is the number
+    of days or hours, `hours` their length together, `prior` their click rate.
     """
 
     first_day: Partition | None
@@ -99,46 +97,49 @@ class Graph:
 
     def write(self, folder: Path) -> None:
         """Write `graph.json`."""
-        days = {
-            name: str(day) for name in ("first_day", "last_day") if (day := getattr(self, name))
-        }
+        # None stays null; days and hours are written as text.
+        bounds = {"first_day": self.first_day, "last_day": self.last_day}
+        days = {name: str(day) for name, day in bounds.items() if day}
         _write_json(folder / GRAPH, asdict(self) | days)
 
+    def summary(self) -> dict[str, float]:
+        """Return sizes for the commit file: days, impressions, edges in all and by relation."""
+        edges = {f"edges:{name}": float(each.edges) for name, each in self.relations.items()}
+        return {
+            "days": float(self.days),
+            "impressions": float(self.impressions),
+            "edges": sum(edges.values()),
+            "edges_capped": float(sum(each.edges_capped for each in self.relations.values())),
+            **edges,
+        }
 
-EDGES = "edges"
 
-
-def edges_folder(root: Path, relation: str) -> Path:
-    """Return where the edges of a relation lie, in `cross_counts` and in `cross_graph`."""
-    return root / EDGES / f"relation={relation}"
-
-
-def read_counts(folder: Path) -> Counts:
+def read_counts(folder: Path) -> CountsManifest:
     """Read `counts.json`; raises InputError when it is missing or damaged."""
-    told = _read_json(folder / COUNTS, "cross-counts")
-    relations = {name: RelationCounts(**values) for name, values in told.pop("relations").items()}
-    return Counts(relations=relations, **told)
+    content = _read_json(folder / COUNTS, "cross-counts")
+    relations = content.pop("relations")
+    counts = {name: RelationCounts(**values) for name, values in relations.items()}
+    return CountsManifest(relations=counts, **content)
 
 
-def read_graph(folder: Path) -> Graph:
+def read_graph(folder: Path) -> GraphManifest:
     """Read `graph.json`; raises InputError when it is missing or damaged."""
-    told = _read_json(folder / GRAPH, "cross-graph")
-    relations = {name: RelationGraph(**values) for name, values in told.pop("relations").items()}
-    days = {
-        key: parse_partition(told.pop(key)) if told[key] else None
-        for key in ("first_day", "last_day")
-    }
-    return Graph(relations=relations, **(told | days))
+    content = _read_json(folder / GRAPH, "cross-graph")
+    for name in ("first_day", "last_day"):
+        content[name] = parse_partition(content[name]) if content[name] else None
+    relations = content.pop("relations")
+    graphs = {name: RelationGraph(**values) for name, values in relations.items()}
+    return GraphManifest(relations=graphs, **content)
 
 
 def no_counts(out: Path) -> dict[str, float]:
-    """Write the counts of a day for which no relation is declared; returns what `cross_counts` does."""
-    Counts(0, 0, {}).write(out)
+    """Write the counts of a day for which no relation is declared; returns `edges`, 0."""
+    CountsManifest(0, 0, {}).write(out)
     return {"edges": 0.0}
 
 
 def require_before(folder: Path, day: Partition) -> None:
-    """Refuse a graph that has seen the day that is to be learned, or a later one: its edges would tell the day's own labels.
+    """Check that a graph only has data of days before `day`: later edges contain the day's labels.
 
     Raises:
         InputError: its last day of data is not before `day`.
@@ -146,49 +147,60 @@ def require_before(folder: Path, day: Partition) -> None:
     last = read_graph(folder).last_day
     if last is not None and not is_before(last, day):
         raise InputError(
-            f"{folder / GRAPH}: the graph has seen {last}, so that {day} must not learn from it: its edges hold the labels of the"
-            f" day. Use a graph of days before {day} (`elastic-ctr cross-graph --date {day}` makes it)"
+            f"{folder / GRAPH}: the graph has data of {last}, so a model of {day} must not be"
+            f" trained on it: its edges contain the labels of the day. Use a graph of days before"
+            f" {day} (`elastic-ctr cross-graph --date {day}` makes it)"
         )
 
 
-def figures(graph: Graph) -> dict[str, float]:
-    """Return a graph's sizes for the commit file: days, impressions, edges in all and by relation, edges left out."""
-    by_relation = {
-        f"edges:{name}": float(relation.edges) for name, relation in graph.relations.items()
-    }
-    capped = float(sum(relation.edges_capped for relation in graph.relations.values()))
-    totals = {
-        "days": float(graph.days),
-        "impressions": float(graph.impressions),
-        "edges": sum(by_relation.values()),
-    }
-    return {**totals, "edges_capped": capped, **by_relation}
-
-
 def meaning(schema: Schema, relation: Relation) -> str:
-    """Return a digest of all that a relation's tokens are made by: counts of another meaning do not add up."""
-    fields = [_definition(schema, schema.field(name)) for name in (relation.left, relation.right)]
+    """Return a digest of all settings that a relation's tokens depend on.
+
+    Counts with different digests must not be added up.
+    """
+    definitions = []
+    for name in (relation.left, relation.right):
+        field = schema.field(name)
+        parts = [schema.field(part) for part in field.of] if isinstance(field, Cross) else []
+        definitions.append([each.model_dump(mode="json") for each in (field, *parts)])
     whole = {
         "timezone": schema.timezone,
         "timestamp": schema.timestamp.model_dump(mode="json"),
-        "fields": fields,
+        "fields": definitions,
     }
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _definition(schema: Schema, field: KeyField) -> list[dict[str, Any]]:
-    parts = [schema.field(name) for name in field.of] if isinstance(field, Cross) else []
-    return [each.model_dump(mode="json") for each in (field, *parts)]
+def edges_folder(root: Path, relation: str) -> Path:
+    """Return the folder of a relation's edges, in `cross_counts` and in `cross_graph`."""
+    return root / EDGES / f"relation={relation}"
+
+
+def edge_totals(folder: Path) -> tuple[int, int]:
+    """Return the number of edges in a folder, and the sum of their impressions."""
+    edges = impressions = 0
+    for path in sorted(folder.glob("part-*.parquet")):
+        shown = pq.read_table(path, columns=["impressions"])["impressions"]
+        edges += len(shown)
+        impressions += pc.sum(shown).as_py() or 0
+    return edges, impressions
+
+
+def write_no_edges(folder: Path, columns: pa.Schema) -> None:
+    """Write an empty file of edges unless the folder exists: Spark makes none without records."""
+    if not folder.is_dir():
+        folder.mkdir(parents=True)
+        pq.write_table(columns.empty_table(), folder / "part-00000.parquet")
 
 
 def _read_json(path: Path, command: str) -> dict[str, Any]:
     try:
-        told: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise InputError(
             f"{path}: cannot be read ({error}); run `elastic-ctr {command}` of that day again"
         ) from error
-    return told
+    return content
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

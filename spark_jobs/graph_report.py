@@ -1,11 +1,11 @@
-"""What follows from a graph's written edges: where each node's edges lie, and how degrees and weights are distributed.
+"""Reports of a graph's written edges: each node's slice of the edges, degrees, weights and hubs.
 
-Nodes are numbers by then, so one pass over the files and NumPy's `bincount` tell all of it.
+Nodes are numbers by then, so that one pass over the files and NumPy's `bincount` give all reports.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,94 +15,74 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from spark_jobs.graph_files import (
-    EDGE_COLUMNS,
-    NODE_COLUMNS,
-    NODES,
-    Graph,
-    RelationGraph,
-    edges_folder,
-)
-from spark_jobs.graph_plot import plot_degrees
+from features.plotting import COLOURS, figure_file, plain_axes
+from spark_jobs.files import table_of
+from spark_jobs.graph_files import NODES, GraphManifest, RelationGraph, edges_folder
 
-Counts = NDArray[np.int64]
+Integers = NDArray[np.int64]
+DegreeRow = tuple[str, str, int, int, int, int]
 
 HUBS = 20
-"""Nodes of most edges that `hubs.parquet` names, for each relation and side."""
+"""Nodes with the most edges that `hubs.parquet` lists, for each relation and side."""
 
-_DEGREES = pa.schema(
-    [("relation", pa.string()), ("side", pa.string())]
-    + [(name, pa.int64()) for name in ("at_least", "nodes", "edges", "impressions")]
-)
-_WEIGHTS = pa.schema(
-    [("relation", pa.string())]
-    + [(name, pa.int64()) for name in ("at_least", "edges", "impressions")]
-)
-_HUBS = pa.schema(
-    [(name, pa.string()) for name in ("relation", "side", "field", "token")]
-    + [(name, pa.int64()) for name in ("degree", "impressions")]
-)
+_DEGREES = pa.schema({
+    "relation": pa.string(), "side": pa.string(), "at_least": pa.int64(), "nodes": pa.int64(),
+    "edges": pa.int64(), "impressions": pa.int64(),
+})  # fmt: skip
+_WEIGHTS = pa.schema({
+    "relation": pa.string(), "at_least": pa.int64(), "edges": pa.int64(), "impressions": pa.int64(),
+})  # fmt: skip
+_HUBS = pa.schema({
+    "relation": pa.string(), "side": pa.string(), "field": pa.string(), "token": pa.string(),
+    "degree": pa.int64(), "impressions": pa.int64(),
+})  # fmt: skip
+_POWERS = 64
+_STYLES = {"left": "-", "right": "--"}
 
 
 @dataclass(frozen=True)
-class _Tally:
-    """One relation: edges and impressions by left and by right node, and by the power of two of an edge's impressions."""
+class _RelationSums:
+    """Edges and impressions of a relation.
 
-    degrees: Mapping[str, Counts]
-    weights: Mapping[str, Counts]
-    edges_by_power: Counts
-    impressions_by_power: Counts
+    By side and node, and by the power of two of an edge's impressions.
+    """
 
-
-def empty_edges(out: Path, graph: Graph) -> None:
-    """Write the nodes and edges of a graph that has none."""
-    pq.write_table(NODE_COLUMNS.empty_table(), out / NODES)
-    for name in graph.relations:
-        empty_relation(out, name)
+    degrees: Mapping[str, Integers]
+    weights: Mapping[str, Integers]
+    edges_by_power: Integers
+    impressions_by_power: Integers
 
 
-def empty_relation(out: Path, name: str) -> None:
-    """Write the edges of a relation that has none."""
-    folder = edges_folder(out, name)
-    folder.mkdir(parents=True)
-    pq.write_table(EDGE_COLUMNS.empty_table(), folder / "part-00000.parquet")
-
-
-def report(out: Path, graph: Graph) -> None:
-    """Write `offsets/`, `degrees.parquet`, `weights.parquet`, `hubs.parquet` and `plots/degrees.png` beside written edges."""
-    tallies = {
-        name: _tally(edges_folder(out, name), relation)
-        for name, relation in graph.relations.items()
-    }
+def write_reports(out: Path, graph: GraphManifest) -> None:
+    """Write `offsets/`, `degrees`, `weights` and `hubs.parquet`, and `plots/degrees.png`."""
     (out / "offsets").mkdir()
-    for name, tally in tallies.items():
-        offsets = np.append(0, np.cumsum(tally.degrees["left"]))
-        pq.write_table(
-            pa.table({"offset": pa.array(offsets, pa.int64())}),
-            out / "offsets" / f"relation={name}.parquet",
+    degrees: list[DegreeRow] = []
+    weights: list[tuple[str, int, int, int]] = []
+    hubs: list[tuple[str, str, str, str, int, int]] = []
+    for name, relation in graph.relations.items():
+        sums = _sums(edges_folder(out, name), relation)
+        offsets = pa.array(np.append(0, np.cumsum(sums.degrees["left"])), pa.int64())
+        path = out / "offsets" / f"relation={name}.parquet"
+        pq.write_table(pa.table({"offset": offsets}), path)
+        degrees.extend(_degree_rows(name, sums))
+        by_power = zip(
+            sums.edges_by_power.tolist(), sums.impressions_by_power.tolist(), strict=True
         )
-    degrees = [row for name, tally in tallies.items() for row in _degree_rows(name, tally)]
-    _write(out / "degrees.parquet", _DEGREES, degrees)
-    _write(
-        out / "weights.parquet",
-        _WEIGHTS,
-        [row for name, tally in tallies.items() for row in _weight_rows(name, tally)],
-    )
-    hubs = [
-        row
-        for name, tally in tallies.items()
-        for row in _hub_rows(name, graph.relations[name], tally, out / NODES)
-    ]
-    _write(out / "hubs.parquet", _HUBS, hubs)
-    plot_degrees(degrees, out / "plots" / "degrees.png")
+        weights.extend(
+            (name, 1 << k, edges, shown) for k, (edges, shown) in enumerate(by_power) if edges
+        )
+        hubs.extend(_hub_rows(name, relation, sums, out / NODES))
+    pq.write_table(table_of(degrees, _DEGREES), out / "degrees.parquet")
+    pq.write_table(table_of(weights, _WEIGHTS), out / "weights.parquet")
+    pq.write_table(table_of(hubs, _HUBS), out / "hubs.parquet")
+    _plot_degrees(degrees, out / "plots" / "degrees.png")
 
 
-def _tally(folder: Path, relation: RelationGraph) -> _Tally:
+def _sums(folder: Path, relation: RelationGraph) -> _RelationSums:
     sizes = {"left": relation.left_nodes, "right": relation.right_nodes}
-    degrees, weights = (
-        {side: np.zeros(size, np.int64) for side, size in sizes.items()} for _ in range(2)
-    )
-    edges, impressions = np.zeros(64, np.int64), np.zeros(64, np.int64)
+    degrees = {side: np.zeros(size, np.int64) for side, size in sizes.items()}
+    weights = {side: np.zeros(size, np.int64) for side, size in sizes.items()}
+    edges, impressions = np.zeros(_POWERS, np.int64), np.zeros(_POWERS, np.int64)
     for path in sorted(folder.glob("part-*.parquet")):
         table = pq.read_table(path, columns=["left", "right", "impressions"])
         shown = table["impressions"].to_numpy()
@@ -110,61 +90,59 @@ def _tally(folder: Path, relation: RelationGraph) -> _Tally:
             node = table[side].to_numpy()
             degrees[side] += np.bincount(node, minlength=size)
             weights[side] += _summed(node, shown, size)
-        edges += np.bincount(_power(shown), minlength=64)
-        impressions += _summed(_power(shown), shown, 64)
-    return _Tally(degrees, weights, edges, impressions)
+        edges += np.bincount(_power(shown), minlength=_POWERS)
+        impressions += _summed(_power(shown), shown, _POWERS)
+    return _RelationSums(degrees, weights, edges, impressions)
 
 
-def _power(counts: Counts) -> Counts:
-    """The k of each count, 2^k being the largest power of two that is not above it."""
+def _power(counts: Integers) -> Integers:
+    """Return the k of each count with 2^k <= count < 2^(k+1)."""
     return np.frexp(counts.astype(np.float64))[1].astype(np.int64) - 1
 
 
-def _summed(group: NDArray[np.integer], value: Counts, size: int) -> Counts:
-    """Sums by group; exact, as sums stay below 2^53."""
+def _summed(group: NDArray[np.integer], value: Integers, size: int) -> Integers:
+    # `bincount` sums in float64, which is exact: the sums stay below 2^53.
     return np.bincount(group, weights=value, minlength=size).astype(np.int64)
 
 
-def _degree_rows(name: str, tally: _Tally) -> Iterator[tuple[str, str, int, int, int, int]]:
-    for side, degree in tally.degrees.items():
+def _degree_rows(name: str, sums: _RelationSums) -> Iterator[DegreeRow]:
+    for side, degree in sums.degrees.items():
         present = degree > 0
-        power, weight = _power(degree[present]), tally.weights[side][present]
-        nodes, edges, impressions = (
-            np.bincount(power),
-            _summed(power, degree[present], 0),
-            _summed(power, weight, 0),
-        )
-        for k in np.flatnonzero(nodes):
-            yield name, side, 1 << int(k), int(nodes[k]), int(edges[k]), int(impressions[k])
-
-
-def _weight_rows(name: str, tally: _Tally) -> Iterator[tuple[str, int, int, int]]:
-    for k in np.flatnonzero(tally.edges_by_power):
-        yield name, 1 << int(k), int(tally.edges_by_power[k]), int(tally.impressions_by_power[k])
+        power, weight = _power(degree[present]), sums.weights[side][present]
+        nodes, edges = np.bincount(power), _summed(power, degree[present], 0)
+        impressions = _summed(power, weight, 0)
+        for k in np.flatnonzero(nodes).tolist():
+            yield name, side, 1 << k, int(nodes[k]), int(edges[k]), int(impressions[k])
 
 
 def _hub_rows(
-    name: str, relation: RelationGraph, tally: _Tally, nodes: Path
+    name: str, relation: RelationGraph, sums: _RelationSums, nodes: Path
 ) -> Iterator[tuple[str, str, str, str, int, int]]:
     for side, field in (("left", relation.left), ("right", relation.right)):
-        degree = tally.degrees[side]
-        largest = np.lexsort((np.arange(len(degree)), -degree))[:HUBS]
-        tokens = _tokens(nodes, field, largest)
-        for node in largest[degree[largest] > 0].tolist():
-            yield name, side, field, tokens[node], int(degree[node]), int(tally.weights[side][node])
+        degree, weight = sums.degrees[side], sums.weights[side]
+        # By descending degree; of equal degrees the smaller number first.
+        largest = np.lexsort((np.arange(len(degree)), -degree))[:HUBS].tolist()
+        wanted = (pc.field("field") == field) & pc.field("node").isin(largest)
+        table = pq.read_table(nodes, columns=["node", "token"], filters=wanted)
+        tokens = dict(zip(table["node"].to_pylist(), table["token"].to_pylist(), strict=True))
+        for node in largest:
+            if degree[node] > 0:
+                yield name, side, field, tokens[node], int(degree[node]), int(weight[node])
 
 
-def _tokens(nodes: Path, field: str, chosen: NDArray[np.integer]) -> dict[int, str]:
-    wanted = (pc.field("field") == field) & pc.field("node").isin(chosen.tolist())
-    table = pq.read_table(nodes, columns=["node", "token"], filters=wanted)
-    return dict(zip(table["node"].to_pylist(), table["token"].to_pylist(), strict=True))
-
-
-def _write(path: Path, schema: pa.Schema, rows: Sequence[tuple[str | int, ...]]) -> None:
-    columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
-    pq.write_table(
-        pa.table(
-            [pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema
-        ),
-        path,
-    )
+def _plot_degrees(rows: list[DegreeRow], path: Path) -> None:
+    """Plot nodes by the power of two of their degree, a line per relation and side."""
+    lines: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for relation, side, at_least, nodes, _, _ in rows:
+        lines.setdefault((relation, side), []).append((at_least, nodes))
+    names = list(dict.fromkeys(name for name, _ in lines))
+    with figure_file(path, (7, 4.5)) as figure:
+        axes = plain_axes(figure)
+        for (name, side), points in lines.items():
+            colour, label = COLOURS[names.index(name) % len(COLOURS)], f"{name}, {side}"
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, _STYLES[side], marker="o", ms=3, color=colour, label=label)
+        axes.set(xscale="log", yscale="log", xlabel="edges of a node, at least", ylabel="nodes")
+        axes.set_title("How many edges a node has" if lines else "No edges", loc="left")
+        if lines:
+            axes.legend(frameon=False, fontsize=8)

@@ -1,6 +1,7 @@
-"""Which Java runs Spark: found in JAVA_HOME, on PATH or in the environment, else fetched into the environment.
+"""The Java that runs Spark: in JAVA_HOME, on PATH or in the Python environment, else downloaded.
 
-`python -m spark_jobs.java` makes sure that there is one and prints it; it ends with code 2 and a cure where there is none.
+`python -m spark_jobs.java` finds or downloads one and prints it; it exits with code 2 and a hint if
+that fails.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ SUPPORTED = (17, 21)
 
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 _PROBE_TIMEOUT_S = 60
-_CURE = (
+_HINT = (
     "Install Java 17 or 21 and run again:\n"
     "  Debian, Ubuntu:  apt-get install openjdk-17-jre-headless\n"
     "  macOS:           brew install openjdk@17\n"
@@ -31,7 +32,7 @@ _CURE = (
 
 @dataclass(frozen=True)
 class Java:
-    """A Java that Spark can run on: the folder that holds `bin/java`, and its major version."""
+    """A Java that Spark can run on: the folder of `bin/java`, and the major version."""
 
     home: Path
     version: int
@@ -41,10 +42,18 @@ def find_java(environment: Mapping[str, str], prefix: Path) -> Java | None:
     """Return the first supported Java of JAVA_HOME, PATH and `<prefix>/java/*`, or None.
 
     Args:
-        environment: where JAVA_HOME and PATH are looked up.
+        environment: has JAVA_HOME and PATH.
         prefix: the Python environment's folder.
     """
-    for home in _homes(environment, prefix):
+    homes = [Path(environment["JAVA_HOME"])] if environment.get("JAVA_HOME") else []
+    for folder in filter(None, environment.get("PATH", "").split(os.pathsep)):
+        executable = Path(folder) / "java"
+        if executable.is_file():
+            # On PATH there is often a link to the executable, outside its home.
+            homes.append(executable.resolve().parent.parent)
+    downloaded = sorted((prefix / "java").glob("**/bin/java"))
+    homes += [executable.parent.parent for executable in downloaded]
+    for home in homes:
         version = java_version(home / "bin" / "java")
         if version in SUPPORTED:
             return Java(home, version)
@@ -52,60 +61,21 @@ def find_java(environment: Mapping[str, str], prefix: Path) -> Java | None:
 
 
 def require_java() -> Java:
-    """Return the Java of this process' environment; raises InputError with the cure when there is none."""
+    """Return the Java of this process' environment; raises InputError with a hint if none."""
     java = find_java(os.environ, Path(sys.prefix))
     if java is None:
-        raise InputError(
-            f"no Java 17 or 21 in JAVA_HOME, on PATH or in {Path(sys.prefix) / 'java'}. {_CURE}"
-        )
+        folder = Path(sys.prefix) / "java"
+        raise InputError(f"no Java 17 or 21 in JAVA_HOME, on PATH or in {folder}. {_HINT}")
     return java
 
 
 def ensure_java() -> Java:
-    """Return the Java found, after fetching one into the environment if needed; raises InputError where that fails."""
-    return find_java(os.environ, Path(sys.prefix)) or _fetch(Path(sys.prefix))
-
-
-def java_version(executable: Path) -> int | None:
-    """Return the major version that `java -version` prints (`1.8.0` is 8), or None when it cannot be run or read."""
-    try:
-        probe = subprocess.run(
-            [executable, "-version"],
-            capture_output=True,
-            text=True,
-            timeout=_PROBE_TIMEOUT_S,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = _VERSION.search(probe.stderr + probe.stdout)
-    return int(found.group(1)) if found else None
-
-
-def main() -> int:
-    """Make sure that there is a Java, print which; return the exit code."""
-    try:
-        java = ensure_java()
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    print(f"Java {java.version} in {java.home}")
-    return 0
-
-
-def _homes(environment: Mapping[str, str], prefix: Path) -> Iterator[Path]:
-    if environment.get("JAVA_HOME"):
-        yield Path(environment["JAVA_HOME"])
-    for folder in filter(None, environment.get("PATH", "").split(os.pathsep)):
-        executable = Path(folder) / "java"
-        if executable.is_file():
-            yield executable.resolve().parent.parent
-    for executable in sorted((prefix / "java").glob("**/bin/java")):
-        yield executable.parent.parent
-
-
-def _fetch(prefix: Path) -> Java:
-    import jdk  # of the set-up group: only `make env` needs it
+    """Return the Java found, else download one; raises InputError if that fails."""
+    prefix = Path(sys.prefix)
+    if java := find_java(os.environ, prefix):
+        return java
+    # Of the set-up group: only `make env` needs it.
+    import jdk
 
     folder = prefix / "java"
     folder.mkdir(parents=True, exist_ok=True)
@@ -113,12 +83,35 @@ def _fetch(prefix: Path) -> Java:
         jdk.install("17", jre=True, path=str(folder))
     except (jdk.JdkError, OSError) as error:
         raise InputError(
-            f"no Java 17 or 21 in JAVA_HOME or on PATH, and fetching one failed ({error}). {_CURE}"
+            f"no Java 17 or 21 in JAVA_HOME or on PATH, and downloading one failed ({error})."
+            f" {_HINT}"
         ) from error
     java = find_java({}, prefix)
     if java is None:
-        raise InputError(f"the Java fetched into {folder} does not run here. {_CURE}")
+        raise InputError(f"the Java downloaded into {folder} does not run here. {_HINT}")
     return java
+
+
+def java_version(executable: Path) -> int | None:
+    """Return the major version that `java -version` prints (`1.8.0` is 8), None if it fails."""
+    command, timeout = [str(executable), "-version"], _PROBE_TIMEOUT_S
+    try:
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = _VERSION.search(probe.stderr + probe.stdout)
+    return int(found.group(1)) if found else None
+
+
+def main() -> int:
+    """Find or download a Java and print it; return the exit code."""
+    try:
+        java = ensure_java()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    print(f"Java {java.version} in {java.home}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Judging raw records: their moment, their label, their identity, and why one cannot be used."""
+"""Raw records: their moment, label and identity, and why a record is quarantined."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from features.errors import InputError
 from features.partition import Hour, Partition, day_of
 from features.schema import ColumnField, MultiValued, Schema, TimeUnit
 from spark_jobs.settings import Partitioning, Source
-from spark_jobs.sources import CORRUPT, column_type, describe, require_columns
+from spark_jobs.sources import CORRUPT, canonical_column, column_type, describe, require_columns
 from spark_jobs.times import epoch_ms, in_partition, last_hour, whole_ms
 from spark_jobs.values import (
     as_text,
@@ -31,14 +31,17 @@ REASON = "__reason"
 UNDATED = "__undated"
 """Whether a record's moment is unknown, so that it belongs to no day and no hour."""
 
-_MS, _ID, _SPELLED = "__ms", "__id", "__spelled"
+_MS, _ID, _CANONICAL = "__ms", "__id", "__canonical"
 _EPOCH_MOST = 10**18 - 1
-"""The most that 18 digits spell (`features.canonical.EPOCH`)."""
+"""The largest number of 18 digits, the most that `features.canonical.EPOCH` allows."""
 _NULL_MARK = "\x00"
 
 
 class Reason(StrEnum):
-    """Why a record is quarantined; the first that applies counts. `WRONG_DAY` is also of a record in another hour's file."""
+    """Why a record is quarantined; the first that applies counts.
+
+    `WRONG_DAY` also applies to a record in the file of another hour.
+    """
 
     MALFORMED = "malformed"
     TIMESTAMP = "timestamp"
@@ -50,31 +53,30 @@ class Reason(StrEnum):
 
 
 def moments(raw: DataFrame, schema: Schema, where: str) -> Column:
-    """Return when each raw record happened: milliseconds UTC (long), null where the log's time cannot be read.
+    """Return when each raw record happened: milliseconds UTC (long), null if it cannot be read.
 
     Raises:
-        InputError: the time column is missing, or is of a type that the schema's unit does not fit.
+        InputError: the time column is missing, or its type does not fit the schema's unit.
     """
-    column = schema.timestamp.column
+    column, unit = schema.timestamp.column, schema.timestamp.unit
     require_columns(raw.columns, {column: "the timestamp"}, where)
     kind = column_type(raw, column)
-    if isinstance(kind, TimestampType) and schema.timestamp.unit is not TimeUnit.ISO:
+    if isinstance(kind, TimestampType) and unit is not TimeUnit.ISO:
         raise InputError(
             f"column {column!r} of {where} holds times, not epochs: set `timestamp.unit: iso`"
         )
-    if isinstance(kind, IntegralType) and schema.timestamp.unit is not TimeUnit.ISO:
-        # The same as by way of text, which costs a regular expression for each record of the log.
+    if isinstance(kind, IntegralType) and unit is not TimeUnit.ISO:
+        # Equal to the conversion by way of text, without a regular expression for each record.
         count = quoted(column).cast("long")
-        return whole_ms(
-            F.when(count.between(-_EPOCH_MOST, _EPOCH_MOST), count), schema.timestamp.unit
-        )
+        return whole_ms(F.when(count.between(-_EPOCH_MOST, _EPOCH_MOST), count), unit)
     return epoch_ms(single_value(column, kind), schema.timestamp)
 
 
-def told_by_files(source: Source, partition: Partition) -> bool:
-    """Whether the files that were read hold the partition and nothing else, so that all their records are accounted for in it.
+def partition_in_path(source: Source, partition: Partition) -> bool:
+    """Whether the files that were read are those of this partition only, by `partition: path`.
 
-    So it is with `partition: path`, for an hour if hours have files of their own. Drawn negatives read the whole day's files.
+    All their records then are accounted for in it. For an hour this needs files by the hour, and no
+    drawn negatives, which read the files of the whole day.
     """
     by_hour = source.files_by_hour and source.negatives is None
     return source.partition is Partitioning.PATH and (by_hour or not isinstance(partition, Hour))
@@ -83,11 +85,12 @@ def told_by_files(source: Source, partition: Partition) -> bool:
 def accounted(ms: Column, source: Source, schema: Schema, partition: Partition) -> Column:
     """Return whether records are accounted for in this partition: kept or quarantined there.
 
-    Where files do not tell it, the moment `ms` does, and undated records are accounted for in every day. Of the hours of a
-    day the last one takes what no hour can claim: undated records and, with `partition: path`, those dated on another day.
-    By then the day's log is whole, so nothing is lost, and the hours together come to what the day comes to.
+    Unless the path names the partition, the moment `ms` decides. Undated records are accounted for
+    in every day. The last hour of a day also accounts for records that belong to no hour: undated
+    ones and, with `partition: path`, those of another day. The day's log is complete by then, so
+    that the hours together give what the day gives.
     """
-    if told_by_files(source, partition):
+    if partition_in_path(source, partition):
         return F.lit(True)
     inside = in_partition(ms, partition, schema.timezone)
     if isinstance(partition, Hour) and partition != last_hour(partition.on, schema.timezone):
@@ -97,10 +100,13 @@ def accounted(ms: Column, source: Source, schema: Schema, partition: Partition) 
     return inside | ms.isNull()
 
 
-def judged(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> DataFrame:
-    """Return the raw records that are accounted for in a day or hour: moment, identity, `REASON` and `UNDATED` added.
+def validated_records(
+    raw: DataFrame, source: Source, schema: Schema, partition: Partition
+) -> DataFrame:
+    """Return the raw records that are accounted for in a day or hour.
 
-    A malformed line goes to the partition that can be read from it, if one can.
+    Added columns are the moment, the identity, `REASON` and `UNDATED`. A malformed line belongs to
+    the partition of the moment that can be read from it, if any.
     """
     where = describe(source.path)
     needed = {schema.label: "the label", schema.user: "the user", schema.item: "the item"}
@@ -108,10 +114,10 @@ def judged(raw: DataFrame, source: Source, schema: Schema, partition: Partition)
     stamped = raw.withColumn(_MS, moments(raw, schema, where)).where(
         accounted(F.col(_MS), source, schema, partition)
     )
-    identified = stamped.withColumn(_ID, digest(raw))
-    numbered = identified.withColumn(
-        "__n", F.row_number().over(Window.partitionBy(_ID).orderBy(_ID))
-    )
+    # Equal records are numbered. With their number in the hash, repeats have different identities
+    # where duplicates are kept.
+    repeats = F.row_number().over(Window.partitionBy(_ID).orderBy(_ID))
+    numbered = stamped.withColumn(_ID, digest(raw)).withColumn("__n", repeats)
     return numbered.select(
         *(quoted(name) for name in raw.columns),
         _MS,
@@ -122,41 +128,46 @@ def judged(raw: DataFrame, source: Source, schema: Schema, partition: Partition)
 
 
 def as_json(records: DataFrame) -> Column:
-    """Return the raw record (JSON) of each of `judged`."""
-    return F.to_json(
-        F.struct(
-            *(quoted(name) for name in records.columns if name not in (_MS, _ID, REASON, UNDATED))
-        )
-    )
+    """Return the raw record (JSON) of each of `validated_records`."""
+    added = (_MS, _ID, REASON, UNDATED)
+    return F.to_json(F.struct(*(quoted(name) for name in records.columns if name not in added)))
 
 
 def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
-    """Return kept records as the `impressions` artifact has them: ids, label, time, canonical fields, extras.
+    """Return kept records as `impressions`: ids, label, time, canonical fields, extras.
 
     Raises:
-        InputError: a column that a field or an extra reads is missing, or holds what its kind cannot be.
+        InputError: a column that a field or an extra reads is missing, or its type does not fit.
     """
-    columns = {
-        schema.source_column(field): f"field {field.name!r}" for field in schema.column_fields()
-    }
+    fields = [(field, schema.source_column(field)) for field in schema.column_fields()]
+    columns = {name: f"field {field.name!r}" for field, name in fields}
     require_columns(records.columns, {**columns, **dict.fromkeys(schema.extras, "`extras`")}, where)
-    # The rules of spelling are planned once for an array of all texts, and not once for each column.
-    texts = {name: column_type(records, name) for name in _texts(records, schema)}
-    spelled = F.transform(
-        F.array(*(as_text(quoted(name), kind) for name, kind in texts.items())), canonical
-    )
-    stamped = records.withColumn(_SPELLED, spelled) if texts else records
-    place = {name: i for i, name in enumerate(texts)}
+    # Single values that need the canonical rules. Integers have one form only, and nested values
+    # are refused below.
+    singles = (name for field, name in fields if not isinstance(field, MultiValued))
+    kinds = {
+        name: column_type(records, name)
+        for name in dict.fromkeys((schema.user, schema.item, *singles))
+    }
+    names = [
+        name
+        for name, kind in kinds.items()
+        if not (isinstance(kind, IntegralType) or is_nested(kind))
+    ]
+    place = {name: position for position, name in enumerate(names)}
+    # The rules are planned once, for an array of all texts, and not once per column.
+    texts = F.array(*(as_text(quoted(name), kinds[name]) for name in names))
+    rewritten = F.transform(texts, canonical)
+    stamped = records.withColumn(_CANONICAL, rewritten) if names else records
 
     def value(name: str) -> Column:
-        """Return the canonical strings of a column of single values."""
-        return F.col(_SPELLED)[place[name]] if name in place else _single(records, name)
+        if name in place:
+            return F.col(_CANONICAL)[place[name]]
+        return canonical_column(records, name)
 
-    def field(each: ColumnField) -> Column:
-        """Return a field's canonical strings, or lists of them."""
-        name = schema.source_column(each)
-        if isinstance(each, MultiValued):
-            return value_list(name, column_type(records, name), each.separator)
+    def field_value(field: ColumnField, name: str) -> Column:
+        if isinstance(field, MultiValued):
+            return value_list(name, column_type(records, name), field.separator)
         return value(name)
 
     return stamped.select(
@@ -165,56 +176,35 @@ def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
         F.col(_MS).alias("timestamp_ms"),
         value(schema.user).alias("user"),
         value(schema.item).alias("item"),
-        *(field(each).alias(each.name) for each in schema.column_fields()),
+        *(field_value(field, name).alias(field.name) for field, name in fields),
         *(quoted(name) for name in schema.extras),
     )
 
 
-def _texts(records: DataFrame, schema: Schema) -> list[str]:
-    """The columns of single values whose spelling is in question: integers have one only, and lists are refused later."""
-    fields = (
-        schema.source_column(field)
-        for field in schema.column_fields()
-        if not isinstance(field, MultiValued)
-    )
-    names = dict.fromkeys((schema.user, schema.item, *fields))
-    kinds = {name: column_type(records, name) for name in names}
-    return [
-        name
-        for name, kind in kinds.items()
-        if not (isinstance(kind, IntegralType) or is_nested(kind))
-    ]
-
-
 def digest(raw: DataFrame) -> Column:
-    """Return a 64-bit hash (long) of whole records as text, nulls marked so that they keep their place."""
+    """Return a 64-bit hash (long) of whole records as text."""
 
     def text(name: str) -> Column:
-        """Return the column as text."""
+        # `xxhash64` skips nulls: unmarked, (null, "a") and ("a", null) would be equal.
         return F.coalesce(as_text(quoted(name), column_type(raw, name)), F.lit(_NULL_MARK))
 
     return F.xxhash64(*(text(name) for name in raw.columns))
 
 
 def _reason(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> Column:
+    elsewhere = ~in_partition(F.col(_MS), partition, schema.timezone)
     reason = F.when(F.col(CORRUPT).isNotNull(), Reason.MALFORMED.value)
     reason = reason.when(F.col(_MS).isNull(), Reason.TIMESTAMP.value)
-    reason = reason.when(
-        ~in_partition(F.col(_MS), partition, schema.timezone), Reason.WRONG_DAY.value
-    )
+    reason = reason.when(elsewhere, Reason.WRONG_DAY.value)
     reason = reason.when(_label(raw, schema).isNull(), Reason.LABEL.value)
-    reason = reason.when(_single(raw, schema.user) == NULL, Reason.USER.value)
-    reason = reason.when(_single(raw, schema.item) == NULL, Reason.ITEM.value)
+    reason = reason.when(canonical_column(raw, schema.user) == NULL, Reason.USER.value)
+    reason = reason.when(canonical_column(raw, schema.item) == NULL, Reason.ITEM.value)
     return reason.when(F.col("__n") > 1, Reason.DUPLICATE.value) if source.deduplicate else reason
 
 
 def _label(frame: DataFrame, schema: Schema) -> Column:
-    """1 or 0, null where the label is missing or means neither."""
-    text = _single(frame, schema.label)
+    """Return 1 or 0, null where the label is missing or means neither."""
+    text = canonical_column(frame, schema.label)
     if schema.label_at_least is not None:
         return (number(text) >= schema.label_at_least).cast("int")
     return F.when(text.isin("1", "true"), 1).when(text.isin("0", "false"), 0)
-
-
-def _single(frame: DataFrame, name: str) -> Column:
-    return single_value(name, column_type(frame, name))

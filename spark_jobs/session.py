@@ -1,4 +1,4 @@
-"""The Spark session: one place for every setting that results depend on."""
+"""The Spark session, with every setting that results depend on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,11 @@ from spark_jobs.settings import LOCAL, SparkSettings
 
 @contextmanager
 def spark_session(settings: SparkSettings, app_name: str = "elastic-ctr") -> Iterator[SparkSession]:
-    """Give a block a session: of the server that settings or `SPARK_REMOTE` name, else a local one.
-
-    At the end of the block a server's session is released, so that nothing of it stays there.
-    A local one stays for the next block of this process: its JVM takes some seconds to start.
+    """Give a block a session: of the server in settings or `SPARK_REMOTE`, else a local one.
 
     Raises:
-        InputError: a local session, and there is no Java 17 or 21 (the message says what to install);
-            or the server does not accept the token; or `SPARK_REMOTE` is no address of a server.
+        InputError: a local session without Java 17 or 21 (the message says what to install); or the
+            server does not accept the token; or `SPARK_REMOTE` is no address of a server.
         RetryableError: the server does not answer.
     """
     url = remote_of(settings)
@@ -36,12 +33,14 @@ def spark_session(settings: SparkSettings, app_name: str = "elastic-ctr") -> Ite
     try:
         yield session
     finally:
+        # A server would keep the session's temporary views and settings for an hour. A local
+        # session stays for the next block of this process: its JVM takes seconds to start.
         if url:
             session.stop()
 
 
 def remote_of(settings: SparkSettings) -> str:
-    """Return the server that settings name, else that of `SPARK_REMOTE`; empty for a local session."""
+    """Return the address of the server in settings, else in `SPARK_REMOTE`; empty for none."""
     url = settings.remote or os.environ.get(REMOTE_VARIABLE, "")
     if url in ("", LOCAL):
         return ""
@@ -51,15 +50,16 @@ def remote_of(settings: SparkSettings) -> str:
 
 
 def _remote_session(url: str, settings: SparkSettings, app_name: str) -> SparkSession:
-    shown = _without_parameters(url)
+    # Without parameters: a token may be one of them.
+    shown = f"sc://{urlsplit(url).netloc}"
     if not accepts_connections(url):
         raise RetryableError(
             f"no Spark server answers at {shown}: start one (`elastic-ctr up` does), correct"
             f" `spark.remote` or {REMOTE_VARIABLE}, or set `spark.remote: {LOCAL}`"
         )
-    builder = SparkSession.builder.remote(url).appName(app_name).config(map=_results(settings))
+    builder = SparkSession.builder.remote(url).appName(app_name).config(map=_settings(settings))
     try:
-        # One of its own, so that to release it disturbs no other block of this process.
+        # `create`, not `getOrCreate`: releasing this session must not end another block's.
         return builder.create()
     except PySparkException as error:
         reason = " ".join(str(error).split())[:300]
@@ -72,39 +72,34 @@ def _local_session(settings: SparkSettings, app_name: str) -> SparkSession:
     os.environ["JAVA_HOME"] = str(require_java().home)
     os.environ["PYSPARK_PYTHON"] = sys.executable
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
-    surroundings = {
+    options = {
+        **_settings(settings),
         **process_settings(settings.driver_memory),
         "spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower(),
     }
-    options = {**_results(settings), **surroundings}
-    # Spark's builder takes these variables for a wish, whatever its own settings say. The second one is
-    # set by a session of a server, and inherited by what its process starts.
-    named = os.environ.pop(REMOTE_VARIABLE, None)
+    # Spark's builder obeys these variables rather than its own settings (pyspark 4.3). A session of
+    # a server sets the second one, and child processes inherit it.
+    inherited = os.environ.pop(REMOTE_VARIABLE, None)
     os.environ.pop("SPARK_CONNECT_MODE_ENABLED", None)
     try:
-        return (
-            SparkSession.builder.master(settings.master)
-            .appName(app_name)
-            .config(map=options)
-            .getOrCreate()
-        )
+        builder = SparkSession.builder.master(settings.master).appName(app_name)
+        return builder.config(map=options).getOrCreate()
     finally:
-        if named is not None:
-            os.environ[REMOTE_VARIABLE] = named
+        if inherited is not None:
+            os.environ[REMOTE_VARIABLE] = inherited
 
 
-def _results(settings: SparkSettings) -> dict[str, str]:
-    """Settings that change what comes out, or how errors show."""
+def _settings(settings: SparkSettings) -> dict[str, str]:
+    """Return the settings that results and errors depend on."""
     return {
+        # Casts and formats of times would otherwise depend on the machine's zone.
         "spark.sql.session.timeZone": "UTC",
+        # An overflow or a failed cast is an error, not a null.
         "spark.sql.ansi.enabled": "true",
+        # Columns that differ in case only are different columns, as in the schema.
         "spark.sql.caseSensitive": "true",
-        # With pruning a row of wrong arity passes for sound when the columns that it lacks are not asked for.
+        # With pruning a line with too few values counts as valid if the query does not read the
+        # missing columns.
         "spark.sql.csv.parser.columnPruning.enabled": "false",
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
     }
-
-
-def _without_parameters(url: str) -> str:
-    """An address as a message may show it: a token may stand behind it."""
-    return f"sc://{urlsplit(url).netloc}"

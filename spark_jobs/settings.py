@@ -1,4 +1,4 @@
-"""What YAML says of sources, statistics and the cross graph. Free of Spark, so that anything may read it."""
+"""Settings of sources, Spark, statistics and the cross graph. This module does not load Spark."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from features.schema import EvolvingSettings, Relation, Settings
 
 
 class Format(StrEnum):
-    """File formats that sources and side tables come in."""
+    """File formats of sources and side tables."""
 
     CSV = "csv"
     PARQUET = "parquet"
 
 
 class Partitioning(StrEnum):
-    """How a record's day is known: from its timestamp, or from a `{date}` in the path (timestamps must then agree).
+    """How a record's day is known: from its timestamp, or from a `{date}` in the path.
 
-    An hour likewise: from the timestamp, or from an `{hour}` beside the `{date}`.
+    With `path` the timestamps must agree. An hour likewise: from the timestamp, or from an `{hour}`
+    in the path in addition to the `{date}`.
     """
 
     TIMESTAMP = "timestamp"
@@ -29,10 +30,10 @@ class Partitioning(StrEnum):
 
 
 class SideTable(Settings):
-    """A table of users, items, … joined to the log by id (left join: an unknown id leaves nulls).
+    """A table of users, items, … joined to the log by id (left join: an unknown id gets nulls).
 
-    `key` is the column of the log, `table_key` (default: the same) the one of the table. `columns` (default: all)
-    are taken over; `prefix` is put before each.
+    `key` is the column of the log, `table_key` (default: the same) the one of the table. `columns`
+    (default: all) are added; `prefix` is put before each.
     """
 
     path: str
@@ -47,8 +48,8 @@ class SideTable(Settings):
 class Negatives(Settings):
     """For logs of clicks only: how impressions without a click are drawn.
 
-    For each click `per_click` items are drawn, seeded by the click, uniformly from the items clicked by anyone in
-    the `window_minutes` before it, leaving out the items of the click's own session.
+    For each click `per_click` items are drawn, seeded by the click, uniformly from the items
+    clicked by anyone in the `window_minutes` before it, without the items of the click's session.
     """
 
     per_click: Annotated[int, Field(ge=1, le=100)] = 4
@@ -58,11 +59,12 @@ class Negatives(Settings):
 
 
 class Source(Settings):
-    """Where the log lies and how it is read.
+    """The location of the log and its format.
 
-    `path` is one or more file patterns (`*`, `?`, `[..]`, `{a,b}`); with `partition: path` it holds `{date}`, and
-    `{hour}` (two digits, of the schema's zone) where each hour has files of its own.
-    `rename` maps a column of the file to the name that the schema uses. `null_values` are read as null in CSV.
+    `path` is one or more file patterns (`*`, `?`, `[..]`, `{a,b}`); with `partition: path` it holds
+    `{date}`, and `{hour}` (two digits, of the schema's zone) if each hour has its own files.
+    `rename` maps a column of the file to the name in the schema. `null_values` are read as null in
+    CSV.
     """
 
     path: str | tuple[str, ...]
@@ -82,37 +84,37 @@ class Source(Settings):
 
     @property
     def files_by_hour(self) -> bool:
-        """Whether each hour has files of its own."""
+        """Whether each hour has its own files."""
         return all("{hour}" in pattern for pattern in self.patterns)
 
     @model_validator(mode="after")
-    def _hours_are_told_one_way(self) -> Self:
-        hourly = ["{hour}" in pattern for pattern in self.patterns]
-        dated = self.partition is Partitioning.PATH and all(
-            "{date}" in pattern for pattern in self.patterns
-        )
-        if any(hourly) and not (all(hourly) and dated):
+    def _hour_needs_date(self) -> Self:
+        dated = all("{date}" in pattern for pattern in self.patterns)
+        complete = self.partition is Partitioning.PATH and dated and self.files_by_hour
+        if any("{hour}" in pattern for pattern in self.patterns) and not complete:
             raise ValueError(
-                "`{hour}` needs `partition: path`, and a `{date}` and an `{hour}` in every pattern of `path`"
+                "`{hour}` needs `partition: path`, and a `{date}` and an `{hour}` in every pattern"
+                " of `path`"
             )
         return self
 
 
 def fill_pattern(pattern: str, partition: Partition) -> str:
-    """Return a file pattern of a day or an hour: `{date}` and `{hour}` filled in; a day has the files of all its hours."""
+    """Return a file pattern with `{date}` and `{hour}` filled in; of a day it matches all hours."""
     hour = f"{partition.hour:02d}" if isinstance(partition, Hour) else "??"
     return pattern.replace("{date}", day_of(partition).isoformat()).replace("{hour}", hour)
 
 
 LOCAL = "local"
-"""As `spark.remote`: a local session, whatever the environment says."""
+"""As `spark.remote`: a local session, even if `SPARK_REMOTE` is set."""
 
 
 class SparkSettings(Settings):
     """The Spark session.
 
-    `remote` is a Spark Connect server, `sc://host:port`; empty for that of `SPARK_REMOTE`, where that is set; `local` for
-    none. With a server `master` and `driver_memory` are its own affair.
+    `remote` is a Spark Connect server, `sc://host:port`. If it is empty, `SPARK_REMOTE` is used, if
+    set; `local` is a local session. A server has its own master and driver memory: `master` and
+    `driver_memory` then have no effect.
     """
 
     remote: Annotated[str, Field(pattern=r"^(sc://[^/\s]+.*|local)?$")] = ""
@@ -122,16 +124,16 @@ class SparkSettings(Settings):
 
 
 class StatisticsSettings(Settings):
-    """Feature statistics: the window in days (the day itself included) and the prior weight of the smoothed CTR."""
+    """Feature statistics: window in days (the day itself included), prior weight of the CTR."""
 
     window_days: Annotated[int, Field(ge=1)] = 7
     smoothing: Annotated[float, Field(ge=0)] = 20.0
 
 
 class GraphSettings(EvolvingSettings):
-    """The co-occurrence graph: its pairs of fields, window (days strictly before the day) and least support.
+    """The co-occurrence graph: pairs of fields, window (days strictly before the day), support.
 
-    A node keeps at most `max_degree` edges of a relation, a sample that `seed` draws, each with the same chance.
+    A node keeps at most `max_degree` edges of a relation: a uniform sample, drawn by `seed`.
     """
 
     added_later = ("max_degree", "seed")

@@ -1,61 +1,59 @@
-"""Canonical values as Column expressions: the rules of `features.canonical`, interpreted by Spark."""
+"""Canonical values as Column expressions: the rules of `features.canonical`, applied by Spark."""
 
 from __future__ import annotations
 
+import math
+import re
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark.sql import Column
 from pyspark.sql import functions as F
-from pyspark.sql.types import (
-    ArrayType,
-    DataType,
-    DoubleType,
-    FloatType,
-    IntegralType,
-    MapType,
-    StringType,
-    StructType,
-    TimestampType,
-)
+from pyspark.sql import types as T
 
-from features.canonical import NULL, NUMBER, RULES
+from features.canonical import NULL, NUMBER, RULES, python_pattern
 from features.errors import InputError
 
 _INT64_LIMIT = 2.0**63
 _ANY_RULE = "|".join(f"(?:{rule.pattern})" for rule in RULES)
+_NUMBER = re.compile(python_pattern(NUMBER))
 
 
 def quoted(name: str) -> Column:
-    """Return the column of exactly this name, dots and all."""
+    """Return the column of exactly this name, which may hold dots."""
     return F.col("`" + name.replace("`", "``") + "`")
 
 
 def canonical(text: Column) -> Column:
-    """Return the canonical spelling of a string column; null becomes `features.canonical.NULL`."""
+    """Return the canonical form of a string column; null becomes `features.canonical.NULL`."""
     value = F.coalesce(text, F.lit(NULL))
     rewritten = value
     for rule in RULES:
         rewritten = F.regexp_replace(rewritten, rule.pattern, rule.replacement.replace("{1}", "$1"))
-    # One match decides for most values that no rule applies; the rules then need not be tried one by one.
+    # Most values match no rule: one match then replaces an attempt of every rule.
     return F.when(value.rlike(_ANY_RULE), rewritten).otherwise(value)
 
 
-def as_text(value: Column, kind: DataType) -> Column:
-    """Return a single value as a string (null stays null), before the canonical rules.
+def as_text(value: Column, kind: T.DataType) -> Column:
+    """Return a single value as a string, before the canonical rules; null stays null.
 
-    Integral floats are written as integers (`1.0E10` as `10000000000`), times with their zone as ISO in UTC.
+    Integral floats are written as integers (`1.0E10` as `10000000000`), times with a zone as ISO
+    in UTC.
     """
-    if isinstance(kind, StringType):
+    if isinstance(kind, T.StringType):
         return value
-    if isinstance(kind, FloatType | DoubleType):
+    if isinstance(kind, T.FloatType | T.DoubleType):
         integral = (value == F.rint(value)) & (F.abs(value) < _INT64_LIMIT)
-        return F.when(integral, F.when(integral, value).cast("long").cast("string")).otherwise(
-            value.cast("string")
-        )
-    if isinstance(kind, TimestampType):
+        # The inner `when` keeps the cast from values that overflow: ANSI mode raises on them.
+        whole = F.when(integral, value).cast("long").cast("string")
+        return F.when(integral, whole).otherwise(value.cast("string"))
+    if isinstance(kind, T.TimestampType):
         return F.date_format(value, "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'")
     return F.to_json(value) if is_nested(kind) else value.cast("string")
 
 
-def single_value(name: str, kind: DataType) -> Column:
+def single_value(name: str, kind: T.DataType) -> Column:
     """Return the canonical strings of a column of single values.
 
     Raises:
@@ -63,44 +61,51 @@ def single_value(name: str, kind: DataType) -> Column:
     """
     if is_nested(kind):
         raise InputError(
-            f"column {name!r} holds {kind.simpleString()}: declare its field as kind `multi_valued`, or leave it out"
+            f"column {name!r} holds {kind.simpleString()}: declare its field as kind"
+            " `multi_valued`, or leave it out"
         )
     text = as_text(quoted(name), kind)
-    return F.coalesce(text, F.lit(NULL)) if isinstance(kind, IntegralType) else canonical(text)
+    # An integer has one form only.
+    return F.coalesce(text, F.lit(NULL)) if isinstance(kind, T.IntegralType) else canonical(text)
 
 
-def value_list(name: str, kind: DataType, separator: str) -> Column:
-    """Return the canonical strings of a column of lists, or of text split at `separator`; no `""` inside, never null.
+def value_list(name: str, kind: T.DataType, separator: str) -> Column:
+    """Return the canonical strings of a column of lists, or of text split at `separator`.
+
+    The lists are never null and hold no `""`.
 
     Raises:
         InputError: the column is neither text, a list of single values, nor one single value.
     """
-    if isinstance(kind, ArrayType) and not is_nested(kind.elementType):
+    if isinstance(kind, T.ArrayType) and not is_nested(kind.elementType):
         element = kind.elementType
         values = F.transform(quoted(name), lambda value: canonical(as_text(value, element)))
     elif is_nested(kind):
         raise InputError(
-            f"column {name!r} holds {kind.simpleString()}: a multi-valued field needs text or a list of single values"
+            f"column {name!r} holds {kind.simpleString()}: a multi-valued field needs text or a"
+            " list of single values"
         )
     else:
-        parts = F.split(as_text(quoted(name), kind), _literally(separator), -1)
-        values = F.transform(parts, canonical)
-    return F.coalesce(
-        F.filter(values, lambda value: value != NULL), F.array().cast("array<string>")
-    )
+        # `split` expects a Java pattern: between \Q and \E every character stands for itself.
+        literal = "\\Q" + separator.replace("\\E", "\\E\\\\E\\Q") + "\\E"
+        values = F.transform(F.split(as_text(quoted(name), kind), literal, -1), canonical)
+    present = F.filter(values, lambda value: value != NULL)
+    return F.coalesce(present, F.array().cast("array<string>"))
 
 
 def number(text: Column) -> Column:
-    """Return the double that a canonical string spells, null where it is no finite number."""
+    """Return the double that a canonical string denotes, null where it is no finite number."""
     value = F.when(text.rlike(NUMBER), text).otherwise(None).cast("double")
     return F.when(F.abs(value) < float("inf"), value)
 
 
-def is_nested(kind: DataType) -> bool:
+def numbers_of(values: pa.Array) -> NDArray[np.float64]:
+    """Return what `number` does for an Arrow array of strings, NaN in place of null."""
+    texts = values.to_pylist()
+    x = np.array([float(text) if _NUMBER.match(text) else math.nan for text in texts], np.float64)
+    return np.where(np.isinf(x), np.nan, x)
+
+
+def is_nested(kind: T.DataType) -> bool:
     """Whether values of this type are lists, maps or structures."""
-    return isinstance(kind, ArrayType | MapType | StructType)
-
-
-def _literally(separator: str) -> str:
-    """A Java pattern that matches this text and nothing else."""
-    return "\\Q" + separator.replace("\\E", "\\E\\\\E\\Q") + "\\E"
+    return isinstance(kind, T.ArrayType | T.MapType | T.StructType)

@@ -168,7 +168,8 @@ def test_pretraining_refuses_a_graph_that_has_seen_its_day(tmp_path):
         files={"graph.json": json.dumps({**about, "relations": {}})},
     )
     with pytest.raises(
-        InputError, match=rf"the graph has seen {DAYS[1]}, so that {DAYS[1]} must not learn from it"
+        InputError,
+        match=rf"graph has data of {DAYS[1]}, so a model of {DAYS[1]} must not be trained on it",
     ):
         execute(Pretrain(), context)
     assert context.store.current("encodings", DAYS[1]) is None

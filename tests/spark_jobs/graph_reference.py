@@ -1,4 +1,4 @@
-"""The cross graph by plain pandas: a self-join of records' tokens. Independent of Spark's way, and slow."""
+"""The cross graph by a self-join of records' tokens in pandas: independent of Spark, and slow."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ FLOATS = ["ctr", "logit", "pmi", "log_count"]
 
 
 def reference(long: pd.DataFrame, settings: GraphSettings, prior: float) -> pd.DataFrame:
-    """Edges by token, with all figures; `long` has `field, value, label, record`, records numbered over all days."""
+    """Edges by token, with all figures; `long` has `field, value, label, record` of all days."""
     parts = [_edges(long, relation, settings.smoothing, prior) for relation in settings.relations]
     edges = pd.concat(parts)
     return edges[edges.impressions >= settings.min_impressions].set_index(EDGE).sort_index()
@@ -46,7 +46,7 @@ def _edges(long: pd.DataFrame, relation: Relation, smoothing: float, prior: floa
 
 
 def read_edges(folder: Path) -> pd.DataFrame:
-    """A graph's edges by token, as `reference` gives them; on the way every promise of the layout is checked."""
+    """A graph's edges by token, as `reference` gives them. Checks the layout of the files."""
     graph = read_graph(folder)
     nodes = pd.read_parquet(folder / "nodes.parquet")
     _check_nodes(nodes)

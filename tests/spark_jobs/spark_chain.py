@@ -1,4 +1,4 @@
-"""All Spark jobs of two small days, raw log to graph: `python spark_chain.py FOLDER` does it in a local session."""
+"""All Spark jobs of two small days; `python spark_chain.py FOLDER` runs them in a local session."""
 
 import json
 import sys

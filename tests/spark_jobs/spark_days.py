@@ -1,4 +1,4 @@
-"""Small `impressions` artifacts, and their tokens by plain Python: what Spark's counts are compared with."""
+"""Small `impressions` artifacts, and their tokens by plain Python, to compare Spark with."""
 
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -52,7 +52,7 @@ def write_day(folder: Path, day: date, rows: int = 200) -> pd.DataFrame:
 
 
 def write_records(folder: Path, frame: pd.DataFrame, files: int = 1) -> None:
-    """Write records as an `impressions` artifact of several files; a record's columns `label`, `timestamp_ms` and the fields'."""
+    """Write records (`label`, `timestamp_ms` and fields) as an `impressions` artifact."""
     (folder / "impressions").mkdir(parents=True)
     table = pa.Table.from_pandas(frame, preserve_index=False)
     if "tags" in frame:

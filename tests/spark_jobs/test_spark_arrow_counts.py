@@ -19,8 +19,8 @@ from features.schema import (
     Timestamp,
 )
 from spark_jobs import arrow_counts
+from spark_jobs.counting import KEY, value_counts
 from spark_jobs.cross_counts import cross_counts
-from spark_jobs.value_counts import KEY, value_counts
 
 pytestmark = pytest.mark.spark
 
@@ -66,7 +66,7 @@ def with_nothing(schema: Schema) -> Schema:
 
 
 def records(sort: bool) -> pa.Table:
-    """Records around a change of the clock, with nulls, empty lists, repeats in lists, a value seen once."""
+    """Records around a change of the clock, with nulls, empty lists, repeats, a value seen once."""
     dice = np.random.default_rng(5)
     stamps = dice.integers(0, 86_400_000 * 2, ROWS) + 1_648_200_000_123
     lists = [[f"t{t}" for t in dice.integers(0, 4, dice.integers(0, 4))] for _ in range(ROWS)]

@@ -1,4 +1,4 @@
-"""Spark's reading of values, times and tokens against TensorFlow's and Python's, on awkward and random values."""
+"""Values, times and tokens by Spark against TensorFlow and Python, on awkward and random values."""
 
 import random
 from collections.abc import Iterable
@@ -23,9 +23,8 @@ from features.schema import (
     TimeUnit,
 )
 from features.timezones import utc_offsets
-from spark_jobs.counting import SHOWN, counted
+from spark_jobs.counting import SHOWN, counted, field_token, token
 from spark_jobs.times import bounds_ms, epoch_ms, in_partition, time_part
-from spark_jobs.tokens import field_token, token
 from spark_jobs.values import canonical, number, single_value, value_list
 
 pytestmark = pytest.mark.spark

@@ -1,4 +1,4 @@
-"""The cross graph against a self-join in pandas: days merged, nodes numbered, hubs capped, the layout's promises."""
+"""The cross graph against a self-join in pandas: merged days, node numbers, capped hubs, layout."""
 
 import json
 from datetime import timedelta
@@ -103,16 +103,16 @@ def test_nodes_sum_up_all_their_edges_rare_ones_too(world, graph):
 
 
 def test_the_manifest_says_which_days_and_how_large(world, graph):
-    told = read_graph(graph[0])
+    found = read_graph(graph[0])
     clicks = int(pd.concat(in_window(world[0]).values()).label.sum())
-    assert (told.first_day, told.last_day, told.days, told.impressions, told.clicks) == (
+    assert (found.first_day, found.last_day, found.days, found.impressions, found.clicks) == (
         DAYS[1],
         DAYS[2],
         2,
         400,
         clicks,
     )
-    assert told.prior == clicks / 400
+    assert found.prior == clicks / 400
     assert json.loads((graph[0] / "graph.json").read_text())["last_day"] == "2022-05-03"
     assert not list(graph[0].rglob(".*"))
 
@@ -195,18 +195,17 @@ def test_without_days_or_relations_the_graph_is_empty_but_typed(spark, world, tm
 
 def test_counts_of_the_day_or_later_are_refused(spark, world, tmp_path):
     with pytest.raises(
-        InputError,
-        match=r"cross graph of 2022-05-02 may only be made of days before it, not of \['2022-05-02'",
+        InputError, match=r"of 2022-05-02 may only be made of days before it, not of \['2022-05-02'"
     ):
         built(spark, world[1], tmp_path / "graph", day=DAYS[1])
 
 
-def test_a_graph_that_has_seen_the_day_is_refused_to_whoever_learns_it(graph, tmp_path):
+def test_a_graph_with_data_of_the_day_is_refused_for_training(graph, tmp_path):
     require_before(graph[0], TOMORROW)
     for day in (DAYS[1], DAYS[2]):
         with pytest.raises(
             InputError,
-            match=rf"the graph has seen 2022-05-03, so that {day} must not learn from it",
+            match=rf"graph has data of 2022-05-03, so a model of {day} must not be trained on it",
         ):
             require_before(graph[0], day)
     with pytest.raises(
@@ -249,8 +248,9 @@ def hub_counts(spark, tmp_path_factory):
     root = tmp_path_factory.mktemp("hub")
     number = np.arange(HUB_ROWS)
     frame = pd.DataFrame({
-        "label": (number % 7 == 0).astype("int8"), "timestamp_ms": number * 1000, "site": "everywhere",
-        "tags": [[f"t{i % (HUB_ROWS // 3)}"] for i in number], "price": "1", "age": "7", "hour": (number * 1000).astype(str),
+        "label": (number % 7 == 0).astype("int8"), "timestamp_ms": number * 1000,
+        "site": "everywhere", "tags": [[f"t{i % (HUB_ROWS // 3)}"] for i in number],
+        "price": "1", "age": "7", "hour": (number * 1000).astype(str),
     })  # fmt: skip
     return counted(spark, {HUB_DAY: frame}, root, RELATIONS[:1], files=3)
 
@@ -273,7 +273,7 @@ def test_the_pairs_of_a_hub_are_spread_over_the_reducers(spark, hub_counts):
     from pyspark.sql import functions as F
 
     from spark_jobs.counting import SHOWN, merged
-    from spark_jobs.edges import day_counts
+    from spark_jobs.cross_graph import day_counts
 
     parts = day_counts(spark, RELATIONS[:1], hub_counts.values()).repartition(8)
     spread = merged(parts, ("left", "right"), SHOWN).repartition(8, "left", "right")
@@ -328,7 +328,8 @@ WORDS = st.sampled_from(["", "a", "b", "ä", "\U0001f600", "a b", "07"])
 DRAWN = st.lists(
     st.fixed_dictionaries({
         "label": st.integers(0, 1), "site": WORDS, "tags": st.lists(WORDS.filter(bool), max_size=3),
-        "age": st.sampled_from(["", "7", "x", "80"]), "price": st.just("1"), "second": st.integers(0, 86_399),
+        "age": st.sampled_from(["", "7", "x", "80"]), "price": st.just("1"),
+        "second": st.integers(0, 86_399),
     }), min_size=1, max_size=12,
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Partial counts of hours merge to what those of days merge to, and edges of hours are those of the day."""
+"""Counts of hours merge to the counts of their day, and their edges to its edges."""
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -64,19 +64,19 @@ def partitions(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def statistics(spark, partitions, tmp_path_factory):
-    """Statistics of yesterday, of the day built on it, and of the hours, each built on yesterday and the hours before."""
+    """Statistics of yesterday, the day, and the hours, each built on the partitions before."""
     root, done = tmp_path_factory.mktemp("statistics"), {}
 
-    def learn(when, earlier):
+    def build(when, earlier):
         out = root / str(when)
         out.mkdir()
         feature_statistics(spark, SCHEMA, {when: partitions[when]}, earlier, when, SETTINGS, out)
         done[when] = out
 
-    learn(YESTERDAY, {})
-    learn(DAY, {YESTERDAY: done[YESTERDAY]})
+    build(YESTERDAY, {})
+    build(DAY, {YESTERDAY: done[YESTERDAY]})
     for place, hour in enumerate(HOURS):
-        learn(hour, {when: done[when] for when in (YESTERDAY, *HOURS[:place])})
+        build(hour, {when: done[when] for when in (YESTERDAY, *HOURS[:place])})
     return done
 
 
@@ -123,7 +123,7 @@ def test_edges_of_the_hours_are_those_of_the_day(spark, partitions, tmp_path):
     for when, impressions in partitions.items():
         (tmp_path / str(when)).mkdir()
         cross_counts(spark, SCHEMA, impressions, settings.relations, tmp_path / str(when))
-    found, told = [], []
+    found, manifests = [], []
     for name, wanted in (("day", (YESTERDAY, DAY)), ("hours", (YESTERDAY, *HOURS))):
         (tmp_path / name).mkdir()
         counts = {when: tmp_path / str(when) for when in wanted}
@@ -133,10 +133,10 @@ def test_edges_of_the_hours_are_those_of_the_day(spark, partitions, tmp_path):
                 tmp_path / name / "edges" / "relation=site__tags" / "part-00000.parquet"
             )
         )
-        told.append(read_graph(tmp_path / name))
+        manifests.append(read_graph(tmp_path / name))
     assert len(found[0]) > 10
     pd.testing.assert_frame_equal(*found)
-    assert [(graph.days, graph.hours, str(graph.last_day)) for graph in told] == [
+    assert [(graph.days, graph.hours, str(graph.last_day)) for graph in manifests] == [
         (2, 48, "2022-05-02"),
         (4, 27, "2022-05-02T23"),
     ]
@@ -147,6 +147,6 @@ def test_a_graph_of_an_hour_refuses_its_own_day_and_later_hours(spark, partition
     for late in (DAY, HOURS[1], HOURS[2]):
         with pytest.raises(
             InputError,
-            match=rf"cross graph of 2022-05-02T07 .* not of \['{late}'\]: they hold its labels",
+            match=rf"cross graph of 2022-05-02T07 .* not of \['{late}'\]: they contain its labels",
         ):
             cross_graph(spark, SCHEMA, {late: tmp_path}, HOURS[1], settings, tmp_path)

@@ -1,4 +1,4 @@
-"""Ingest by the hour: the hours of a day come to what the day comes to, whatever the clock does and whatever is unreadable."""
+"""Ingest by the hour: the hours of a day give what the day gives, also when the clock changes."""
 
 import random
 from datetime import UTC, date, datetime, timedelta
@@ -43,7 +43,7 @@ def moment_ms(hour, minute, fold=0):
 
 
 def write_log(path):
-    """Records of five hours, one of them repeated; duplicates, bad labels, unreadable times, other days, a short line."""
+    """Records of five hours, one of them repeated, with duplicates and every kind of bad record."""
     dice = random.Random(3)
     times = [
         moment_ms(hour, dice.randrange(60), dice.randrange(2)) for hour in BUSY for _ in range(20)
@@ -79,7 +79,7 @@ def ingested(spark, source, schema, partition, folder):
 
 
 def compare(whole, parts):
-    """Demand that hours together have the day's impressions, in its order, its quarantine, and its counts."""
+    """Check that hours together have the day's impressions, in its order, quarantine and counts."""
     report, kept, bad = whole
     pd.testing.assert_frame_equal(pd.concat([part[1] for part in parts], ignore_index=True), kept)
     quarantined = pd.concat([part[2] for part in parts])

@@ -281,7 +281,7 @@ def test_typed_columns_become_canonical_strings(typed):
     _, folder, log = typed
     day = expected_day(log)
     found = kept(folder / "out")
-    spelled = pd.DataFrame(
+    texts = pd.DataFrame(
         {
             "timestamp_ms": day["when"].astype("int64") // 1000,
             "label": (day["rating"] >= 4).astype(int),
@@ -295,9 +295,9 @@ def test_typed_columns_become_canonical_strings(typed):
         }
     )
     found["tags"] = found["tags"].map(",".join)
-    columns = list(spelled.columns)
+    columns = list(texts.columns)
     assert sorted(found[columns].itertuples(index=False, name=None)) == sorted(
-        spelled.itertuples(index=False, name=None)
+        texts.itertuples(index=False, name=None)
     )
     assert found["record_id"].is_unique
 

@@ -1,4 +1,4 @@
-"""Finding Java: fake `java` scripts on a temporary PATH, and the real failure of a fetch that is refused."""
+"""Finding Java: fake `java` scripts on a temporary PATH, and a download that is refused."""
 
 import os
 import subprocess
@@ -77,7 +77,7 @@ def test_a_link_on_path_leads_to_the_home_behind_it(tmp_path):
     assert find_java({"PATH": str(tmp_path / "bin")}, tmp_path) == java.Java(tmp_path / "jvm", 17)
 
 
-def test_without_any_java_there_is_none_and_requiring_it_names_the_cure(tmp_path, monkeypatch):
+def test_without_any_java_there_is_none_and_requiring_it_gives_a_hint(tmp_path, monkeypatch):
     assert find_java({}, tmp_path) is None
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -108,17 +108,17 @@ def run_module(tmp_path: Path, path: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.process
-def test_a_refused_fetch_ends_with_code_2_and_the_cure(tmp_path):
+def test_a_refused_download_ends_with_code_2_and_a_hint(tmp_path):
     done = run_module(tmp_path, "")
     assert done.returncode == 2, done.stderr
-    assert "fetching one failed" in done.stderr
-    for cure in (
+    assert "downloading one failed" in done.stderr
+    for hint in (
         "apt-get install openjdk-17-jre-headless",
         "brew install openjdk@17",
         "conda install",
         "JAVA_HOME",
     ):
-        assert cure in done.stderr
+        assert hint in done.stderr
     assert "Traceback" not in done.stderr
 
 

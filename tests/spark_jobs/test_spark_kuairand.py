@@ -9,7 +9,7 @@ from pyspark.sql import DataFrame
 
 from features.schema import Categorical, MultiValued, Numeric, Schema, Time, Timestamp
 from spark_jobs.ingest import ingest
-from spark_jobs.records import REASON, judged
+from spark_jobs.records import REASON, validated_records
 from spark_jobs.settings import SideTable, Source
 from spark_jobs.sources import read_log
 
@@ -46,11 +46,12 @@ def source(data_folder):
 
 
 def test_all_days_keep_all_records_but_exact_duplicates(spark, source):
-    # Fourteen days by the log's own `date`; by `time_ms` 141 records of the first fall on the evening before.
+    # Fourteen days by the log's `date`; by `time_ms` 141 records are of the evening before.
     days = [date(2022, 4, 24) + timedelta(days=i) for i in range(15)]
     log = read_log(spark, source, days[0])
     reasons = reduce(
-        DataFrame.unionAll, (judged(log, source, SCHEMA, day).select(REASON) for day in days)
+        DataFrame.unionAll,
+        (validated_records(log, source, SCHEMA, day).select(REASON) for day in days),
     )
     assert {row[0]: row[1] for row in reasons.groupBy(REASON).count().collect()} == {
         None: 222_869,

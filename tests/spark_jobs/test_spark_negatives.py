@@ -30,7 +30,7 @@ SCHEMA = Schema(
 
 
 def clicks(count: int = 400) -> pd.DataFrame:
-    """Sessions of a few clicks over the last two hours of a day and the first six of the next; n numbers them."""
+    """Sessions of a few clicks over the last two hours of a day and the first six of the next."""
     dice = random.Random(7)
     rows = []
     while len(rows) < count:

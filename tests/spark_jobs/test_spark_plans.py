@@ -1,4 +1,4 @@
-"""The same records come of every way to work: a server or a local session, plans for small days or for large ones."""
+"""Equal records from a server and a local session, and from plans for small and large days."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""A real day of KuaiRand-Pure, ingested with its own profile: statistics and graph against pandas, counts to the last one."""
+"""A real day of KuaiRand-Pure, ingested with its profile: statistics and graph against pandas."""
 
 import os
 from datetime import date, timedelta
@@ -48,7 +48,7 @@ def long(config, partition):
 
 
 def tokens(records, field):
-    """A field's tokens, told here by kind: KuaiRand's day is cut at Beijing's midnight, eight hours ahead of UTC."""
+    """A field's tokens by kind; a day of KuaiRand begins at Beijing's midnight, UTC+8."""
     assert isinstance(field, Categorical | MultiValued | Numeric | Time)
     if isinstance(field, Time):
         value = ((records.timestamp_ms // 3_600_000 + 8) % 24).astype(str)

@@ -68,7 +68,8 @@ def test_the_server_shows_its_token_to_nobody_else_and_listens_on_loopback_only(
 
 def test_a_wrong_token_is_refused(over_the_server):
     code = (
-        "from spark_jobs.session import spark_session; from spark_jobs.settings import SparkSettings\n"
+        "from spark_jobs.session import spark_session\n"
+        "from spark_jobs.settings import SparkSettings\n"
         "with spark_session(SparkSettings()) as spark: spark.range(1).count()"
     )
     environment = {**os.environ, TOKEN_VARIABLE: "guessed"}
@@ -81,10 +82,12 @@ def test_a_wrong_token_is_refused(over_the_server):
 
 def test_sessions_of_other_settings_do_not_disturb_each_other(over_the_server, spark):
     code = (
-        "from spark_jobs.session import spark_session; from spark_jobs.settings import SparkSettings\n"
+        "from spark_jobs.session import spark_session\n"
+        "from spark_jobs.settings import SparkSettings\n"
         "with spark_session(SparkSettings(shuffle_partitions=7)) as spark:\n"
         "    spark.range(5).createOrReplaceTempView('theirs')\n"
-        "    print(spark.conf.get('spark.sql.shuffle.partitions'), spark.catalog.tableExists('theirs'))"
+        "    print(spark.conf.get('spark.sql.shuffle.partitions'))\n"
+        "    print(spark.catalog.tableExists('theirs'))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["7", "True"]

@@ -1,4 +1,4 @@
-"""Reading logs and side tables: patterns, renames, damage, joins, and errors that name what is wrong."""
+"""Reading logs and side tables: patterns, renames, damaged files, joins, and error messages."""
 
 import gzip
 from datetime import date

@@ -52,7 +52,7 @@ def world(spark, tmp_path_factory):
 
 
 def window_of(records: dict[date, pd.DataFrame]) -> pd.DataFrame:
-    """The last two days in long form, a column `day` beside."""
+    """The last two days in long form, with a column `day`."""
     return pd.concat([long_form(records[day]).assign(day=day) for day in DAYS[1:]])
 
 
@@ -161,7 +161,7 @@ def test_statistics_refuse_a_day_without_impressions_and_days_of_the_future(spar
         feature_statistics(spark, SCHEMA, partitions, done, DAYS[1], SETTINGS, tmp_path)
 
 
-def test_new_values_are_told_by_day(world):
+def test_new_values_are_reported_by_day(world):
     records, _, done, _ = world
     found = pd.read_parquet(done[DAYS[2]] / "new_values.parquet").set_index(["field", "day"])
     assert sorted({day for _, day in found.index}) == [str(day) for day in DAYS[1:]]
@@ -186,7 +186,8 @@ WORDS = st.sampled_from(["", "a", "b", "ä", "\U0001f600", "a b", "07"])
 RECORDS = st.lists(
     st.fixed_dictionaries({
         "label": st.integers(0, 1), "site": WORDS, "tags": st.lists(WORDS.filter(bool), max_size=3),
-        "age": st.sampled_from(["", "7", "x", "80"]), "price": st.sampled_from(["", "abc", "10", "-3"]),
+        "age": st.sampled_from(["", "7", "x", "80"]),
+        "price": st.sampled_from(["", "abc", "10", "-3"]),
         "second": st.integers(0, 86_399),
     }), min_size=1, max_size=12,
 )  # fmt: skip
