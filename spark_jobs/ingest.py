@@ -15,6 +15,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.errors import InputError, NoDataError
+from features.ingest_rules import IngestMode, ingest_rules
 from features.partition import Partition, day_of
 from features.schema import Schema
 from spark_jobs.aggregates import DAY, aggregates, write_metrics
@@ -23,7 +24,6 @@ from spark_jobs.negatives import MOMENT, recent, with_negatives
 from spark_jobs.records import (
     REASON,
     UNDATED,
-    Reason,
     accounted,
     as_json,
     impressions,
@@ -159,7 +159,7 @@ def _write(
     columns = [REASON, UNDATED]
     groups = pq.read_table(out / _VALIDATED, columns=columns).group_by(columns)
     counts = groups.aggregate([([], "count_all")]).to_pylist()
-    reasons = {reason.value: 0 for reason in Reason}
+    reasons = {rule.reason: 0 for rule in ingest_rules(IngestMode.SPARK)}
     for group in counts:
         if group[REASON] is not None:
             reasons[group[REASON]] += group["count_all"]
@@ -187,7 +187,7 @@ def _check_records(
 ) -> None:
     """Check that the partition has records."""
     # Unless the path names the partition, records of other or unknown days say nothing about it.
-    elsewhere = report.reasons[Reason.WRONG_DAY]
+    elsewhere = report.reasons["wrong_day"]
     if report.rows_in - (0 if partition_in_path(source, partition) else undated + elsewhere) > 0:
         return
     also = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Callable
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
@@ -10,6 +10,7 @@ from pyspark.sql.types import IntegralType, TimestampType
 
 from features.canonical import NULL
 from features.errors import InputError
+from features.ingest_rules import LABELS, IngestMode, IngestRule, RecordCheck, ingest_rules
 from features.partition import Hour, Partition, day_of
 from features.schema import ColumnField, MultiValued, Schema, TimeUnit
 from spark_jobs.settings import Partitioning, Source
@@ -35,21 +36,6 @@ _MS, _ID, _CANONICAL = "__ms", "__id", "__canonical"
 _EPOCH_MOST = 10**18 - 1
 """The largest number of 18 digits, the most that `features.canonical.EPOCH` allows."""
 _NULL_MARK = "\x00"
-
-
-class Reason(StrEnum):
-    """Why a record is quarantined; the first that applies counts.
-
-    `WRONG_DAY` also applies to a record in the file of another hour.
-    """
-
-    MALFORMED = "malformed"
-    TIMESTAMP = "timestamp"
-    WRONG_DAY = "wrong_day"
-    LABEL = "label"
-    USER = "user"
-    ITEM = "item"
-    DUPLICATE = "duplicate"
 
 
 def moments(raw: DataFrame, schema: Schema, where: str) -> Column:
@@ -192,14 +178,28 @@ def digest(raw: DataFrame) -> Column:
 
 
 def _reason(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> Column:
-    elsewhere = ~in_partition(F.col(_MS), partition, schema.timezone)
-    reason = F.when(F.col(CORRUPT).isNotNull(), Reason.MALFORMED.value)
-    reason = reason.when(F.col(_MS).isNull(), Reason.TIMESTAMP.value)
-    reason = reason.when(elsewhere, Reason.WRONG_DAY.value)
-    reason = reason.when(_label(raw, schema).isNull(), Reason.LABEL.value)
-    reason = reason.when(canonical_column(raw, schema.user) == NULL, Reason.USER.value)
-    reason = reason.when(canonical_column(raw, schema.item) == NULL, Reason.ITEM.value)
-    return reason.when(F.col("__n") > 1, Reason.DUPLICATE.value) if source.deduplicate else reason
+    """Return the reason of the first rule that a record fails, null if there is none."""
+
+    def null_column(rule: IngestRule) -> Column:
+        return canonical_column(raw, getattr(schema, str(rule.role))) == NULL
+
+    failed: dict[RecordCheck, Callable[[IngestRule], Column]] = {
+        RecordCheck.PARSED: lambda _: F.col(CORRUPT).isNotNull(),
+        RecordCheck.READABLE_TIME: lambda _: F.col(_MS).isNull(),
+        RecordCheck.IN_PARTITION: lambda _: ~in_partition(F.col(_MS), partition, schema.timezone),
+        RecordCheck.KNOWN_LABEL: lambda _: _label(raw, schema).isNull(),
+        RecordCheck.NOT_NULL: null_column,
+        RecordCheck.FIRST_COPY: lambda _: F.col("__n") > 1,
+    }
+    rules = [
+        rule
+        for rule in ingest_rules(IngestMode.SPARK)
+        if source.deduplicate or rule.check is not RecordCheck.FIRST_COPY
+    ]
+    reason = F.when(failed[rules[0].check](rules[0]), rules[0].reason)
+    for rule in rules[1:]:
+        reason = reason.when(failed[rule.check](rule), rule.reason)
+    return reason
 
 
 def _label(frame: DataFrame, schema: Schema) -> Column:
@@ -207,4 +207,5 @@ def _label(frame: DataFrame, schema: Schema) -> Column:
     text = canonical_column(frame, schema.label)
     if schema.label_at_least is not None:
         return (number(text) >= schema.label_at_least).cast("int")
-    return F.when(text.isin("1", "true"), 1).when(text.isin("0", "false"), 0)
+    known = {value: [name for name, v in LABELS.items() if v == value] for value in (1, 0)}
+    return F.when(text.isin(known[1]), 1).when(text.isin(known[0]), 0)
