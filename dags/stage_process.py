@@ -78,7 +78,7 @@ class StageProcess:
             return process.wait()
         finally:
             self._end_group(process)
-            # A process outside the group may keep the pipe open: do not wait for ever.
+            # A process outside the group may keep the pipe open: do not wait without a limit.
             reader.join(_DRAIN_S)
 
     def terminate(self) -> None:

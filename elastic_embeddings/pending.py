@@ -80,7 +80,7 @@ class PendingBatch:
     """A prepared batch, and what is needed to undo it.
 
     Attributes:
-        batch: the rows as they are now.
+        batch: the current rows.
         lookup: what the index counted and inserted.
         admitted: int32 [k], entries that were given rows.
         decision: what the sketches counted.

@@ -85,7 +85,7 @@ class Exporter:
     """Exports one model after another.
 
     A model with the graph of the previous one is loaded into that graph. TensorFlow never frees the
-    memory of a traced graph, so a process that exports for ever must not trace one per export.
+    memory of a traced graph, so a process that exports permanently must not trace one per export.
     """
 
     def __init__(self, form: TableForm = "rows") -> None:

@@ -190,7 +190,7 @@ class PlanEvaluator:
         """Return the state after a plan, computed from its longest prefix in the cache."""
         if not steps:
             return self.state
-        # Taken out and put back at the end of the dictionary: its order is that of last use.
+        # Removed and put back at the end of the dictionary: its order is that of last use.
         state = self._states.pop(steps, None) or run_step(self.after(steps[:-1]), steps[-1])[0]
         self._states[steps] = state
         while (
@@ -214,7 +214,7 @@ def auc_drop_error(label: Floats, first: Floats, second: Floats, user: NDArray[n
 
     The contribution of an impression is the share of impressions of the other label that it is
     ranked correctly against (DeLong et al., Biometrics 1988). Those of one user are summed before
-    squaring, as they are not independent (Obuchowski, Biometrics 1997).
+    squaring, because they are not independent (Obuchowski, Biometrics 1997).
 
     Args:
         label: [n], 0 or 1; both occur.

@@ -146,7 +146,7 @@ def rank_fields(
         InputError: missing, damaged or unfit inputs.
         UnsoundError: the loss is not finite.
     """
-    # Costs are measured before training: what the checkpoint would take to serve as it is now.
+    # Costs are measured before training: what the current checkpoint would cost to serve.
     split, learner = read_split(data, config), data.learner(config)
     footprint = measure(config.schema, learner, split.heldout, data.encodings(config.relations))
     return rank(learner, split, config, settings, footprint, report)

@@ -175,7 +175,7 @@ def _replay(
         codes, times = np.unique(stream.codes[start:stop], return_counts=True)
         counts[codes] += times
         events += np.bincount(stream.fields[start:stop], minlength=len(events))
-        # 2. Ask each policy about the keys that it has not admitted yet. To its sketch all of them
+        # 2. Ask each policy about the keys that it did not admit before. To its sketch all of them
         #    are new, since keys that are counted in a sketch never have an index entry.
         for name, controller in controllers.items():
             positions = np.flatnonzero(admitted_in[name][codes] == _NEVER)

@@ -36,7 +36,7 @@ class FieldKeys:
             values; None: every position has a key.
         count: int32 scalar, the number of lists or positions.
         shape: int32 [r], of the field's output without its last axis.
-        static: the same, as far as it is known statically.
+        static: the same, where it is known statically.
         combiner: pools each list; None leaves each key its own vector.
     """
 

@@ -5,7 +5,7 @@
 
 A shard's array `order` holds each entry's position in the whole table, so 1 → 3 → 1 shards gives
 the same bytes. If a shard was saved without it, by a process that did not know the others, the
-positions of its own entries are used, and equal positions are ordered by shard. Sketches cannot be
+the positions of its entries are used, and equal positions are ordered by shard. Sketches cannot be
 split by key: each shard gets a copy, and their elementwise maximum is an upper bound when the
 shards are merged. The counters of the whole table go to shard 0 and are added up again.
 """

@@ -72,7 +72,7 @@ def select_features(
     started_ms = int(time.time() * 1000)
     budget = Budget(keep, budget_bytes, budget_cost)
 
-    # The configuration as it is in the file, without --set: overrides stay options of the user.
+    # The configuration of the file, without --set: overrides stay options of the user.
     def write(dropped: frozenset[str]) -> Config:
         """Write the configuration without the dropped fields."""
         return write_pruned(config, dropped, folder / PRUNED, context.store.workspace, overrides)

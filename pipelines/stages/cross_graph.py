@@ -27,10 +27,10 @@ def counts_of_window(context: Context) -> Inputs:
     return {f"counts-{version.day}": version for version in counts if version is not None}
 
 
-class CrossGraph(Stage):
+class BuildCrossGraph(Stage):
     """Build the graph of the days before, where encodings are due.
 
-    It reads no row of the day itself, so no label leaks into a feature of its own impression.
+    It reads no row of the day itself, so no label leaks into a feature of the same impression.
     """
 
     name = "cross-graph"

@@ -15,7 +15,7 @@ STAGES: dict[str, str] = {
     "validate-data": "pipelines.stages.validate_data:ValidateData",
     "feature-statistics": "pipelines.stages.feature_statistics:FeatureStatistics",
     "cross-counts": "pipelines.stages.cross_counts:CrossCounts",
-    "cross-graph": "pipelines.stages.cross_graph:CrossGraph",
+    "cross-graph": "pipelines.stages.cross_graph:BuildCrossGraph",
     "pretrain": "pipelines.stages.pretrain:Pretrain",
     "train": "pipelines.stages.train:Train",
     "compress": "pipelines.stages.compress:Compress",

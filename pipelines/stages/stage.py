@@ -146,7 +146,7 @@ def execute(stage: Stage, context: Context) -> StageResult:
     """Run a stage unless its result is committed already, and check the result."""
     started = time.monotonic()
 
-    # 1. If a version of an earlier day is still valid, this day gets none of its own.
+    # 1. If a version of an earlier day is still valid, this day gets no version.
     if (reusable := stage.reusable_version(context)) is not None:
         context.report(f"{stage.name}: {reusable.artifact} of {reusable.day} is still valid")
         return StageResult(stage.name, reusable, True, time.monotonic() - started)

@@ -92,7 +92,7 @@ def weight_keys(
     keys: NDArray[np.int64], settings: MultiHashSettings, vocabulary: str
 ) -> NDArray[np.int64]:
     """Return the key of each id's row of k importance weights, int64 [n]."""
-    # A row of its own for each dense index if the table has enough, else a hashed one.
+    # A separate row for each dense index if the table has enough, else a hashed one.
     row = keys % settings.ids if settings.ids else keys
     if not distinct_weights(settings):
         row = _bucket(row, _salt(vocabulary, "weight hash", 0), weight_rows(settings), mixed)
@@ -133,7 +133,7 @@ def combine(
 
     `sum`: Σ_j v_j; `concat`: v_1 ++ ... ++ v_k; `weighted`: Σ_j w_j v_j (Svenstrup et al., NeurIPS
     2017). The vector of an id with dedicated rows is its own row, without a weight, or the
-    concatenation of its own chunks.
+    concatenation of its chunks.
 
     Args:
         vectors: float32 [..., k, w], rows of `derived_keys`.

@@ -17,7 +17,7 @@ from training.models.weight_transfer import Blocks
 from training.settings import ModelSettings
 
 EPSILON = 1e-5
-"""Added to a variance before its root is taken."""
+"""Added to a variance before the square root."""
 
 _MOMENTUM = 0.9
 
