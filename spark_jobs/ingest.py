@@ -84,8 +84,8 @@ def ingest(
         records = validated_records(raw, source, schema, partition)
         stack.enter_context(fitted(spark, small=_is_small(raw, source, partition)))
         stack.callback(shutil.rmtree, validated, ignore_errors=True)
-        # Written, because they are read several times and the log only once. A cached frame would stay
-        # in a resident server if this client were killed.
+        # Written, because they are read several times and the log only once. A cached frame would
+        # stay in a resident server if this client were killed.
         records.write.parquet(str(validated))
         records = spark.read.schema(records.schema).parquet(str(validated))
         try:

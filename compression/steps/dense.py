@@ -99,7 +99,7 @@ def unit_scores(weights: Mapping[str, NDArray[Any]], part: str, number: int) -> 
 
 
 def _with_units(weights: Arrays, part: str, number: int, units: NDArray[np.int64]) -> Arrays:
-    """The weights with some units of a hidden layer: its columns, and rows of the next one."""
+    """The weights with some units of a hidden layer: its columns, the next one's rows."""
     layer, reader = f"{part}/{number}/", _reader(weights, part, number)
     own = {name: value[..., units] for name, value in weights.items() if name.startswith(layer)}
     # The trailing axis of every weight of a layer is that of its units, batch norm included.

@@ -44,7 +44,7 @@ class FineTuning(Step[FineTune, FineTunePlan]):
 
     def apply(self, state: CompressionState, plan: FineTunePlan) -> CompressionState:
         """Train the dense weights; raises UnsoundError if the loss is not finite."""
-        # The rows in float32, in the form that is served: the dense weights adapt to their rounding.
+        # The rows as the export returns them: the dense weights adapt to their rounding.
         trained, inputs = state.model.trained(), training_inputs(state, "fine_tune")
         learner = learner_over(
             state.model, lambda routing: FrozenRows(trained, routing), plan.learning_rate

@@ -1,9 +1,10 @@
 """Which impressions of a stream to train on, and the correction for those that are left out.
 
 * **Negatives** are kept with probability `negative_rate`. The odds of a click in the sample are the
-  stream's odds over the rate. The loss is therefore computed from logit + log(1 / rate), and the model's
-  own logit stays that of the whole stream (prior correction: King and Zeng, Logistic Regression in
-  Rare Events Data, 2001; He et al., ADKDD 2014, section 6.3, correct when serving instead).
+  stream's odds over the rate. The loss is therefore computed from logit + log(1 / rate), and
+  the model's own logit stays that of the whole stream (prior correction: King and Zeng, Logistic
+  Regression in Rare Events Data, 2001; He et al., ADKDD 2014, section 6.3, correct when serving
+  instead).
 * **Informative impressions** are kept with a probability that grows with |p - y|, the length of the
   logit's gradient, and weighted by its inverse, so that gradients are unbiased (Horvitz and
   Thompson, 1952).
