@@ -19,7 +19,7 @@ from training.settings import ModelSettings
 
 _WITH_LAYERS = ("wide_deep", "deepfm", "dcnv2")
 _EPSILON = 1e-5
-"""Equals `training.models.parts.perceptron.EPSILON`, which cannot be imported without TensorFlow."""
+"""Equals `training.models.parts.perceptron.EPSILON`, whose import would load TensorFlow."""
 
 
 class DensePlan(Plan):

@@ -115,7 +115,8 @@ class Learner(Generic[Table]):
         """Take one step on a prepared batch and return its mean log loss before the step.
 
         The loss is weighted by `Inputs.loss_weights` and computed from
-        logit + `Inputs.log_odds_shift`: the model's own logit is that of the stream which the batch was sampled from.
+        logit + `Inputs.log_odds_shift`: the model's own logit is that of the stream which the batch
+        was sampled from.
         """
         return self._step.run([prepared])[0]
 
