@@ -1,11 +1,8 @@
-"""The example scripts, each in its own process, and the examples in docstrings."""
+"""The example scripts, each in its own process."""
 
-import doctest
 import os
-import pkgutil
 import subprocess
 import sys
-from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,7 +10,6 @@ import pytest
 import elastic_embeddings
 
 ROOT = Path(elastic_embeddings.__file__).parent
-MODULES = [m.name for m in pkgutil.walk_packages([str(ROOT)], "elastic_embeddings.")]
 
 
 def run(script):
@@ -59,9 +55,3 @@ def test_a_migrated_model_predicts_the_same_and_then_grows():
 def test_an_export_is_served_with_the_model_s_predictions():
     model, served = (line.split()[1:] for line in run("export_for_serving"))
     assert [float(value) for value in served] == pytest.approx([float(v) for v in model], abs=2e-4)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in MODULES if ".examples" not in name])
-def test_the_examples_in_docstrings_are_right(name):
-    assert doctest.testmod(import_module(name)).failed == 0
