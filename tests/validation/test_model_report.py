@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from features.errors import InputError
-from validation.model.report import plot_model
+from validation.model.plots import plot_model
 
 BYTES = {"trained": 9_000_000, "compressed": 3_000_000, "exported": 3_300_000}
 

@@ -87,7 +87,7 @@ def check_model(
         UnsoundError: the export does not load or does not answer.
     """
     # Imported here: other users of this module need no matplotlib.
-    from validation.model.report import plot_model
+    from validation.model.plots import plot_model
 
     # 1. Score the compressed model, if it differs from the trained one.
     heldout = read_heldout(candidate.checkpoint / "heldout.parquet")
