@@ -80,6 +80,7 @@ class FreeRows:
         """Return free rows, int32 [count]."""
         reused = min(count, self._count)
         self._count -= reused
+        # Starts so that the places after the reused rows hold limit + 1, limit + 2, and so on.
         first = self.limit + 1 - reused
         rows = np.arange(first, first + count, dtype=np.int32)
         rows[:reused] = self._rows[self._count : self._count + reused][::-1]
@@ -241,6 +242,8 @@ class KeyIndex:
         holes, rows = kernels.remove(self._arrays(), entries, freed)
         self._free.free(freed[:rows])
         self._live -= holes
+        # Without holes at the end, undoing a batch also restores the size: the next keys get the
+        # same entries as if the batch had never been prepared.
         self._size = kernels.trim(self._meta, self._size)
 
     def live(self) -> NDArray[np.int32]:
@@ -252,6 +255,7 @@ class KeyIndex:
         self._size = kernels.close_holes(self._keys, self._meta, self._size)
         release(self._keys, self._size)
         release(self._meta, self._size)
+        # The entries have new numbers, so every slot is out of date.
         self._slots.rebuild(self.keys)
 
     def compact_rows(self) -> NDArray[np.int32]:
@@ -311,6 +315,7 @@ class KeyIndex:
         slots, done = self._slots, 0
         entries = np.empty(len(batch.keys), np.int32)
         while True:
+            # The kernel stops where the entries' arrays are full or the slots have to grow.
             max_size = min(self._size + slots.free(self._live), len(self._keys))
             done, size = kernels.find_or_insert(
                 self._arrays(),
@@ -344,6 +349,7 @@ class KeyIndex:
             if rows:
                 kernels.to_rows(self._meta, found[begin:end])
 
+        # Finding changes nothing, so it is split over threads; inserting has one thread.
         split_rows(search, len(bits), at_least=_KEYS_PER_THREAD)
         return found
 
@@ -353,6 +359,7 @@ class KeyIndex:
                 f"an index holds at most {_INT32_MAX} keys: evict, squeeze or split the table"
             )
         if entries > len(self._keys):
+            # At least doubled, so that copying costs each key a constant time on average.
             length = min(max(entries, 2 * len(self._keys)), _INT32_MAX)
             self._keys = _longer(self._keys, length, self._size)
             self._meta = _longer(self._meta, length, self._size)

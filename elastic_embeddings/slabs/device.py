@@ -43,6 +43,7 @@ class DeviceSlab:
             for width in (spec.dim, state_width(spec))
         )
         self._weights.scatter_update(_row_0(spec.dim, spec.fallback))
+        # With a signature there is one graph for batches of all sizes.
         self._gather = tf.function(
             self.gather_rows, input_signature=[_ROWS, _ROWS], autograph=False
         )
@@ -73,6 +74,8 @@ class DeviceSlab:
         """
         widths = self.spec.optimizer.slots(self.spec.dim)
         weights, state = tf.gather(self._weights, rows), tf.gather(self._state, rows)
+        # Summed by row first: a step is not linear in the gradient, so that a step for each
+        # occurrence would have another result.
         summed = tf.math.unsorted_segment_sum(gradients, inverse, tf.shape(weights)[0])
         slots = dict(zip(widths, tf.split(state, list(widths.values()), axis=1), strict=True))
         weights, slots = self.spec.optimizer.update(weights, slots, summed, step, counts)
@@ -128,6 +131,7 @@ class DeviceSlab:
 
     def compact(self, old_rows: NDArray[np.int32]) -> None:
         """Move row `old_rows[i]` to row i + 1 and free the rows above k; ascending int32 [k]."""
+        # Row 0, the fallback, stays. The variables become smaller and grow again by `ensure`.
         kept = np.concatenate([np.zeros(1, np.int32), old_rows])
         for variable in (self._weights, self._state):
             variable.assign(tf.gather(variable, kept))
