@@ -79,6 +79,8 @@ def pretrain(
     out.mkdir(parents=True, exist_ok=True)
     used = {name: each for name, each in final.encodings.items() if not reports[name].refused}
     write_encodings(out / ENCODINGS, used)
+    # Not the weights of the final fit: it was trained on the held-out edges, which are held out
+    # of the next graph too, and a warm start must not have seen them.
     write_arrays(out / PARAMETERS, measured.arrays)
     _write_metrics(out / METRICS, graph, settings, reports, measured)
     for name, prediction in predicted.items():
