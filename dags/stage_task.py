@@ -46,6 +46,7 @@ def dag_arguments() -> dict[str, Any]:
     return {
         "start_date": datetime(2015, 1, 1, tzinfo=schedule_zone()),
         "catchup": False,
+        # A day starts from the model of the day before, so its run cannot overlap with that one's.
         "max_active_runs": 1,
         "default_args": {
             "owner": "elastic-ctr",
@@ -81,6 +82,7 @@ class StageTask(BaseOperator):
     def execute(self, context: Context) -> str:
         """Run the stage and return its manifest's path; raises by the table of this module."""
         request = read_request(context["params"], context["dag_run"])
+        # The task's own settings come last, so they override those of the form.
         argv = replace(request, overrides=(*request.overrides, *self.settings)).command(self.stage)
         run_url = str(getattr(context["ti"], "log_url", "") or "")
         return self.run_command(argv, stage_environment(os.environ, run_url))

@@ -191,6 +191,7 @@ def gate_rule(config: LearnerConfig, settings: SelectionSettings) -> GateRule:
         initial_keep=settings.initial_keep,
         keep_range=settings.keep_range,
         speed=settings.learning_rate / config.model.dense.learning_rate,
+        # FSCD's penalty has its full size from the first step.
         ramp=0.0 if fscd else 0.5,
     )
 

@@ -146,6 +146,7 @@ def _keys(folder: Path, schema: Schema, wanted: Sequence[str]) -> Keys:
     from training.data.examples import read_examples
 
     examples = read_examples(folder, schema)
+    # In the order of `layout.keyed`: single-valued fields first, then lists.
     columns = dict(zip(layout.keyed, [*examples.keys.T, *examples.lists], strict=True))
     return {name: keys for name, keys in columns.items() if name in wanted or not wanted}
 

@@ -64,7 +64,9 @@ def _score(saved_model: Path, schema: Schema, rows: pd.DataFrame) -> np.ndarray:
         for f in schema.column_fields()
         if f.name in names
     }
+    # An array to start with: a file without rows gets an empty column.
     scores = [np.zeros(0, np.float32)]
+    # In batches, as one call would hold the intermediate tensors of all rows at once.
     for start in range(0, len(rows), BATCH_ROWS):
         batch = {k: tf.constant(v[start : start + BATCH_ROWS]) for k, v in inputs.items()}
         scores.append(signature(**batch)["probability"].numpy())

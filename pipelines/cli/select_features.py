@@ -69,6 +69,7 @@ def select_features(
     report = no_report if as_json else console.info
     context = options.stage_context(config, workspace, overrides, parse_partition(last), report)
     folder = out or context.store.workspace / "selection" / folder_of(context.day)
+    # The tracking server needs the start; the run is recorded when its results are written.
     started_ms = int(time.time() * 1000)
     budget = Budget(keep, budget_bytes, budget_cost)
 
@@ -139,6 +140,7 @@ def _recipe(config: Config) -> LearnerConfig:
 
 def _quarterly(report: Callable[[str], None]) -> Callable[[float], None]:
     """Return a callback that reports the share done at the start and after each quarter."""
+    # The infinite mark is never passed, so `next` never runs out of marks.
     marks = iter((0.0, 0.25, 0.5, 0.75, float("inf")))
     mark = next(marks)
 
@@ -202,6 +204,7 @@ def write_pruned(
     """
     text = source.read_text(encoding="utf-8")
     # YAML would read a placeholder as a mapping, so words stand for placeholders meanwhile.
+    # `END` keeps PLACEHOLDER1 from being found inside of PLACEHOLDER10.
     words = {
         variable: f"PLACEHOLDER{number}END"
         for number, variable in enumerate(dict.fromkeys(_VARIABLE.findall(text)))

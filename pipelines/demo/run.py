@@ -78,6 +78,7 @@ def run_demo(
         f"Starting Airflow, MLflow and Spark for [bold]{config.stem}[/bold], {first} to {last}"
     )
     window = Window(first, last, schedule_zone())
+    # Absolute paths, because Airflow's processes run in the folder of the packages.
     conf = {"config": str(config.resolve()), "workspace": str(workspace.resolve())}
     with running(folder or default_folder(), keep=keep) as services:
         _show_addresses(console, services, time.monotonic() - began)
@@ -114,6 +115,7 @@ def _show_results(
                 failed = f"[bold red]{day.run.day}: {task.task_id} failed.[/bold red]"
                 console.print(f"{failed} Its log ends with:")
                 log = api.log(DAG_ID, day.run.run_id, task.task_id, task.tries)
+                # Its end says why a stage failed. Without markup: log lines contain brackets.
                 lines = log.splitlines()[-LOG_LINES:]
                 console.print("\n".join(lines), markup=False, soft_wrap=True)
 

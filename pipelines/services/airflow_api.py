@@ -90,6 +90,7 @@ class AirflowApi:
 
         Days that ran before are run again.
         """
+        # A second before midnight: the next day's run must not be part of the range.
         end = datetime.combine(last, time.min, zone) + timedelta(days=1, seconds=-1)
         body = {
             "dag_id": dag_id,

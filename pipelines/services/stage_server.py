@@ -174,6 +174,7 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """One thread per stage, which only waits. The fork server, which forks, has a single thread."""
 
+    # A thread that waits for its stage does not keep a stopped server alive.
     daemon_threads = True
     request_queue_size = 64
 
@@ -222,13 +223,16 @@ def _run_stage(request: ModuleRun, output: socket.socket, client: socket.socket)
     with output, client:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
+        # After `setsid`: the client may signal the process group once it knows the number.
         _send(client, pid=os.getpid())
     os.chdir(request.folder)
+    # Exactly the request's variables: those of the server would be visible to the stage.
     os.environ.clear()
     os.environ.update(request.environment)
     for text in (sys.stdout, sys.stderr):
         text.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
     sys.argv = [request.module, *request.arguments]
+    # `alter_sys`, as `python -m` does: `sys.argv[0]` and the module `__main__` are the stage's.
     runpy.run_module(request.module, run_name="__main__", alter_sys=True)
 
 
