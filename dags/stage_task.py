@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EXIT_NO_DATA = 4
 EXIT_RETRY = 75
 MANIFEST = "manifest="
+# An XCom is a row of Airflow's database: a path, never data.
 MAX_XCOM_CHARACTERS = 500
 RUN_URL_VARIABLE = "ELASTIC_CTR_AIRFLOW_URL"
 
@@ -50,6 +51,7 @@ def dag_arguments() -> dict[str, Any]:
         "max_active_runs": 1,
         "default_args": {
             "owner": "elastic-ctr",
+            # For the exit codes that are worth another try; the others fail without one.
             "retries": 2,
             "retry_delay": timedelta(seconds=30),
             "retry_exponential_backoff": True,

@@ -152,6 +152,7 @@ def search(
     # 3. Fine-tune the chosen plan.
     if tune:
         plans.append(evaluator.measure(TUNED, with_tuning(chosen.steps)))
+        # Tuning does not always help: the tuned plan is measured like any other.
         chosen = goal.best([chosen, plans[-1]])
 
     # 4. Compare with one step alone, and with all that the search evaluated.

@@ -22,6 +22,7 @@ from elastic_embeddings.index.hash_slots import HashSlots
 
 # Address space, not memory: 6 GiB for entries, 16 GiB for slots. Four slots per entry are twice
 # the widest capacity that so many entries need.
+# Without lazy memory a reservation would be committed at once: start small, and copy to grow.
 _RESERVE = 2**28 if LAZY_MEMORY else 2**16
 _SLOTS_PER_ENTRY = 4
 _INT32_MAX = 2**31 - 1
@@ -195,8 +196,11 @@ class KeyIndex:
         fields = _as_fields(fields, len(bits))
         if not 0 <= step <= _INT32_MAX:
             raise InputError(f"step is {step}: give a step of 0 to {_INT32_MAX}")
+        # 1. Find the distinct keys of the batch, and find or insert these.
         first, batch = self._size, distinct_keys(bits)
         entries, times = self._find_or_insert(batch, fields), batch.times
+        # 2. Count and stamp them. The kernel returns rows, counts and fields, of the cache lines
+        #    that it changes: a later read would have to fetch them again.
         seen_before, known = np.empty_like(entries), np.empty((3, len(entries)), np.int32)
         kernels.stamp(entries, times, self._meta, step, seen_before, known)
         new = np.arange(first, self._size, dtype=np.int32)
@@ -297,12 +301,15 @@ class KeyIndex:
             InputError: a key is repeated.
         """
         index = cls()
+        # 1. Fill the arrays by entry.
         index._reserve(len(keys))
         index._size = index._live = len(keys)
         index.keys[:] = keys
         index.counts[:], index.last_seen[:], index.fields[:] = counts, last_seen, fields
+        # 2. Number the rows in the order of the entries: a checkpoint does not store them.
         index.rows[:] = np.cumsum(has_row, dtype=np.int32) * has_row
         index._free = FreeRows(int(np.count_nonzero(has_row)))
+        # 3. Make the hash table of the keys. It notices a repeated key, so no sort is needed.
         if not index._slots.rebuild(index.keys):
             raise InputError(
                 "the keys of an index must be distinct: "

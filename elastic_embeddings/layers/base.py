@@ -145,7 +145,7 @@ class KeyedLayer(keras.layers.Layer):
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """Return bool in the inputs' shapes, false for padding; None with a combiner."""
-        # Keras pairs masks with outputs in flattened order: widths have no masks by field.
+        # Keras pairs masks with outputs in flattened order; outputs by width have another order.
         if not self.supports_masking or isinstance(self.arguments.dim, Mapping):
             return None
         masks = {

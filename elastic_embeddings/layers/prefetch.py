@@ -79,6 +79,7 @@ class PreparedQueue:
             keys: int64 [n].
             fields: int16 [n], codes of the keys' fields; None if there is one field.
         """
+        # A new pass over a dataset: what an earlier pass prepared is not trained on any more.
         if not number:
             self.clear()
             with self._lock:

@@ -149,6 +149,7 @@ class RowSteps:
 
     def _begin(self, keys: NDArray[np.int64], sizes: NDArray[np.int32]) -> Batch:
         """Open a step with the batch that was prepared ahead, or prepare it now."""
+        # 1. Use the batch that was prepared for exactly these keys, if there is one.
         fields, batch = _field_codes(sizes), None
         prepared = self.queue.take(keys, fields)
         if prepared is not None:
@@ -157,8 +158,10 @@ class RowSteps:
             except InputError:
                 # The table was restored or its batches were discarded meanwhile.
                 batch = None
+        # 2. Otherwise prepare it now, which gives the same rows.
         if batch is None:
             batch = self._table.begin(self._table.prepare(keys, fields))
+        # 3. Number the step: a backward pass of another one is then an error.
         self._number += 1
         self._open = self._number, batch
         return batch

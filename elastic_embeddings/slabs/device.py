@@ -72,11 +72,13 @@ class DeviceSlab:
             step: int64 scalar, 1 at the table's first step.
             counts: int32 [U], occurrences of the rows' keys.
         """
+        # 1. Gather the rows, and one gradient for each.
         widths = self.spec.optimizer.slots(self.spec.dim)
         weights, state = tf.gather(self._weights, rows), tf.gather(self._state, rows)
         # Summed by row first: a step is not linear in the gradient, so that a step for each
         # occurrence would have another result.
         summed = tf.math.unsorted_segment_sum(gradients, inverse, tf.shape(weights)[0])
+        # 2. Take the optimizer's step on the slots by name, and write everything back.
         slots = dict(zip(widths, tf.split(state, list(widths.values()), axis=1), strict=True))
         weights, slots = self.spec.optimizer.update(weights, slots, summed, step, counts)
         self._weights.scatter_update(tf.IndexedSlices(weights, rows))
@@ -93,6 +95,7 @@ class DeviceSlab:
         if rows < capacity:
             return
         added = (1 << rows.bit_length()) - capacity
+        # Zeros suffice: `initialise` writes a row before it is used.
         for variable in (self._weights, self._state):
             variable.assign(tf.concat([variable, tf.zeros([added, variable.shape[1]])], axis=0))
 

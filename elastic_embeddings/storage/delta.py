@@ -97,6 +97,7 @@ def write_delta(
             f"{folder}: a {header.kind} since {header.since} at step {header.step} is no delta: "
             "give 0 <= since <= step"
         )
+    # Without the dropped tombstones, a reader of the delta would keep deleted keys.
     if header.since < header.deletions_since:
         raise InputError(
             f"{folder}: deletions up to step {header.deletions_since} are forgotten, a delta since "

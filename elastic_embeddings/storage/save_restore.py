@@ -138,6 +138,7 @@ def _arrays(
     state: TableState, entries: NDArray[np.int32], deletions_since: int
 ) -> dict[str, ArrayStream]:
     """The arrays of a table that has only these entries, int32 [e]."""
+    # 1. Arrays by entry.
     index, pending = state.pending.index, state.pending
     arrays = {
         "keys": _stream(entries, (), np.int64, lambda some: index.keys[some]),
@@ -146,10 +147,11 @@ def _arrays(
         "admitted": _stream(entries, (), np.bool_, lambda some: index.rows[some] > 0),
         "fields": _stream(entries, (), np.int16, lambda some: index.fields[some].astype(np.int16)),
     }
+    # 2. Arrays by row, in the order of the entries. A packed state becomes a file per slot.
     rows = index.rows[entries]
     rows = rows[rows > 0]
     for name, slab in state.slabs.items():
-        # How a slab stores weights depends on its kind and dtype: an empty read tells.
+        # How a slab stores weights depends on its kind and dtype, which an empty read shows.
         dtype, start = slab.read_weights(rows[:0]).dtype, 0
         arrays[array_name(name, WEIGHTS)] = _stream(
             rows, (slab.spec.dim,), dtype, slab.read_weights
@@ -160,6 +162,7 @@ def _arrays(
                 rows, (width,), dtype, partial(slab.read_state, columns=columns)
             )
             start += width
+    # 3. Tombstones, counters and sketches.
     arrays.update(tombstone_arrays(state.tombstones.arrays(), deletions_since))
     for name, counter in pending.counters.arrays().items():
         arrays[f"counters.{name}"] = ArrayStream.of(counter)

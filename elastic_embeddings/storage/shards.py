@@ -149,6 +149,7 @@ def reshard(sources: Sequence[Path], targets: Sequence[Path]) -> None:
         header = replace(tables[0].header, shard=number, shards=len(targets), arrays={})
         positions = np.flatnonzero(owners == number)
         arrays = selected_arrays(tables, entries.only(positions)) | _shared_arrays(tables, header)
+        # A whole table is in order by itself.
         if len(targets) > 1:
             arrays[ORDER] = ArrayStream.of(positions)
         write_table(target, header, arrays)

@@ -66,6 +66,7 @@ def select_features(
     from compression.selection.footprint import Budget
     from pipelines.cli.select_plot import plot_selection
 
+    # 1. Select. The pruned configuration is written meanwhile, as its trial reads it.
     report = no_report if as_json else console.info
     context = options.stage_context(config, workspace, overrides, parse_partition(last), report)
     folder = out or context.store.workspace / "selection" / folder_of(context.day)
@@ -79,9 +80,11 @@ def select_features(
         return write_pruned(config, dropped, folder / PRUNED, context.store.workspace, overrides)
 
     selection = _select(context, parse_partition(first), budget, write)
+    # 2. Write the report and the plot.
     document = json.dumps(selection.as_dict(), indent=1, allow_nan=False)
     (folder / REPORT).write_text(document + "\n", encoding="utf-8")
     plot_selection(selection, context.config.name, folder / PLOT)
+    # 3. Track and print them.
     settings = context.config.selection.model_dump(mode="json")
     params = {f"selection.{key}": str(value) for key, value in settings.items()}
     files = (folder / REPORT, folder / PRUNED, folder / PLOT)
@@ -202,6 +205,7 @@ def write_pruned(
         InputError: the file cannot be read, or is not valid without these fields; `out` does not
             exist then.
     """
+    # 1. Read the file, without its placeholders.
     text = source.read_text(encoding="utf-8")
     # YAML would read a placeholder as a mapping, so words stand for placeholders meanwhile.
     # `END` keeps PLACEHOLDER1 from being found inside of PLACEHOLDER10.
@@ -211,12 +215,14 @@ def write_pruned(
     }
     for variable, word in words.items():
         text = text.replace(variable, word)
+    # 2. Remove the fields, and put the placeholders back.
     document = prune_document(yaml.safe_load(text), frozenset(dropped))
     pruned = yaml.safe_dump(
         document, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None
     )
     for variable, word in words.items():
         pruned = pruned.replace(word, variable)
+    # 3. Write the file. It is removed again if it is not valid.
     count = len(set(dropped))
     heading = (
         f"# {source.name} without {count} inputs that `elastic-ctr select-features` dropped.\n"

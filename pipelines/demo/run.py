@@ -82,11 +82,13 @@ def run_demo(
     conf = {"config": str(config.resolve()), "workspace": str(workspace.resolve())}
     with running(folder or default_folder(), keep=keep) as services:
         _show_addresses(console, services, time.monotonic() - began)
+        # 1. Request the days.
         api = services.api()
         # The DAG processor needs a while to find the DAG after the start.
         dag = f"the DAG {DAG_ID}"
         wait_until(lambda: api.has_dag(DAG_ID), services.processes, DAG_TIMEOUT_S, dag)
         api.backfill(DAG_ID, first, last, conf, window.zone)
+        # 2. Follow them, and show what came of them.
         with progress(console) as (report, advance):
             days = Watcher(api, window, report, advance).follow(BACKFILL_TIMEOUT_S)
         _show_results(console, api, days, workspace)

@@ -17,6 +17,7 @@ TIMEOUT_S = 120.0
 BUSY = (httpx.codes.SERVICE_UNAVAILABLE,)
 """Airflow's answer while another of its processes locks its SQLite database."""
 
+# 75 seconds in all, longer than a writer waits for the lock (`environment.SQLITE_BUSY_S`).
 BUSY_WAIT_S = 3.0
 BUSY_ATTEMPTS = 25
 

@@ -149,9 +149,11 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
         The running process, or None if a new process must be started instead: there is no server,
         it has ended, or it was started with other settings than the command needs.
     """
+    # 1. Only `python -m` commands can be a fork of the server, which is a Python process.
     address = environment.get(SOCKET_VARIABLE)
     if not address or list(argv[:2]) != [sys.executable, "-m"]:
         return None
+    # 2. Send the request with one end of a socket pair: the stage writes its output to it.
     request = ModuleRun(argv[2], list(argv[3:]), dict(environment), str(Path.cwd()))
     connection, (output, stage_output) = socket.socket(socket.AF_UNIX), socket.socketpair()
     with stage_output:
@@ -163,6 +165,7 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
             pid = _read(answers).get("pid")
         except (OSError, ValueError):  # no server, or one that ended while it answered
             pid = None
+    # 3. Without an answer, or with a refusal, the caller starts a new process.
     if pid is None:
         output.close()
         connection.close()

@@ -296,6 +296,7 @@ def encode(
     for name in model.relations:
         relation, (mean, spread) = graph.edges[name].relation, model.scale(name)
         layers = cross_layers(parameters.dense, name)
+        # 1. The nodes. Without a network the left vectors carry the spread, so it counts once.
         sides = []
         for field, column, factor in zip(
             (relation.left, relation.right),
@@ -306,6 +307,7 @@ def encode(
             bias = spread * parameters.tables[field][:, column]
             own = factor * vectors[field]
             sides.append(sorted_nodes(graph.keys[field], own, bias, np.dtype(settings.storage)))
+        # 2. The network. Its output is linear in the last layer only, so the spread goes there.
         factors = [1.0] * (len(layers) - 1) + [spread] if layers else []
         network = tuple(
             ((kernel * factor).astype(np.float32), (bias * factor).astype(np.float32))
