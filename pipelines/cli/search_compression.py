@@ -214,7 +214,7 @@ def plot_search(result: SearchResult, name: str, path: Path) -> None:
         baselines: dict[str, list[EvaluatedPlan]] = {}
         for plan in result.baselines:
             baselines.setdefault(plan.name, []).append(plan)
-        # Not strict: a model has no baseline for what it lacks, such as many columns.
+        # Not strict: a model may lack a baseline, and only as many are drawn as have a style.
         styles = zip(baselines.items(), _BASELINE_STYLES, strict=False)
         for (kind, plans), (colour, marker, dashes) in styles:
             label = f"{kind} alone"

@@ -99,8 +99,8 @@ class StreamTrainer:
         names = [relation.name for relation in config.relations]
         encodings = {name: known[name] for name in names if name in known}
         dense = FieldLayout.of(config.schema).dense
-        # A numeric field that the checkpoint does not have is not scaled.
         # The checkpoint's scalers, not new ones: its weights were trained with them.
+        # A numeric field that the checkpoint does not have is not scaled.
         scalers = {name: saved.scalers.get(name, Scaler()) for name in dense}
         featurizer = Featurizer(config.schema, config.relations, scalers, encodings)
         learners = ModelAndBaseline.from_checkpoint(config, checkpoint, saved)

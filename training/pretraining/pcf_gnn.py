@@ -211,7 +211,7 @@ class PcfGnn:
         edges, draw = self._edges[name], np.random.default_rng(seed)
         fields, block_seed = (edges.relation.left, edges.relation.right), int(draw.integers(2**63))
         block = self._sampler.block(fields, edges.left[chosen], edges.right[chosen], block_seed)
-        # Without layers a node is its own vector: hidden, nothing would be left of it.
+        # Without layers a node is its own vector alone: hiding it would leave nothing.
         hidden = self._settings.encoder.own_dropout if self.encoder.layers else 0.0
         shown = {
             field: (draw.random((len(nodes), 1)) >= hidden).astype(dtype)
@@ -245,8 +245,8 @@ class PcfGnn:
                 times = np.bincount(numbers, minlength=count) / np.maximum(
                     self._degrees[batch.relation][side][ends], 1
                 )
-                # The loss is divided by the batch's weight, and so is the ridge: by the mean weight
-                # of an edge, so that a batch of heavy edges is not regularised less.
+                # The loss is divided by the batch's weights, the ridge by the sum that they have on
+                # average: it is then the same for light and heavy edges.
                 total = self._edges[batch.relation].weight.mean() * len(batch.target)
                 ridge = (2 * self._settings.l2 / total * times)[:, None].astype(upstream.dtype)
                 vectors[field][:count] += ridge * table[ends, : parameters.dim]
