@@ -74,6 +74,7 @@ def planned_request(params: Mapping[str, Any], plan: str) -> RunRequest:
         InputError: the plan is not in the folder of a day or hour (`…/dt=<day>/plan.yaml`).
     """
     folder = PurePath(plan).parent
+    # A day is a folder `dt=`, an hour a folder `hm=` in it.
     parts = folder.parts[-2:] if folder.name.startswith("hm=") else folder.parts[-1:]
     day = partition_of(PurePath(*parts))
     return RunRequest(day, str(params["config"]), str(params.get("workspace") or ""))
@@ -85,6 +86,7 @@ def build_dag() -> DAG:
         dag_id="compress_champion",
         description="A smaller export of the model that serves, through the gates.",
         doc_md=__doc__,
+        # A run is for the model that serves when it starts, not for an interval of data.
         schedule=CronTriggerTimetable(compress_cron(), timezone=schedule_zone().key),
         params=compression_form(),
         tags=["elastic-ctr", "compression"],

@@ -44,6 +44,8 @@ def build_dag() -> DAG:
         dag_id="daily_retrain",
         description="One task per stage: a day (or hour) of impressions becomes a promoted model.",
         doc_md=__doc__,
+        # Gives each run an interval, from which `dags.run_date` reads the day. In Airflow 3 a
+        # plain cron string gives an empty one at the time of the run, unless configured otherwise.
         schedule=CronDataIntervalTimetable(schedule_cron(), timezone=schedule_zone().key),
         params=trigger_form(),
         tags=["elastic-ctr", "training"],
@@ -58,6 +60,7 @@ def build_dag() -> DAG:
         )
         tasks = {name: _task(name) for name in STAGES}
         for name, needed in dependencies().items():
+            # A stage that needs no other stage waits for the earlier days.
             ([tasks[before] for before in needed] or first) >> tasks[name]
     return dag
 

@@ -69,6 +69,7 @@ class EarlierDays(BaseSensorOperator):
         except InputError as error:
             raise AirflowFailException(str(error)) from error
         self.log.info("This run trains %s with %s", request.day, request.config)
+        # The parameters of another run are only those that were set for it.
         defaults = {name: self.dag.params[name] for name in ("config", "workspace")}
         return may_start(
             request, lambda state: _runs(self.dag_id, state, defaults), backfill=is_backfill(run)

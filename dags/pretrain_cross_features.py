@@ -28,6 +28,8 @@ def build_dag() -> DAG:
         dag_id="pretrain_cross_features",
         description="The cross graph and the encodings that the click model reads frozen.",
         doc_md=__doc__,
+        # An interval of one day, not of the week between two runs: a run is for the day that ends
+        # when it starts.
         schedule=CronTriggerTimetable(
             pretrain_cron(), timezone=schedule_zone().key, interval=timedelta(days=1)
         ),

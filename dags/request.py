@@ -106,6 +106,9 @@ def is_backfill(run: DagRunLike) -> bool:
 
 def _to_yaml(value: Any) -> str:
     """Return a value as one line of YAML. JSON does not do: YAML 1.1 reads its `1e-05` as text."""
+    # Quoted, so that a text such as `yes` or `1` does not become another type.
     style = '"' if isinstance(value, str) else None
+    # Never wrapped, because an override is one argument of a command line.
     text = yaml.safe_dump(value, default_style=style, width=math.inf)
+    # PyYAML ends a plain scalar with the mark of a document's end.
     return text.removesuffix("...\n").rstrip("\n")

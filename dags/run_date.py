@@ -50,6 +50,7 @@ def resolve_partition(
             "this run has neither a `date` nor a data interval: "
             "trigger it again with `date` set to YYYY-MM-DD"
         )
+    # Airflow keeps times in UTC; a day begins in the schedule's time zone.
     start = interval_start.astimezone(calendar.zone)
     return Hour(start.date(), start.hour) if calendar.by_hour else start.date()
 

@@ -61,6 +61,7 @@ class StageProcess:
         Raises:
             OSError: the command cannot be started.
         """
+        # The stage has its own session, and so a process group that can be ended as a whole.
         process = connect(self._argv, self._environment) or subprocess.Popen(
             self._argv,
             env=self._environment,
@@ -100,6 +101,7 @@ class StageProcess:
         # Also after a normal end: children of the command may still run.
         _signal_group(process.pid, signal.SIGKILL)
         process.wait()
+        # Process numbers are used again: a later `terminate` must not reach another group.
         self._group = None
 
 

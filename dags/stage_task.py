@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 EXIT_NO_DATA = 4
 EXIT_RETRY = 75
 MANIFEST = "manifest="
+# An XCom is a row of Airflow's database: a path, never data.
 MAX_XCOM_CHARACTERS = 500
 RUN_URL_VARIABLE = "ELASTIC_CTR_AIRFLOW_URL"
 
@@ -46,9 +47,11 @@ def dag_arguments() -> dict[str, Any]:
     return {
         "start_date": datetime(2015, 1, 1, tzinfo=schedule_zone()),
         "catchup": False,
+        # A day starts from the model of the day before, so its run cannot overlap with that one's.
         "max_active_runs": 1,
         "default_args": {
             "owner": "elastic-ctr",
+            # For the exit codes that are worth another try; the others fail without one.
             "retries": 2,
             "retry_delay": timedelta(seconds=30),
             "retry_exponential_backoff": True,
@@ -81,6 +84,7 @@ class StageTask(BaseOperator):
     def execute(self, context: Context) -> str:
         """Run the stage and return its manifest's path; raises by the table of this module."""
         request = read_request(context["params"], context["dag_run"])
+        # The task's own settings come last, so they override those of the form.
         argv = replace(request, overrides=(*request.overrides, *self.settings)).command(self.stage)
         run_url = str(getattr(context["ti"], "log_url", "") or "")
         return self.run_command(argv, stage_environment(os.environ, run_url))

@@ -134,6 +134,7 @@ class PlanEvaluator:
         self._heldout = heldout
         self._states: dict[tuple[StepSettings, ...], CompressionState] = {}
         self._examples: dict[tuple[str, ...], Examples] = {}
+        # Scored once: every plan is compared with it.
         self._trained = self._score(state.model)
 
     @classmethod
@@ -161,6 +162,8 @@ class PlanEvaluator:
     ) -> EvaluatedPlan:
         """Compare a model's scores of the held-out slice, float32 [n], with the trained model's."""
         heldout = self._heldout
+        # Plans are chosen by the choosing half. The other one has no part in the choice, so its
+        # figures are not better by selection.
         label, choosing, reported = heldout.label, heldout.choosing, heldout.reported
         trained, auc_reported = self._trained, auc(label[reported], scores[reported])
         return EvaluatedPlan(
@@ -193,6 +196,7 @@ class PlanEvaluator:
         # Removed and put back at the end of the dictionary: its order is that of last use.
         state = self._states.pop(steps, None) or run_step(self.after(steps[:-1]), steps[-1])[0]
         self._states[steps] = state
+        # The newest state stays in any case: the caller needs it.
         while (
             len(self._states) > 1
             and sum(s.model.nbytes for s in self._states.values()) > _CACHE_SIZE * self.bytes
@@ -233,6 +237,7 @@ def _contributions(label: Floats, scores: Floats) -> NDArray[np.float64]:
     shares = np.empty(len(label))
     shares[clicked] = _share_below(scores[~clicked], scores[clicked])
     shares[~clicked] = 1 - _share_below(scores[clicked], scores[~clicked])
+    # The mean share of either label is the AUC.
     shares -= shares[clicked].mean()
     return shares / np.where(clicked, clicked.sum(), (~clicked).sum())
 

@@ -115,6 +115,7 @@ def _descend(state: SearchState, goal: Goal) -> Levels:
     costs = dict.fromkeys(range(len(state.space.axes)), 0.0)
     fresh: set[int] = set()
     while costs and not (goal.max_drop is None and goal.allows(state.evaluated[levels])):
+        # Of equal costs the first axis, so that a search can be repeated.
         axis = min(costs, key=lambda a: (costs[a], a))
         coarser = _next_smaller(state, levels, axis)
         plan = None if coarser is None else state.result(coarser)
@@ -146,6 +147,7 @@ def _better_neighbour(state: SearchState, goal: Goal, levels: Levels) -> Levels 
     now = state.evaluated[levels]
     # With a limit on the loss, a plan within it can only be beaten by a smaller one.
     limit = goal.max_bytes
+    # A plan that is smaller by less than 1 - `_MIN_SAVING` is not worth an evaluation.
     if goal.max_drop is not None and goal.allows(now):
         limit = int(_MIN_SAVING * now.bytes)
     for neighbour in _neighbours(state.space, levels):

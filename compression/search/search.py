@@ -128,6 +128,7 @@ def search(
     fixed = tuple(step for step in settings.steps if isinstance(step, DropFields))
     space = SearchSpace.of(evaluator.after(fixed), fixed)
     drops = {}
+    # One score for all plans: a score by axis would multiply the plans to try.
     for by in SCORES:
         probe = evaluator.measure(by, (*fixed, PruneRows(by=by, keep=PROBED)))
         drops[by] = probe.cautious_drop
@@ -151,6 +152,7 @@ def search(
     # 3. Fine-tune the chosen plan.
     if tune:
         plans.append(evaluator.measure(TUNED, with_tuning(chosen.steps)))
+        # Tuning does not always help: the tuned plan is measured like any other.
         chosen = goal.best([chosen, plans[-1]])
 
     # 4. Compare with one step alone, and with all that the search evaluated.
@@ -168,6 +170,7 @@ def search(
 def pareto(plans: Sequence[EvaluatedPlan]) -> tuple[EvaluatedPlan, ...]:
     """Return the plans that no other beats in both bytes and cautious drop, largest first."""
     front: list[EvaluatedPlan] = []
+    # In the order of bytes a plan is on the front if it loses less than every smaller one.
     for plan in sorted(plans, key=lambda plan: (plan.bytes, plan.cautious_drop)):
         if not front or plan.cautious_drop < front[-1].cautious_drop:
             front.append(plan)

@@ -139,10 +139,12 @@ def baselines(space: SearchSpace) -> dict[str, list[tuple[StepSettings, ...]]]:
     named = {axis.name: axis.levels[1:] for axis in space.axes}
     forms, columns = named.get("form", ()), named.get("columns", ())
     alone: dict[str, list[StepSettings]] = {
+        # Without 1.0, which prunes nothing, and 0.0, which leaves no row.
         "magnitude pruning": [PruneRows(by="norm", keep=share) for share in KEPT[1:-1]],
         "pruning by count": [PruneRows(by="count", keep=share) for share in KEPT[1:-1]],
         "quantization": [form for form in forms if isinstance(form, Quantize)],
         "product quantization": [form for form in forms if isinstance(form, ProductCodes)],
+        # One width for all rows: widths by frequency are what the search adds.
         "narrower rows": [Widths(ranks=(low,)) for low, high in columns if low == high],
     }
     # An axis that a model does not have has no baseline.

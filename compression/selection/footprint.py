@@ -118,9 +118,11 @@ class Footprint:
         for block, _, rows in blocks.ranges:
             # Without a pooled group, a block (`field:ad`, `cross:ad__user`) has one use.
             readers = self.pooled.get(block, frozenset({block.partition(":")[2]}))
+            # A block that is not of a use stays.
             readers = readers & self.complexities.keys()
             if readers and not readers & kept:
                 removed += rows
+        # A weight with blocks on two axes, a cross network's kernel, loses rows and columns.
         return float((1 - removed / blocks.size) ** blocks.axes)
 
 

@@ -162,8 +162,9 @@ def rank(
 ) -> FieldRanking:
     """Put gates in front of the learner's model, train both, and return the ranking."""
     scores = {name: cost.score(settings) for name, cost in footprint.complexities.items()}
+    # 1. Put a gate in front of every use.
     gated = GatedModel(learner.model, gate_rule(config, settings), costs(scores, config, settings))
-    # The same table and optimizer state; the gates of an earlier ranking start again.
+    # 2. Use the same table and optimizer state; the gates of an earlier ranking start again.
     through_gates = Learner(gated, learner.table, learner.optimizer, config.training.seed)
     slots = {name: slots for name, slots in learner.slots.items() if name != LOGITS}
     through_gates.slots.update(slots)
@@ -174,6 +175,7 @@ def rank(
         if report:
             report(share)
 
+    # 3. Train gates and weights together: a gate's value depends on what the model makes of it.
     train_on_split(through_gates, split, config.training, settings.passes, progress)
     return FieldRanking(gated.keep(), footprint, scores)
 
@@ -191,6 +193,7 @@ def gate_rule(config: LearnerConfig, settings: SelectionSettings) -> GateRule:
         initial_keep=settings.initial_keep,
         keep_range=settings.keep_range,
         speed=settings.learning_rate / config.model.dense.learning_rate,
+        # FSCD's penalty has its full size from the first step.
         ramp=0.0 if fscd else 0.5,
     )
 

@@ -111,6 +111,7 @@ class FieldSelection:
                 online=cost.online,
                 width=cost.width,
                 rows=cost.rows,
+                # What the full model would save: shared rows go only with their last field.
                 bytes=footprint.of(whole).bytes - footprint.of(whole - {name}).bytes,
             )
 

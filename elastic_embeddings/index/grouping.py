@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from elastic_embeddings.core.hashing import GOLDEN
 from elastic_embeddings.core.native import compiled
 
+# uint64, because numba computes a uint64 with a signed integer in float64.
 _ONE, _32 = np.uint64(1), np.uint64(32)
 
 

@@ -91,6 +91,7 @@ class HashSlots:
 
     def rebuild(self, keys: NDArray[np.int64]) -> bool:
         """Replace the content: the i-th key is entry i. Return False if a key is repeated."""
+        # Empties all slots: released pages read as zeros.
         release(self.pairs, 0)
         capacity = max(_FIRST_CAPACITY, int(len(keys) / _BUILT))
         self._reserve(2 * capacity)
@@ -125,6 +126,7 @@ def home(key: np.uint64, layout: SlotLayout) -> np.uint64:
     """
     high = mix(key ^ SALT) >> _32
     slot = (high * layout.capacity) >> _32
+    # A key whose home by the old capacity has been moved is found by the wider one.
     return slot if slot < layout.boundary else (high * layout.wider) >> _32
 
 
@@ -132,6 +134,7 @@ def home(key: np.uint64, layout: SlotLayout) -> np.uint64:
 def locate(pairs: Pairs, key: np.uint64, slot: np.uint64) -> np.uint64:
     """Return the slot of the key, or the empty slot for it, searching from its home."""
     # It ends without a test for the array's end: the last slots are always empty.
+    # The entry tells whether a slot is empty, not the key: 0 is a key like any other.
     while pairs[slot, 1] != 0 and pairs[slot, 0] != key:
         slot += ONE
     return slot
@@ -179,8 +182,10 @@ def _migrate(pairs: Pairs, layout: SlotLayout, slots: int) -> int:
     # The moved block ends at an empty slot, so no search for a key below the boundary crosses it.
     while pairs[end, 1] != 0:
         end += 1
+    # Copied, because the slots that the keys move to may be among those they come from.
     block = pairs[start:end].copy()
     pairs[start:end] = 0
+    # With the lower boundary, `home` places the block's keys by the wider capacity.
     moved = SlotLayout(layout.capacity, layout.wider, np.uint64(start))
     for i in range(len(block)):
         if block[i, 1] != 0:

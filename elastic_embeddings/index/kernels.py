@@ -71,6 +71,7 @@ def find_or_insert(
         key, turn = distinct[u], np.uint64(u) & RING_MASK
         slot = locate(pairs, key, ring[turn])
         if pairs[slot, 1] == 0:
+            # No space left: the caller grows the arrays and continues with this key.
             if size == max_size:
                 return u, size
             keys[size] = np.int64(key)
@@ -99,6 +100,7 @@ def stamp(
         if u + AHEAD < len(entries):
             prefetch(flat, np.uint64(entries[u + AHEAD]) * _FOUR)
         entry = np.uint64(entries[u])
+        # Counts stop at 2³¹ - 1. What was really added is kept, for `unstamp` to subtract.
         times[u] = min(times[u], COUNT_LIMIT - meta[entry, COUNT])
         seen_before[u] = meta[entry, LAST_SEEN]
         meta[entry, COUNT] += times[u]
@@ -164,6 +166,7 @@ def close_holes(keys: NDArray[np.int64], meta: Int32s, size: int) -> int:
     for entry in range(size):
         if meta[entry, ROW] == HOLE:
             continue
+        # In place: `kept` is never above `entry`, so nothing is overwritten before it is read.
         keys[kept] = keys[entry]
         meta[kept] = meta[entry]
         kept += 1

@@ -22,6 +22,7 @@ from elastic_embeddings.index.hash_slots import HashSlots
 
 # Address space, not memory: 6 GiB for entries, 16 GiB for slots. Four slots per entry are twice
 # the widest capacity that so many entries need.
+# Without lazy memory a reservation would be committed at once: start small, and copy to grow.
 _RESERVE = 2**28 if LAZY_MEMORY else 2**16
 _SLOTS_PER_ENTRY = 4
 _INT32_MAX = 2**31 - 1
@@ -80,6 +81,7 @@ class FreeRows:
         """Return free rows, int32 [count]."""
         reused = min(count, self._count)
         self._count -= reused
+        # Starts so that the places after the reused rows hold limit + 1, limit + 2, and so on.
         first = self.limit + 1 - reused
         rows = np.arange(first, first + count, dtype=np.int32)
         rows[:reused] = self._rows[self._count : self._count + reused][::-1]
@@ -194,8 +196,11 @@ class KeyIndex:
         fields = _as_fields(fields, len(bits))
         if not 0 <= step <= _INT32_MAX:
             raise InputError(f"step is {step}: give a step of 0 to {_INT32_MAX}")
+        # 1. Find the distinct keys of the batch, and find or insert these.
         first, batch = self._size, distinct_keys(bits)
         entries, times = self._find_or_insert(batch, fields), batch.times
+        # 2. Count and stamp them. The kernel returns rows, counts and fields, of the cache lines
+        #    that it changes: a later read would have to fetch them again.
         seen_before, known = np.empty_like(entries), np.empty((3, len(entries)), np.int32)
         kernels.stamp(entries, times, self._meta, step, seen_before, known)
         new = np.arange(first, self._size, dtype=np.int32)
@@ -241,6 +246,8 @@ class KeyIndex:
         holes, rows = kernels.remove(self._arrays(), entries, freed)
         self._free.free(freed[:rows])
         self._live -= holes
+        # Without holes at the end, undoing a batch also restores the size: the next keys get the
+        # same entries as if the batch had never been prepared.
         self._size = kernels.trim(self._meta, self._size)
 
     def live(self) -> NDArray[np.int32]:
@@ -252,6 +259,7 @@ class KeyIndex:
         self._size = kernels.close_holes(self._keys, self._meta, self._size)
         release(self._keys, self._size)
         release(self._meta, self._size)
+        # The entries have new numbers, so every slot is out of date.
         self._slots.rebuild(self.keys)
 
     def compact_rows(self) -> NDArray[np.int32]:
@@ -293,12 +301,15 @@ class KeyIndex:
             InputError: a key is repeated.
         """
         index = cls()
+        # 1. Fill the arrays by entry.
         index._reserve(len(keys))
         index._size = index._live = len(keys)
         index.keys[:] = keys
         index.counts[:], index.last_seen[:], index.fields[:] = counts, last_seen, fields
+        # 2. Number the rows in the order of the entries: a checkpoint does not store them.
         index.rows[:] = np.cumsum(has_row, dtype=np.int32) * has_row
         index._free = FreeRows(int(np.count_nonzero(has_row)))
+        # 3. Make the hash table of the keys. It notices a repeated key, so no sort is needed.
         if not index._slots.rebuild(index.keys):
             raise InputError(
                 "the keys of an index must be distinct: "
@@ -311,6 +322,7 @@ class KeyIndex:
         slots, done = self._slots, 0
         entries = np.empty(len(batch.keys), np.int32)
         while True:
+            # The kernel stops where the entries' arrays are full or the slots have to grow.
             max_size = min(self._size + slots.free(self._live), len(self._keys))
             done, size = kernels.find_or_insert(
                 self._arrays(),
@@ -344,6 +356,7 @@ class KeyIndex:
             if rows:
                 kernels.to_rows(self._meta, found[begin:end])
 
+        # Finding changes nothing, so it is split over threads; inserting has one thread.
         split_rows(search, len(bits), at_least=_KEYS_PER_THREAD)
         return found
 
@@ -353,6 +366,7 @@ class KeyIndex:
                 f"an index holds at most {_INT32_MAX} keys: evict, squeeze or split the table"
             )
         if entries > len(self._keys):
+            # At least doubled, so that copying costs each key a constant time on average.
             length = min(max(entries, 2 * len(self._keys)), _INT32_MAX)
             self._keys = _longer(self._keys, length, self._size)
             self._meta = _longer(self._meta, length, self._size)

@@ -100,6 +100,7 @@ class KeyedLayer(keras.layers.Layer):
         # No autocast: it would cast the keys to float.
         super().__init__(autocast=False, **kwargs)
         self.arguments = arguments
+        # With a combiner the padding is left out of the pooling: nothing is left to mask.
         self.supports_masking = arguments.padding is not None and arguments.combiner is None
         combiner = validate_combiner(arguments.combiner)
         self._plan = InputPlan(combiner, arguments.padding, dict(arguments.share or {}))
@@ -138,11 +139,13 @@ class KeyedLayer(keras.layers.Layer):
                 )
                 for name, values in inputs_by_field.items()
             }
+            # A layer that is called with one tensor returns a tensor, not a dictionary.
             by_slab[slab] = specs.get(ONLY_FIELD, specs)
         return self._output(by_slab)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """Return bool in the inputs' shapes, false for padding; None with a combiner."""
+        # Keras pairs masks with outputs in flattened order; outputs by width have another order.
         if not self.supports_masking or isinstance(self.arguments.dim, Mapping):
             return None
         masks = {
@@ -153,6 +156,7 @@ class KeyedLayer(keras.layers.Layer):
 
     @property
     def _output_dtype(self) -> str:
+        # Only a mixed policy asks for 16-bit outputs; the policy `bfloat16` is the storage of rows.
         return "bfloat16" if self.dtype_policy.name == "mixed_bfloat16" else "float32"
 
     def _output(self, by_slab: dict[str, Any]) -> Any:

@@ -47,6 +47,7 @@ class FrozenEmbedding(KeyedLayer):
     @classmethod
     def of(cls, layer: ElasticEmbedding) -> Self:
         """Return the frozen copy of a built layer."""
+        # Sorted for the binary search in `vectors`: stock TensorFlow operations, no hash table.
         keys, given = np.sort(layer.table.keys()), layer.arguments
         frozen = cls(
             given.dim,
@@ -57,6 +58,7 @@ class FrozenEmbedding(KeyedLayer):
             name=layer.name,
             dtype=layer.dtype_policy,
         )
+        # The weights' shapes follow from `rows` alone, so there is no input shape to give.
         frozen.build(None)
         # The smallest int64 comes first, so that the search below always finds a key that is not
         # greater. If that key has a row, it is there twice and the second one is found.
@@ -102,6 +104,7 @@ def frozen(model: keras.Model) -> keras.Model:
     Raises:
         InputError: an elastic layer is inside a nested model or layer.
     """
+    # `clone_model` calls its function for the model's own layers, not for layers inside of them.
     nested = [
         layer.name
         for layer in all_layers(model)
@@ -119,6 +122,7 @@ def frozen(model: keras.Model) -> keras.Model:
         return type(layer).from_config(layer.get_config())
 
     copy = keras.models.clone_model(model, clone_function=copy_layer)
+    # A layer made from a configuration has new weights; `FrozenEmbedding.of` has set its own.
     for layer, twin in zip(model.layers, copy.layers, strict=True):
         if not isinstance(layer, ElasticEmbedding):
             twin.set_weights(layer.get_weights())

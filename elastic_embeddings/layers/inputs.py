@@ -23,6 +23,7 @@ Combiner = Literal["sum", "mean", "sqrtn"]
 ONLY_FIELD = ""
 """The field's name if a layer is called with one tensor; its keys have no salt."""
 
+# No uint64: its upper half does not fit an int64 key.
 _KEY_DTYPES = ("int64", "int32", "int16", "int8", "uint32", "uint16", "uint8")
 
 
@@ -56,6 +57,7 @@ class FieldKeys:
             # Padding has no key: its positions stay zero.
             vectors = tf.scatter_nd(self.lists[:, tf.newaxis], vectors, tf.stack([self.count, dim]))
         restored = tf.reshape(vectors, tf.concat([self.shape, [dim]], axis=0))
+        # A reshape to a tensor's values loses the static shape, by which later layers are built.
         return tf.ensure_shape(restored, self.static.concatenate(dim))
 
 
@@ -85,6 +87,7 @@ class InputPlan:
             InputError: not integers, or a ragged field without a combiner.
         """
         fields = []
+        # In the order of `field_names`: a field's code is its position in that order.
         for name, values in sorted(by_name(inputs).items()):
             values = _integers(name, values)
             ragged = isinstance(values, tf.RaggedTensor)
@@ -190,11 +193,13 @@ def pool(vectors: tf.Tensor, lists: tf.Tensor, count: tf.Tensor, combiner: Combi
         count: int32 scalar, the number of lists.
         combiner: the pooling.
     """
+    # `segment_sum` does not know the number of lists: empty ones at the end would be missing.
     summed = tf.math.unsorted_segment_sum(vectors, lists, count)
     if combiner == "sum":
         return summed
     ones = tf.ones_like(lists, tf.float32)
     sizes = tf.math.unsorted_segment_sum(ones, lists, count)[:, tf.newaxis]
+    # An empty list has size 0: `divide_no_nan` gives zeros, where a division would give NaN.
     return tf.math.divide_no_nan(summed, sizes if combiner == "mean" else tf.sqrt(sizes))
 
 
@@ -222,6 +227,7 @@ def salt(vocabulary: str) -> int:
     """Return the salt of a vocabulary's keys, a signed 64-bit integer; 0 for the only field."""
     if vocabulary == ONLY_FIELD:
         return 0
+    # Not Python's `hash`, which differs from process to process: saved keys contain the salt.
     digest = hashlib.blake2b(vocabulary.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
 

@@ -128,6 +128,7 @@ class ElasticEmbedding(KeyedLayer):
             fallback=fallback,
         )
         super().__init__(arguments, **kwargs)
+        # The table is created later. The slabs are made here, so that wrong arguments fail at once.
         self.slabs = arguments.slabs(_storage_of(self.dtype_policy.name))
         self.supports_jit = False  # XLA cannot call the index, which is Python
         self._fields: tuple[str, ...] = ()
@@ -201,6 +202,7 @@ class ElasticEmbedding(KeyedLayer):
             folder = Path(scratch) / "table"
             self.table.save(folder)
             for file in sorted(folder.iterdir()):
+                # The files as bytes: loading verifies the same checksums as a restore of a folder.
                 store[file.name] = np.fromfile(file, np.uint8)
 
     def load_own_variables(self, store: Any) -> None:

@@ -46,6 +46,7 @@ class _QueuedBatch:
     batch: Batch
 
     def matches(self, keys: NDArray[np.int64], fields: NDArray[np.int16] | None) -> bool:
+        # By content: the dataset's thread and the training step receive different arrays.
         if not np.array_equal(self.keys, keys):
             return False
         if self.fields is None or fields is None:
@@ -78,12 +79,14 @@ class PreparedQueue:
             keys: int64 [n].
             fields: int16 [n], codes of the keys' fields; None if there is one field.
         """
+        # A new pass over a dataset: what an earlier pass prepared is not trained on any more.
         if not number:
             self.clear()
             with self._lock:
                 self._pass += 1
                 number = self._pass
         with self._lock:
+            # Read before the long `prepare`, to notice afterwards a `take` or `clear` in between.
             generation = self._generation
             if number != self._pass:
                 return number
@@ -107,7 +110,9 @@ class PreparedQueue:
                 first = self._queue.popleft()
                 if first.matches(keys, fields):
                     return first.batch
+            # Training left the prepared order: a batch that is being prepared now is obsolete too.
             self._generation += 1
+        # Nothing was queued in a loop that never used `prefetch_keys`: no reason to warn it.
         if had_batches and not self._warned:
             self._warned = True
             warnings.warn(_OTHER_BATCHES, stacklevel=2)

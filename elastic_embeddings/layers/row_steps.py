@@ -49,6 +49,7 @@ class RowSteps:
         self.queue = PreparedQueue(table)
         self._table = table
         self._on_device = [slab for slab in table.slabs.values() if isinstance(slab, DeviceSlab)]
+        # Number of the step that was opened last: a backward pass must name it.
         self._number = 0
         self._open: tuple[int, Batch] | None = None  # the step between its two passes
 
@@ -65,6 +66,7 @@ class RowSteps:
                 backward pass.
         """
         step = self._device_step if self._on_device else self._host_step
+        # The handle is the only differentiable argument: its gradient function is the row update.
         differentiable = tf.custom_gradient(lambda anchor: step(keys, sizes, anchor))
         return dict(zip(self._table.slabs, tf.nest.flatten(differentiable(handle)), strict=True))
 
@@ -72,6 +74,7 @@ class RowSteps:
         """Return the vectors float32 [n, dim] of keys int64 [n], by slab; nothing is changed."""
         if self._on_device:
             rows = tf.ensure_shape(tf.numpy_function(self._table.find, [keys], tf.int32), [None])
+            # `gather_rows` reads rows through positions in them; here every row is read once.
             positions = tf.range(tf.size(rows))
             vectors = [slab.gather_rows(rows, positions) for slab in self._on_device]
         else:
@@ -100,10 +103,13 @@ class RowSteps:
             return [np.int64(self._number), *self._table.gather_all(batch).values()]
 
         kinds = [tf.int64] + [tf.float32] * len(self._table.slabs)
+        # The handle is an argument for the order alone: this read comes after the write by which
+        # the previous step of the same graph ended.
         number, *vectors = tf.numpy_function(begin, [keys, sizes, handle], kinds)
 
         def backward(*gradients: tf.Tensor) -> tf.Tensor:
             """Apply the step; return the gradient of the handle."""
+            # A layer that gathers from the vectors gives IndexedSlices, which are made dense.
             dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
             done = tf.numpy_function(self._finish, [number, *dense], tf.float32)
             return tf.ensure_shape(done, [])
@@ -143,6 +149,7 @@ class RowSteps:
 
     def _begin(self, keys: NDArray[np.int64], sizes: NDArray[np.int32]) -> Batch:
         """Open a step with the batch that was prepared ahead, or prepare it now."""
+        # 1. Use the batch that was prepared for exactly these keys, if there is one.
         fields, batch = _field_codes(sizes), None
         prepared = self.queue.take(keys, fields)
         if prepared is not None:
@@ -151,19 +158,23 @@ class RowSteps:
             except InputError:
                 # The table was restored or its batches were discarded meanwhile.
                 batch = None
+        # 2. Otherwise prepare it now, which gives the same rows.
         if batch is None:
             batch = self._table.begin(self._table.prepare(keys, fields))
+        # 3. Number the step: a backward pass of another one is then an error.
         self._number += 1
         self._open = self._number, batch
         return batch
 
     def _finish(self, number: NDArray[np.int64], *gradients: NDArray[np.float32]) -> np.float32:
         """Apply the step; device slabs have updated their rows already and have no gradients."""
+        # Closed first: a second backward pass of the same step finds no open step and fails.
         opened, self._open = self._open, None
         if opened is None or opened[0] != number:
             raise InputError(_NO_OPEN_STEP)
         names = list(self._table.slabs)[: len(gradients)]
         self._table.apply(opened[1], dict(zip(names, gradients, strict=True)))
+        # The handle is no parameter of the model: no optimizer may move it.
         return np.float32(0)
 
 

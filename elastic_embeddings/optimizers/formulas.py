@@ -96,6 +96,7 @@ def adam(
     m = k.beta_1 * m + k.rest_1 * g
     new_v = k.beta_2 * v + k.rest_2 * (g * g)
     root = sqrt(new_v)
+    # `0 *` is a zero of epsilon's type: float, tensor, or the scalar of a kernel.
     first = where(z == 0, k.epsilon, 0 * k.epsilon)  # ε enters when a row is first updated
     z = z + k.gain * m - (root - sqrt(v) + first) * k.inverse_rate * x
     return (root + k.epsilon) * k.inverse_rate, z, m, new_v

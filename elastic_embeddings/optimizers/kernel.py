@@ -45,6 +45,7 @@ from elastic_embeddings.optimizers.row_storage import (
     row_stream,
 )
 
+# 2 KiB. The seven areas of AMSGrad, the rule with the most slots, take 14 KiB.
 AREA = 512
 WEIGHTS_AT = 0
 LINEAR_AT = AREA
@@ -101,6 +102,7 @@ def update_kernel(
         storage: of weights and state.
     """
     read, write = ROW_STORAGE[storage]
+    # Chosen outside of the loop: each kernel is compiled with one of the two.
     shrink = (shrink_closed, shrink_exact)[exact]
     lanes, slot_lanes, rows_per_block = lanes_of(dim), lanes_of(width), AREA // dim
 
@@ -351,6 +353,8 @@ def _norm(scratch: Block, start: int, dim: int, lanes: int) -> Value:
 @inlined
 def _root(scratch: Block, start: int, dim: int, c: Value, norm: Value) -> Value:
     """Return r = ‖x‖₂ of one row by Newton's method on 1/q, from left of the root."""
+    # With the largest A in place of every A the equation q(r) = 1 is solved by (‖s‖ - c) / A. The
+    # root is not less, so Newton's method starts left of it.
     steepest = np.float32(0)
     for i in range(start, start + dim):
         steepest = max(steepest, scratch[CURVATURE_AT + i])
@@ -366,6 +370,7 @@ def _root(scratch: Block, start: int, dim: int, c: Value, norm: Value) -> Value:
         step = (np.float32(math.sqrt(q2)) - np.float32(1)) * q2 / slope
         # Rounding can make a step negative or NaN: such a step is skipped.
         r += step if step > 0 else np.float32(0)
+        # Written with `not`: a step of NaN ends the loop too.
         if not step > _CONVERGED * r:
             break
     return r

@@ -22,6 +22,7 @@ class LearningRate(ABC):
 
     def at(self, step: Value) -> Value:
         """Return the rate of a step: a float, or a float64 tensor if the step is a tensor."""
+        # float64, because float32 does not hold every step above 2²⁴.
         return self._at(tf.cast(step, tf.float64) if tf.is_tensor(step) else float(step))
 
     @abstractmethod
@@ -85,6 +86,7 @@ class CosineDecay(LearningRate):
         return self.initial
 
     def _at(self, step: Value) -> Value:
+        # `0 * step + 1` is a 1 of the step's type, float or tensor.
         progress = minimum((step - 1) / self.steps, 0 * step + 1)
         share = (1 + cos(math.pi * progress)) / 2
         return self.initial * (self.final_fraction + (1 - self.final_fraction) * share)

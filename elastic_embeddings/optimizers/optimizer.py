@@ -142,6 +142,7 @@ class Optimizer(ABC):
         old_slots = {name: tf.convert_to_tensor(slot) for name, slot in slots.items()}
         linear, curvature, new_slots = self._apply_rule(constants, weights, gradients, old_slots)
         curvature += 2 * self.l2
+        # A threshold of 0 tells the proximal step that the last axis is no group: dense weights.
         threshold = self._threshold(weights.shape[-1]) if self.l21 else 0.0
         l1 = self._l1_strength(counts, dtype)
         return proximal_step(linear, curvature, l1, threshold, exact=self.exact), new_slots
@@ -172,10 +173,13 @@ class Optimizer(ABC):
                 "split the vector over several slabs"
             )
         widths = tuple(self.slots(dim).values())
+        # The slots of a rule have one width: `dim`, or 1 in row-wise Adagrad.
         shape = len(widths), widths[0], dim
         kernel = update_kernel(type(self).block_rule, *shape, self.exact, storage)
         constants = self._step_constants(float(step))
+        # Rounded once, after the computation in float64, as in `update`.
         constants = constants._make(np.float32(number) for number in constants)
+        # C = 0 switches the factor off, see `Penalties`.
         dynamic = self.dynamic_l1 or DynamicL1(0.0, 1)
         l1, l2, l21 = self.l1, 2 * self.l2, self._threshold(dim)
         by_count = dynamic.multiple, dynamic.min_count, self.decay, self.decay_steps

@@ -87,11 +87,13 @@ def proximal_step(
 
 def _root(s: tf.Tensor, a: tf.Tensor, c: tf.Tensor, norm: tf.Tensor) -> tf.Tensor:
     """Return r > 0, float [.., 1]."""
+    # q ≥ 1 there, because no A is above the largest: the start is left of the root.
     r = (norm - c) / tf.reduce_max(a, axis=-1, keepdims=True)
     for _ in range(NEWTON_STEPS):
         t = a * r + c
         squares = tf.square(s / t)
         q2 = tf.reduce_sum(squares, axis=-1, keepdims=True)
         slope = tf.reduce_sum(squares * (a / t), axis=-1, keepdims=True)
+        # As in the kernel: rounding can make a step negative or 0 / 0, which is skipped.
         r = r + tf.maximum(tf.math.divide_no_nan((tf.sqrt(q2) - 1) * q2, slope), 0)
     return r

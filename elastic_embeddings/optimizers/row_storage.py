@@ -48,6 +48,7 @@ def encode(values: NDArray[np.float32], storage: Storage) -> NDArray[Any]:
         return np.asarray(values, np.float32)
     dtype = np.dtype(_16_BIT_TYPES[storage])
     largest = np.float32(ml_dtypes.finfo(dtype).max)
+    # Rounding to nearest would turn numbers above the largest one into infinity.
     bounded = np.where(np.isfinite(values), np.clip(values, -largest, largest), values)
     return bounded.astype(np.float32).astype(dtype).view(np.uint16)
 
@@ -60,6 +61,7 @@ def decode(stored: NDArray[Any], storage: Storage) -> NDArray[np.float32]:
 
 def rounding_salt(seed: int, step: int) -> np.uint64:
     """Return the salt of the random bits of one step."""
+    # An array of one: scalars of NumPy would warn about the overflow.
     salts = np.array([seed & (2**64 - 1)], np.uint64)
     return np.uint64(mix64(mix64(salts) ^ np.uint64(step))[0])
 
@@ -96,10 +98,12 @@ def narrow_bfloat16(value: np.float32, noise: np.uint32) -> np.uint16:
     bits = _bits_of(value)
     magnitude = bits & _MAGNITUDE
     if magnitude > _INFINITY:
+        # A NaN whose only set bits are in the lower half would become infinity without this bit.
         return np.uint16(bits >> _16 | _BFLOAT_QUIET)
     # The noise carries into the upper half with the probability that the lower half stands for.
     rounded = (magnitude + noise) >> _16
     if magnitude < _INFINITY:
+        # The carry of a number close to the largest one would reach infinity.
         rounded = min(rounded, _BFLOAT_LARGEST)
     return np.uint16((bits & _SIGN) >> _16 | rounded)
 

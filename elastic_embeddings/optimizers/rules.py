@@ -130,6 +130,7 @@ class GroupFTRL(DualOptimizer):
     def initial_state(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return z and n of new rows, float32 [k, 2 dim]."""
         rate = base_rate(self.learning_rate)
+        # The z for which the proximal step without penalties returns the initial vector: -z / A.
         curvature = (self.beta + self.initial_accumulator**0.5) / rate + 2 * self.l2
         z = -np.float32(curvature if self.keep_initial else 0.0) * weights
         return np.concatenate([z, np.full_like(z, self.initial_accumulator)], axis=1)
@@ -188,6 +189,7 @@ class RowwiseGroupAdagrad(Optimizer):
         return np.full((len(weights), 1), self.initial_accumulator, np.float32)
 
     def _step_constants(self, step: Value) -> RowwiseConstants:
+        # The rate of this step: there is no sum of gradients, and so no state in units of η₀.
         return RowwiseConstants(self.beta, 1 / rate_at(self.learning_rate, step))
 
     def _apply_rule(

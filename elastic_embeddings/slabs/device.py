@@ -43,6 +43,7 @@ class DeviceSlab:
             for width in (spec.dim, state_width(spec))
         )
         self._weights.scatter_update(_row_0(spec.dim, spec.fallback))
+        # With a signature there is one graph for batches of all sizes.
         self._gather = tf.function(
             self.gather_rows, input_signature=[_ROWS, _ROWS], autograph=False
         )
@@ -71,9 +72,13 @@ class DeviceSlab:
             step: int64 scalar, 1 at the table's first step.
             counts: int32 [U], occurrences of the rows' keys.
         """
+        # 1. Gather the rows, and one gradient for each.
         widths = self.spec.optimizer.slots(self.spec.dim)
         weights, state = tf.gather(self._weights, rows), tf.gather(self._state, rows)
+        # Summed by row first: a step is not linear in the gradient, so that a step for each
+        # occurrence would have another result.
         summed = tf.math.unsorted_segment_sum(gradients, inverse, tf.shape(weights)[0])
+        # 2. Take the optimizer's step on the slots by name, and write everything back.
         slots = dict(zip(widths, tf.split(state, list(widths.values()), axis=1), strict=True))
         weights, slots = self.spec.optimizer.update(weights, slots, summed, step, counts)
         self._weights.scatter_update(tf.IndexedSlices(weights, rows))
@@ -90,6 +95,7 @@ class DeviceSlab:
         if rows < capacity:
             return
         added = (1 << rows.bit_length()) - capacity
+        # Zeros suffice: `initialise` writes a row before it is used.
         for variable in (self._weights, self._state):
             variable.assign(tf.concat([variable, tf.zeros([added, variable.shape[1]])], axis=0))
 
@@ -128,6 +134,7 @@ class DeviceSlab:
 
     def compact(self, old_rows: NDArray[np.int32]) -> None:
         """Move row `old_rows[i]` to row i + 1 and free the rows above k; ascending int32 [k]."""
+        # Row 0, the fallback, stays. The variables become smaller and grow again by `ensure`.
         kept = np.concatenate([np.zeros(1, np.int32), old_rows])
         for variable in (self._weights, self._state):
             variable.assign(tf.gather(variable, kept))

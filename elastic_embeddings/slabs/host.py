@@ -78,6 +78,7 @@ class HostSlab:
         summed = np.ascontiguousarray(gradients, np.float32).reshape(len(batch), self.spec.dim)
         occurrences = (batch.rows, batch.order, batch.offsets, summed, batch.counts)
         arrays = (self._weights, self._state, *occurrences)
+        # The rows are distinct, so several threads can update ranges of them.
         split_rows(kernel, len(batch.rows), *arrays, at_least=_ROWS_PER_THREAD)
 
     def read_weights(self, rows: NDArray[np.int32]) -> NDArray[Any]:
@@ -103,6 +104,7 @@ class HostSlab:
 
     def nbytes(self, rows: int) -> tuple[int, int]:
         """Return the bytes of weights and of optimizer state of a slab with `rows` rows."""
+        # One more: row 0, the fallback.
         return (rows + 1) * self._weights[:1].nbytes, (rows + 1) * self._state[:1].nbytes
 
     def _gather(self, rows: NDArray[np.int32], inverse: NDArray[np.int32]) -> NDArray[np.float32]:

@@ -90,6 +90,7 @@ def write_table(
     _check_arrays(folder, header, arrays)
     _check_replaceable(folder)
     with replacing(folder) as staged:
+        # In the order of the names: equal tables give equal headers, byte by byte.
         described = {
             name: write_stream(_path(staged, name), stream)
             for name, stream in sorted(arrays.items())
@@ -97,6 +98,7 @@ def write_table(
         complete = replace(header, arrays=described)
         body = complete.to_json()
         with (staged / HEADER).open("x", encoding="utf-8") as file:
+            # The header holds the checksums of the arrays, so its own covers the whole table.
             json.dump({"header": body, "sha256": _digest_of(body)}, file, indent=1)
             file.write("\n")
     return complete
@@ -144,6 +146,7 @@ def read_array(folder: Path, header: TableHeader, name: str) -> NDArray[Any]:
     """Return a whole array, its checksum verified."""
     path, described = _locate(folder, header, name)
     check_file(path, described)
+    # At least 1: an empty array is one empty chunk, and a range cannot have the step 0.
     return next(read_stream(path, described, max(1, described.shape[0])))
 
 

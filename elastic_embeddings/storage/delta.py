@@ -97,6 +97,7 @@ def write_delta(
             f"{folder}: a {header.kind} since {header.since} at step {header.step} is no delta: "
             "give 0 <= since <= step"
         )
+    # Without the dropped tombstones, a reader of the delta would keep deleted keys.
     if header.since < header.deletions_since:
         raise InputError(
             f"{folder}: deletions up to step {header.deletions_since} are forgotten, a delta since "
@@ -110,6 +111,7 @@ def tombstone_arrays(deleted: DeletedKeys, since: int) -> dict[str, ArrayStream]
     """Return the tombstone arrays of the steps after `since`, ascending by (step, key)."""
     keys, steps = deleted
     chosen = np.flatnonzero(steps > since)
+    # A canonical order: a table and the fold of its deltas must have equal bytes.
     order = chosen[np.lexsort((keys[chosen], steps[chosen]))]
     streams = (
         ArrayStream.of(keys[order].astype(np.int64)),
@@ -180,6 +182,7 @@ def _positions_in(array: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[
     # Both are sorted: a search of ascending keys walks through memory in order.
     order, ascending = np.argsort(array), np.argsort(keys)
     ordered, sought = array[order], keys[ascending]
+    # A key above all others is found behind the end, and is compared with the last one.
     at = np.minimum(np.searchsorted(ordered, sought), len(ordered) - 1)
     positions = np.empty(len(keys), np.int32)
     positions[ascending] = np.where(ordered[at] == sought, order[at], -1)
@@ -192,6 +195,7 @@ def _check_chain(tables: Sequence[SavedTable]) -> None:
         _check_kind(delta, "delta")
         own, next_ = before.header, delta.header
         _check_no_gap(delta.folder, next_, str(before.folder), own.step)
+        # Fields may be added at the end, but a field's code never changes.
         same_fields = own.fields == next_.fields[: len(own.fields)]
         if not same_fields or (own.shard, own.shards) != (next_.shard, next_.shards):
             raise InputError(

@@ -33,6 +33,7 @@ from elastic_embeddings.errors import InputError
 
 _CHUNK_BYTES = 8 << 20
 _HINT = "restore from another checkpoint"
+# Version 1.0 of the format, in which two bytes hold the length of the header.
 _MAGIC = np.lib.format.magic(1, 0)
 _SYNCS_AT_ONCE = 4
 
@@ -105,6 +106,7 @@ def write_stream(path: Path, stream: ArrayStream) -> ArrayHeader:
                     f"{stream.shape}: give equal ones"
                 )
             rows += len(chunk)
+            # A chunk may be columns of a packed state, whose bytes are not contiguous.
             content = _bytes_of(np.ascontiguousarray(chunk))
             file.write(content)
             digest.update(content)
@@ -175,8 +177,10 @@ def replacing(folder: Path) -> Iterator[Path]:
             folder.rename(replaced)
         staged.rename(folder)
         sync_path(folder.parent)
+        # What cannot be deleted now is removed by the next save.
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
+        # After the swap there is no such folder; after an error it holds a part of a table.
         shutil.rmtree(staged, ignore_errors=True)
 
 

@@ -102,6 +102,7 @@ class TableHeader:
             name: ArrayHeader(**{**array, "shape": tuple(array["shape"])})
             for name, array in given.get("arrays", {}).items()
         }
+        # JSON has lists only; the header's fields are tuples.
         for name in ("fields", "days"):
             if name in given:
                 given[name] = tuple(given[name])
@@ -111,6 +112,7 @@ class TableHeader:
 def as_plain(value: Any) -> Any:
     """Return frozen dataclasses, also inside mappings and sequences, as JSON values."""
     if is_dataclass(value) and not isinstance(value, type):
+        # Fields that a subclass fixes (`init=False`) are no arguments of its constructor.
         parts = {f.name: as_plain(getattr(value, f.name)) for f in fields(value) if f.init}
         return {_KIND: type(value).__name__} | parts
     if isinstance(value, Mapping):
@@ -167,4 +169,5 @@ def _is_a(value: object, kind: Any) -> bool:
         return isinstance(value, dict) and all(
             _is_a(name, arguments[0]) and _is_a(part, arguments[1]) for name, part in value.items()
         )
+    # A bool is an int for `isinstance`, but not a valid number of a header.
     return kind is Any or (isinstance(value, kind) and not isinstance(value, bool))

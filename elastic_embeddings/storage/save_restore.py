@@ -71,11 +71,14 @@ def restore(folder: Path, state: TableState) -> None:
         read_array(folder, header, name) for name in ENTRY_ARRAYS
     )
     fields = _field_codes(codes, header, state)
+    # -1 is before every step: all tombstones are those of the content that is replaced.
     state.tombstones.drop_after(-1)
     state.pending.index = KeyIndex.from_arrays(keys, counts, last_seen, admitted, fields)
     # 3. Replace the rows.
+    # Row 0 is the fallback, so the first admitted entry gets row 1.
     rows = np.arange(1, np.count_nonzero(admitted) + 1, dtype=np.int32)
     for name, slab in state.slabs.items():
+        # To keep no row frees all rows of the old content.
         slab.compact(rows[:0])
         _load_slab(folder, header, name, slab, rows)
     # 4. Replace everything else.
@@ -97,6 +100,7 @@ def apply_delta(folder: Path, state: TableState) -> None:
     # 3. Insert or overwrite the changed entries, and give rows to those that were admitted.
     fields = _field_codes(delta.fields, delta.header, state)
     entries = index.find_or_insert(delta.keys, delta.header.step, fields).entries
+    # `find_or_insert` has counted each key once: the delta's counts replace that.
     index.counts[entries], index.last_seen[entries] = delta.counts, delta.last_seen
     index.allocate_rows(entries[delta.admitted & (index.rows[entries] == 0)])
     rows = index.rows[entries[delta.admitted]]
@@ -134,6 +138,7 @@ def _arrays(
     state: TableState, entries: NDArray[np.int32], deletions_since: int
 ) -> dict[str, ArrayStream]:
     """The arrays of a table that has only these entries, int32 [e]."""
+    # 1. Arrays by entry.
     index, pending = state.pending.index, state.pending
     arrays = {
         "keys": _stream(entries, (), np.int64, lambda some: index.keys[some]),
@@ -142,9 +147,11 @@ def _arrays(
         "admitted": _stream(entries, (), np.bool_, lambda some: index.rows[some] > 0),
         "fields": _stream(entries, (), np.int16, lambda some: index.fields[some].astype(np.int16)),
     }
+    # 2. Arrays by row, in the order of the entries. A packed state becomes a file per slot.
     rows = index.rows[entries]
     rows = rows[rows > 0]
     for name, slab in state.slabs.items():
+        # How a slab stores weights depends on its kind and dtype, which an empty read shows.
         dtype, start = slab.read_weights(rows[:0]).dtype, 0
         arrays[array_name(name, WEIGHTS)] = _stream(
             rows, (slab.spec.dim,), dtype, slab.read_weights
@@ -155,6 +162,7 @@ def _arrays(
                 rows, (width,), dtype, partial(slab.read_state, columns=columns)
             )
             start += width
+    # 3. Tombstones, counters and sketches.
     arrays.update(tombstone_arrays(state.tombstones.arrays(), deletions_since))
     for name, counter in pending.counters.arrays().items():
         arrays[f"counters.{name}"] = ArrayStream.of(counter)
@@ -171,6 +179,7 @@ def _stream(
     read: Callable[[NDArray[np.int32]], NDArray[Any]],
 ) -> ArrayStream:
     """The stream of what `read` returns for the chosen entries or rows."""
+    # A generator: only the block that is being written is in memory.
     chunks = (read(chosen[start : start + _BLOCK]) for start in range(0, len(chosen), _BLOCK))
     return ArrayStream((len(chosen), *shape), dtype, chunks)
 
@@ -191,6 +200,7 @@ def _load_slab(
             saved.optimizer,
         )
     slots: Mapping[str, int] = saved.slots if same_rule else {}
+    # The optimizer that made the state: `rescaled_state` needs its learning rate.
     before = from_plain({"kind": saved.optimizer, **saved.parameters}) if same_rule else rule
     variables = [
         read_chunks(folder, header, array_name(name, variable), _BLOCK)
@@ -221,6 +231,7 @@ def _load_rest(folder: Path, header: TableHeader, state: TableState) -> None:
     state.tombstones.floor = header.deletions_since
     positions = [state.fields.index(name) for name in _field_names(header, state)]
     for name, counter in state.pending.counters.arrays().items():
+        # In place: `arrays()` returns the counters themselves, not copies.
         counter[:] = 0
         np.add.at(counter, positions, read_array(folder, header, f"counters.{name}"))
     for number, sketch in state.pending.admission.sketches.items():

@@ -50,6 +50,7 @@ _HASHED_AT_ONCE = 1 << 20
 def shard_of(keys: NDArray[np.int64], shards: int) -> NDArray[np.int32]:
     """Return the shard of each key int64 [n], int32 [n]."""
     out = np.empty(len(keys), np.int32)
+    # In blocks: `mix64` in NumPy makes several temporary arrays as large as its argument.
     for start in range(0, len(keys), _HASHED_AT_ONCE):
         part = slice(start, start + _HASHED_AT_ONCE)
         out[part] = mix64(np.ascontiguousarray(keys[part]).view(np.uint64)) % np.uint64(shards)
@@ -82,6 +83,7 @@ def seal(folder: Path, shards: int) -> None:
     """Publish the shards once all are written: replace `shards.json`, then delete older shards."""
     folders = shard_folders(folder, shards)
     for path in folders:
+        # Raises if a shard is missing: the index must not name one that cannot be read.
         read_header(path)
     body = {"shards": {path.name: _sha256(path / HEADER) for path in folders}}
     # Synced before the rename: otherwise a power cut may leave the new name on an empty file.
@@ -91,6 +93,7 @@ def seal(folder: Path, shards: int) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(folder / INDEX)
+    # Only now: until the new index was in place, the old one named these shards.
     for stale in set(folder.glob("shard-*-of-*")) - set(folders):
         shutil.rmtree(stale)
 
@@ -146,6 +149,7 @@ def reshard(sources: Sequence[Path], targets: Sequence[Path]) -> None:
         header = replace(tables[0].header, shard=number, shards=len(targets), arrays={})
         positions = np.flatnonzero(owners == number)
         arrays = selected_arrays(tables, entries.only(positions)) | _shared_arrays(tables, header)
+        # A whole table is in order by itself.
         if len(targets) > 1:
             arrays[ORDER] = ArrayStream.of(positions)
         write_table(target, header, arrays)
@@ -158,6 +162,7 @@ def _shared_arrays(tables: Sequence[SavedTable], header: TableHeader) -> dict[st
         for name in ("tombstones", "tombstone_steps")
     )
     own = shard_of(keys, header.shards) == header.shard
+    # A delta holds the deletions after `since`, a full table all that were not dropped.
     since = header.since or header.deletions_since
     arrays = tombstone_arrays((keys[own], steps[own]), since)
     for name in tables[0].header.arrays:
@@ -181,6 +186,7 @@ def _check_complete(tables: Sequence[SavedTable]) -> None:
         raise InputError(
             f"{folder}: shards {found} were given as (number, of): give each shard of one save once"
         )
+    # Shards of one save agree in everything but the shard's number and its arrays.
     headers = [replace(table.header, shard=0, arrays={}) for table in tables]
     if any(header != headers[0] for header in headers):
         steps = [header.step for header in headers]

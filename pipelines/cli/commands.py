@@ -225,6 +225,7 @@ def follow(
     everything saved. Exit code 3: a micro-batch was unsound and was not published; the message
     names its files.
     """
+    # Imported here: it loads the training, which takes seconds that `--help` should not.
     from pipelines.follow.follow import FollowJob, FollowProcess
 
     home = workspace or default_workspace()

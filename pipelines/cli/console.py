@@ -44,6 +44,7 @@ def show_result(result: StageResult) -> None:
     if not result.reused:
         state = f"{result.seconds:.1f} s"
         metrics = result.version.metrics.items()
+        # Lists and mappings do not fit on a line.
         plain = [(k, v) for k, v in metrics if isinstance(v, bool | int | float | str)]
         figures = "  ".join(f"{k} {format_value(v)}" for k, v in plain[:_SHOWN_METRICS])
     _out.print(f"  {result.stage:<19} {state:>18}  {figures}", markup=False)
@@ -53,6 +54,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     """Print a table of values, each formatted by `format_value`."""
     view = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in columns:
+        # `Text`, here and below: Rich would read brackets in a string as markup.
         view.add_column(Text(column), justify="right")
     for row in rows:
         view.add_row(*(Text(format_value(value)) for value in row))
@@ -67,6 +69,7 @@ def format_value(value: Any, style: str = "") -> str:
         style: format of a number, such as `.1f`. By default integers have thousands separators
             and floats five significant digits.
     """
+    # NaN is the only value that differs from itself.
     if value is None or value != value:
         return MISSING
     if isinstance(value, bool):

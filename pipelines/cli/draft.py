@@ -91,6 +91,7 @@ def draft(pattern: str) -> str:
     found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (the pattern may be absolute)
     if not found:
         raise InputError(f"--data {pattern!r}: no file matches")
+    # One file is enough for a draft; sorted, it is the same one on every machine.
     path = Path(found[0])
     columns = [_column(str(name), values) for name, values in _sample(path).items()]
     label = _pick(
@@ -114,6 +115,7 @@ def _sample(path: Path) -> pd.DataFrame:
         if path.suffix == ".parquet":
             return next(pq.ParquetFile(path).iter_batches(batch_size=SAMPLE_ROWS)).to_pandas()
         # The separator is detected; values stay text, so that `007` is not a number.
+        # Only pandas' Python engine detects a separator.
         return pd.read_csv(path, sep=None, engine="python", nrows=SAMPLE_ROWS, dtype=str)
     except (OSError, ValueError, StopIteration) as error:
         raise InputError(f"{path}: cannot read a sample: {error}") from error

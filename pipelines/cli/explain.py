@@ -93,6 +93,7 @@ def explain_admission(
     offline filter, which counts the whole day first and then keeps the keys that occur --min-count
     times. Poisson policies know the length of the day.
     """
+    # 1. Read the day's keys.
     home = workspace or default_workspace()
     loaded = load_config(config, overrides, home)
     training = loaded.training
@@ -101,7 +102,9 @@ def explain_admission(
     # A configuration that admits every key says nothing about what is worth a row.
     wanted = min_count or (configured if configured > 1 else _USUAL_COUNT)
     keys = _keys(version.path, loaded.features, field)
+    # 2. Replay them under each policy.
     lines = _dry_run(keys, policy, wanted, capacity, training)
+    # 3. Show the result.
     if plot is not None:
         from pipelines.cli.explain_plot import plot_policies
 
@@ -146,6 +149,7 @@ def _keys(folder: Path, schema: Schema, wanted: Sequence[str]) -> Keys:
     from training.data.examples import read_examples
 
     examples = read_examples(folder, schema)
+    # In the order of `layout.keyed`: single-valued fields first, then lists.
     columns = dict(zip(layout.keyed, [*examples.keys.T, *examples.lists], strict=True))
     return {name: keys for name, keys in columns.items() if name in wanted or not wanted}
 

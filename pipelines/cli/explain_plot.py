@@ -115,6 +115,7 @@ def _label(axes: Axes, lines: Sequence[Explanation]) -> None:
                 break
             label.remove()
         else:
+            # Every offset covers something: the first one is as good as any other.
             box = _annotate(axes, line, 10, 0, "left").get_window_extent()
         occupied.append(box)
 

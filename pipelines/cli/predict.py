@@ -34,6 +34,7 @@ def predict_file(config: Config, store: Store, path: Path) -> pd.DataFrame:
         InputError: no model was promoted yet, the file cannot be read, or a feature column is
             missing.
     """
+    # 1. Find the model that serves: the export that the champion's decision was about.
     decision = champion(store)
     export = input_of(store, decision, "export") if decision else None
     if export is None:
@@ -41,6 +42,8 @@ def predict_file(config: Config, store: Store, path: Path) -> pd.DataFrame:
             f"no champion in {store.workspace}: run the chain until a model is promoted "
             "(`elastic-ctr status` shows how far it is)"
         )
+    # 2. Read and join the rows by the rules of ingest, so that the model sees what it was
+    #    trained on.
     rows = read_rows(path, config.source.separator)
     sides = [(table, read_side_table(table)) for table in config.source.side_tables]
     joined = join_side_tables(normalize(rows, config.source), sides)
@@ -64,7 +67,9 @@ def _score(saved_model: Path, schema: Schema, rows: pd.DataFrame) -> np.ndarray:
         for f in schema.column_fields()
         if f.name in names
     }
+    # An array to start with: a file without rows gets an empty column.
     scores = [np.zeros(0, np.float32)]
+    # In batches, as one call would hold the intermediate tensors of all rows at once.
     for start in range(0, len(rows), BATCH_ROWS):
         batch = {k: tf.constant(v[start : start + BATCH_ROWS]) for k, v in inputs.items()}
         scores.append(signature(**batch)["probability"].numpy())

@@ -126,6 +126,7 @@ def _write_plan(section: dict[str, Any], name: str, folder: Path) -> None:
         f"# For {name}: replace its section `compression` by this one, or pass this file to "
         "`--plan`.\n"
     )
+    # Flow style None: lists of plain values stand on one line, all else in blocks.
     plan = yaml.safe_dump(section, sort_keys=False, width=120, default_flow_style=None)
     (folder / PLAN).write_text(heading + plan, encoding="utf-8")
 
@@ -213,6 +214,7 @@ def plot_search(result: SearchResult, name: str, path: Path) -> None:
         baselines: dict[str, list[EvaluatedPlan]] = {}
         for plan in result.baselines:
             baselines.setdefault(plan.name, []).append(plan)
+        # Not strict: a model may lack a baseline, and only as many are drawn as have a style.
         styles = zip(baselines.items(), _BASELINE_STYLES, strict=False)
         for (kind, plans), (colour, marker, dashes) in styles:
             label = f"{kind} alone"
@@ -220,6 +222,7 @@ def plot_search(result: SearchResult, name: str, path: Path) -> None:
         _curve(axes, result.front, label="searched", color=BLUE, marker="o", linewidth=2.2)
         sizes = [plan.bytes for plan in result.front]
         drops = [result.intervals[plan.steps] for plan in result.front]
+        # A drop is a negative change, so the interval's ends change places.
         lows, highs = [-each.high for each in drops], [-each.low for each in drops]
         axes.vlines(sizes, lows, highs, color=BLUE, alpha=0.3, linewidth=1.5)
         point = [chosen.bytes], [-chosen.drop_reported]

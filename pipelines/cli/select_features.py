@@ -66,9 +66,11 @@ def select_features(
     from compression.selection.footprint import Budget
     from pipelines.cli.select_plot import plot_selection
 
+    # 1. Select. The pruned configuration is written meanwhile, as its trial reads it.
     report = no_report if as_json else console.info
     context = options.stage_context(config, workspace, overrides, parse_partition(last), report)
     folder = out or context.store.workspace / "selection" / folder_of(context.day)
+    # The tracking server needs the start; the run is recorded when its results are written.
     started_ms = int(time.time() * 1000)
     budget = Budget(keep, budget_bytes, budget_cost)
 
@@ -78,9 +80,11 @@ def select_features(
         return write_pruned(config, dropped, folder / PRUNED, context.store.workspace, overrides)
 
     selection = _select(context, parse_partition(first), budget, write)
+    # 2. Write the report and the plot.
     document = json.dumps(selection.as_dict(), indent=1, allow_nan=False)
     (folder / REPORT).write_text(document + "\n", encoding="utf-8")
     plot_selection(selection, context.config.name, folder / PLOT)
+    # 3. Track and print them.
     settings = context.config.selection.model_dump(mode="json")
     params = {f"selection.{key}": str(value) for key, value in settings.items()}
     files = (folder / REPORT, folder / PRUNED, folder / PLOT)
@@ -139,6 +143,7 @@ def _recipe(config: Config) -> LearnerConfig:
 
 def _quarterly(report: Callable[[str], None]) -> Callable[[float], None]:
     """Return a callback that reports the share done at the start and after each quarter."""
+    # The infinite mark is never passed, so `next` never runs out of marks.
     marks = iter((0.0, 0.25, 0.5, 0.75, float("inf")))
     mark = next(marks)
 
@@ -200,20 +205,24 @@ def write_pruned(
         InputError: the file cannot be read, or is not valid without these fields; `out` does not
             exist then.
     """
+    # 1. Read the file, without its placeholders.
     text = source.read_text(encoding="utf-8")
     # YAML would read a placeholder as a mapping, so words stand for placeholders meanwhile.
+    # `END` keeps PLACEHOLDER1 from being found inside of PLACEHOLDER10.
     words = {
         variable: f"PLACEHOLDER{number}END"
         for number, variable in enumerate(dict.fromkeys(_VARIABLE.findall(text)))
     }
     for variable, word in words.items():
         text = text.replace(variable, word)
+    # 2. Remove the fields, and put the placeholders back.
     document = prune_document(yaml.safe_load(text), frozenset(dropped))
     pruned = yaml.safe_dump(
         document, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None
     )
     for variable, word in words.items():
         pruned = pruned.replace(word, variable)
+    # 3. Write the file. It is removed again if it is not valid.
     count = len(set(dropped))
     heading = (
         f"# {source.name} without {count} inputs that `elastic-ctr select-features` dropped.\n"

@@ -95,6 +95,7 @@ def _measure(
     served = export or require(context, "export", "export").path / "saved_model"
     if not served.is_dir():
         raise InputError(f"{served}: no SavedModel there; name a folder that has saved_model.pb")
+    # It also has the held-out impressions, which are the requests to both models.
     checkpoint = require(context, "checkpoint", "train").path
     # Both models answer the same requests, in turns, so that a busy machine slows both.
     with _whole_model(context, checkpoint) as whole:

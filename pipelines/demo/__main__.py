@@ -48,6 +48,7 @@ def demo(
 def main() -> None:
     """Run the command line. An error of the project becomes one message and its exit code."""
     # SIGTERM raises SystemExit, so that the services are stopped.
+    # 143 is 128 + 15: what a shell reports of a process that SIGTERM ended.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(143))
     try:
         typer.run(demo)

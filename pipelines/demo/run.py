@@ -78,14 +78,17 @@ def run_demo(
         f"Starting Airflow, MLflow and Spark for [bold]{config.stem}[/bold], {first} to {last}"
     )
     window = Window(first, last, schedule_zone())
+    # Absolute paths, because Airflow's processes run in the folder of the packages.
     conf = {"config": str(config.resolve()), "workspace": str(workspace.resolve())}
     with running(folder or default_folder(), keep=keep) as services:
         _show_addresses(console, services, time.monotonic() - began)
+        # 1. Request the days.
         api = services.api()
         # The DAG processor needs a while to find the DAG after the start.
         dag = f"the DAG {DAG_ID}"
         wait_until(lambda: api.has_dag(DAG_ID), services.processes, DAG_TIMEOUT_S, dag)
         api.backfill(DAG_ID, first, last, conf, window.zone)
+        # 2. Follow them, and show what came of them.
         with progress(console) as (report, advance):
             days = Watcher(api, window, report, advance).follow(BACKFILL_TIMEOUT_S)
         _show_results(console, api, days, workspace)
@@ -114,6 +117,7 @@ def _show_results(
                 failed = f"[bold red]{day.run.day}: {task.task_id} failed.[/bold red]"
                 console.print(f"{failed} Its log ends with:")
                 log = api.log(DAG_ID, day.run.run_id, task.task_id, task.tries)
+                # Its end says why a stage failed. Without markup: log lines contain brackets.
                 lines = log.splitlines()[-LOG_LINES:]
                 console.print("\n".join(lines), markup=False, soft_wrap=True)
 

@@ -46,6 +46,7 @@ def stage_table(days: Sequence[DayRun]) -> Table:
     for day in days:
         table.add_column(day.run.day, justify="right")
     table.add_column("share", justify="right")
+    # Not 0: with no task run at all the shares would divide by it.
     total = sum(day.seconds for day in days) or 1.0
     seconds_by_day = [{task.task_id: task.seconds for task in day.tasks} for day in days]
     # In the order in which tasks ran on the first day.

@@ -91,6 +91,7 @@ class Watcher:
             per_day = max((len(day.tasks) for day in days), default=0)
             self.advance(ended, per_day * len(days))
             self.polled(days)
+            # `all` of no days is true, and Airflow creates the runs a while after the request.
             if days and all(day.run.state in _FINISHED for day in days):
                 return days
             if time.monotonic() > deadline:

@@ -17,6 +17,7 @@ TIMEOUT_S = 120.0
 BUSY = (httpx.codes.SERVICE_UNAVAILABLE,)
 """Airflow's answer while another of its processes locks its SQLite database."""
 
+# 75 seconds in all, longer than a writer waits for the lock (`environment.SQLITE_BUSY_S`).
 BUSY_WAIT_S = 3.0
 BUSY_ATTEMPTS = 25
 
@@ -90,6 +91,7 @@ class AirflowApi:
 
         Days that ran before are run again.
         """
+        # A second before midnight: the next day's run must not be part of the range.
         end = datetime.combine(last, time.min, zone) + timedelta(days=1, seconds=-1)
         body = {
             "dag_id": dag_id,

@@ -41,6 +41,7 @@ POOLS = {"gpu": "One training at a time.", "spark": "One Spark session at a time
 CLIENT_ENVIRONMENT = "client.env"
 
 _STATE = "services.json"
+# `--skip-serve-logs`: no further process that serves log files to other machines.
 _COMPONENTS = {
     "scheduler": ("scheduler", "--skip-serve-logs"),
     "dag-processor": ("dag-processor",),
@@ -108,6 +109,7 @@ def up(folder: Path) -> Services:
         stop_all(folder, GRACE_S)
         try:
             return _start_all(new_layout(folder))
+        # Ctrl-C too: no process may be left behind.
         except BaseException:
             stop_all(folder, GRACE_S)
             raise
@@ -116,6 +118,7 @@ def up(folder: Path) -> Services:
 def down(folder: Path) -> int:
     """Stop all processes of the folder; return their number. Data and logs are kept."""
     folder = folder.resolve()
+    # First, so that `status` reports the services as down while they stop.
     (folder / _STATE).unlink(missing_ok=True)
     return stop_all(folder, GRACE_S)
 
@@ -240,6 +243,7 @@ def _start_all(layout: ServiceLayout) -> Services:
     if layout.spark:
         wait_until(layout.spark.answers, spark, START_TIMEOUT_S, "Spark")
     wait_until(lambda: services.api().healthy(*_HEALTH), airflow, START_TIMEOUT_S, "Airflow")
+    # A task of an unknown pool is never started, so the pools exist before the state is recorded.
     for name, description in POOLS.items():
         services.api().set_pool(name, 1, description)
     record(services)

@@ -134,6 +134,7 @@ def _airflow_settings(layout: ServiceLayout) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(layout.airflow_port),
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API__BASE_URL": layout.airflow_url,
+        # One secret for all processes, which verify each other's tokens.
         "AIRFLOW__API_AUTH__JWT_SECRET": layout.secret,
         "AIRFLOW__API__SECRET_KEY": layout.secret,
         # Without a schedule of the user there are no scheduled runs: unpausing a daily DAG would

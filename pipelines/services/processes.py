@@ -65,6 +65,7 @@ def start(
     """
     log = folder / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Appended to, so that the log of an earlier start is kept.
     with log.open("ab") as output:
         started = subprocess.Popen(
             list(argv),
@@ -111,6 +112,7 @@ def tagged(folder: Path) -> list[psutil.Process]:
     for process in psutil.process_iter():
         # Processes of other users, and processes that end meanwhile, cannot be read.
         with suppress(psutil.Error, OSError):
+            # This process may have inherited the tag: it must not stop itself.
             running = process.status() != psutil.STATUS_ZOMBIE and process.pid != os.getpid()
             if running and process.environ().get(TAG) == str(folder):
                 found.append(process)

@@ -149,9 +149,11 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
         The running process, or None if a new process must be started instead: there is no server,
         it has ended, or it was started with other settings than the command needs.
     """
+    # 1. Only `python -m` commands can be a fork of the server, which is a Python process.
     address = environment.get(SOCKET_VARIABLE)
     if not address or list(argv[:2]) != [sys.executable, "-m"]:
         return None
+    # 2. Send the request with one end of a socket pair: the stage writes its output to it.
     request = ModuleRun(argv[2], list(argv[3:]), dict(environment), str(Path.cwd()))
     connection, (output, stage_output) = socket.socket(socket.AF_UNIX), socket.socketpair()
     with stage_output:
@@ -163,6 +165,7 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
             pid = _read(answers).get("pid")
         except (OSError, ValueError):  # no server, or one that ended while it answered
             pid = None
+    # 3. Without an answer, or with a refusal, the caller starts a new process.
     if pid is None:
         output.close()
         connection.close()
@@ -174,6 +177,7 @@ def connect(argv: Sequence[str], environment: Mapping[str, str]) -> WarmProcess 
 class _Server(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     """One thread per stage, which only waits. The fork server, which forks, has a single thread."""
 
+    # A thread that waits for its stage does not keep a stopped server alive.
     daemon_threads = True
     request_queue_size = 64
 
@@ -222,13 +226,16 @@ def _run_stage(request: ModuleRun, output: socket.socket, client: socket.socket)
     with output, client:
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
+        # After `setsid`: the client may signal the process group once it knows the number.
         _send(client, pid=os.getpid())
     os.chdir(request.folder)
+    # Exactly the request's variables: those of the server would be visible to the stage.
     os.environ.clear()
     os.environ.update(request.environment)
     for text in (sys.stdout, sys.stderr):
         text.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
     sys.argv = [request.module, *request.arguments]
+    # `alter_sys`, as `python -m` does: `sys.argv[0]` and the module `__main__` are the stage's.
     runpy.run_module(request.module, run_name="__main__", alter_sys=True)
 
 

@@ -68,6 +68,7 @@ def write_day_report(result: DayResult, learners: ModelAndBaseline, out: Path) -
     Raises:
         InputError: the baseline's table or the partition cannot be read.
     """
+    # 1. The held-out impressions with both probabilities, which the model gate reads.
     examples, start, timing = result.examples, result.heldout_start, result.timing
     part, (model, baseline) = examples.slice(start, len(examples)), result.heldout
     columns = {
@@ -78,6 +79,7 @@ def write_day_report(result: DayResult, learners: ModelAndBaseline, out: Path) -
         "p_baseline": baseline,
     }
     pq.write_table(pa.table(columns), out / HELDOUT)
+    # 2. The figures; the parts of the report add theirs.
     figures = {
         "rows": len(examples),
         "rows_learned": start,

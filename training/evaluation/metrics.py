@@ -42,6 +42,7 @@ def log_loss(label: Floats, probability: Floats) -> float:
 def log_losses(label: Floats, probability: Floats) -> NDArray[np.float64]:
     """Return -log p(label) of each row, float64 [n]."""
     p = np.clip(probability.astype(np.float64), _LEAST_PROBABILITY, 1 - _LEAST_PROBABILITY)
+    # log1p(-p) keeps the digits of the small probabilities of clicks, which 1 - p would lose.
     return -np.where(label > 0, np.log(p), np.log1p(-p))
 
 
@@ -214,6 +215,7 @@ class RankedLabels:
             np.append(0.0, np.cumsum(part)[self.ends]) for part in (of_clicks, weight - of_clicks)
         )
         pairs = float(clicks[-1] * others[-1])
+        # Points are at the ends of ties only: the trapezoid between two counts a tie half.
         return float(np.trapezoid(others, clicks)) / pairs if pairs else float("nan")
 
 
@@ -292,6 +294,7 @@ def resample_users(
     Returns:
         Figures by model; all NaN with fewer than two users.
     """
+    # Codes without gaps, because the sums by user are arrays by code.
     codes = np.unique(user, return_inverse=True)[1]
     users = int(codes.max(initial=-1)) + 1
     models = {name: _UserSums.of(label, p, codes) for name, p in probabilities.items()}
@@ -324,6 +327,7 @@ class _UserSums:
         losses = log_losses(label, probability)
         sums = [np.bincount(codes, values) for values in (losses, probability, label)]
         scored = np.where(np.isfinite(within), rows, 0)
+        # A user without both classes has the AUC NaN and the weight 0: NaN times 0 would stay NaN.
         columns = [*sums, rows, np.nan_to_num(within) * scored, scored]
         ranking = RankedLabels.of(label, probability)
         return cls(ranking, codes[ranking.order], np.stack(columns, axis=1, dtype=np.float64))
@@ -404,6 +408,7 @@ def slice_table(
         )
     table = []
     for part in slices:
+        # Each slice draws its own users: some users have no impression in it.
         y, p, users = label[part.inside], probability[part.inside], user[part.inside]
         reach = interval(resample_users(y, {part.name: p}, users, resamples, seed)[part.name].auc)
         table.append(

@@ -28,6 +28,7 @@ def plot_calibration(curves: Mapping[str, CalibrationCurve], path: Path) -> Path
     with figure_file(path, (6.6, 6.9)) as figure:
         axes = plain_axes(figure)
         tops = [max(c.predicted.max(initial=0), c.high.max(initial=0)) for c in curves.values()]
+        # Not 0: the axes need an extent.
         top = 1.05 * max(1e-6, *map(float, tops))
         style: dict[str, Any] = {"color": INK, "linewidth": 1, "linestyle": "--"}
         axes.plot([0, top], [0, top], label="perfectly calibrated", **style)
@@ -77,6 +78,7 @@ def plot_slices(
         _write_rows(axes, shown)
         axes.set_yticks(range(len(shown)), [row.name for row in shown])
         axes.set_ylim(places - 0.4, -0.6)
+        # Without a mark there is nothing to scale the axis by.
         if not np.isfinite([row.auc for row in (*shown, *shown_baseline)]).any():
             axes.set_xlim(0, 1)
         axes.set_xlabel(

@@ -85,6 +85,7 @@ def by_hour(
                 hour=int(each),
                 rows=rows,
                 scored=len(y),
+                # float64: float32 holds whole numbers exactly only up to 2²⁴.
                 clicks=int(y.sum(dtype=np.float64)),
                 auc=auc(y, p),
                 log_loss=log_loss(y, p),

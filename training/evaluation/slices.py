@@ -164,9 +164,11 @@ def _sum_by_key(
 ) -> NDArray[np.int64]:
     """Return the sum of counts [k] of keys [k] for each distinct key, ascending, int64 [d]."""
     # Counts of other keys are ignored: the table knows many ids that are not held out.
+    # A key above all others is found behind the end, and is compared with the last one.
     at = np.minimum(np.searchsorted(distinct, keys), max(0, len(distinct) - 1))
     same = distinct[at] == keys if len(distinct) else np.zeros(len(keys), bool)
     sums = np.zeros(len(distinct), np.int64)
+    # Keys repeat: `add.at` adds them all up, where `+=` would keep one of them.
     np.add.at(sums, at[same], counts[same])
     return sums
 
@@ -176,6 +178,7 @@ def _values(slicing: Slicing, name: str, rows: NDArray[np.int64]) -> list[str]:
     schema, field = slicing.schema, slicing.schema.field(name)
     parts = field.of if isinstance(field, Cross) else (name,)
     wanted = tuple(f for f in schema.column_fields() if f.name in parts)
+    # Only the field's own columns are read: a day may be large.
     only = schema.model_copy(update={"fields": wanted})
     table = read_impressions(slicing.partition, only).take(pa.array(rows))
     texts = []

@@ -103,6 +103,7 @@ def read_checkpoint(folder: Path) -> TrainedModel:
     """
     description = read_description(folder)
     groups = {g.name: _read_rows(rows_folder(folder, g.name)) for g in description.spec.groups}
+    # A model whose fields are all in groups has no such table.
     rest = groups.pop(DEFAULT_GROUP, TrainedRows(np.zeros(0, np.int64), {}))
     return TrainedModel(
         description=description,

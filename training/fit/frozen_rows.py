@@ -54,6 +54,7 @@ class FrozenRows:
     """
 
     def __init__(self, trained: TrainedModel, routing: Routing) -> None:
+        # Counted although no row changes: the optimizer of the dense weights reads the step.
         self.step = 0
         keys = {name: rows.keys for name, rows in trained.tables().items()}
         self._index = FrozenIndex(keys, routing)

@@ -105,6 +105,7 @@ class Routing:
         # Optional only because a single table does not need them.
         assert fields is not None
         owner = self.owner[fields]
+        # Every group takes part, also one without a key here: all tables count the same steps.
         for number, name in enumerate(self.names):
             chosen = owner == number
             yield name, keys[chosen], self.place[fields[chosen]]

@@ -62,6 +62,7 @@ class Forward:
 
     def probabilities(self, inputs: Inputs) -> NDArray[np.float32]:
         """Return click probabilities, float32 [n]."""
+        # Without impressions there is still an array to concatenate.
         parts = [np.zeros(0, np.float32)]
         for start in range(0, len(inputs), SCORING_BATCH):
             batch = inputs.take(np.arange(start, min(len(inputs), start + SCORING_BATCH)))
@@ -159,6 +160,7 @@ def _unpool_slab(
     """Return the gradient of `pool_slab`'s vectors, float32 [b S + m, width], from its result's."""
     fields, lists, width = len(group.layout.singles), len(group.layout.lists), pooled.shape[-1]
     if _is_in_chunks(group, slab):
+        # The adjoint of `concat_chunks`: the order of its input is field, impression, row.
         return tf.reshape(tf.transpose(pooled, [1, 0, 2]), [-1, width // group.chunks])
     if not lists:
         return tf.reshape(pooled, [-1, width])
@@ -181,6 +183,7 @@ def _slabs_with_segments(
     for slab in slabs:
         group = groups[split_slab(slab)[0]]
         own = group.layout.lists
+        # A group without lists ignores the segments, and one with all lists has them as given.
         if own in ((), lists):
             yield slab, group, segments
             continue

@@ -163,6 +163,7 @@ class Learner(Generic[Table]):
 
         def flattened(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
             """Return all tensors as one vector."""
+            # A vector needs no reshape: each operation counts in the step of a small batch.
             vectors = [t if len(t.shape) == 1 else tf.reshape(t, [-1]) for t in tensors]
             return tf.concat(vectors, axis=0)
 
@@ -200,10 +201,12 @@ class GraphStep:
         Returns:
             The losses before the step.
         """
+        # Traced at the first step: a learner that only scores needs no such graph.
         self._graph = self._graph or self._traced()
         # 1. Gather the vectors of every learner's rows.
         vectors, begun = [], []
         for learner, slabs, batch in zip(self._learners, self._slabs, batches, strict=True):
+            # Rows may have moved since the batch was prepared: `begin` returns the current ones.
             begun.append(learner.table.begin(batch.rows))
             gathered = learner.table.gather_all(begun[-1])
             vectors += [as_tensor(gathered[name]) for name in slabs]

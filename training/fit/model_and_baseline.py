@@ -74,6 +74,7 @@ class ModelAndBaseline:
     baseline: Learner[Rows]
 
     def __iter__(self) -> Iterator[Learner[Rows]]:
+        # The model comes first: `train_step` returns the first loss.
         yield self.model
         yield self.baseline
 
@@ -97,6 +98,7 @@ class ModelAndBaseline:
         """
         learners = cls.new(config)
         # The saved model shows which rows of which weight belonged to which input.
+        # Nothing reads its own weights, which stay untrained.
         before = cls.new(LearnerConfig(saved.schema, saved.model, saved.training, saved.relations))
         _restore(learners.model, before.model, folder)
         _restore(learners.baseline, before.baseline, folder / BASELINE)

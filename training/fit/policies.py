@@ -66,6 +66,7 @@ def admission(
         )
 
     def policy(min_count: int) -> Admission:
+        # One occurrence is always reached: nothing has to be counted.
         if min_count == 1:
             return AlwaysAdmit()
         if settings.kind == "count":

@@ -74,6 +74,7 @@ def draw(
     """Return the sample; arguments as of `sampled`."""
     # 1. Negatives.
     chance = uniform(examples.record_id, 2, settings.seed)
+    # All clicks are kept here: `log_odds_shift` holds only if negatives alone are left out.
     rows = np.flatnonzero((examples.label > 0) | (chance[:, 0] < settings.negative_rate))
     if before is None or settings.informative_rate == 1 or not len(rows):
         return Sample(rows)
@@ -81,6 +82,8 @@ def draw(
     # 2. Informative impressions among the remaining ones, by the second random number.
     kept = keep_probabilities(before[rows], examples.label[rows], settings.informative_rate)
     inside = np.flatnonzero(chance[rows, 1] < kept)
+    # Inverse probabilities times their mean: the weights of the kept ones average about 1, so
+    # the learning rate keeps its meaning.
     return Sample(rows[inside], (kept.mean() / kept[inside]).astype(np.float32))
 
 
@@ -103,6 +106,7 @@ def keep_probabilities(
     """
     surprise = np.abs(probability.astype(np.float64) - label)
     floor = rate * FLOOR_OF_RATE
+    # At this slope the least surprise above 0 is kept for certain: a steeper one changes nothing.
     steepest = 1 / max(surprise[surprise > 0].min(initial=1.0), _LEAST_SURPRISE)
 
     def chances(slope: float) -> NDArray[np.float64]:

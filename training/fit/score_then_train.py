@@ -83,6 +83,7 @@ def score_then_train(
     timings, featurizer = [], stream.before
     for name, start, stop in stream.slices():
         part = stream.examples.slice(start, stop)
+        # The held-out part is scored like the rest, but not trained on.
         to_train = stream.examples.slice(start, min(stop, stream.heldout_start))
 
         # 1. Score the slice, or start at its click rate.
@@ -108,6 +109,7 @@ def score_then_train(
 def local_hours(timestamp_ms: NDArray[np.int64], timezone: str) -> NDArray[np.int64]:
     """Return the local hour of the day, int64 [n] from 0 to 23, of epoch milliseconds int64 [n]."""
     stamps = tf.constant(timestamp_ms, tf.int64)
+    # By the features' own function, so that hours agree with the schema's time fields.
     hours: NDArray[np.int64] = time_part(stamps, TimePart.HOUR_OF_DAY, timezone).numpy()
     return hours
 

@@ -99,6 +99,7 @@ class StreamTrainer:
         names = [relation.name for relation in config.relations]
         encodings = {name: known[name] for name in names if name in known}
         dense = FieldLayout.of(config.schema).dense
+        # The checkpoint's scalers, not new ones: its weights were trained with them.
         # A numeric field that the checkpoint does not have is not scaled.
         scalers = {name: saved.scalers.get(name, Scaler()) for name in dense}
         featurizer = Featurizer(config.schema, config.relations, scalers, encodings)

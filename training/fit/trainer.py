@@ -110,10 +110,12 @@ def train_day(
     # 2. Train.
     learners, before = _warm_start(request, featurizer, progress)
     start = heldout_start(len(examples), request.training.holdout_fraction)
+    # After the warm start, whose impressions belong to the day before.
     if request.begins_day:
         learners.start_day()
     stream = DayStream(examples, start, before, featurizer, request.training)
     passed = score_then_train(learners, stream, progress)
+    # Before the held-out slice is scored: the figures are those of the model that is saved.
     learners.evict()
 
     # 3. Score the held-out slice and write everything.
@@ -138,6 +140,7 @@ def train_day(
 
 def _apply_staleness_policy(request: TrainRequest) -> TrainRequest:
     if request.previous_checkpoint and starts_fresh(request.training.staleness, request.gap_days):
+        # An untrained table has no day yet, so even a later hour of a day begins one.
         return replace(request, previous_checkpoint=None, previous_partition=None, begins_day=True)
     return request
 
@@ -211,7 +214,9 @@ def _warm_start(
 
     # 3. Train on the previous day's held-out slice, which is no longer needed for evaluation.
     if request.previous_partition is not None:
+        # NULL: the earlier partition may lack fields that were added to the schema since.
         examples = _read(request, request.previous_partition, AbsentFields.NULL)
+        # The share that the checkpoint's own training held out; today's may differ.
         start = heldout_start(len(examples), saved.training.holdout_fraction)
         heldout = examples.slice(start, len(examples))
         inputs = sampled(before.inputs(heldout), heldout, training)

@@ -154,6 +154,7 @@ def train_model_and_baseline(
             meter.batch_arrived()
             loss = learners.train_step(prepared)
             _check_loss(loss, f"{learners.model.table.step} ({phase})", hint)
+            # The batches of both learners are of the same impressions: count them once.
             meter.step_done(prepared[0].size, loss)
     return meter.timing()
 

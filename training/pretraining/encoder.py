@@ -73,14 +73,17 @@ class Encoder:
             block: the sampled neighbours.
             shown: by field [n, 1], 0 for lowest-layer nodes with a hidden vector, otherwise 1.
         """
+        # 1. Gather the vectors of the lowest layer's nodes; a hidden one is zero.
         vectors: dict[str, Floats] = {}
         for field, nodes in block.nodes[self.layers].items():
             table = parameters.tables[field]
             vectors[field] = np.empty((len(nodes), parameters.dim), table.dtype)
             gather = partial(kernels.gather_shown, table, nodes, shown[field], vectors[field])
             split_rows(gather, len(nodes), at_least=_ROWS_PER_THREAD)
+        # 2. Layer by layer: a node's own vector and the mean of each slot's sample.
         tape = EncoderTape(shown, [], [])
         for layer in range(1, self.layers + 1):
+            # Layers are numbered from the vectors up, blocks are in order from the output down.
             level = self.layers - layer
             inputs = {}
             for field, nodes in block.nodes[level].items():
@@ -88,6 +91,7 @@ class Encoder:
                 for slot, each in zip(self.slots[field], block.drawn[level][field], strict=True):
                     neighbours = (each.numbers, each.counts, self.as_sum)
                     gathers.append(partial(kernels.gather_mean, vectors[slot.other], *neighbours))
+                # A layer's nodes are the first ones of the layer below (`SampledBlock`).
                 inputs[field] = _concat_gathered(vectors[field][: len(nodes)], gathers)
             vectors = {f: self._apply_layer(parameters, layer, f, x) for f, x in inputs.items()}
             tape.inputs.append(inputs)
@@ -121,6 +125,7 @@ class Encoder:
                 # 1. Through relu, which the last layer does not have, to the layer's weights.
                 upstream = gradients[field]
                 if layer < self.layers:
+                    # The output of relu tells its slope, so its input is not kept.
                     upstream = upstream * (tape.outputs[layer - 1][field] > 0)
                 name = f"layer/{layer}/{field}"
                 dense[f"{name}/kernel"] = x.T @ upstream
@@ -136,6 +141,7 @@ class Encoder:
                     kernels.scatter_mean(of_inputs, i * dim, *neighbours, below[slot.other])
             gradients = below
         for field, gradient in gradients.items():
+            # A hidden vector was replaced by 0, so it has no gradient.
             gradient *= tape.shown[field]
         return gradients, dense
 
@@ -148,6 +154,7 @@ class Encoder:
         value of a drawn sum.
         """
         dim = parameters.dim
+        # Copies without the biases behind the vectors: the kernels read whole rows.
         vectors = {f: np.ascontiguousarray(t[:, :dim]) for f, t in parameters.tables.items()}
         for layer in range(1, self.layers + 1):
             most = fanouts[self.layers - layer] if self.as_sum else 1
@@ -164,6 +171,7 @@ class Encoder:
     def _apply_layer(self, parameters: Parameters, layer: int, field: str, x: Floats) -> Floats:
         name = f"layer/{layer}/{field}"
         z = x @ parameters.dense[f"{name}/kernel"]
+        # In place, because nothing but a layer's inputs and outputs is kept.
         z += parameters.dense[f"{name}/bias"]
         return np.maximum(z, 0, out=z) if layer < self.layers else z
 
@@ -213,5 +221,6 @@ def cross_backward(
         upstream = upstream @ kernel.T
         if x is not inputs[0]:  # the first inputs are the encodings, which no relu made
             upstream = upstream * (x > 0)
+    # The inputs are [h_u || h_v || h_u * h_v]: the product passes its gradient on to both.
     of_left, of_right, of_product = np.split(upstream, 3, axis=1)
     return of_left + of_product * right, of_right + of_product * left, of_layers[::-1]

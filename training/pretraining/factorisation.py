@@ -70,6 +70,7 @@ def factorise(edges: WeightedEdges, start: Factors, l2: float, sweeps: int) -> F
     """
     factors = replace(start, mean=float(np.average(edges.value, weights=edges.weight)))
     reversed_edges = WeightedEdges(edges.right, edges.left, edges.value, edges.weight)
+    # Sorted once: the edges are the same in every sweep.
     by_left = np.argsort(edges.left, kind="stable")
     by_right = np.argsort(edges.right, kind="stable")
     for _ in range(sweeps):
@@ -102,6 +103,7 @@ def _solve(
 
         # 3. Sum the normal equations by node and solve all of them.
         outer = weighted[:, :, None] * design[:, None, :]
+        # The ridge makes every matrix regular, also that of a node with fewer edges than columns.
         gram = np.add.reduceat(outer, node_starts, axis=0) + l2 * np.eye(design.shape[1])
         moment = np.add.reduceat(weighted * target[:, None], node_starts, axis=0)
         solved[present[first:last]] = np.linalg.solve(gram, moment[:, :, None])[:, :, 0]
@@ -135,6 +137,7 @@ def factorisation(task: Task) -> FitResult:
     for name, edges in task.training_edges.items():
         lefts, rights = map(len, task.graph.sides(name))
         draw, columns = np.random.default_rng(settings.seed), settings.dim + 1
+        # Random: from zero vectors on one side, the solution of the other side is zero too.
         right = draw.normal(scale=_START_SCALE, size=(rights, columns))
         start = Factors(np.zeros((lefts, columns)), right, 0.0)
         encodings[name] = _encoded(

@@ -250,8 +250,10 @@ def read_graph(folder: Path) -> CrossGraph:
             not exist, or a statistic is not finite. The message names the file.
     """
     manifest = _read_manifest(folder / "graph.json")
+    # Sorted, because the slots of a field are in the order of the relations' names.
     relations = dict(sorted(manifest["relations"].items()))
     fields = sorted({field for each in relations.values() for field in (each.left, each.right)})
+    # A field without nodes has no row in the file, but needs an entry.
     keys = dict.fromkeys(fields, np.empty(0, np.int64)) | _read_keys(folder / "nodes.parquet")
     edges = {name: _read_edges(folder, name, each, keys) for name, each in relations.items()}
     times = (manifest[name] for name in ("first_day", "last_day", "days", "hours"))
@@ -307,6 +309,7 @@ def _read_edges(
         count = len(keys[field])
         if len(nodes) and not 0 <= nodes.min() <= nodes.max() < count:
             raise _unreadable(path, f"a {side} node is not among the {count} nodes of {field}")
+    # `Adjacency.of` finds each left node's edges by a binary search.
     if np.any(np.diff(left) < 0):
         raise _unreadable(path, "the edges are not sorted by their left node")
     statistics = {column: table[column].to_numpy().astype(np.float64) for column in STATISTICS}
@@ -320,6 +323,7 @@ def _read_parquet(files: list[Path], columns: tuple[str, ...]) -> pa.Table:
     tables = []
     for file in files:
         try:
+            # `read` ignores a missing column; `select` raises KeyError, and sets the order.
             tables.append(pq.ParquetFile(file).read(columns=list(columns)).select(list(columns)))
         except (OSError, KeyError, pa.ArrowInvalid) as error:
             raise _unreadable(file, error) from error

@@ -33,6 +33,7 @@ def pair_hash(left: NDArray[np.int64], right: NDArray[np.int64], seed: int) -> N
     state = np.empty(1, np.uint64)
     for edge in range(len(left)):
         state[0] = np.uint64(left[edge]) ^ np.uint64(seed)
+        # The hash of the left key goes into that of the right one: (u, v) and (v, u) differ.
         state[0] = _next_bits(state) ^ np.uint64(right[edge])
         hashes[edge] = _next_bits(state)
     return hashes
@@ -117,11 +118,13 @@ def sample_neighbours(
                 # (last + 1) / 2^32 and is accepted.
                 upper_bits = _next_bits(state) >> np.uint64(32)
                 at = np.int64((upper_bits * np.uint64(last + 1)) >> np.uint64(32))
+                # A linear search is fast enough: settings allow at most 64 neighbours.
                 for j in range(i):
                     if drawn[target, j] == at:
                         at = last
                         break
             drawn[target, i] = at
+        # Positions become node numbers only now: the method above compares positions.
         for i in range(draws):
             node = ends[first + drawn[target, i]]
             if places[node] == 0:
@@ -206,6 +209,7 @@ def all_mean(
             for c in range(width):
                 row[c] += neighbour[c]
         for c in range(width):
+            # A node without neighbours keeps its zeros.
             row[c] *= min(degree, most) / max(degree, 1)
 
 

@@ -157,6 +157,7 @@ def plot_relation(name: str, edges: Prediction, report: RelationReport, path: Pa
         if len(edges.observed):
             # 1. Edges by impressions, in parts of about equal size.
             shares = np.linspace(0, 1, len(_SUPPORT_COLOURS) + 1)
+            # `lower` gives numbers of impressions that occur; parts with equal bounds are joined.
             bounds = np.unique(np.quantile(edges.impressions, shares, method="lower"))
             lows = bounds[:-1] if len(bounds) > 1 else bounds
             highs = [*(bounds[1:-1] - 1), bounds[-1]]

@@ -147,6 +147,7 @@ def _aligned_rows(
         return np.zeros((len(keys), width), np.float32)
     order = np.argsort(known, kind="stable")
     places = key_positions(known[order], keys)
+    # Position 0 is that of an unknown key, so a row of zeros comes first.
     return np.concatenate([np.zeros((1, width), table.dtype), table[order]])[places]
 
 
@@ -183,6 +184,7 @@ class SparseAdam:
 
     def __init__(self, parameters: Parameters, learning_rate: float) -> None:
         self._parameters, self._learning_rate, self._step = parameters, learning_rate, 0
+        # One dictionary: the names of dense weights contain `/`, those of fields do not.
         tables = {**parameters.tables, **parameters.dense}
         self._moments = {
             name: (np.zeros_like(table), np.zeros_like(table)) for name, table in tables.items()
@@ -191,6 +193,7 @@ class SparseAdam:
     def step(self, rows: Sequence[RowGradients], dense: Mapping[str, Floats]) -> None:
         """Update the parameters by gradients of rows, and of dense weights by name."""
         self._step += 1
+        # Both bias corrections in one rate, as at the end of section 2 of the paper.
         rate = self._learning_rate * np.sqrt(1 - _BETA_2**self._step) / (1 - _BETA_1**self._step)
         factors = (rate, _BETA_1, 1 - _BETA_1, _BETA_2, 1 - _BETA_2, _EPSILON)
         for each in rows:
@@ -211,6 +214,7 @@ class SparseAdam:
         factors: tuple[float, ...],
     ) -> None:
         first, second = (moment.reshape(table.shape) for moment in self._moments[name])
+        # Of the weights' type: factors of float64 would make the kernel compute in float64.
         typed = np.array(factors, table.dtype)
         kernel = partial(kernels.adam, table, first, second, rows, column, gradients, typed)
         split_rows(kernel, len(rows), at_least=_ROWS_PER_THREAD)

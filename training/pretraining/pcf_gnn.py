@@ -122,6 +122,7 @@ class PcfGnn:
             (name, chosen, [self._settings.seed, epoch, i], dtype)
             for i, (name, chosen) in enumerate(plan)
         )
+        #    One thread, because the sampler uses its arrays again for every block.
         with ThreadPoolExecutor(1, "sampling") as pool:
             waiting = [pool.submit(self._batch, *job) for job in islice(jobs, _BATCHES_AHEAD)]
             while waiting:
@@ -210,6 +211,7 @@ class PcfGnn:
         edges, draw = self._edges[name], np.random.default_rng(seed)
         fields, block_seed = (edges.relation.left, edges.relation.right), int(draw.integers(2**63))
         block = self._sampler.block(fields, edges.left[chosen], edges.right[chosen], block_seed)
+        # Without layers a node is its own vector alone: hiding it would leave nothing.
         hidden = self._settings.encoder.own_dropout if self.encoder.layers else 0.0
         shown = {
             field: (draw.random((len(nodes), 1)) >= hidden).astype(dtype)
@@ -243,6 +245,8 @@ class PcfGnn:
                 times = np.bincount(numbers, minlength=count) / np.maximum(
                     self._degrees[batch.relation][side][ends], 1
                 )
+                # The loss is divided by the batch's weights, the ridge by the sum that they have on
+                # average: it is then the same for light and heavy edges.
                 total = self._edges[batch.relation].weight.mean() * len(batch.target)
                 ridge = (2 * self._settings.l2 / total * times)[:, None].astype(upstream.dtype)
                 vectors[field][:count] += ridge * table[ends, : parameters.dim]
@@ -292,6 +296,7 @@ def encode(
     for name in model.relations:
         relation, (mean, spread) = graph.edges[name].relation, model.scale(name)
         layers = cross_layers(parameters.dense, name)
+        # 1. The nodes. Without a network the left vectors carry the spread, so it counts once.
         sides = []
         for field, column, factor in zip(
             (relation.left, relation.right),
@@ -302,6 +307,7 @@ def encode(
             bias = spread * parameters.tables[field][:, column]
             own = factor * vectors[field]
             sides.append(sorted_nodes(graph.keys[field], own, bias, np.dtype(settings.storage)))
+        # 2. The network. Its output is linear in the last layer only, so the spread goes there.
         factors = [1.0] * (len(layers) - 1) + [spread] if layers else []
         network = tuple(
             ((kernel * factor).astype(np.float32), (bias * factor).astype(np.float32))
@@ -319,6 +325,7 @@ def _train(
 ) -> tuple[Parameters, tuple[Epoch, ...], int]:
     """Return the parameters of the best epoch, the losses, and the number of that epoch."""
     optimizer = SparseAdam(parameters, settings.learning_rate)
+    # Without held-out edges the last epoch is returned, so no copy is needed.
     best, best_loss, best_epoch = parameters.copy() if heldout else parameters, math.inf, 0
     curve: list[Epoch] = []
     for number in range(settings.epochs + 1):

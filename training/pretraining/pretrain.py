@@ -67,6 +67,7 @@ def pretrain(
     Raises:
         InputError: a file is missing or damaged.
     """
+    # 1. Fit and measure.
     graph = read_graph(folder)
     warm_start = read_arrays(previous / PARAMETERS) if previous and settings.warm_start else {}
     task = Task.of(graph, settings, warm_start)
@@ -76,9 +77,12 @@ def pretrain(
     predicted = predictions(task, measured)
     reports = evaluate(task, predicted, final)
 
+    # 2. Write what may be used, and what a later fit may start from.
     out.mkdir(parents=True, exist_ok=True)
     used = {name: each for name, each in final.encodings.items() if not reports[name].refused}
     write_encodings(out / ENCODINGS, used)
+    # Not the weights of the final fit: it was trained on the held-out edges, which are held out
+    # of the next graph too, and a warm start must not have seen them.
     write_arrays(out / PARAMETERS, measured.arrays)
     _write_metrics(out / METRICS, graph, settings, reports, measured)
     for name, prediction in predicted.items():
@@ -86,6 +90,7 @@ def pretrain(
     if measured.curve:
         plot_losses(measured.curve, measured.best_epoch, out / PLOTS / "loss.png")
 
+    # 3. Report every relation, also those that are not used.
     figures: dict[str, Any] = {}
     for name, each in reports.items():
         figures |= {f"{name}/{figure}": value for figure, value in asdict(each).items()}

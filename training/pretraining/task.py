@@ -64,6 +64,7 @@ class Targets:
         if not len(self):
             return 1.0
         deviation = float(np.sqrt(np.average((self.value - self.mean()) ** 2, weights=self.weight)))
+        # Dividing by the spread of rounding errors would make noise the statistic.
         return deviation if deviation > _LEAST_SPREAD else 1.0
 
     def seen_in(self, other: Targets) -> NDArray[np.bool_]:
