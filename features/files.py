@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from elastic_embeddings.storage.files import sync_path
+from elastic_embeddings.core.sync import sync_path
 
 
 def folder_bytes(folder: Path) -> int:

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 
 def json_safe(value: Any) -> Any:
     """Return a value with every float that is not finite replaced by None.
@@ -19,6 +17,7 @@ def json_safe(value: Any) -> Any:
         return {key: json_safe(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
         return [json_safe(each) for each in value]
-    if isinstance(value, np.generic):
+    # A NumPy scalar, known by its method: DAG files import this module and must not load NumPy.
+    if hasattr(value, "item") and not getattr(value, "shape", ()):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value

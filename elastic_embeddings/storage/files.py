@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from elastic_embeddings.core.sync import sync_path
 from elastic_embeddings.errors import InputError
 
 _CHUNK_BYTES = 8 << 20
@@ -188,15 +189,6 @@ def readable_folder(folder: Path) -> Path:
     """Return the folder, or the old one if a save was killed between its two renames."""
     replaced = _sibling(folder.absolute(), "replaced")
     return replaced if not folder.exists() and replaced.exists() else folder
-
-
-def sync_path(path: Path) -> None:
-    """Sync a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sibling(folder: Path, role: str) -> Path:

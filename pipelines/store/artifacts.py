@@ -26,7 +26,7 @@ from typing import Any
 
 import psutil
 
-from elastic_embeddings.storage.files import sync_path
+from elastic_embeddings.core.sync import sync_path
 from features.errors import InputError
 from features.partition import (
     Partition,
