@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from command_line import chosen
 from crosses_parts.arms import Arm, arms
 from crosses_parts.report import against
 from frappe_peers.cache import Cache
 from frappe_peers.data import Frappe
 from frappe_peers.registry import MODELS
+from harness.options import chosen
 
 from compression.settings import SelectionSettings
 from features.errors import InputError

@@ -28,9 +28,9 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from command_line import chosen, progress, refusals
 from day_parts.processes import cpu_seconds
 from day_parts.steps import Plan, measure_steps
+from harness.options import chosen, progress, refusals
 
 from pipelines.cli.console import table
 from pipelines.demo.run import KUAIRAND, SIMULATED, Subject

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from command_line import chosen, progress
 from elastic_peers import report, workload
-from elastic_peers.once import in_a_process
-from elastic_peers.process import SystemFailed
 from elastic_peers.registry import IN_OUR_ENVIRONMENT, SYSTEMS
 from elastic_peers.rounds import Measured, Plan, measure
+from harness.options import chosen, progress
+from harness.processes import ProcessFailed, run_function
 
 from pipelines.cli import console
 
@@ -89,7 +88,9 @@ def main(
         figures |= _own_figures(size, measured)
     if correctness:
         progress("correctness")
-        figures["correctness"] = in_a_process("correctness", steps=20 if quick else 300)
+        figures["correctness"] = run_function(
+            "elastic_peers.correctness", "measure", steps=20 if quick else 300
+        )
     figures |= report.raw_figures(measured) | {
         "distinct_rows_per_batch": drawn.distinct(),
         "rounds": plan.rounds,
@@ -111,8 +112,8 @@ def _own_figures(size: Size, measured: Measured) -> dict[str, Any]:
     for module, arguments in parts.items():
         progress(module.replace("_", " "))
         try:
-            figures |= in_a_process(module, **arguments)
-        except SystemFailed as error:
+            figures |= run_function(f"elastic_peers.{module}", "measure", **arguments)
+        except ProcessFailed as error:
             measured.missing[module] = str(error)
     return figures
 

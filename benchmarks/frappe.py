@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from command_line import chosen
-from elastic_peers.environments import NoEnvironment
-from elastic_peers.process import SystemFailed
 from frappe_peers import report
 from frappe_peers.cache import Cache, Result
 from frappe_peers.data import FOLDER, Frappe
 from frappe_peers.registry import FUSION, MODELS
 from frappe_peers.runs import Bench
 from frappe_peers.speed import examples_per_s, with_speeds
+from harness.environments import NoEnvironment
+from harness.options import chosen
+from harness.processes import ProcessFailed
 
 from pipelines.cli import console
 
@@ -86,7 +86,7 @@ def _run_all(
                 runs.setdefault(model, {})[seed] = bench.result(
                     model, seed, partial(typer.echo, err=True)
                 )
-            except (NoEnvironment, SystemFailed) as error:
+            except (NoEnvironment, ProcessFailed) as error:
                 missing[model] = str(error)
     return {model: by_seed for model, by_seed in runs.items() if by_seed}, missing
 

@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from command_line import chosen, progress, refusals
 from globo_parts.arms import ARMS, recipe
 from globo_parts.files import files_of, moments, narrowed
 from globo_parts.fixed import Size
@@ -35,6 +34,7 @@ from globo_parts.learning import Run, run
 from globo_parts.plot import plot_hours
 from globo_parts.report import COLUMNS, figures, lines, stream_figures
 from globo_parts.stream import Day, Known, drawn, drawn_schema, read_day
+from harness.options import chosen, progress, refusals
 
 from features.partition import days_between
 from features.schema import Schema

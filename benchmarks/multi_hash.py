@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from command_line import chosen, progress
+from harness.options import chosen, progress
 from multi_hash_parts import movielens
 from multi_hash_parts.report import figures
 from multi_hash_parts.runs import aucs_by_pass, chosen_passes, shortened

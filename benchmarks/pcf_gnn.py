@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from command_line import chosen, progress, refusals
+from harness.options import chosen, progress, refusals
 from pcf_gnn_parts.arms import ARMS
 from pcf_gnn_parts.learning import take
 from pcf_gnn_parts.throughput import Load, throughput

@@ -20,8 +20,8 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from command_line import progress
-from elastic_peers.environments import NoEnvironment, interpreter
+from harness.environments import NoEnvironment, interpreter
+from harness.options import progress
 from serving_parts.models import (
     COMPACT,
     FIELDS,
@@ -37,7 +37,6 @@ from pipelines.cli import console
 from validation.serving.measure import ServingCosts, serve, serving_costs
 from validation.serving.plot import plot_serving
 
-_PINS = Path(__file__).parent / "serving_parts" / "requirements"
 _BATCHES = (1, 32, 512)
 
 
@@ -107,7 +106,7 @@ def _others(saved_model: Path, rows: int, versions: str, root: Path) -> dict[str
     for version in filter(None, versions.split(",")):
         progress(f"loading in TensorFlow {version}")
         try:
-            python = interpreter(f"tensorflow-{version}", root, _PINS)
+            python = interpreter(f"tensorflow-{version}", root)
         except NoEnvironment as error:
             found[version] = {"missing": str(error)}
             continue

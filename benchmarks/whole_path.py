@@ -32,9 +32,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from command_line import chosen, progress, refusals
 from compression_parts.learned import learn
 from compression_parts.worlds import World, drawn, globo, kuairand
+from harness.options import chosen, progress, refusals
 from whole_path_parts.path import Options, WholePath
 from whole_path_parts.plot import plot_path
 from whole_path_parts.report import rows_of, verdict

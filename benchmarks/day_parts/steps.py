@@ -10,7 +10,6 @@ another revision's processes take turns with these, so a machine that is shared 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -26,22 +25,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
-from command_line import progress, refusals
+from harness.options import progress, refusals
+from harness.processes import Process
 
 from features.errors import InputError
 
 _ROOT = Path(__file__).resolve().parents[2]
 _WORKER = Path(__file__).with_name("steps_worker.py")
-_QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1", "PYTHONWARNINGS": "ignore"}
 _BUSY = "while True: pass"
-_TAIL = 1500
-_STOP_S = 30
 
 THIS, OTHER = "this", "against"
-
-
-class WorkerFailed(Exception):
-    """A worker ended before it answered; the message holds the end of what it printed."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ def measure_steps(plan: Plan, against: str | None = None, report: Any = progress
 
     Raises:
         InputError: there is no such revision.
-        WorkerFailed: a process ended with an error.
+        ProcessFailed: a process ended with an error.
     """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="steps-")))
@@ -95,7 +88,7 @@ def measure_steps(plan: Plan, against: str | None = None, report: Any = progress
         )
         workers = {
             (tree, batch): stack.enter_context(
-                _Worker(path, folder, batch, folder / f"{tree}-{batch}.log")
+                start_worker(path, folder, batch, folder / f"{tree}-{batch}.log")
             )
             for batch in plan.batches
             for tree, path in trees.items()
@@ -160,61 +153,21 @@ def write_inputs(folder: Path, days: int, rows: int) -> None:
     (folder / "schema.json").write_text(schema.model_dump_json(), encoding="utf-8")
 
 
-class _Worker:
-    """A process that takes steps; a context manager that ends it."""
-
-    def __init__(self, tree: Path, folder: Path, batch: int, log: Path) -> None:
-        self._log = log
-        with log.open("w") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, str(_WORKER), str(folder), str(batch)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                cwd=tree,
-                start_new_session=True,
-                env={**os.environ, **_QUIET, "PYTHONPATH": str(tree)},
-            )
-
-    def take(self, steps: int) -> dict[str, float]:
-        """Take steps; return what they took."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"steps": steps}) + "\n")
-        self._process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> dict[str, float]:
-        """Return its next answer.
-
-        Raises:
-            WorkerFailed: it ended instead.
-        """
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            raise WorkerFailed(
-                f"exit code {self._process.wait()}: …{self._log.read_text(errors='replace')[-_TAIL:]}"
-            )
-        answer: dict[str, float] = json.loads(line)
-        return answer
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        _end(self._process)
+def start_worker(tree: Path, folder: Path, batch: int, log: Path) -> Process:
+    """Start a process that trains with a tree's code when it is asked for steps."""
+    command = [sys.executable, str(_WORKER), str(folder), str(batch)]
+    return Process(command, log, {"PYTHONPATH": str(tree)}, tree)
 
 
 def _rounds(
-    plan: Plan, workers: dict[tuple[str, int], _Worker], report: Any
+    plan: Plan, workers: dict[tuple[str, int], Process], report: Any
 ) -> dict[tuple[str, int], list[dict[str, float]]]:
     """Let the workers take turns; return each one's answers. The first round is not counted."""
     answers: dict[tuple[str, int], list[dict[str, float]]] = {key: [] for key in workers}
     for number in range(plan.rounds + 1):
         report(f"round {number} of {plan.rounds}")
         for key, worker in workers.items():
-            answers[key].append(worker.take(max(1, plan.block // key[1])))
+            answers[key].append(worker.ask({"steps": max(1, plan.block // key[1])}))
     return {key: found[1:] for key, found in answers.items()}
 
 
@@ -283,19 +236,6 @@ def _busy(count: int) -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End a worker by the end of its input, and by force if that does not help."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.close()
-    try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    process.stdout.close()
 
 
 def main(

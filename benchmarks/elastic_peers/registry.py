@@ -6,8 +6,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from elastic_peers.environments import interpreter
-from elastic_peers.process import Command
+from harness.environments import interpreter
+from harness.processes import Process
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Entry:
     environment: str | None = None
     variables: tuple[tuple[str, str], ...] = ()
 
-    def command(self, environments: Path) -> Command:
-        """Return how to start it, its environment made.
+    def start(self, folder: Path, log: Path, environments: Path) -> Process:
+        """Start it for the work in a folder, its environment made.
 
         Raises:
             NoEnvironment: that failed.
@@ -39,7 +39,17 @@ class Entry:
             if self.environment
             else Path(sys.executable)
         )
-        return Command(python, self.module, self.arguments, self.variables)
+        return start_system(
+            python, self.module, folder, log, *self.arguments, **dict(self.variables)
+        )
+
+
+def start_system(
+    python: Path, module: str, folder: Path, log: Path, *arguments: str, **variables: str
+) -> Process:
+    """Start the worker of a system's module."""
+    command = [str(python), "-m", "elastic_peers.worker", module, str(folder), *arguments]
+    return Process(command, log, variables)
 
 
 SYSTEMS = {

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from harness.environments import NoEnvironment
+from harness.processes import Process, ProcessFailed
 
-from elastic_peers.environments import NoEnvironment
-from elastic_peers.process import Process, SystemFailed
 from elastic_peers.registry import SYSTEMS
 
 Timed = tuple[str, str, str]
@@ -90,18 +90,18 @@ def _started(
     for name in systems:
         say(f"starting {name}")
         try:
-            command = SYSTEMS[name].command(environments)
+            process = SYSTEMS[name].start(folder, folder / f"{name}.log", environments)
         except NoEnvironment as error:
             measured.missing[name] = str(error)
             continue
-        starting[name] = stack.enter_context(Process(command, folder, folder / f"{name}.log"))
+        starting[name] = stack.enter_context(process)
     return {name: process for name, process in starting.items() if _ready(name, process, measured)}
 
 
 def _ready(name: str, process: Process, measured: Measured) -> bool:
     try:
         measured.ready_s[name] = process.answer()["ready_s"]
-    except SystemFailed as error:
+    except ProcessFailed as error:
         measured.missing[name] = str(error)
     return name not in measured.missing
 
@@ -114,7 +114,7 @@ def _block(name: str, process: Process, mlp: str, plan: Plan, measured: Measured
             answer = process.ask(
                 {"part": part, "mlp": mlp, "steps": plan.steps, "warm_up": plan.warm_up}
             )
-        except SystemFailed as error:
+        except ProcessFailed as error:
             measured.missing[name] = str(error)
             return
         measured.times.setdefault((name, part, mlp), []).extend(answer["ms"])

@@ -14,9 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from elastic_peers.environments import interpreter
+from harness.environments import interpreter
 
-_PINS = Path(__file__).parent / "requirements"
 _COMMON: dict[str, Any] = {
     "dim": 10,
     "hidden": [400, 400, 400],
@@ -65,7 +64,7 @@ class Entry:
             NoEnvironment: that failed.
         """
         return (
-            interpreter(self.environment, environments, _PINS)
+            interpreter(self.environment, environments)
             if self.environment
             else Path(sys.executable)
         )

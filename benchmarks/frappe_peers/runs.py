@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from elastic_peers.process import QUIET, SystemFailed
+from harness.processes import BENCHMARKS, ROOT, run_json
 
 from frappe_peers.cache import Cache, Result, digest
 from frappe_peers.data import Frappe
@@ -22,7 +21,6 @@ from pipelines.store.source_digest import source_digest
 _HERE = Path(__file__).resolve().parent
 _SHARED = tuple(_HERE / f"{name}.py" for name in ("data", "loop", "worker"))
 _OURS = "training.fit.model_and_baseline"
-_TAIL = 1500
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Bench:
 
         Raises:
             NoEnvironment: its library could not be installed.
-            SystemFailed: its process ended without an answer.
+            ProcessFailed: its process ended without an answer.
         """
         entry = MODELS[model]
         settings = entry.settings_for(self.quick)
@@ -92,12 +90,5 @@ def _source(entry: Entry) -> str:
 
 def _answer(entry: Entry, command: list[str]) -> dict[str, Any]:
     threads = {"OMP_NUM_THREADS": str(entry.settings["threads"])}
-    paths = os.pathsep.join(
-        [QUIET["PYTHONPATH"], *([] if entry.environment else [str(_HERE.parents[1])])]
-    )
-    environment = {**os.environ, **QUIET, **threads, **entry.variables, "PYTHONPATH": paths}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise SystemFailed(f"{entry.module}: exit code {done.returncode}: …{done.stderr[-_TAIL:]}")
-    figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return figures
+    paths = [str(BENCHMARKS), *([] if entry.environment else [str(ROOT)])]
+    return run_json(command, {**threads, **entry.variables, "PYTHONPATH": os.pathsep.join(paths)})

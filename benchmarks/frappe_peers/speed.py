@@ -24,7 +24,7 @@ def examples_per_s(
 
     Raises:
         NoEnvironment: a library could not be installed.
-        SystemFailed: a process ended without an answer.
+        ProcessFailed: a process ended without an answer.
     """
     found: dict[str, list[float]] = {model: [] for model in models}
     for number in range(rounds):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from elastic_peers.environments import interpreter
+from harness.environments import interpreter
 from threadpoolctl import threadpool_limits
 
 from features.schema import Relation
@@ -21,7 +21,6 @@ from training.pretraining.settings import PretrainSettings
 from training.pretraining.task import targets
 
 _WORKER = Path(__file__).parent / "dgl_worker.py"
-_PINS = Path(__file__).parent / "requirements"
 _RELATION = Relation(left="user", right="item")
 
 
@@ -49,7 +48,7 @@ def throughput(load: Load, root: Path) -> dict[str, Any]:
     Raises:
         NoEnvironment: DGL could not be installed.
     """
-    python, graph = interpreter("dgl", root / "environments", _PINS), drawn_graph(load)
+    python, graph = interpreter("dgl", root / "environments"), drawn_graph(load)
     told = {
         "ours": ours(load, graph),
         **{f"dgl_{n}_workers": dgl(load, graph, python, root, n) for n in (0, 1)},

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from elastic_peers.environments import NoEnvironment, interpreter
+from harness.environments import NoEnvironment, interpreter
 
 from pipelines.cli import console
 from pipelines.services.control import START_TIMEOUT_S, start_spark
@@ -99,7 +99,7 @@ def main(
         {size: _rows(size) for size in filter(None, sizes.split(","))},
     )
     try:
-        duck = interpreter("duckdb", environments, _PARTS / "requirements")
+        duck = interpreter("duckdb", environments)
     except NoEnvironment as error:
         console.error(f"DuckDB: {error}")
         raise typer.Exit(_WORTH_A_RETRY) from error

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from harness.processes import ProcessFailed
 
 _HERE = Path(__file__).resolve().parents[1]
 SERVER_PID = "ELASTIC_CTR_BENCHMARK_SPARK"
@@ -18,10 +19,6 @@ SERVER_PID = "ELASTIC_CTR_BENCHMARK_SPARK"
 
 _EVERY_S = 0.1
 _TAIL = 2000
-
-
-class JobFailed(Exception):
-    """A process ended with an error; the message holds the end of what it printed."""
 
 
 def answer(command: Sequence[str], server: int | None = None) -> dict[str, Any]:
@@ -32,7 +29,7 @@ def answer(command: Sequence[str], server: int | None = None) -> dict[str, Any]:
         server: the process id of a Spark server that it uses, whose memory counts too.
 
     Raises:
-        JobFailed: it ended with an error.
+        ProcessFailed: it ended with an error.
     """
     path = os.pathsep.join(
         filter(None, (str(_HERE), str(_HERE.parent), os.environ.get("PYTHONPATH")))
@@ -45,7 +42,7 @@ def answer(command: Sequence[str], server: int | None = None) -> dict[str, Any]:
     out, errors = process.communicate()
     peak = watch.stop()
     if process.returncode:
-        raise JobFailed(
+        raise ProcessFailed(
             f"{command[0]} {command[1]} …: exit code {process.returncode}: …{errors[-_TAIL:]}"
         )
     told: dict[str, Any] = json.loads(out.splitlines()[-1])

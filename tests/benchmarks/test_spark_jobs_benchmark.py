@@ -9,9 +9,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from harness.processes import ProcessFailed
 from spark_jobs_parts.compare import Unequal, require_equal
 from spark_jobs_parts.impressions import HUB, SCHEMA, write_day
-from spark_jobs_parts.process import JobFailed, answer
+from spark_jobs_parts.process import answer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAY = date(2026, 1, 1)
@@ -120,5 +121,5 @@ def test_equal_to_nine_digits_is_equal_and_counts_must_be_exact(tmp_path):
 @pytest.mark.process
 def test_a_process_that_fails_says_why():
     assert answer([sys.executable, "-c", "print('{\"a\": 1}')"])["a"] == 1
-    with pytest.raises(JobFailed, match="no such thing"):
+    with pytest.raises(ProcessFailed, match="no such thing"):
         answer([sys.executable, "-c", "raise SystemExit('no such thing')"])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -37,3 +41,12 @@ def refusals() -> Iterator[None]:
     except ElasticCtrError as error:
         progress(str(error))
         raise typer.Exit(error.exit_code) from error
+
+
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elastic-ctr-benchmarks"
+"""Where environments of peers and finished runs are kept by default."""
+
+
+def print_json(figures: Any) -> None:
+    """Print figures as JSON."""
+    typer.echo(json.dumps(figures, indent=1))

@@ -17,16 +17,17 @@ class NoEnvironment(Exception):
     """An environment could not be made; the message says what pip said."""
 
 
-def interpreter(name: str, root: Path, pins_folder: Path = _PINS) -> Path:
+def interpreter(name: str, root: Path) -> Path:
     """Return the interpreter of the environment `name`, made if it is not there or its pins have changed.
 
-    `pins_folder` holds `NAME.txt` and, for what is installed without its dependencies, `NAME-without-dependencies.txt`.
+    `requirements` holds `NAME.txt` and, for what is installed without its dependencies,
+    `NAME-without-dependencies.txt`.
 
     Raises:
         NoEnvironment: there is no network, no such wheel, or no room.
     """
     names = (f"{name}.txt", f"{name}-without-dependencies.txt")
-    pins = [path for file in names if (path := pins_folder / file).is_file()]
+    pins = [path for file in names if (path := _PINS / file).is_file()]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in pins)).hexdigest()[:12]
     folder = root / f"{name}-{digest}"
     python, complete = folder / "bin" / "python", folder / "complete"
