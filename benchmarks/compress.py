@@ -32,7 +32,7 @@ from compression_parts.curves import QUICK, SIZES, Curves, Tried
 from compression_parts.lossless import lossless
 from compression_parts.report import best_at, plot_curves, row
 from compression_parts.worlds import World, drawn, frappe, globo, kuairand
-from frappe_peers.data import FOLDER as FRAPPE
+from harness.frappe_data import FOLDER as FRAPPE
 from harness.options import chosen, progress, refusals
 
 from pipelines.cli import console

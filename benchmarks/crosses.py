@@ -16,22 +16,18 @@ import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from crosses_parts.arms import Arm, arms
-from crosses_parts.report import against
+from crosses_model import Arm, Bench, against, arms, choose_half, use_threads
 from frappe_peers.cache import Cache
-from frappe_peers.data import Frappe
 from frappe_peers.registry import MODELS
+from harness.frappe_data import Frappe
 from harness.options import chosen
 
 from compression.settings import SelectionSettings
 from features.errors import InputError
 from pipelines.cli import console
-
-if TYPE_CHECKING:
-    from crosses_parts.runs import Bench
 
 _CACHE = (
     Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
@@ -84,8 +80,6 @@ def main(
     results: Annotated[Path, typer.Option(help="Where finished runs are kept.")] = _CACHE,
 ) -> None:
     """Learn what has not been learned yet, and print AUC beside rows and bytes."""
-    from crosses_parts.learning import use_threads
-    from crosses_parts.runs import Bench
 
     known = arms(min_count, rank)
     asked, halved = chosen(models, known, "--arms"), chosen(halve, known, "--halve")
@@ -117,8 +111,6 @@ def main(
 
 def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict[str, Any]:
     """Choose with the first seed, learn what is left with every seed, and compare it to the full model."""
-    from crosses_parts.selecting import choose_half
-
     bench.say(f"{name}: gates")
     try:
         half = choose_half(arm, bench.data, bench.settings, gates, bench.seeds[0])

@@ -19,11 +19,11 @@ from typing import Annotated, Any
 import typer
 from frappe_peers import report
 from frappe_peers.cache import Cache, Result
-from frappe_peers.data import FOLDER, Frappe
 from frappe_peers.registry import FUSION, MODELS
 from frappe_peers.runs import Bench
 from frappe_peers.speed import examples_per_s, with_speeds
 from harness.environments import NoEnvironment
+from harness.frappe_data import FOLDER, Frappe
 from harness.options import chosen
 from harness.processes import ProcessFailed
 

@@ -26,14 +26,25 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from globo_parts.arms import ARMS, recipe
-from globo_parts.files import files_of, moments, narrowed
-from globo_parts.fixed import Size
-from globo_parts.kept import kept
-from globo_parts.learning import Run, run
-from globo_parts.plot import plot_hours
-from globo_parts.report import COLUMNS, figures, lines, stream_figures
-from globo_parts.stream import Day, Known, drawn, drawn_schema, read_day
+from globo_systems import (
+    ARMS,
+    COLUMNS,
+    Day,
+    Known,
+    Run,
+    Size,
+    drawn,
+    drawn_schema,
+    figures,
+    kept,
+    lines,
+    plot_hours,
+    read_day,
+    recipe,
+    run,
+    stream_figures,
+)
+from harness.globo_files import files_of, moments, narrowed
 from harness.options import chosen, progress, refusals
 
 from features.partition import days_between

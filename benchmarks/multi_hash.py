@@ -17,12 +17,18 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import multi_hash_model
 import typer
 from harness.options import chosen, progress
-from multi_hash_parts import movielens
-from multi_hash_parts.report import figures
-from multi_hash_parts.runs import aucs_by_pass, chosen_passes, shortened
-from multi_hash_parts.systems import SYSTEMS, System, system
+from multi_hash_model import (
+    SYSTEMS,
+    System,
+    aucs_by_pass,
+    chosen_passes,
+    figures,
+    shortened,
+    system,
+)
 
 from pipelines.cli import console
 
@@ -56,9 +62,11 @@ def main(
 ) -> None:
     """Learn every system within every budget, and print AUC beside the published range."""
     split = (
-        movielens.drawn()
+        multi_hash_model.drawn()
         if quick
-        else movielens.read(data or movielens.fetched(cache), drop_neutral=not keep_neutral)
+        else multi_hash_model.read(
+            data or multi_hash_model.fetched(cache), drop_neutral=not keep_neutral
+        )
     )
     budgets = [_QUICK_ROWS] if quick else [int(text) for text in rows.split(",")]
     told: dict[str, Any] = {}
@@ -71,7 +79,7 @@ def main(
 
 
 def _measured(
-    name: str, budget: int, made: System, split: movielens.Split, seeds: int, folder: Path
+    name: str, budget: int, made: System, split: multi_hash_model.Split, seeds: int, folder: Path
 ) -> dict[str, Any]:
     progress(f"{name} in {budget} rows")
     passes = chosen_passes(made, split, folder)

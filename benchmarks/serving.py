@@ -22,7 +22,7 @@ import numpy as np
 import typer
 from harness.environments import NoEnvironment, interpreter
 from harness.options import progress
-from serving_parts.models import (
+from serving_models import (
     COMPACT,
     FIELDS,
     SHAPES,

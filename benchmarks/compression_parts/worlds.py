@@ -11,10 +11,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from frappe_peers.data import FIELDS as FRAPPE_FIELDS
-from frappe_peers.data import Frappe
-from globo_parts.files import files_of, moments, narrowed
-from globo_parts.stream import within_share
+from harness.frappe_data import FIELDS as FRAPPE_FIELDS
+from harness.frappe_data import Frappe
+from harness.globo_files import files_of, moments, narrowed, within_share
 
 from compression_parts.flat import codes, flat_schema, flatten
 from features.partition import days_between

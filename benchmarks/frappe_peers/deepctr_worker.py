@@ -8,9 +8,8 @@ import numpy as np
 import tensorflow as tf
 from deepctr.feature_column import SparseFeat
 from deepctr.models import WDL, DeepFM
+from harness.frappe_data import FIELDS, Frappe, Split
 from numpy.typing import NDArray
-
-from frappe_peers.data import FIELDS, Frappe, Split
 
 
 class _Trainer:

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from harness.frappe_data import Frappe, Split
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
-
-from frappe_peers.data import Frappe, Split
 
 
 class Trainer(Protocol):

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from harness.frappe_data import FIELDS, UNKNOWN, Frappe, Split
 from numpy.typing import NDArray
 
 from elastic_embeddings.core.threads import set_threads
 from features import keys
 from features.schema import Categorical, Schema, Timestamp
-from frappe_peers.data import FIELDS, UNKNOWN, Frappe, Split
 from frappe_peers.falling_rate import Falling
 from frappe_peers.loop import shuffled
 from training.data.inputs import Inputs

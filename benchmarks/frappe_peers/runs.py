@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from harness.frappe_data import Frappe
 from harness.processes import BENCHMARKS, ROOT, run_json
 
 from frappe_peers.cache import Cache, Result, digest
-from frappe_peers.data import Frappe
 from frappe_peers.registry import MODELS, Entry
 from pipelines.store.source_digest import source_digest
 

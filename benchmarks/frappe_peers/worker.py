@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness.frappe_data import Frappe
 
-from frappe_peers.data import Frappe
 from frappe_peers.loop import Trainer, fit
 
 

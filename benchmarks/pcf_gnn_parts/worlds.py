@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from globo_parts.files import files_of, moments, narrowed
-from globo_parts.stream import within_share
+from harness.globo_files import files_of, moments, narrowed, within_share
 
 from features.partition import days_between
 from features.schema import Categorical, Cross, Relation, Schema, Time, Timestamp

@@ -4,7 +4,7 @@ import gzip
 from pathlib import Path
 
 import numpy as np
-from frappe_peers.data import FIELDS
+from harness.frappe_data import FIELDS
 
 ROWS = {"train": 1500, "valid": 400, "test": 400}
 _CARDINALITIES = (30, 40, 7, 7, 2, 3, 2, 9, 8, 23)

@@ -9,15 +9,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from crosses_parts.arms import CONTEXT, Arm, arms, cross_name, own_name
-from crosses_parts.columns import inputs_of
-from crosses_parts.learning import Taken, Trainer, footprint_of
-from crosses_parts.report import MAY_FALL_SHORT, against, figures_of
-from crosses_parts.selecting import Chosen, cheapest_first, choose_half, halved
+from crosses_model import (
+    CONTEXT,
+    MAY_FALL_SHORT,
+    Arm,
+    Chosen,
+    Taken,
+    Trainer,
+    against,
+    arms,
+    cheapest_first,
+    choose_half,
+    cross_name,
+    figures_of,
+    footprint_of,
+    halved,
+    inputs_of,
+    own_name,
+)
 from frappe_files import ROWS, write_frappe
 from frappe_peers.cache import Result
-from frappe_peers.data import FIELDS, Frappe, Split
 from frappe_peers.registry import MODELS
+from harness.frappe_data import FIELDS, Frappe, Split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frappe_files import ROWS, write_frappe
-from frappe_peers.data import FIELDS, SPLITS, Frappe
+from harness.frappe_data import FIELDS, SPLITS, Frappe
 
 HEADER = ",".join(("label", *FIELDS))
 

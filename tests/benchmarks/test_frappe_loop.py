@@ -4,8 +4,8 @@ import time
 
 import numpy as np
 import pytest
-from frappe_peers.data import Frappe, Split
 from frappe_peers.loop import Fitted, fit, shuffled
+from harness.frappe_data import Frappe, Split
 
 LABEL = np.array([0, 0, 1, 1], np.float32)
 RANKINGS = {

@@ -6,16 +6,33 @@ from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import globo_systems as fixed
 import numpy as np
 import pytest
-from globo_parts import fixed
-from globo_parts.arms import ARMS, RELATED, recipe, schema_of
-from globo_parts.files import files_of, moments, narrowed
-from globo_parts.kept import kept
-from globo_parts.learning import Run, run, slices
-from globo_parts.plot import hourly_auc, plot_hours, with_gaps
-from globo_parts.report import COLUMNS, figures, lines, stream_figures
-from globo_parts.stream import Day, Known, columns, drawn, drawn_schema, within_share
+from globo_systems import (
+    ARMS,
+    COLUMNS,
+    RELATED,
+    Day,
+    Known,
+    Run,
+    columns,
+    drawn,
+    drawn_schema,
+    figures,
+    hourly_auc,
+    kept,
+    lines,
+    plot_hours,
+    recipe,
+    run,
+    schema_of,
+    slices,
+    stream_figures,
+    with_gaps,
+    within_share,
+)
+from harness.globo_files import files_of, moments, narrowed
 from hypothesis import given
 from hypothesis import strategies as st
 

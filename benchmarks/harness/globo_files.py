@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import csv
 
+from elastic_embeddings.core.hashing import mix64
 from features.errors import InputError
 from features.schema import Schema
 from pipelines.config import Config
@@ -55,6 +56,11 @@ def narrowed(config: Config, files: Sequence[Path]) -> Config:
     """Return the configuration with these files as its source."""
     paths = tuple(str(file) for file in files)
     return config.model_copy(update={"source": config.source.model_copy(update={"path": paths})})
+
+
+def within_share(keys: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
+    """Return bool [n]: whether a key int64 [n] is of the share of all keys, drawn by its hash, that is kept."""
+    return (mix64(keys.view(np.uint64)) >> np.uint64(11)) < np.uint64(share * 2**53)
 
 
 def _moments(file: Path, column: str) -> NDArray[np.int64]:
