@@ -20,9 +20,9 @@ from typing import Annotated, Any
 
 import typer
 from crosses_model import Arm, Bench, against, arms, choose_half, use_threads
-from frappe_peers.cache import Cache
-from frappe_peers.registry import MODELS
+from harness.cache import Cache
 from harness.frappe_data import Frappe
+from harness.frappe_models import MODELS
 from harness.options import chosen
 
 from compression.settings import SelectionSettings

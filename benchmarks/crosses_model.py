@@ -11,11 +11,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from frappe_peers.cache import Cache, Result, digest
-from frappe_peers.falling_rate import Falling
-from frappe_peers.loop import fit, shuffled
-from frappe_peers.ours import model_settings
-from harness.frappe_data import FIELDS, Frappe, Split
+from harness.cache import Cache, Result, digest
+from harness.frappe_data import FIELDS, Frappe, Split, fit, shuffled
+from harness.frappe_ours import Falling, model_settings
 from numpy.typing import NDArray
 
 from compression.selection.footprint import Budget, Footprint, choose, measure, needs
@@ -175,7 +173,7 @@ def _keys(vocabulary: str, tokens: tf.Tensor) -> NDArray[np.int64]:
 
 
 class Trainer:
-    """A fresh model that learns an arm's inputs (`frappe_peers.loop.Trainer`)."""
+    """A fresh model that learns an arm's inputs (`harness.frappe_data.Trainer`)."""
 
     def __init__(self, arm: Arm, data: Frappe, settings: Mapping[str, Any], seed: int) -> None:
         self._rates = Falling()
@@ -245,7 +243,7 @@ def footprint_of(arm: Arm, learner: Learner) -> Footprint:
 
 
 def recipe_of(arm: Arm, settings: Mapping[str, Any], seed: int, rows: int) -> LearnerConfig:
-    """Return how an arm's model is built and learned, with the settings of `frappe_peers.registry`."""
+    """Return how an arm's model is built and learned, with the settings of `harness.frappe_models`."""
     model = arm.model(model_settings(dict(settings)))
     return LearnerConfig(arm.schema(), model, arm.training(settings["batch"], seed, rows), ())
 
@@ -430,8 +428,6 @@ class Bench:
 
     @cached_property
     def _digests(self) -> tuple[str, ...]:
-        sources = [_HERE / "crosses_model.py"]
-        sources += [
-            _HERE / "frappe_peers" / f"{name}.py" for name in ("falling_rate", "loop", "ours")
-        ]
+        names = ("crosses_model.py", "harness/frappe_data.py", "harness/frappe_ours.py")
+        sources = [_HERE / name for name in names]
         return self.data.digest(), source_digest(_LEARNS), digest(sources)

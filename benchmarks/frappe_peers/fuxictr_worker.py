@@ -23,11 +23,9 @@ from fuxictr.pytorch.layers import (
 )
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import seed_everything
-from harness.frappe_data import FIELDS, Frappe, Split
+from harness.frappe_data import FIELDS, Frappe, Split, shuffled
 from model_zoo.LongCTR.DCNv2 import DCNv2
 from numpy.typing import NDArray
-
-from frappe_peers.loop import shuffled
 
 _LABEL = "label"
 Batch = dict[str, torch.Tensor]

@@ -13,16 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from harness.frappe_data import Frappe
-
-from frappe_peers.loop import Trainer, fit
+from harness.frappe_data import Frappe, Trainer, fit
 
 
 def main(job_file: str) -> None:
     """Make the trainer, run it, write the probabilities and print the figures."""
     job: dict[str, Any] = json.loads(Path(job_file).read_text(encoding="utf-8"))
     data = Frappe.load(Path(job["data"]))
-    module = import_module(f"frappe_peers.{job['module']}")
+    module = import_module(job["module"])
     trainer: Trainer = module.create(data, job["settings"], job["seed"])
     fitted = fit(trainer, data, job["settings"]["max_epochs"], job["settings"]["patience"])
     np.savez(job["answer"], valid=fitted.valid, test=fitted.test)

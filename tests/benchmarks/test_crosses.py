@@ -28,9 +28,9 @@ from crosses_model import (
     own_name,
 )
 from frappe_files import ROWS, write_frappe
-from frappe_peers.cache import Result
-from frappe_peers.registry import MODELS
+from harness.cache import Result
 from harness.frappe_data import FIELDS, Frappe, Split
+from harness.frappe_models import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from frappe_peers.cache import Cache, digest
+from harness.cache import Cache, digest
 
 FIGURES = {"examples_per_s": 5.0, "valid_auc": [0.5]}
 

@@ -4,8 +4,7 @@ import time
 
 import numpy as np
 import pytest
-from frappe_peers.loop import Fitted, fit, shuffled
-from harness.frappe_data import Frappe, Split
+from harness.frappe_data import Fitted, Frappe, Split, fit, shuffled
 
 LABEL = np.array([0, 0, 1, 1], np.float32)
 RANKINGS = {

@@ -46,7 +46,7 @@ class Entry:
     """A model of a library.
 
     Attributes:
-        module: below `frappe_peers`, whose `create(data, settings, seed)` makes the trainer.
+        module: whose `create(data, settings, seed)` makes the trainer.
         settings: of that function and of the loop.
         environment: the name of the library's own environment; None runs in ours.
         variables: environment variables it needs.
@@ -81,16 +81,16 @@ class Entry:
 
 
 def _ours(kind: str, **settings: Any) -> Entry:
-    return Entry("ours", {**_OURS, "kind": kind, **settings})
+    return Entry("harness.frappe_ours", {**_OURS, "kind": kind, **settings})
 
 
 def _fuxictr(kind: str, **settings: Any) -> Entry:
-    return Entry("fuxictr_worker", {**_FUXICTR, "kind": kind, **settings}, "fuxictr")
+    return Entry("frappe_peers.fuxictr_worker", {**_FUXICTR, "kind": kind, **settings}, "fuxictr")
 
 
 def _deepctr(kind: str, **settings: Any) -> Entry:
     return Entry(
-        "deepctr_worker",
+        "frappe_peers.deepctr_worker",
         {**_DEEPCTR, "kind": kind, **settings},
         "deepctr",
         {"TF_USE_LEGACY_KERAS": "1"},
