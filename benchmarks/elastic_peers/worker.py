@@ -23,7 +23,7 @@ Step = Callable[[int], float]
 
 
 class System(Protocol):
-    """A system under measurement; its module's `create(work, traffic, *arguments)` returns it with its table filled."""
+    """A system under measurement; made by `Class(work, traffic, *arguments)`, its table filled."""
 
     def step(self, mlp: str) -> Step:
         """Return the whole step with an MLP."""
@@ -35,12 +35,13 @@ class System(Protocol):
 
 
 def main(name: str, folder: str, *arguments: str) -> None:
-    """Import `elastic_peers.systems.NAME`, `create` its system for the work in the folder, and answer until input ends."""
+    """Make the system `MODULE.CLASS` for the work in the folder, and answer until input ends."""
     answers = _claim_standard_output()
-    module = import_module(f"elastic_peers.systems.{name}")
+    module, class_name = name.split(".")
+    make = getattr(import_module(f"elastic_peers.{module}"), class_name)
     work, drawn = read(Path(folder))
     started = time.perf_counter()
-    system: System = module.create(work, drawn, *arguments)
+    system: System = make(work, drawn, *arguments)
     _answer(answers, {"ready_s": time.perf_counter() - started})
     numbers = cycle(
         range(work.batches)

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from elastic_peers.registry import start_system
-from elastic_peers.rounds import Plan, measure
+from elastic import Plan, measure, start_system
 from elastic_peers.workload import Workload, write
 from harness.environments import interpreter
 from harness.processes import ProcessFailed
@@ -18,7 +17,7 @@ TINY = Workload(rows=3000, batch=8, smallest=20, batches=2, hidden=("4",))
 def test_a_process_that_dies_says_why(tmp_path: Path):
     write(TINY, tmp_path)
     with start_system(
-        Path(sys.executable), "no_such_system", tmp_path, tmp_path / "log"
+        Path(sys.executable), "no_such_system.Class", tmp_path, tmp_path / "log"
     ) as process:
         with pytest.raises(ProcessFailed, match="no_such_system"):
             process.answer()

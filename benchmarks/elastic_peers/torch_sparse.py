@@ -11,11 +11,6 @@ from elastic_peers.worker import Step
 from elastic_peers.workload import Traffic, Workload, initial_layers, initial_vectors
 
 
-def create(work: Workload, drawn: Traffic) -> TorchSparse:
-    """Return the system, its table filled."""
-    return TorchSparse(work, drawn)
-
-
 class TorchSparse:
     """One table and its moments for all MLPs, each with a fused Adam of its own."""
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorflow_recommenders_addons import dynamic_embedding as de
 
-from elastic_peers.dense_tf import (
+from elastic_peers.tf_systems import (
     BETA_1,
     BETA_2,
     EPSILON,
@@ -25,11 +25,6 @@ from elastic_peers.worker import Step
 from elastic_peers.workload import Traffic, Workload, initial_layers, initial_vectors, keys_of
 
 _PREFILL = 200_000
-
-
-def create(work: Workload, drawn: Traffic) -> Tfra:
-    """Return the system, its table filled."""
-    return Tfra(work, drawn)
 
 
 class Tfra:
