@@ -22,7 +22,6 @@ research use; its test rows are held out), through ELASTIC_CTR_DATA.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +32,7 @@ from compression_parts.lossless import lossless
 from compression_parts.report import best_at, plot_curves, row
 from compression_parts.worlds import World, drawn, frappe, globo, kuairand
 from harness.frappe_data import FOLDER as FRAPPE
-from harness.options import chosen, progress, refusals
+from harness.options import chosen, print_json, progress, refusals
 
 from pipelines.cli import console
 
@@ -93,7 +92,7 @@ def _figures(
 
 def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     for name, figures in told.items():
         lines = [

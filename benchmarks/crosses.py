@@ -11,35 +11,22 @@ for choosing settings. Finished models are kept, so an interrupted run goes on w
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from crosses_model import Arm, Bench, against, arms, choose_half, use_threads
 from harness.cache import Cache
-from harness.frappe_data import Frappe
+from harness.frappe_data import FOLDER, Frappe
 from harness.frappe_models import MODELS
-from harness.options import chosen
+from harness.options import CACHE, chosen, print_json, progress
 
 from compression.settings import SelectionSettings
 from features.errors import InputError
 from pipelines.cli import console
 
-_CACHE = (
-    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    / "elastic-ctr-benchmarks"
-    / "crosses"
-)
-_DATA = (
-    Path(
-        os.environ.get("ELASTIC_CTR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-    )
-    / "frappe_x1"
-)
+_CACHE = CACHE / "crosses"
 _SHOWN = "neither,crosses,relations,relations_vector"
 _COLUMNS = (
     "valid_auc",
@@ -76,7 +63,7 @@ def main(
     ] = SelectionSettings().rows,
     blind: Annotated[bool, typer.Option("--blind", help="Leave test figures out.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny, two epochs: does it run?")] = False,
-    data: Annotated[Path, typer.Option(help="The folder of train, valid and test.")] = _DATA,
+    data: Annotated[Path, typer.Option(help="The folder of train, valid and test.")] = FOLDER,
     results: Annotated[Path, typer.Option(help="Where finished runs are kept.")] = _CACHE,
 ) -> None:
     """Learn what has not been learned yet, and print AUC beside rows and bytes."""
@@ -88,14 +75,7 @@ def main(
         {} if quick else {"hidden": [int(width) for width in hidden.split(",")], "threads": threads}
     )
     use_threads(threads)
-    bench = Bench(
-        Frappe.read(data),
-        settings,
-        range(1, seeds + 1),
-        Cache(results),
-        partial(typer.echo, err=True),
-        blind,
-    )
+    bench = Bench(Frappe.read(data), settings, range(1, seeds + 1), Cache(results), progress, blind)
     figures = {name: bench.figures(name, known[name]) for name in dict.fromkeys((*asked, *halved))}
     gates = SelectionSettings(
         learning_rate=gate_rate, passes=1 if quick else gate_passes, rows=row_cost
@@ -126,7 +106,7 @@ def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(figures, indent=1))
+        print_json(figures)
         return
     pruned = {
         f"{name}, {by}": told[by]

@@ -6,7 +6,7 @@ impressions. The first day of a way is cold: services or process have just start
 CPU seconds are those of the whole tree of processes, Spark's JVM and Airflow's own included. `airflow_day_s`,
 `airflow_day_cpu_s`, `run_day_s` and `run_day_cpu_s` are means over the warm days of the first data set named;
 `stages` has, of the same days, each stage's seconds in both ways and CPU seconds in the second. `steps` has what a training
-step costs (`day_parts/steps.py`), with `--against REVISION` in turns with that revision's code in the same run.
+step costs (`day_steps.py`), with `--against REVISION` in turns with that revision's code in the same run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from day_parts.processes import cpu_seconds
-from day_parts.steps import Plan, measure_steps
-from harness.options import chosen, progress, refusals
+from day_run_worker import cpu_seconds
+from day_steps import Plan, measure_steps
+from harness.options import chosen, print_json, progress, refusals
 
 from pipelines.cli.console import table
 from pipelines.demo.run import KUAIRAND, SIMULATED, Subject
@@ -101,13 +101,7 @@ def _day_of(day: DayRun, cpu_s: float) -> Day:
 
 def run_days(subject: Subject, days: Sequence[date], folder: Path) -> dict[str, Any]:
     """Return each day of one `elastic-ctr run`."""
-    argv = [
-        sys.executable,
-        "-m",
-        "day_parts.run_worker",
-        str(subject.config),
-        str(folder / "workspace"),
-    ]
+    argv = [sys.executable, "-m", "day_run_worker", str(subject.config), str(folder / "workspace")]
     path = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
     known = {**os.environ, **QUIET, DATA_VARIABLE: str(data_folder()), "PYTHONPATH": path}
     found: dict[str, Day] = {}
@@ -177,7 +171,7 @@ def main(
     cores = len(psutil.Process().cpu_affinity() or [])
     result = {**summary(found[names[0]]), **learning, "data": found, "cores": cores}
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
+        print_json(result)
     else:
         _show(names[0], result)
 

@@ -7,7 +7,6 @@ restored table's vectors are compared with the saved one's, bit for bit, on a sa
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import tempfile
 import time
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import psutil
 import typer
+from harness.options import print_json
 from numpy.typing import NDArray
 
 from elastic_embeddings import ElasticTable, GroupAdam, SlabSpec
@@ -43,7 +43,7 @@ def main(
     finally:
         shutil.rmtree(scratch)
     if as_json:
-        typer.echo(json.dumps(figures, indent=1))
+        print_json(figures)
     else:
         console.table(
             f"A table of {rows:,} rows of width {dim}", ("figure", "value"), figures.items()

@@ -14,7 +14,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from harness.cache import Cache, Result, digest
 from harness.environments import NoEnvironment
 from harness.frappe_data import FOLDER, Frappe
 from harness.frappe_models import FUSION, MODELS, Entry
-from harness.options import CACHE, chosen, print_json
+from harness.options import CACHE, chosen, print_json, progress
 from harness.processes import BENCHMARKS, ROOT, ProcessFailed, run_json
 from numpy.typing import NDArray
 
@@ -298,9 +298,8 @@ def main(
     frappe = Frappe.read(data)
     bench = Bench(frappe, Cache(results), environments, quick)
     runs, missing = _run_all(bench, asked, range(1, seeds + 1))
-    say = partial(typer.echo, err=True)
     speeds = (
-        examples_per_s(bench, [m for m in asked if m not in missing], speed_rounds, say)
+        examples_per_s(bench, [m for m in asked if m not in missing], speed_rounds, progress)
         if speed_rounds
         else {}
     )
@@ -325,9 +324,7 @@ def _run_all(
             if model in missing:
                 continue
             try:
-                runs.setdefault(model, {})[seed] = bench.result(
-                    model, seed, partial(typer.echo, err=True)
-                )
+                runs.setdefault(model, {})[seed] = bench.result(model, seed, progress)
             except (NoEnvironment, ProcessFailed) as error:
                 missing[model] = str(error)
     return {model: by_seed for model, by_seed in runs.items() if by_seed}, missing

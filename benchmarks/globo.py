@@ -18,7 +18,6 @@ settings and days: after a change of the code take another workspace.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
@@ -45,7 +44,7 @@ from globo_systems import (
     stream_figures,
 )
 from harness.globo_files import files_of, moments, narrowed
-from harness.options import chosen, progress, refusals
+from harness.options import chosen, print_json, progress, refusals
 
 from features.partition import days_between
 from features.schema import Schema
@@ -165,7 +164,7 @@ def _read(first: date, count: int, share: float, workspace: Path) -> Data:
 
 def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     console.table(
         "Globo, drawn negatives: mean progressive AUC of a day",

@@ -8,7 +8,6 @@ Data: KuaiRand (Gao et al., CIKM 2022, CC BY-SA 4.0), found through ELASTIC_CTR_
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import date
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from harness.options import print_json
 
 from features.partition import days_between
 from pipelines.cli import console
@@ -60,7 +60,7 @@ def main(
     models = {"configured": given} if configured else {"configured": given, "best": [*BEST, *given]}
     figures = {name: _figures(changes, workspace) for name, changes in models.items()}
     if as_json:
-        typer.echo(json.dumps(figures, indent=1))
+        print_json(figures)
         return
     for name, of_model in figures.items():
         console.table(

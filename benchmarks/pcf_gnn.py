@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from harness.options import chosen, progress, refusals
+from harness.options import chosen, print_json, progress, refusals
 from pcf_gnn_parts.arms import ARMS
 from pcf_gnn_parts.learning import take
 from pcf_gnn_parts.throughput import Load, throughput
@@ -66,7 +66,7 @@ def main(
 ) -> None:
     """Take every input through the data, and print the figures."""
     if peer:
-        typer.echo(json.dumps(throughput(Load(), workspace), indent=1))
+        print_json(throughput(Load(), workspace))
         return
     makers: dict[str, Callable[[], World]] = {
         "globo": lambda: globo(workspace / "globo", days, share, progress),
@@ -106,7 +106,7 @@ def _figures(
 
 def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     for name, by_arm in told.items():
         lines = [

@@ -12,7 +12,6 @@ To reach, compact over whole: requests per second at batch 32 at least 2, reside
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from harness.environments import NoEnvironment, interpreter
-from harness.options import progress
+from harness.options import print_json, progress
 from serving_models import (
     COMPACT,
     FIELDS,
@@ -120,7 +119,7 @@ def _others(saved_model: Path, rows: int, versions: str, root: Path) -> dict[str
 
 def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     columns = ("model", "MB", "bytes a row", "resident MB", "load s", "per s, batch 1", "32", "512")
     console.table("serving", columns, [_line(name, told) for name in told["costs"]])

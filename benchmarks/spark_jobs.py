@@ -21,7 +21,7 @@ from pathlib import Path
 import typer
 
 if __name__ == "__main__":
-    from spark_jobs_parts.command import main
+    from spark_command import main
 
     typer.run(main)
 else:

@@ -25,7 +25,6 @@ learning them took: after a change of the code take another one.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +33,7 @@ from typing import Annotated, Any
 import typer
 from compression_parts.learned import learn
 from compression_parts.worlds import World, drawn, globo, kuairand
-from harness.options import chosen, progress, refusals
+from harness.options import chosen, print_json, progress, refusals
 from whole_path_parts.path import Options, WholePath
 from whole_path_parts.plot import plot_path
 from whole_path_parts.report import rows_of, verdict
@@ -125,7 +124,7 @@ def _warm_up() -> None:
 
 def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     columns = (
         "step",

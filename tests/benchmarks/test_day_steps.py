@@ -1,7 +1,7 @@
 """The measurement of training steps: a short run, and what it makes of its answers."""
 
 import pytest
-from day_parts.steps import OTHER, THIS, Plan, _checked_out, _figures, measure_steps, start_worker
+from day_steps import OTHER, THIS, Plan, _checked_out, _figures, measure_steps, start_worker
 from harness.processes import ProcessFailed
 
 from features.errors import InputError

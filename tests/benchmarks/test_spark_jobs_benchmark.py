@@ -10,9 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from harness.processes import ProcessFailed
-from spark_jobs_parts.compare import Unequal, require_equal
-from spark_jobs_parts.impressions import HUB, SCHEMA, write_day
-from spark_jobs_parts.process import answer
+from spark_data import HUB, SCHEMA, Unequal, require_equal, write_day
+from spark_ours import answer
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAY = date(2026, 1, 1)

@@ -3,9 +3,9 @@
 It is run against other revisions too (`PYTHONPATH` says which): it is given plain arrays, and uses no more of the code than
 a day of training does.
 
-    python steps_worker.py FOLDER BATCH
+    python day_steps_worker.py FOLDER BATCH
 
-FOLDER is what `day_parts.steps.write_inputs` wrote, BATCH the impressions a step.
+FOLDER is what `day_steps.write_inputs` wrote, BATCH the impressions a step.
 """
 
 from __future__ import annotations

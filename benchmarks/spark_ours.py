@@ -1,6 +1,7 @@
-"""Ours, in a process of its own: `python -m spark_jobs_parts.ours JSON` prints seconds of each job as JSON.
+"""Spark's part of `spark_jobs.py` in a process of its own: prints seconds of each job as JSON.
 
-What starts (the session, then one small day through every job, so that classes are loaded and loops compiled) is told apart.
+What starts (the session, then one small day through every job, so that classes are loaded and loops
+compiled) is measured separately.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, timedelta
 from functools import partial
@@ -19,7 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from harness.processes import BENCHMARKS, ROOT, ProcessFailed
 from pyspark.sql import SparkSession
+from spark_data import RELATIONS, SCHEMA, relations, write_day
 
 from features.schema import Relation
 from spark_jobs.cross_counts import cross_counts
@@ -27,8 +31,66 @@ from spark_jobs.cross_graph import cross_graph
 from spark_jobs.feature_statistics import feature_statistics
 from spark_jobs.session import spark_session
 from spark_jobs.settings import GraphSettings, SparkSettings, StatisticsSettings
-from spark_jobs_parts.impressions import RELATIONS, SCHEMA, relations, write_day
-from spark_jobs_parts.process import SERVER_PID
+
+SERVER_PID = "ELASTIC_CTR_BENCHMARK_SPARK"
+"""The process id of the resident Spark server, where there is one."""
+
+_MEMORY_EVERY_S = 0.1
+_TAIL = 2000
+
+
+def answer(command: Sequence[str], server: int | None = None) -> dict[str, Any]:
+    """Run a command and return the JSON of its last line, with `peak_gib` beside: resident memory of the whole tree.
+
+    Args:
+        command: what to run.
+        server: the process id of a Spark server that it uses, whose memory counts too.
+
+    Raises:
+        ProcessFailed: it ended with an error.
+    """
+    path = os.pathsep.join(filter(None, (str(BENCHMARKS), str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path, SERVER_PID: str(server or 0)}
+    process = subprocess.Popen(
+        list(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    watch = _MemoryWatch(process.pid, server)
+    out, errors = process.communicate()
+    peak = watch.stop()
+    if process.returncode:
+        raise ProcessFailed(
+            f"{command[0]} {command[1]} …: exit code {process.returncode}: …{errors[-_TAIL:]}"
+        )
+    told: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return told | {"peak_gib": peak / 2**30}
+
+
+class _MemoryWatch:
+    """A thread that looks at a process tree, and at a server beside it, ten times a second."""
+
+    def __init__(self, pid: int, server: int | None) -> None:
+        self._roots = [psutil.Process(each) for each in (pid, server) if each]
+        self._peak, self._over = 0, threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """Return the peak in bytes."""
+        self._over.set()
+        self._thread.join()
+        return self._peak
+
+    def _look(self) -> None:
+        while not self._over.wait(_MEMORY_EVERY_S):
+            self._peak = max(self._peak, sum(_resident(root) for root in self._roots))
+
+
+def _resident(root: psutil.Process) -> int:
+    try:
+        return sum(process.memory_info().rss for process in (root, *root.children(recursive=True)))
+    except psutil.NoSuchProcess:
+        return 0
+
 
 FIRST = date(2026, 1, 1)
 GRAPH, STATISTICS = GraphSettings(), StatisticsSettings()

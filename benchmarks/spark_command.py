@@ -1,4 +1,4 @@
-"""The command of `benchmarks/spark_jobs.py`: sizes, the window, the hub, and what is printed of them."""
+"""The command of `spark_jobs.py`: sizes, the window, the hub, and what is printed of them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,33 @@ from typing import Annotated, Any
 
 import typer
 from harness.environments import NoEnvironment, interpreter
+from harness.options import CACHE, print_json, progress
+from harness.processes import BENCHMARKS
+from spark_data import RELATIONS, relations, require_equal, write_day
+from spark_data import graph as graph_queries
+from spark_data import statistics as statistics_queries
+from spark_ours import FIRST, GRAPH, STATISTICS, answer
 
+from features.plotting import BLUE, MUTED, figure_file, plain_axes, title
 from pipelines.cli import console
 from pipelines.services.control import START_TIMEOUT_S, start_spark
 from pipelines.services.processes import ServiceProcess, free_ports, stop_all, wait_until
 from spark_jobs.server import SparkServer
 from spark_jobs.settings import SparkSettings
-from spark_jobs_parts.compare import require_equal
-from spark_jobs_parts.impressions import RELATIONS, relations, write_day
-from spark_jobs_parts.ours import FIRST, GRAPH, STATISTICS
-from spark_jobs_parts.plot import plot_sizes
-from spark_jobs_parts.process import answer
-from spark_jobs_parts.queries import graph as graph_queries
-from spark_jobs_parts.queries import statistics as statistics_queries
 
-_CACHE = Path("~/.cache").expanduser() / "elastic-ctr-benchmarks" / "environments"
-_PARTS = Path(__file__).parent
+
+def plot_sizes(seconds: Mapping[str, Mapping[str, float]], path: Path) -> None:
+    """Draw one line for each system: seconds per million impressions, by size."""
+    with figure_file(path, (6.5, 4)) as figure:
+        axes = plain_axes(figure)
+        for (name, by_size), colour in zip(seconds.items(), (BLUE, MUTED), strict=True):
+            sizes = list(by_size)
+            axes.plot(sizes, list(by_size.values()), marker="o", color=colour, label=name)
+        axes.set(xlabel="impressions", ylabel="seconds per million impressions", ylim=(0, None))
+        title(axes, "Statistics and graph of one day", "Spark and DuckDB, start-up left out")
+        axes.legend(frameon=False)
+
+
 _MILLION = 1_000_000
 _WORTH_A_RETRY = 75
 _SHOWN = ("s", "cpu_s", "s_per_million", "peak_gib")
@@ -89,9 +100,8 @@ def main(
     folder: Annotated[
         Path | None, typer.Option(help="Where scratch goes; a temporary folder by default.")
     ] = None,
-    environments: Annotated[
-        Path, typer.Option(help="Where DuckDB's environment is kept.")
-    ] = _CACHE,
+    environments: Annotated[Path, typer.Option(help="Where DuckDB's environment is kept.")] = CACHE
+    / "environments",
 ) -> None:
     """Measure each size, the window and the hub, and print seconds, ratios and memory."""
     machine, rows = (
@@ -150,7 +160,7 @@ def _rows(size: str) -> int:
 
 def _size(rows: int, declared: str, machine: Machine, duck: Path, scratch: Path) -> dict[str, Any]:
     """One day of so many rows by both systems, and their results compared."""
-    typer.echo(f"{rows:,} impressions", err=True)
+    progress(f"{rows:,} impressions")
     impressions = write_day(scratch / "day", FIRST, rows)
     arguments = {"names": declared, "impressions": str(impressions), "out": str(scratch / "ours")}
     spark = _ours(machine, scratch, "once", **arguments, before=machine.before)
@@ -167,7 +177,9 @@ def _size(rows: int, declared: str, machine: Machine, duck: Path, scratch: Path)
         "memory": f"{machine.memory}b",
         "scratch": str(scratch / "spill"),
     }
-    duckdb = answer([str(duck), str(_PARTS / "duck.py"), json.dumps({**limits, "parts": parts})])
+    duckdb = answer(
+        [str(duck), str(BENCHMARKS / "spark_duck.py"), json.dumps({**limits, "parts": parts})]
+    )
     compared = require_equal(
         scratch / "ours" / "statistics", scratch / "ours" / "graph", theirs, relations(declared)
     )
@@ -198,7 +210,7 @@ def _ours(machine: Machine, scratch: Path, job: str, **arguments: Any) -> dict[s
         "job": job,
         "arguments": arguments,
     }
-    command = [sys.executable, "-m", "spark_jobs_parts.ours", json.dumps(request)]
+    command = [sys.executable, "-m", "spark_ours", json.dumps(request)]
     return answer(command, machine.server.pid if machine.server else None)
 
 
@@ -227,7 +239,7 @@ def _incremental(
     declared: str, machine: Machine, window: int, rows: int, repeats: int, scratch: Path
 ) -> dict[str, Any]:
     """Three windows of days, several times. The graph's window, which ends before the day, is full from day W + 1 on."""
-    typer.echo(f"{3 * window} days of {rows:,} impressions", err=True)
+    progress(f"{3 * window} days of {rows:,} impressions")
     days = 3 * window
     for number in range(days):
         day = FIRST + timedelta(days=number)
@@ -248,7 +260,7 @@ def _incremental(
 
 
 def _hub(machine: Machine, rows: int, scratch: Path) -> dict[str, Any]:
-    typer.echo(f"a hub in {rows:,} impressions", err=True)
+    progress(f"a hub in {rows:,} impressions")
     plain, crowded = (
         str(write_day(scratch / name, FIRST, rows, hub=name == "hub")) for name in ("plain", "hub")
     )
@@ -261,7 +273,7 @@ def _hub(machine: Machine, rows: int, scratch: Path) -> dict[str, Any]:
 
 def _show(told: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(told)
         return
     lines = [
         (

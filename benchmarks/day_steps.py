@@ -1,4 +1,4 @@
-"""CPU of a training step of the default model: `PYTHONPATH=benchmarks python -m day_parts.steps --json`.
+"""CPU of a training step of the default model: `python benchmarks/day_steps.py --json`.
 
 Simulated impressions (`conf/simulated.yaml`) are turned into arrays once. For each batch size a process trains on them, block
 by block, and says what each block took: CPU milliseconds a step (all threads of the process, preparing the batches included),
@@ -9,7 +9,6 @@ another revision's processes take turns with these, so a machine that is shared 
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -25,13 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import typer
-from harness.options import progress, refusals
+from harness.options import print_json, progress, refusals
 from harness.processes import Process
 
 from features.errors import InputError
 
-_ROOT = Path(__file__).resolve().parents[2]
-_WORKER = Path(__file__).with_name("steps_worker.py")
+_ROOT = Path(__file__).resolve().parents[1]
+_WORKER = Path(__file__).with_name("day_steps_worker.py")
 _BUSY = "while True: pass"
 
 THIS, OTHER = "this", "against"
@@ -250,7 +249,7 @@ def main(
     with refusals():
         found = measure_steps(Plan(rounds=rounds, block=block), against or None)
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        print_json(found)
         return
     for batch, milliseconds in found["cpu_ms_per_step"].items():
         per_cpu, rate = found["examples_per_cpu_s"][batch], found["examples_per_s"][batch]
