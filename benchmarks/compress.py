@@ -27,10 +27,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from compression_parts.curves import QUICK, SIZES, Curves, Tried
-from compression_parts.lossless import lossless
-from compression_parts.report import best_at, plot_curves, row
-from compression_parts.worlds import World, drawn, frappe, globo, kuairand
+from compress_curves import QUICK, SIZES, Curves, Tried, best_at, lossless, plot_curves, row
+from harness.datasets import Dataset, drawn, frappe, globo, kuairand
 from harness.frappe_data import FOLDER as FRAPPE
 from harness.options import chosen, print_json, progress, refusals
 
@@ -55,7 +53,7 @@ def main(
     ] = False,
 ) -> None:
     """Learn, compress, compare, and print the curves."""
-    makers: dict[str, Callable[[], World]] = {
+    makers: dict[str, Callable[[], Dataset]] = {
         "globo": lambda: globo(workspace / "globo", days, share, progress),
         "kuairand_pure": lambda: kuairand(workspace / "kuairand", progress),
         "frappe_x1": lambda: frappe(workspace / "frappe", frappe_data),
@@ -70,15 +68,15 @@ def main(
 
 
 def _figures(
-    world: World, folder: Path, tried: Tried, plans: int, plots: Path | None
+    dataset: Dataset, folder: Path, tried: Tried, plans: int, plots: Path | None
 ) -> dict[str, Any]:
-    curves = Curves(world, folder, lambda text: progress(f"{world.name}: {text}"), tried)
+    curves = Curves(dataset, folder, lambda text: progress(f"{dataset.name}: {text}"), tried)
     rows = [row(line, curves) for line in curves.lines(plans)]
     if plots:
         plot_curves(
             rows,
-            f"{world.name}: what a smaller model costs",
-            plots / f"compression-{world.name}.png",
+            f"{dataset.name}: what a smaller model costs",
+            plots / f"compression-{dataset.name}.png",
         )
     return {
         "dim": curves.dim,

@@ -224,7 +224,10 @@ def _run(
     run.wait("the warm-up's file", lambda: not is_warmed or any(run.landing.glob("0-warm.parquet")))
     run.start("follow", "-m", "pipelines.cli", "follow", *options, "--every", str(every), *sets)
     run.start(
-        "server", str(ROOT / "compression" / "delta_server.py"), str(run.out), str(run.applied)
+        "server",
+        str(ROOT / "compression" / "delta" / "delta_server.py"),
+        str(run.out),
+        str(run.applied),
     )
     run.wait("the first served model", lambda: not is_warmed or run.applied.exists())
     assert producer.stdin

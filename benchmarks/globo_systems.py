@@ -15,14 +15,13 @@ from typing import Any, Literal, Self
 import numpy as np
 from harness.globo_files import within_share
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.dates import DateFormatter, DayLocator
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from elastic_embeddings.core.hashing import mix64
 from elastic_embeddings.table import ElasticTable
+from features.plotting import BLUE, GRID, INK, ORANGE, PALE, figure_file
 from features.schema import Categorical, Cross, Schema, Time, TimePart, Timestamp
 from training.data.examples import batches, read_examples
 from training.data.inputs import Featurizer, Inputs
@@ -525,8 +524,6 @@ def _shown(value: float | int | None) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-_INK, _GRID, _PALE = "#1c2733", "#e3e8ee", "#c9d6e2"
-_COLOURS = ("#1f6fb2", "#d17a00")
 _LEAST_ROWS = 500
 """Impressions that an hour needs for a point."""
 
@@ -541,19 +538,16 @@ def plot_hours(
         probability: what to call a way of learning → its probabilities by day, float32 [n]; two at most.
         path: whose folder is made if missing.
     """
-    figure = Figure(figsize=(10, 5.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    for (name, values), colour in zip(probability.items(), _COLOURS, strict=False):
-        _draw_auc(upper, days, values, name, colour)
-    _draw_rows(lower, days)
-    upper.set_ylabel("AUC before it was learned")
-    upper.legend(
-        frameon=False, loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=4, fontsize="small"
-    )
-    figure.suptitle(_message(days, probability), x=0.01, ha="left", fontweight="bold", color=_INK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90, metadata={"Software": None})
+    with figure_file(path, (10, 5.4)) as figure:
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+        for (name, values), colour in zip(probability.items(), (BLUE, ORANGE), strict=False):
+            _draw_auc(upper, days, values, name, colour)
+        _draw_rows(lower, days)
+        upper.set_ylabel("AUC before it was trained on")
+        place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 1.0), "ncols": 4}
+        upper.legend(frameon=False, fontsize="small", **place)
+        heading = _message(days, probability)
+        figure.suptitle(heading, x=0.01, ha="left", fontweight="bold", color=INK)
     return path
 
 
@@ -592,7 +586,7 @@ def _draw_auc(
         axes.hlines(
             auc(day.inputs.label, p), *span, color=colour, linewidth=4, alpha=0.35, label=label
         )
-    axes.grid(axis="y", color=_GRID)
+    axes.grid(axis="y", color=GRID)
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -600,10 +594,7 @@ def _draw_rows(axes: Axes, days: Sequence[Day]) -> None:
     spans = [(day, start, stop) for day in days[JUDGED_FROM:] for start, stop in runs(day.hour)]
     moments = [_moment(day, int(day.hour[start]) + 0.5) for day, start, _ in spans]
     axes.bar(
-        moments,
-        [stop - start for _, start, stop in spans],
-        width=timedelta(minutes=50),
-        color=_PALE,
+        moments, [stop - start for _, start, stop in spans], width=timedelta(minutes=50), color=PALE
     )
     axes.set(ylabel="impressions\nan hour", xlabel="time, UTC")
     axes.yaxis.set_major_formatter(EngFormatter(sep=""))

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pcf_gnn_parts.arms import ARMS
-from pcf_gnn_parts.graphs import graph_of
-from pcf_gnn_parts.worlds import drawn, movielens
+from harness.cross_features import ARMS, graph_of
+from pcf_gnn import drawn, movielens
 
 from training.pretraining.graph import STATISTICS
 

@@ -1,11 +1,12 @@
-"""Curves of AUC against bytes: the composed plans that the search finds, and each rival by itself.
+"""Curves of AUC against bytes: the plans that the search finds, and each other method by itself.
 
-Every figure is a drop from one model: the unpenalised one of the width that did best on the users who choose. Its bytes are those
-of keys, rows and dense weights without optimizer state; a hashed model has no keys.
-"""
+Every figure is a drop from one model: the unpenalised one of the width that did best on the users who
+choose. Its bytes are those of keys, rows and dense weights without optimizer state; a hashed model has
+no keys."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,22 +14,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+from harness.datasets import Column, Dataset, bucketed, distinct, parts, rewritten
+from harness.training import Learned, learn
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
+from compression.export.write import SAVED_MODEL, export
 from compression.model import CompactModel
-from compression.pruning import without_zero_rows
+from compression.pruning import compress, without_zero_rows
 from compression.search.evaluator import EvaluatedPlan, PlanEvaluator
 from compression.search.greedy_search import Goal
 from compression.search.search import TUNED, plain, search, with_tuning
 from compression.settings import CompressionSettings
 from compression.steps.settings import PruneRows, Quantize, StepSettings
-from compression_parts.flat import Column, bucketed, distinct, parts, rewritten
-from compression_parts.learned import Learned, learn
-from compression_parts.worlds import World
+from features.plotting import INK, MUTED, figure_file, plain_axes
 from features.schema import Categorical, Schema
 from training.evaluation.metrics import auc
 from training.evaluation.scoring import Scorer
-from training.fit.checkpoints import read_checkpoint
+from training.fit.checkpoints import read_checkpoint, read_description
 from training.settings import ModelSettings
+from validation.model.requests import read_requests
+from validation.serving.measure import serve
 
 
 @dataclass(frozen=True)
@@ -102,24 +109,26 @@ class Curves:
     """Makes the curves of one log.
 
     Args:
-        world: the log.
+        dataset: the log.
         folder: where models are kept.
         report: told of what is done.
         tried: what is learned.
     """
 
-    def __init__(self, world: World, folder: Path, report: Report, tried: Tried = Tried()) -> None:
-        self._world, self._folder, self._report, self._tried = world, folder, report, tried
+    def __init__(
+        self, dataset: Dataset, folder: Path, report: Report, tried: Tried = Tried()
+    ) -> None:
+        self._dataset, self._folder, self._report, self._tried = dataset, folder, report, tried
         free = {
-            "deep": world.model.deep.model_copy(update={"l21": 0.0}),
-            "wide": world.model.wide.model_copy(update={"l21": 0.0}),
+            "deep": dataset.model.deep.model_copy(update={"l21": 0.0}),
+            "wide": dataset.model.wide.model_copy(update={"l21": 0.0}),
         }
-        self._free = world.model.model_copy(update=free)
+        self._free = dataset.model.model_copy(update=free)
         self.widths = {dim: _bench(self._learned(self._of_width(dim))) for dim in tried.widths}
         self.dim = max(tried.widths, key=lambda dim: self.widths[dim].auc_choosing)
         self.bench = self.widths[self.dim]
         self.sparse = self._sparse(tried.lasso[:3][-1])
-        self._distinct = distinct(world.days, world.hashed)
+        self._distinct = distinct(dataset.days, dataset.hashed)
 
     def lines(self, most: int) -> Iterator[Line]:
         """Yield every model of every curve; the search measures at most `most` plans."""
@@ -201,11 +210,11 @@ class Curves:
             buckets = {name: max(2, count // values) for name, count in self._distinct.items()}
             home = self._folder / curve.replace(" ", "_") / str(values)
             days = [
-                rewritten(d, self._world.hashed, partial(rewrite, buckets), home / d.name)
-                for d in self._world.days
+                rewritten(d, self._dataset.hashed, partial(rewrite, buckets), home / d.name)
+                for d in self._dataset.days
             ]
             learned = self._learned(
-                self._of_width(self.dim), days, _with_columns(self._world, rewrite)
+                self._of_width(self.dim), days, _with_columns(self._dataset, rewrite)
             )
             yield Line(
                 curve, {"values_a_row": values}, self.bench.rival(curve, learned, keys=False)
@@ -218,10 +227,10 @@ class Curves:
         self, model: ModelSettings, days: list[Path] | None = None, schema: Schema | None = None
     ) -> Learned:
         return learn(
-            schema or self._world.schema,
+            schema or self._dataset.schema,
             model,
-            self._world.training,
-            days or self._world.days,
+            self._dataset.training,
+            days or self._dataset.days,
             self._folder / "models",
         )
 
@@ -248,15 +257,125 @@ def _quotient(buckets: Mapping[str, int], name: str, values: Column) -> dict[str
     return {f"{name}_q": quotient, f"{name}_r": remainder}
 
 
-def _with_columns(world: World, rewrite: Rewritten) -> Schema:
+def _with_columns(dataset: Dataset, rewrite: Rewritten) -> Schema:
     """The schema with the columns that take the place of the hashed fields."""
     nothing = np.zeros(0, object)
     names = {
-        name: tuple(rewrite(dict.fromkeys(world.hashed, 4), name, nothing)) for name in world.hashed
+        name: tuple(rewrite(dict.fromkeys(dataset.hashed, 4), name, nothing))
+        for name in dataset.hashed
     }
     fields = [
         new
-        for f in world.schema.fields
+        for f in dataset.schema.fields
         for new in ([Categorical(name=n) for n in names[f.name]] if f.name in names else [f])
     ]
-    return world.schema.model_copy(update={"fields": tuple(fields)})
+    return dataset.schema.model_copy(update={"fields": tuple(fields)})
+
+
+_CURVE_COLOURS = {
+    "group lasso, composed": "#1f6fb2",
+    "composed": "#3fa7a0",
+    "strongest group lasso, composed": "#123f66",
+    "group lasso, composed, fine-tuned": "#7fb4e0",
+    "strongest group lasso, composed, fine-tuned": "#5b7fa6",
+    "composed, fine-tuned": "#9ed6d1",
+    "quantization": "#7b5ea7",
+    "group lasso": "#5b8c5a",
+    "magnitude pruning": "#d17a00",
+    "hashing trick": "#b23a48",
+    "quotient and remainder": "#8a97a6",
+}
+_LOWEST = -0.04
+_OURS = ("group lasso, composed", "strongest group lasso, composed", "composed")
+
+
+def row(line: Line, curves: Curves) -> dict[str, Any]:
+    """Return the figures of one model; drops and their interval by user are of the users who did not choose."""
+    one, drop = line.measured, curves.bench.interval(line.measured)
+    return {
+        "curve": line.curve,
+        "plan": line.plan,
+        "ratio": curves.bench.bytes / one.bytes,
+        "bytes": one.bytes,
+        "rows": one.rows,
+        "auc": one.auc_reported,
+        "auc_drop": one.drop_reported,
+        "auc_drop_low": drop.low,
+        "auc_drop_high": drop.high,
+        "auc_drop_choosing": one.drop,
+    }
+
+
+def best_at(rows: Sequence[Mapping[str, Any]], ratio: float) -> dict[str, Mapping[str, Any]]:
+    """Return by curve the model, of those at least so many times smaller, that the choosing users liked best."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for one in sorted(rows, key=lambda one: one["auc_drop_choosing"]):
+        if one["ratio"] >= ratio:
+            found.setdefault(one["curve"], one)
+    return found
+
+
+def plot_curves(rows: Sequence[Mapping[str, Any]], what: str, path: Path) -> None:
+    """Draw the drop of AUC against how many times smaller a model is, one line for each curve."""
+    with figure_file(path, (11, 5.2)) as figure:
+        axes = plain_axes(figure)
+        for curve, colour in _CURVE_COLOURS.items():
+            models = [one for one in rows if one["curve"] == curve]
+            _draw(axes, sorted(models, key=lambda one: one["ratio"]), curve, colour)
+        axes.set_xscale("log")
+        axes.set_xlim(0.8, 1500)
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, _LOWEST), high)
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}×"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("times smaller than the model without optimizer slots", color=INK)
+        axes.set_ylabel("AUC, difference from that model", color=INK)
+        axes.set_title(what, loc="left", color=INK, fontsize=11, fontweight="bold")
+        axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5))
+
+
+def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], curve: str, colour: str) -> None:
+    if not rows:
+        return
+    ratio, change = [one["ratio"] for one in rows], [-one["auc_drop"] for one in rows]
+    width, style = 1.8 if curve in _OURS else 1.1, "--" if curve.endswith("fine-tuned") else "-"
+    axes.plot(
+        ratio, change, style, marker="o", markersize=3.5, linewidth=width, color=colour, label=curve
+    )
+    if curve in _OURS:
+        low, high = ([-one[end] for one in rows] for end in ("auc_drop_high", "auc_drop_low"))
+        axes.fill_between(ratio, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def lossless(learned: Learned) -> dict[str, Any]:
+    """Return the largest difference over all held-out impressions at batches of 512, 32 and 1, and what was cut.
+
+    `lossless_ratio` counts all; `lossless_ratio_without_slots` leaves optimizer state, counts and unadmitted keys out.
+    """
+    schema = read_description(learned.checkpoint).schema
+    heldout = pq.read_table(learned.checkpoint / "heldout.parquet", columns=["record_id"])[
+        "record_id"
+    ].to_numpy()
+    requests = read_requests(learned.partition, schema, heldout)
+    with tempfile.TemporaryDirectory() as scratch:
+        whole, cut, small = (Path(scratch) / name for name in ("whole", "cut", "small"))
+        for folder in (whole, cut, small):
+            folder.mkdir()
+        report = compress(learned.checkpoint, CompressionSettings(), small)
+        export(learned.checkpoint, whole)
+        export(small, cut)
+        answers = [serve(folder / SAVED_MODEL, requests).answers for folder in (whole, cut)]
+    differences = [
+        np.abs(answers[0][size].probability - answers[1][size].probability).max()
+        for size in answers[0]
+    ]
+    return {
+        "lossless_max_abs_diff": float(max(differences)),
+        "lossless_rows": len(requests),
+        "lossless_ratio": report.bytes_before / report.bytes_after,
+        "lossless_ratio_without_slots": report.bytes_before_weights / report.bytes_after,
+        "bytes_with_slots": report.bytes_before,
+        "bytes_without_slots": report.bytes_before_weights,
+        "bytes_cut": report.bytes_after,
+    }

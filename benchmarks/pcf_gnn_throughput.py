@@ -20,7 +20,7 @@ from training.pretraining.pcf_gnn import PcfGnn
 from training.pretraining.settings import PretrainSettings
 from training.pretraining.task import targets
 
-_WORKER = Path(__file__).parent / "dgl_worker.py"
+_WORKER = Path(__file__).parent / "pcf_gnn_dgl.py"
 _RELATION = Relation(left="user", right="item")
 
 

@@ -1,28 +1,121 @@
-"""The logs: days to learn one after the other, the last of them with a slice that no model learns."""
+"""Logs as flat days: crosses are columns of text, and the last day has a slice that is not trained on."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from features.partition import days_between
+from features.schema import Categorical, Cross, Schema
 from harness.frappe_data import FIELDS as FRAPPE_FIELDS
 from harness.frappe_data import Frappe
 from harness.globo_files import files_of, moments, narrowed, within_share
-
-from compression_parts.flat import codes, flat_schema, flatten
-from features.partition import days_between
-from features.schema import Schema
 from pipelines.config import Config, load_config
 from pipelines.stages.chain import run_stage
 from pipelines.stages.stage import Context
 from pipelines.store.artifacts import Store
 from training.settings import ModelSettings, OptimizerSettings, TrainingSettings
+
+_OWN = ("record_id", "label", "timestamp_ms", "user", "item")
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+Column = NDArray[np.object_]
+Rewrite = Callable[[str, Column], Mapping[str, Column]]
+"""From a field's name and values to the columns that take its place."""
+
+
+def flat_schema(schema: Schema) -> Schema:
+    """Return the schema with crosses as categorical fields."""
+    fields = tuple(Categorical(name=f.name) if isinstance(f, Cross) else f for f in schema.fields)
+    return schema.model_copy(update={"fields": fields})
+
+
+def flatten(
+    partitions: Sequence[Path],
+    schema: Schema,
+    out: Path,
+    share: Callable[[pa.Table], NDArray[np.bool_]] | None,
+) -> Path:
+    """Write several `impressions` artifacts as one, crosses spelled out; `share` tells which rows are kept. Done once."""
+    target = out / "impressions"
+    if not target.is_dir():
+        tables = [
+            _spelled(pq.read_table(partition / "impressions"), schema) for partition in partitions
+        ]
+        whole = pa.concat_tables([table.select(tables[0].column_names) for table in tables])
+        _write(whole if share is None else whole.filter(pa.array(share(whole))), target)
+    return out
+
+
+def rewritten(partition: Path, names: Sequence[str], rewrite: Rewrite, out: Path) -> Path:
+    """Write a partition with some fields' columns replaced. Done once."""
+    target = out / "impressions"
+    if not target.is_dir():
+        table = pq.read_table(partition / "impressions")
+        for name in names:
+            columns = rewrite(name, table[name].to_numpy(zero_copy_only=False))
+            table = table.drop_columns(name)
+            for column, values in columns.items():
+                table = table.append_column(column, pa.array(values, pa.string()))
+        _write(table, target)
+    return out
+
+
+def distinct(partitions: Sequence[Path], names: Sequence[str]) -> dict[str, int]:
+    """Return how many values each field has in all partitions together."""
+    tables = pa.concat_tables(
+        [pq.read_table(partition / "impressions", columns=list(names)) for partition in partitions]
+    )
+    return {name: pc.count_distinct(tables[name]).as_py() for name in names}
+
+
+def codes(values: Column) -> NDArray[np.uint64]:
+    """Return a hash of each value, uint64 [n], the same in every process."""
+    import pandas as pd
+
+    return pd.util.hash_array(values, categorize=True).astype(np.uint64)
+
+
+def bucketed(values: Column, buckets: int) -> Column:
+    """Return the bucket of each value, as text: the hashing trick."""
+    return (codes(values) % np.uint64(buckets)).astype(str).astype(object)
+
+
+def parts(values: Column, buckets: int) -> tuple[Column, Column]:
+    """Return two hashes of each value, `buckets` each, that together tell most values apart: quotient and remainder of one hash.
+
+    Shi et al. (KDD 2020) divide a dense index; ids of a stream have none, so a hash below buckets² is divided.
+    """
+    code = (codes(values) * _FACTOR) % np.uint64(buckets * buckets)
+    remainder, quotient = code % np.uint64(buckets), code // np.uint64(buckets)
+    return quotient.astype(str).astype(object), remainder.astype(str).astype(object)
+
+
+def _spelled(table: pa.Table, schema: Schema) -> pa.Table:
+    names = [*_OWN, *(field.name for field in schema.column_fields())]
+    flat = table.select([name for name in names if name in table.column_names])
+    for cross in (f for f in schema.fields if isinstance(f, Cross)):
+        flat = flat.append_column(
+            cross.name, pc.binary_join_element_wise(*(table[part] for part in cross.of), "|")
+        )
+    return flat
+
+
+def _write(table: pa.Table, target: Path) -> None:
+    unfinished = target.with_name("impressions.part")
+    unfinished.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, unfinished / "part-00000.parquet")
+    unfinished.rename(target)
+
 
 _FRAPPE_PASSES = 12
 _CONF = Path(__file__).parents[2] / "conf"
@@ -30,7 +123,7 @@ Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class World:
+class Dataset:
     """A log.
 
     Attributes:
@@ -50,7 +143,7 @@ class World:
     hashed: tuple[str, ...]
 
 
-def globo(workspace: Path, count: int, share: float, report: Report) -> World:
+def globo(workspace: Path, count: int, share: float, report: Report) -> Dataset:
     """Days of Globo's clicks with DRAWN negatives, learned by the hour; the last fifth of the last day is held out."""
     config, first = load_config(_CONF / "globo.yaml", [], workspace), date(2017, 10, 2)
     times, days = moments(config, first), []
@@ -63,12 +156,12 @@ def globo(workspace: Path, count: int, share: float, report: Report) -> World:
         )
         out = workspace / "flat" / f"{day}-{share}"
         days.append(flatten([found], config.features, out, lambda table: _of_share(table, share)))
-    return _world(
+    return _dataset(
         config, days, 0.2, ("user_id", "click_article_id", "article_region", "article_referrer")
     )
 
 
-def kuairand(workspace: Path, report: Report) -> World:
+def kuairand(workspace: Path, report: Report) -> Dataset:
     """KuaiRand-Pure by day from 2022-04-25; 05-06 to 05-08 are held out, learned nothing of."""
     config = load_config(_CONF / "kuairand_pure.yaml", [], workspace)
     made = {
@@ -85,12 +178,12 @@ def kuairand(workspace: Path, report: Report) -> World:
         flatten([made[day] for day in last], config.features, workspace / "flat" / "last", None)
     )
     rows = [_rows(made[day]) for day in last]
-    return _world(
+    return _dataset(
         config, days, sum(rows[1:]) / sum(rows), ("user_id", "video_id", "author_id", "music_id")
     )
 
 
-def frappe(workspace: Path, data: Path) -> World:
+def frappe(workspace: Path, data: Path) -> Dataset:
     """Frappe's training rows, many times over, as one day, whose held-out slice are its test rows."""
     read = Frappe.read(data)
     names = [f"frappe_{name}" for name in FRAPPE_FIELDS]
@@ -108,10 +201,10 @@ def frappe(workspace: Path, data: Path) -> World:
     training = TrainingSettings(
         batch_size=1024, passes=_FRAPPE_PASSES, holdout_fraction=share, shuffle_block=262_144
     )
-    return World("frappe_x1", schema, model, training, [folder], (names[0], names[1]))
+    return Dataset("frappe_x1", schema, model, training, [folder], (names[0], names[1]))
 
 
-def drawn(workspace: Path, days: int = 1, rows: int = 1500) -> World:
+def drawn(workspace: Path, days: int = 1, rows: int = 1500) -> Dataset:
     """Small drawn days, to try the benchmark without the data: some items are clicked more, most users come once."""
     schema = _plain_schema("click", ("user_id", "item_id", "place"), user="user_id", item="item_id")
     folders = [_drawn_day(workspace / str(day), day, rows) for day in range(days)]
@@ -120,7 +213,7 @@ def drawn(workspace: Path, days: int = 1, rows: int = 1500) -> World:
         deep=OptimizerSettings(learning_rate=0.01),
         wide=OptimizerSettings(learning_rate=0.01),
     )
-    return World(
+    return Dataset(
         "drawn",
         schema,
         model,
@@ -184,9 +277,11 @@ def _drawn_day(folder: Path, day: int, rows: int) -> Path:
     return folder
 
 
-def _world(config: Config, days: Sequence[Path], heldout: float, hashed: tuple[str, ...]) -> World:
+def _dataset(
+    config: Config, days: Sequence[Path], heldout: float, hashed: tuple[str, ...]
+) -> Dataset:
     training = config.training.model_copy(update={"holdout_fraction": heldout})
-    return World(config.name, flat_schema(config.features), config.model, training, days, hashed)
+    return Dataset(config.name, flat_schema(config.features), config.model, training, days, hashed)
 
 
 def _ingested(config: Config, workspace: Path, day: date, report: Report) -> Path:

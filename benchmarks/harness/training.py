@@ -1,4 +1,4 @@
-"""A model taken through a log's days by the project's trainer, kept by everything that it depends on."""
+"""Training of a model on the days of a dataset by the project's trainer, kept, with the seconds it needed."""
 
 from __future__ import annotations
 
@@ -6,14 +6,40 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from compression_parts.spent import Spent, timed
 from features.schema import Relation, Schema
 from training.fit.trainer import TrainRequest, train_day
 from training.settings import ModelSettings, TrainingSettings
+
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Seconds.
+
+    Attributes:
+        clock: that went by.
+        cpu: of all threads of this process.
+    """
+
+    clock: float = 0.0
+    cpu: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.clock + other.clock, self.cpu + other.cpu)
+
+
+def timed(work: Callable[[], Made]) -> tuple[Made, Spent]:
+    """Do some work; return what it made and what it took."""
+    clock, cpu = time.monotonic(), time.process_time()
+    made = work()
+    return made, Spent(time.monotonic() - clock, time.process_time() - cpu)
 
 
 @dataclass(frozen=True)
