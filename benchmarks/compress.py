@@ -61,10 +61,10 @@ def main(
     }
     names, tried = chosen("drawn" if quick else data, makers, "--data"), QUICK if quick else Tried()
     with refusals():
-        told = {
+        results = {
             name: _figures(makers[name](), workspace / name, tried, plans, plots) for name in names
         }
-    _show(told, as_json)
+    _show(results, as_json)
 
 
 def _figures(
@@ -88,11 +88,11 @@ def _figures(
     }
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(results)
         return
-    for name, figures in told.items():
+    for name, figures in results.items():
         lines = [
             (f"{r}×", curve, *_words(one))
             for r, best in figures["best_at"].items()

@@ -57,7 +57,7 @@ class Tried:
 QUICK = Tried(widths=(8,), lasso=(1e-3,), hashed=(10,))
 
 SIZES = (3, 10, 30, 100, 300, 1000)
-"""Times smaller, at which the best plan of a front is fine-tuned too, and told of."""
+"""Times smaller, at which the best plan of a front is fine-tuned too and reported."""
 
 _LARGEST_DROP = 0.03
 """Of AUC: the search goes on until nothing smaller is within it."""
@@ -111,7 +111,7 @@ class Curves:
     Args:
         dataset: the log.
         folder: where models are kept.
-        report: told of what is done.
+        report: receives a line for each step.
         tried: what is learned.
     """
 

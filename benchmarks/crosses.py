@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from crosses_model import Arm, Bench, against, arms, choose_half, use_threads
+from crosses_model import Bench, Variant, against, choose_half, use_threads, variants
 from harness.cache import Cache
 from harness.frappe_data import FOLDER, Frappe
 from harness.frappe_models import MODELS
@@ -46,7 +46,7 @@ def main(
         str, typer.Option("--arms", help="Also: crosses_all, crosses_admitted.")
     ] = _SHOWN,
     halve: Annotated[
-        str, typer.Option(help="Arms that FSCD is to halve, comma-separated; may be empty.")
+        str, typer.Option(help="Variants that FSCD is to halve, comma-separated; may be empty.")
     ] = "crosses",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, … for each model.")] = 2,
     hidden: Annotated[str, typer.Option(help="Widths of the hidden layers.")] = "200,200",
@@ -68,7 +68,7 @@ def main(
 ) -> None:
     """Learn what has not been learned yet, and print AUC beside rows and bytes."""
 
-    known = arms(min_count, rank)
+    known = variants(min_count, rank)
     asked, halved = chosen(models, known, "--arms"), chosen(halve, known, "--halve")
     wide_deep = MODELS["ours_wide_deep"].settings_for(quick)
     settings = wide_deep | (
@@ -89,16 +89,16 @@ def main(
     )
 
 
-def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict[str, Any]:
+def _halved(bench: Bench, name: str, variant: Variant, gates: SelectionSettings) -> dict[str, Any]:
     """Choose with the first seed, learn what is left with every seed, and compare it to the full model."""
     bench.say(f"{name}: gates")
     try:
-        half = choose_half(arm, bench.data, bench.settings, gates, bench.seeds[0])
+        half = choose_half(variant, bench.data, bench.settings, gates, bench.seeds[0])
     except InputError as error:
         return {"nothing_fits": str(error)}
-    full = bench.figures(name, arm)
+    full = bench.figures(name, variant)
     left = {"fscd": half.fscd, "cheapest": half.cheapest}
-    pruned = {by: bench.figures(f"{name}_{by}", arm.keeping(kept)) for by, kept in left.items()}
+    pruned = {by: bench.figures(f"{name}_{by}", variant.keeping(kept)) for by, kept in left.items()}
     return {"uses": half.as_dict()} | {
         by: figures | against(full, figures) for by, figures in pruned.items()
     }
@@ -109,38 +109,38 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         print_json(figures)
         return
     pruned = {
-        f"{name}, {by}": told[by]
-        for name, told in figures["halved"].items()
+        f"{name}, {by}": row[by]
+        for name, row in figures["halved"].items()
         for by in ("fscd", "cheapest")
-        if by in told
+        if by in row
     }
     lines = [
-        (name, *(told.get(column) for column in _COLUMNS))
-        for name, told in (figures["arms"] | pruned).items()
+        (name, *(row.get(column) for column in _COLUMNS))
+        for name, row in (figures["arms"] | pruned).items()
     ]
     console.table("Frappe, Wide & Deep", ("arm", *_COLUMNS), lines)
-    for name, told in figures["halved"].items():
-        if "nothing_fits" in told:
-            console.error(f"{name}: {told['nothing_fits']}")
+    for name, row in figures["halved"].items():
+        if "nothing_fits" in row:
+            console.error(f"{name}: {row['nothing_fits']}")
             continue
-        uses = [(use, *line.values()) for use, line in told["uses"].items()]
+        uses = [(use, *line.values()) for use, line in row["uses"].items()]
         console.table(
             f"{name}: what half the bytes keep",
             ("use", "δ", "rows", "kept", "kept by cheapest"),
             uses,
         )
         console.table(
-            "against the full model", ("by", "bytes", "AUC gain", "reached"), _verdicts(told)
+            "against the full model", ("by", "bytes", "AUC gain", "reached"), _verdicts(row)
         )
 
 
-def _verdicts(told: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+def _verdicts(row: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     names = (
         "bytes_share",
-        "test_auc_gain" if "test_auc_gain" in told["fscd"] else "valid_auc_gain",
+        "test_auc_gain" if "test_auc_gain" in row["fscd"] else "valid_auc_gain",
         "reached",
     )
-    return [(by, *(told[by][name] for name in names)) for by in ("fscd", "cheapest")]
+    return [(by, *(row[by][name] for name in names)) for by in ("fscd", "cheapest")]
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ _BY_ID = tuple((one, other) for one in FIELDS[:2] for other in CONTEXT)
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One model's inputs.
 
     Attributes:
@@ -74,7 +74,7 @@ class Arm:
         )
 
     def model(self, base: ModelSettings) -> ModelSettings:
-        """Return the model's settings with this arm's relation network."""
+        """Return the model's settings with this variant's relation network."""
         return base.model_copy(update={"relations": self.relations})
 
     def training(self, batch: int, seed: int, rows: int) -> TrainingSettings:
@@ -87,8 +87,8 @@ class Arm:
             admission=AdmissionSettings(min_counts=counts),
         )
 
-    def keeping(self, kept: Collection[str]) -> Arm:
-        """Return the arm with the uses of these names alone (see `own_name`, `cross_name`)."""
+    def keeping(self, kept: Collection[str]) -> Variant:
+        """Return the variant with the uses of these names alone (see `own_name`, `cross_name`)."""
         fields = tuple(name for name in self.fields if own_name(name) in kept)
         return replace(
             self,
@@ -117,8 +117,8 @@ def cross_name(pair: Pair) -> str:
     return f"{pair[0]}_x_{pair[1]}"
 
 
-def arms(min_count: int, rank: int) -> dict[str, Arm]:
-    """Return the arms by name.
+def variants(min_count: int, rank: int) -> dict[str, Variant]:
+    """Return the variants by name.
 
     `crosses` are user and item with each context field: what a user would declare. User with item is left out there: two
     thirds of the validation rows have a pair that was not learned. `crosses_all` has all 45 pairs.
@@ -128,19 +128,19 @@ def arms(min_count: int, rank: int) -> dict[str, Arm]:
         rank: of `relations_vector`.
     """
     return {
-        "neither": Arm(),
-        "crosses": Arm(crosses=_BY_ID),
-        "crosses_admitted": Arm(crosses=_BY_ID, min_count=min_count),
-        "crosses_all": Arm(crosses=tuple(combinations(FIELDS, 2))),
-        "relations": Arm(relations=RelationNetworkSettings()),
-        "relations_vector": Arm(relations=RelationNetworkSettings(form="vector", rank=rank)),
+        "neither": Variant(),
+        "crosses": Variant(crosses=_BY_ID),
+        "crosses_admitted": Variant(crosses=_BY_ID, min_count=min_count),
+        "crosses_all": Variant(crosses=tuple(combinations(FIELDS, 2))),
+        "relations": Variant(relations=RelationNetworkSettings()),
+        "relations_vector": Variant(relations=RelationNetworkSettings(form="vector", rank=rank)),
     }
 
 
-def inputs_of(arm: Arm, split: Split) -> Inputs:
-    """Return the inputs of an arm: keys int64 [n, fields + crosses] in the schema's order, nothing else."""
-    columns = [_field_keys(split, name) for name in arm.fields] + [
-        _cross_keys(split, pair) for pair in arm.crosses
+def inputs_of(variant: Variant, split: Split) -> Inputs:
+    """Return the inputs of a variant: keys int64 [n, fields + crosses] in the schema's order, nothing else."""
+    columns = [_field_keys(split, name) for name in variant.fields] + [
+        _cross_keys(split, pair) for pair in variant.crosses
     ]
     nothing = np.zeros((len(split), 0), np.float32)
     return Inputs(
@@ -173,16 +173,18 @@ def _keys(vocabulary: str, tokens: tf.Tensor) -> NDArray[np.int64]:
 
 
 class Trainer:
-    """A fresh model that learns an arm's inputs (`harness.frappe_data.Trainer`)."""
+    """A fresh model that learns a variant's inputs (`harness.frappe_data.Trainer`)."""
 
-    def __init__(self, arm: Arm, data: Frappe, settings: Mapping[str, Any], seed: int) -> None:
+    def __init__(
+        self, variant: Variant, data: Frappe, settings: Mapping[str, Any], seed: int
+    ) -> None:
         self._rates = Falling()
         recipe = replace(
-            recipe_of(arm, settings, seed, len(data.train)), wrap_optimizer=self._rates.around
+            recipe_of(variant, settings, seed, len(data.train)), wrap_optimizer=self._rates.around
         )
         self.learner = ModelAndBaseline.new(recipe).model
         self._known = [
-            (split, inputs_of(arm, split)) for split in (data.train, data.valid, data.test)
+            (split, inputs_of(variant, split)) for split in (data.train, data.valid, data.test)
         ]
         self._batch, self._seed = settings["batch"], seed
 
@@ -203,7 +205,7 @@ class Trainer:
 
 
 @dataclass(frozen=True)
-class Taken:
+class ModelSize:
     """What a model takes.
 
     Attributes:
@@ -219,11 +221,11 @@ class Taken:
     bytes_with_state: int
 
     @classmethod
-    def by(cls, arm: Arm, learner: Learner) -> Taken:
+    def by(cls, variant: Variant, learner: Learner) -> ModelSize:
         """Measure a model that has learned."""
         statistics = learner.table.statistics()
         dense = sum(weight.nbytes for weight in learner.model.weights().values())
-        size = footprint_of(arm, learner).of(frozenset(learner.model.layout.keyed))
+        size = footprint_of(variant, learner).of(frozenset(learner.model.layout.keyed))
         in_table = sum(field.bytes for field in statistics.fields.values())
         return cls(
             statistics.rows,
@@ -233,19 +235,21 @@ class Taken:
         )
 
 
-def footprint_of(arm: Arm, learner: Learner) -> Footprint:
-    """Return what any set of the arm's uses takes in this model (`compression.selection`)."""
+def footprint_of(variant: Variant, learner: Learner) -> Footprint:
+    """Return what any set of the variant's uses takes in this model (`compression.selection`)."""
     nothing = np.zeros((0, 1), np.float32)
     none = Inputs(
         keys=np.zeros((0, 0), np.int64), lists=(), dense=nothing, cross=nothing, label=nothing[:, 0]
     )
-    return measure(arm.schema(), learner, none, {})
+    return measure(variant.schema(), learner, none, {})
 
 
-def recipe_of(arm: Arm, settings: Mapping[str, Any], seed: int, rows: int) -> LearnerConfig:
-    """Return how an arm's model is built and learned, with the settings of `harness.frappe_models`."""
-    model = arm.model(model_settings(dict(settings)))
-    return LearnerConfig(arm.schema(), model, arm.training(settings["batch"], seed, rows), ())
+def recipe_of(variant: Variant, settings: Mapping[str, Any], seed: int, rows: int) -> LearnerConfig:
+    """Return how a variant's model is built and learned, with the settings of `harness.frappe_models`."""
+    model = variant.model(model_settings(dict(settings)))
+    return LearnerConfig(
+        variant.schema(), model, variant.training(settings["batch"], seed, rows), ()
+    )
 
 
 def use_threads(count: int) -> None:
@@ -254,27 +258,27 @@ def use_threads(count: int) -> None:
     set_threads(count)
 
 
-def run(arm: Arm, data: Frappe, settings: Mapping[str, Any], seed: int) -> Result:
-    """Learn an arm with one seed, to the best epoch by validation AUC."""
-    trainer = Trainer(arm, data, settings, seed)
+def run(variant: Variant, data: Frappe, settings: Mapping[str, Any], seed: int) -> Result:
+    """Learn a variant with one seed, to the best epoch by validation AUC."""
+    trainer = Trainer(variant, data, settings, seed)
     fitted = fit(trainer, data, settings["max_epochs"], settings["patience"])
     speed = fitted.examples_per_s(len(data.train))
     figures = {
         "valid_auc": fitted.valid_auc,
         "examples_per_s": speed,
-        **asdict(Taken.by(arm, trainer.learner)),
+        **asdict(ModelSize.by(variant, trainer.learner)),
     }
     return Result(figures, fitted.valid, fitted.test)
 
 
 MAY_FALL_SHORT = 0.0005
-_TAKEN = ("rows", "bytes", "bytes_of_rows", "bytes_with_state")
+_SIZES = ("rows", "bytes", "bytes_of_rows", "bytes_with_state")
 
 
 def figures_of(
     runs: Sequence[Result], valid: NDArray[np.float32], test: NDArray[np.float32] | None
 ) -> dict[str, Any]:
-    """Return the means over the seeds of one arm, and the deviation of its AUC.
+    """Return the means over the seeds of one variant, and the deviation of its AUC.
 
     Args:
         runs: of its seeds.
@@ -290,7 +294,7 @@ def figures_of(
             f"test_{name}": value
             for name, value in _quality([run.test for run in runs], test).items()
         }
-    figures |= {name: round(float(np.mean([run.figures[name] for run in runs]))) for name in _TAKEN}
+    figures |= {name: round(float(np.mean([run.figures[name] for run in runs]))) for name in _SIZES}
     figures["examples_per_s"] = round(
         float(np.median([run.figures["examples_per_s"] for run in runs]))
     )
@@ -301,7 +305,7 @@ def figures_of(
 
 
 def against(full: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a pruned arm takes of the full one's bytes, what its AUC is above it, and whether the target is reached."""
+    """Return what a pruned variant takes of the full one's bytes, what its AUC is above it, and whether the target is reached."""
     part = "test" if "test_auc" in full else "valid"
     gain = pruned[f"{part}_auc"] - full[f"{part}_auc"]
     share = pruned["bytes"] / full["bytes"]
@@ -355,24 +359,28 @@ class Chosen:
 
 
 def choose_half(
-    arm: Arm, data: Frappe, settings: Mapping[str, Any], selection: SelectionSettings, seed: int
+    variant: Variant,
+    data: Frappe,
+    settings: Mapping[str, Any],
+    selection: SelectionSettings,
+    seed: int,
 ) -> Chosen:
     """Learn the training rows once, then on with gates, and choose; validation and test rows have no part in it.
 
     Raises:
         InputError: half the bytes have no room for any field.
     """
-    recipe = recipe_of(arm, settings, seed, len(data.train))
+    recipe = recipe_of(variant, settings, seed, len(data.train))
     learner, split = (
         ModelAndBaseline.new(recipe).model,
-        TrainingSplit((inputs_of(arm, data.train),), inputs_of(arm, data.valid)),
+        TrainingSplit((inputs_of(variant, data.train),), inputs_of(variant, data.valid)),
     )
     train_on_split(learner, split, recipe.training, passes=1)
-    ranking = rank(learner, split, recipe, selection, footprint_of(arm, learner))
-    sizes = footprint_of(arm, learner)  # by now values that had to wait for their row have it
+    ranking = rank(learner, split, recipe, selection, footprint_of(variant, learner))
+    sizes = footprint_of(variant, learner)  # by now values that had to wait for their row have it
     return Chosen(
         ranking,
-        *(halved(arm, sizes, order) for order in (ranking.order(), cheapest_first(ranking))),
+        *(halved(variant, sizes, order) for order in (ranking.order(), cheapest_first(ranking))),
     )
 
 
@@ -382,14 +390,16 @@ def cheapest_first(ranking: FieldRanking) -> tuple[str, ...]:
     return tuple(sorted(complexities, key=lambda name: (complexities[name].rows, name)))
 
 
-def halved(arm: Arm, footprint: Footprint, order: tuple[str, ...]) -> frozenset[str]:
+def halved(variant: Variant, footprint: Footprint, order: tuple[str, ...]) -> frozenset[str]:
     """Return the uses that half the bytes have room for, taken in this order.
 
     Raises:
         InputError: there is room for none.
     """
     whole = footprint.of(frozenset(footprint.complexities)).bytes
-    return choose(order, needs(arm.schema(), ()), footprint.of, Budget(bytes=int(SHARE * whole)))
+    return choose(
+        order, needs(variant.schema(), ()), footprint.of, Budget(bytes=int(SHARE * whole))
+    )
 
 
 _HERE = Path(__file__).resolve().parent
@@ -407,20 +417,20 @@ class Bench:
     say: Callable[[str], None]
     blind: bool = False
 
-    def figures(self, name: str, arm: Arm) -> dict[str, Any]:
-        """Return an arm's figures over the seeds."""
-        runs = [self._result(name, arm, seed) for seed in self.seeds]
+    def figures(self, name: str, variant: Variant) -> dict[str, Any]:
+        """Return a variant's figures over the seeds."""
+        runs = [self._result(name, variant, seed) for seed in self.seeds]
         return figures_of(runs, self.data.valid.label, None if self.blind else self.data.test.label)
 
-    def _result(self, name: str, arm: Arm, seed: int) -> Result:
+    def _result(self, name: str, variant: Variant, seed: int) -> Result:
         path = self.cache.path(
-            name, seed, arm=arm.described(), settings=dict(self.settings), of=self._digests
+            name, seed, variant=variant.described(), settings=dict(self.settings), of=self._digests
         )
 
         def made(answer: Path) -> Mapping[str, Any]:
-            """Learn an arm, keep its scores, and return its figures."""
+            """Learn a variant, keep its scores, and return its figures."""
             self.say(f"{name}, seed {seed}")
-            done = run(arm, self.data, self.settings, seed)
+            done = run(variant, self.data, self.settings, seed)
             np.savez(answer, valid=done.valid, test=done.test)
             return done.figures
 

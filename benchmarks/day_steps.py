@@ -1,4 +1,4 @@
-"""CPU of a training step of the default model: `python benchmarks/day_steps.py --json`.
+"""CPU of a training step of the default model, for `benchmarks/day.py`.
 
 Simulated impressions (`conf/simulated.yaml`) are turned into arrays once. For each batch size a process trains on them, block
 by block, and says what each block took: CPU milliseconds a step (all threads of the process, preparing the batches included),
@@ -18,13 +18,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import typer
-from harness.options import print_json, progress, refusals
+from harness.options import progress
 from harness.processes import Process
 
 from features.errors import InputError
@@ -235,33 +234,3 @@ def _busy(count: int) -> Iterator[None]:
         for process in processes:
             process.kill()
             process.wait()
-
-
-def main(
-    against: Annotated[str, typer.Option(help="A git revision to compare with, in turns.")] = "",
-    rounds: Annotated[
-        int, typer.Option(min=1, help="Blocks of steps each figure is the median of.")
-    ] = Plan.rounds,
-    block: Annotated[int, typer.Option(min=4096, help="Impressions in a block.")] = Plan.block,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-) -> None:
-    """Measure the CPU of training steps."""
-    with refusals():
-        found = measure_steps(Plan(rounds=rounds, block=block), against or None)
-    if as_json:
-        print_json(found)
-        return
-    for batch, milliseconds in found["cpu_ms_per_step"].items():
-        per_cpu, rate = found["examples_per_cpu_s"][batch], found["examples_per_s"][batch]
-        other = f", {found['cpu_ratio'][batch]:.2f} times less than {against}" if against else ""
-        typer.echo(
-            f"batch {batch}: {milliseconds:.2f} ms of CPU a step{other}; {per_cpu:,.0f} examples/CPU-s, {rate:,.0f}/s"
-        )
-    other = f", {found['busy_ratio']:.2f} times {against}'s" if against else ""
-    typer.echo(
-        f"beside {Plan.busy} busy processes: {found['busy_examples_per_s']:,.0f} examples/s{other}"
-    )
-
-
-if __name__ == "__main__":
-    typer.run(main)

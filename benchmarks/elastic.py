@@ -139,7 +139,7 @@ def measure(
         plan: how much.
         folder: as `workload.write` wrote it; logs go there.
         environments: where the peers' environments are or will be.
-        say: told what goes on.
+        say: receives lines of progress.
     """
     measured = Measured()
     with ExitStack() as stack:

@@ -185,7 +185,7 @@ def main(
             )
         finally:
             run.stop()
-    told = {
+    results = {
         "rate": rate,
         "minutes": minutes,
         "every_s": every,
@@ -194,9 +194,9 @@ def main(
         **figures,
     }
     if as_json:
-        print_json(told)
+        print_json(results)
     else:
-        console.table("follow", ("figure", "value"), told.items())
+        console.table("follow", ("figure", "value"), results.items())
 
 
 def _run(

@@ -252,26 +252,6 @@ def with_speeds(
     }
 
 
-def plot_models(models: Mapping[str, Figures], target: Path) -> None:
-    """Draw AUC (mean and deviation over the seeds) and examples a second of every model."""
-    from features.plotting import BLUE, GRID, ORANGE, figure_file
-
-    names = sorted(models, key=lambda name: models[name]["auc_mean"] or 0.0)
-    with figure_file(target, (11, 0.4 * len(names) + 1.6)) as figure:
-        quality, speed = figure.subplots(1, 2, sharey=True)
-        for axes, value in ((quality, "auc_mean"), (speed, "examples_per_s")):
-            for place, name in enumerate(names):
-                row, colour = models[name], ORANGE if name.startswith("ours") else BLUE
-                error = row["auc_std"] if axes is quality else None
-                axes.errorbar(row[value] or 0.0, place, xerr=error, fmt="o", color=colour)
-            axes.grid(axis="x", color=GRID)
-            axes.spines[["top", "right"]].set_visible(False)
-        quality.set_yticks(range(len(names)), names)
-        quality.set_xlabel("test AUC, mean and deviation over seeds")
-        speed.set(xlabel="training examples a second", xscale="log")
-        figure.suptitle("Frappe (Baltrunas et al. 2015), ours in orange: further right is better")
-
-
 _OWN_MODELS = tuple(name for name, entry in MODELS.items() if entry.environment is None)
 
 
@@ -291,7 +271,6 @@ def main(
     environments: Annotated[
         Path, typer.Option(help="Where the peers' environments are kept.")
     ] = CACHE,
-    plot: Annotated[Path | None, typer.Option(help="Draw AUC and speed into this file.")] = None,
 ) -> None:
     """Run what has not been run yet, and print the figures and which targets are missed."""
     asked = chosen(models, MODELS, "--models") or (_OWN_MODELS if quick else tuple(MODELS))
@@ -309,8 +288,6 @@ def main(
         "test_rows": len(frappe.test),
     }
     _show(figures, as_json)
-    if plot:
-        plot_models(figures["models"], plot)
 
 
 def _run_all(

@@ -104,7 +104,7 @@ def read_day(folder: Path, schema: Schema, day: date, known: Known, share: float
         folder: the artifact.
         schema: the fields.
         day: its day.
-        known: asked for the days before, and told of this one.
+        known: asked for the days before, and given this one.
         share: of the users whose impressions are kept, the same ones every day.
 
     Raises:
@@ -195,13 +195,13 @@ _SMALL = {"admission": AdmissionSettings(min_count=2), "eviction": EvictionSetti
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One system.
 
     Attributes:
         learn_by: what is scored by one model before it is learned.
-        like: an elastic arm whose size sets the number of rows of a fixed hashed table; empty: the table is elastic.
-        same: whether that table has that arm's bytes at their highest, or as many rows as it had at most.
+        like: an elastic variant whose size sets the number of rows of a fixed hashed table; empty: the table is elastic.
+        same: whether that table has that variant's bytes at their highest, or as many rows as it had at most.
         crosses: whether the declared crosses of ids are among the fields.
         relations: whether the deep part has a relation network.
         small: ids get a row at their second occurrence and lose it when idle for two days.
@@ -217,45 +217,47 @@ class Arm:
     usual_betas: bool = False
 
 
-ARMS: dict[str, Arm] = {
-    "elastic": Arm(),
-    "hashed": Arm(like="elastic"),
-    "hashed_rows": Arm(like="elastic", same="rows"),
-    "small": Arm(small=True),
-    "small_hashed": Arm(like="small"),
-    "daily": Arm(learn_by="day"),
-    "daily_hashed": Arm(learn_by="day", like="elastic"),
-    "relations": Arm(crosses=False, relations=True),
-    "no_crosses": Arm(crosses=False),
-    "usual_betas": Arm(usual_betas=True),
+VARIANTS: dict[str, Variant] = {
+    "elastic": Variant(),
+    "hashed": Variant(like="elastic"),
+    "hashed_rows": Variant(like="elastic", same="rows"),
+    "small": Variant(small=True),
+    "small_hashed": Variant(like="small"),
+    "daily": Variant(learn_by="day"),
+    "daily_hashed": Variant(learn_by="day", like="elastic"),
+    "relations": Variant(crosses=False, relations=True),
+    "no_crosses": Variant(crosses=False),
+    "usual_betas": Variant(usual_betas=True),
 }
-"""By name; an arm comes after the one that it is `like`."""
+"""By name; a variant comes after the one that it is `like`."""
 
 
-def schema_of(arm: Arm, schema: Schema) -> Schema:
-    """Return the fields that an arm reads."""
-    fields = tuple(field for field in schema.fields if arm.crosses or not isinstance(field, Cross))
+def schema_of(variant: Variant, schema: Schema) -> Schema:
+    """Return the fields that a variant reads."""
+    fields = tuple(
+        field for field in schema.fields if variant.crosses or not isinstance(field, Cross)
+    )
     return schema.model_copy(update={"fields": fields})
 
 
-def recipe(arm: Arm, schema: Schema, seed: int, batch: int) -> LearnerConfig:
-    """Return what an arm's learner is built from.
+def recipe(variant: Variant, schema: Schema, seed: int, batch: int) -> LearnerConfig:
+    """Return what a variant's learner is built from.
 
     Args:
-        arm: the system.
+        variant: the system.
         schema: all fields.
         seed: of everything drawn.
         batch: impressions a step.
     """
     training = TrainingSettings(
-        batch_size=batch, seed=seed, learn_by=arm.learn_by, **(_SMALL if arm.small else {})
+        batch_size=batch, seed=seed, learn_by=variant.learn_by, **(_SMALL if variant.small else {})
     )
-    return LearnerConfig(schema_of(arm, schema), _model(arm), training, ())
+    return LearnerConfig(schema_of(variant, schema), _model(variant), training, ())
 
 
-def _model(arm: Arm) -> ModelSettings:
-    rows = OptimizerSettings(**({} if arm.usual_betas else _FOLLOWING))
-    network = RelationNetworkSettings(fields=RELATED) if arm.relations else None
+def _model(variant: Variant) -> ModelSettings:
+    rows = OptimizerSettings(**({} if variant.usual_betas else _FOLLOWING))
+    network = RelationNetworkSettings(fields=RELATED) if variant.relations else None
     return ModelSettings(hidden=(64,), relations=network, deep=rows, wide=rows)
 
 
@@ -306,7 +308,7 @@ Report = Callable[[str], None]
 
 @dataclass
 class Run:
-    """What an arm gave.
+    """What a variant gave.
 
     Attributes:
         probability: by day float32 [n], before it was learned; NaN where nothing was learned yet.
@@ -326,7 +328,7 @@ class Run:
 
 
 def run(
-    arm: Arm,
+    variant: Variant,
     like: Size | None,
     days: Sequence[Day],
     schema: Schema,
@@ -334,24 +336,24 @@ def run(
     batch: int,
     report: Report,
 ) -> Run:
-    """Take an arm through the days.
+    """Take a variant through the days.
 
     Args:
-        arm: the system.
+        variant: the system.
         like: the size that a fixed table goes by; None: the table is elastic.
         days: in order.
         schema: of the days' inputs.
         seed: of everything drawn.
         batch: impressions a step.
-        report: told of every day.
+        report: receives a line for each day.
     """
-    made = recipe(arm, schema, seed, batch)
+    made = recipe(variant, schema, seed, batch)
     learners = ModelAndBaseline.new(made)
-    rows = _fixed_rows(arm, like, learners.model) if like else 0
+    rows = _fixed_rows(variant, like, learners.model) if like else 0
     done = Run(dense_bytes=_dense_bytes(learners.model))
     for day in days:
         started = time.monotonic()
-        inputs = columns(day.inputs, schema, schema_of(arm, schema))
+        inputs = columns(day.inputs, schema, schema_of(variant, schema))
         _take_day(
             learners, made, replace(day, inputs=hashed(inputs, rows) if rows else inputs), done
         )
@@ -397,8 +399,8 @@ def _learn(learner: Learner, inputs: Inputs, made: LearnerConfig) -> None:
         learner.train_step(prepared)
 
 
-def _fixed_rows(arm: Arm, like: Size, learner: Learner) -> int:
-    return like.rows if arm.same == "rows" else rows_within(like.bytes, learner.table)
+def _fixed_rows(variant: Variant, like: Size, learner: Learner) -> int:
+    return like.rows if variant.same == "rows" else rows_within(like.bytes, learner.table)
 
 
 def _dense_bytes(learner: Learner) -> int:
@@ -408,16 +410,18 @@ def _dense_bytes(learner: Learner) -> int:
     )
 
 
-def kept(folder: Path, name: str, told: object, make: Callable[[], Run]) -> Run:
-    """Return an arm's run, read from a file where it was made before.
+def kept(folder: Path, name: str, description: object, make: Callable[[], Run]) -> Run:
+    """Return a variant's run, read from a file where it was made before.
 
     Args:
         folder: of the files, made if missing.
-        name: of the arm.
-        told: everything that the run depends on, as JSON.
+        name: of the variant.
+        description: everything that the run depends on, as JSON.
         make: makes it.
     """
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(
+        json.dumps(description, sort_keys=True, default=str).encode()
+    ).hexdigest()[:16]
     path = folder / f"{name}-{digest}.npz"
     if path.exists():
         return _read(path)
@@ -449,7 +453,7 @@ JUDGED_FROM = 1
 
 
 def figures(run: Run, days: Sequence[Day]) -> dict[str, Any]:
-    """Return an arm's figures.
+    """Return a variant's figures.
 
     Args:
         run: what it gave.
@@ -493,10 +497,10 @@ def stream_figures(days: Sequence[Day]) -> dict[str, Any]:
     }
 
 
-def lines(arms: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """Return a line an arm, as `COLUMNS` says."""
+def lines(variants: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Return a line a variant, as `COLUMNS` says."""
     return [
-        (name, *(_shown(values[column]) for column in COLUMNS)) for name, values in arms.items()
+        (name, *(_shown(values[column]) for column in COLUMNS)) for name, values in variants.items()
     ]
 
 
@@ -613,5 +617,5 @@ def _message(days: Sequence[Day], probability: Mapping[str, Sequence[NDArray[np.
         name: float(np.mean([auc(y, p) for y, p in zip(labels, values[JUDGED_FROM:], strict=True)]))
         for name, values in probability.items()
     }
-    told = ", ".join(f"{value:.3f} {name}" for name, value in means.items())
-    return f"Mean AUC of a day {told}\n(Globo clicks against drawn negatives)"
+    description = ", ".join(f"{value:.3f} {name}" for name, value in means.items())
+    return f"Mean AUC of a day {description}\n(Globo clicks against drawn negatives)"

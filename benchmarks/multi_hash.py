@@ -63,13 +63,15 @@ def main(
         )
     )
     budgets = [_QUICK_ROWS] if quick else [int(text) for text in rows.split(",")]
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for budget in budgets:
         for name in chosen(systems, SYSTEMS, "--systems") or SYSTEMS:
             made = system(name, budget, split.users, split.items)
             made = shortened(made, _QUICK_PASSES) if quick else made
-            told[f"{name}@{budget}"] = _measured(name, budget, made, split, seeds, cache / "runs")
-    _show(told, as_json)
+            results[f"{name}@{budget}"] = _measured(
+                name, budget, made, split, seeds, cache / "runs"
+            )
+    _show(results, as_json)
 
 
 def _measured(
@@ -81,9 +83,9 @@ def _measured(
     return figures(name, budget, made, passes, aucs)
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(results)
         return
     columns = (
         "auc_mean",
@@ -94,9 +96,11 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
         "numbers_item",
         "passes",
     )
-    lines = [(name, *(str(values[column]) for column in columns)) for name, values in told.items()]
+    lines = [
+        (name, *(str(values[column]) for column in columns)) for name, values in results.items()
+    ]
     console.table("MovieLens-1M, test AUC by system and rows", ("system", *columns), lines)
-    for name, values in told.items():
+    for name, values in results.items():
         console.info(f"{name}: user: {values['size_user']}")
 
 

@@ -67,9 +67,9 @@ def read(folder: Path, drop_neutral: bool) -> Split:
         folder: holds the file.
         drop_neutral: leave ratings of 3 out, so that 4 and 5 stand against 1 and 2; else 3 is positive too.
     """
-    told = pd.read_csv(folder / "ml-1m.inter", sep="\t")
-    told.columns = pd.Index(["user", "item", "rating", "time"])
-    return split(told[told["rating"] != _NEUTRAL] if drop_neutral else told)
+    description = pd.read_csv(folder / "ml-1m.inter", sep="\t")
+    description.columns = pd.Index(["user", "item", "rating", "time"])
+    return split(description[description["rating"] != _NEUTRAL] if drop_neutral else description)
 
 
 def drawn(seed: int = 0) -> Split:
@@ -475,9 +475,12 @@ def _hash_embeddings(ids: int, rows: int) -> Plan:
     own_weights = _HASHES * ids <= _MOST_WEIGHTS * budget
     weights = ids if own_weights else budget // 2 // _HASHES
     left = (budget - _HASHES * weights) // DIM
-    told = {"ids": ids} if own_weights else {"weight_rows": weights}
+    description = {"ids": ids} if own_weights else {"weight_rows": weights}
     return Plan(
-        ids, MultiHashSettings(hashes=_HASHES, rows=left, shared=True, combine="weighted", **told)
+        ids,
+        MultiHashSettings(
+            hashes=_HASHES, rows=left, shared=True, combine="weighted", **description
+        ),
     )
 
 
@@ -551,12 +554,12 @@ def aucs_by_pass(system: System, split: Split, seed: int, folder: Path) -> list[
 def _aucs(
     system: System, split: Split, learned: Rows, measured: Rows, seed: int, folder: Path
 ) -> list[float]:
-    told = _told(system) | {
+    description = _description(system) | {
         "seed": seed,
         "rows": len(learned.label),
         "positive": float(learned.label.mean()),
     }
-    path = folder / f"{_digest(told)}.json"
+    path = folder / f"{_digest(description)}.json"
     if path.exists():
         done: list[float] = json.loads(path.read_text())["auc"]
         return done
@@ -567,7 +570,7 @@ def _aucs(
     )
     aucs = learn(user, item, learned, measured, system.recipe, rng)
     folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"told": told, "auc": aucs}, indent=1))
+    path.write_text(json.dumps({"description": description, "auc": aucs}, indent=1))
     return aucs
 
 
@@ -580,7 +583,7 @@ def _made(plan: Plan, name: str, seed: int, rng: np.random.Generator) -> Tables:
     return tables(plan.settings, f"{name} {seed}", plan.ids, plan.own, rng)
 
 
-def _told(system: System) -> dict[str, Any]:
+def _description(system: System) -> dict[str, Any]:
     return {"user": _plan(system.user), "item": _plan(system.item), "recipe": asdict(system.recipe)}
 
 
@@ -592,8 +595,8 @@ def _plan(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _digest(told: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+def _digest(description: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def figures(

@@ -11,7 +11,7 @@ included; the slice is scored and then learned. Means over the judged slices, by
 
 Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use), kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0), both
 through ELASTIC_CTR_DATA; MovieLens-1M (rating of at least 4; Harper and Konstan, TiiS 2015, research use) where `--movielens`
-names its folder (`conf/movielens_1m.yaml` says where from). Figures are kept by arm in the workspace: after a change of the code
+names its folder (`conf/movielens_1m.yaml` says where from). Figures are kept by variant in the workspace: after a change of the code
 take another one.
 
 `--peer`: edges a second of training, ours and that of DGL's GraphSAGE (mean aggregation, the same edges, layers, fan-outs and
@@ -33,10 +33,10 @@ import numpy as np
 import pandas as pd
 import typer
 from harness.cross_features import (
-    ARMS,
     MODEL,
     RELATIONS,
     TRAINING,
+    VARIANTS,
     Made,
     graph_of,
     made,
@@ -128,7 +128,7 @@ def movielens(folder: Path, workspace: Path, count: int, report: Report) -> Slic
         folder: holds `ml-1m.inter`, `ml-1m.user` and `ml-1m.item`.
         workspace: where the slices go.
         count: of slices.
-        report: told of what was read.
+        report: receives a line about what was read.
     """
     schema = _movielens_schema()
     relations = (
@@ -183,13 +183,13 @@ def _drawn(
         stamps = (np.arange(3000) + 3000 * number) * 1000
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "impressions").mkdir()
-            told = frame.assign(
+            impressions = frame.assign(
                 user=frame["viewer"],
                 label=label.astype(np.int8),
                 timestamp_ms=stamps,
                 record_id=[str(i) for i in range(3000)],
             )
-            told.to_parquet(Path(folder) / "impressions" / "part-0.parquet", index=False)
+            impressions.to_parquet(Path(folder) / "impressions" / "part-0.parquet", index=False)
             yield read_examples(Path(folder), schema, relations)
 
 
@@ -230,11 +230,11 @@ def _movielens_schema() -> Schema:
 
 
 def _ratings(folder: Path) -> pd.DataFrame:
-    told = pd.read_csv(folder / "ml-1m.inter", sep="\t", dtype=str)
+    ratings = pd.read_csv(folder / "ml-1m.inter", sep="\t", dtype=str)
     users, items = (
         pd.read_csv(folder / f"ml-1m.{name}", sep="\t", dtype=str) for name in ("user", "item")
     )
-    whole = told.merge(users, on="user_id:token").merge(items, on="item_id:token")
+    whole = ratings.merge(users, on="user_id:token").merge(items, on="item_id:token")
     seconds = whole["timestamp:float"].astype(float).astype(np.int64)
     names = {
         "user_id": "user_id:token",
@@ -278,7 +278,7 @@ class Scores:
 def take(
     dataset: SlicedDataset, settings: PretrainSettings | None, window: int, report: Report
 ) -> Scores:
-    """Take an arm through a dataset, its cross features made anew for every slice from the `window` slices before it.
+    """Take a variant through a dataset, its cross features made anew for every slice from the `window` slices before it.
 
     A pair is seen when it is an edge of that graph; an impression is seen when its pairs of all relations are.
     """
@@ -361,7 +361,9 @@ def main(
     workspace: Annotated[
         Path, typer.Option(help="Where days and figures are kept; reused.")
     ] = Path("workspace-pcf-gnn"),
-    arms: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = ",".join(ARMS),
+    variants: Annotated[
+        str, typer.Option("--arms", help="Comma-separated; all by default.")
+    ] = ",".join(VARIANTS),
     days: Annotated[int, typer.Option(min=2, help="Of globo, the first one not judged.")] = 3,
     share: Annotated[float, typer.Option(min=0.001, max=1, help="Of globo's users.")] = 0.25,
     window: Annotated[
@@ -388,42 +390,55 @@ def main(
         "drawn": lambda: drawn(4),
     }
     tried, names = (
-        chosen(arms, ARMS, "--arms"),
+        chosen(variants, VARIANTS, "--arms"),
         chosen("drawn" if quick else data, makers, "--data"),
     )
     with refusals():
-        told = {
+        results = {
             name: _figures(
                 makers[name], name, tried, window, workspace / f"{name}-{days}-{share}-{window}"
             )
             for name in names
         }
-    _show(told, as_json)
+    _show(results, as_json)
 
 
 def _figures(
-    make: Callable[[], SlicedDataset], name: str, arms: tuple[str, ...], window: int, folder: Path
+    make: Callable[[], SlicedDataset],
+    name: str,
+    variants: tuple[str, ...],
+    window: int,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Figures by arm; those that are kept are read, and the data only if one is missing."""
+    """Figures by variant; those that are kept are read, and the data only if one is missing."""
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = make() if any(not (folder / f"{arm}.json").is_file() for arm in arms) else None
-    for arm in arms:
-        path = folder / f"{arm}.json"
+    dataset = (
+        make() if any(not (folder / f"{variant}.json").is_file() for variant in variants) else None
+    )
+    for variant in variants:
+        path = folder / f"{variant}.json"
         if dataset and not path.is_file():
             scores = take(
-                dataset, ARMS[arm], window, lambda text, arm=arm: progress(f"{name}, {arm}: {text}")
+                dataset,
+                VARIANTS[variant],
+                window,
+                lambda text, variant=variant: progress(f"{name}, {variant}: {text}"),
             )
             path.write_text(json.dumps(scores.figures()), encoding="utf-8")
-    return {arm: json.loads((folder / f"{arm}.json").read_text(encoding="utf-8")) for arm in arms}
+    return {
+        variant: json.loads((folder / f"{variant}.json").read_text(encoding="utf-8"))
+        for variant in variants
+    }
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(results)
         return
-    for name, by_arm in told.items():
+    for name, by_variant in results.items():
         lines = [
-            (arm, *(str(figures[column]) for column in _COLUMNS)) for arm, figures in by_arm.items()
+            (variant, *(str(figures[column]) for column in _COLUMNS))
+            for variant, figures in by_variant.items()
         ]
         console.table(
             f"{name}: cross features given to one click model", ("input", *_COLUMNS), lines

@@ -46,15 +46,15 @@ def main(
     """Train and print."""
     torch.manual_seed(0)
     torch.set_num_threads(2)
-    told = np.load(path)
-    left, right = (torch.from_numpy(told[side].astype(np.int64)) for side in ("left", "right"))
-    users, count = int(told["lefts"]), len(told["left"])
+    arrays = np.load(path)
+    left, right = (torch.from_numpy(arrays[side].astype(np.int64)) for side in ("left", "right"))
+    users, count = int(arrays["lefts"]), len(arrays["left"])
     graph = dgl.graph(
         (torch.cat([left, right + users]), torch.cat([right + users, left])),
-        num_nodes=users + int(told["rights"]),
+        num_nodes=users + int(arrays["rights"]),
     )
     value, weight = (
-        torch.from_numpy(told[name].astype(np.float32)) for name in ("value", "weight")
+        torch.from_numpy(arrays[name].astype(np.float32)) for name in ("value", "weight")
     )
     sampler = dgl.dataloading.as_edge_prediction_sampler(
         dgl.dataloading.NeighborSampler([fanout] * layers)

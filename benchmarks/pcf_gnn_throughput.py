@@ -49,16 +49,16 @@ def throughput(load: Load, root: Path) -> dict[str, Any]:
         NoEnvironment: DGL could not be installed.
     """
     python, graph = interpreter("dgl", root / "environments"), drawn_graph(load)
-    told = {
+    results = {
         "ours": ours(load, graph),
         **{f"dgl_{n}_workers": dgl(load, graph, python, root, n) for n in (0, 1)},
     }
-    best = {name: median(each) for name, each in told.items()}
+    best = {name: median(each) for name, each in results.items()}
     peer = max(rate for name, rate in best.items() if name != "ours")
     return {
         "load": asdict(load),
         "edges_per_s": {"ours": best["ours"], "dgl": peer},
-        "epochs": told,
+        "epochs": results,
     }
 
 
@@ -69,8 +69,8 @@ def ours(load: Load, graph: CrossGraph) -> dict[str, list[float]]:
         "fanouts": (load.fanout,) * max(1, load.layers),
         "own_dropout": 0.0,
     }
-    told = {"dim": load.dim, "batch_size": load.batch, "l2": 0.0, "encoder": encoder}
-    settings, adjacency = PretrainSettings.model_validate(told), Adjacency.of(graph)
+    results = {"dim": load.dim, "batch_size": load.batch, "l2": 0.0, "encoder": encoder}
+    settings, adjacency = PretrainSettings.model_validate(results), Adjacency.of(graph)
     edges = {name: targets(each, settings) for name, each in graph.edges.items()}
     model, parameters = (
         PcfGnn(adjacency, edges, settings),
@@ -108,8 +108,8 @@ def dgl(
     )
     if done.returncode:
         raise RuntimeError(f"DGL: …{done.stderr[-800:]}")
-    told: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
-    return told
+    results: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def drawn_graph(load: Load) -> CrossGraph:
@@ -146,9 +146,9 @@ def load_edges(graph: CrossGraph) -> int:
     return len(graph.edges[_RELATION.name])
 
 
-def median(told: dict[str, list[float]]) -> int:
+def median(results: dict[str, list[float]]) -> int:
     """Return the median rate of the epochs after the first."""
-    return round(float(np.median(told["edges_per_s"][1:] or told["edges_per_s"])))
+    return round(float(np.median(results["edges_per_s"][1:] or results["edges_per_s"])))
 
 
 def _power_law(draw: np.random.Generator, count: int, size: int) -> Any:

@@ -1,6 +1,6 @@
 """What a compact model saves a server: requests per second, memory, load time and bytes, beside the whole model's.
 
-`python benchmarks/serving.py --json --plot FILE.png`. Models of drawn weights (`serving_parts/models.py`), since what serving
+`python benchmarks/serving.py --json --plot FILE.png`. Models of drawn weights (`serving_models.py`), since what serving
 costs depends on shapes: the whole one has 26 fields, 6 M rows of width 16 and layers of 128 and 64; the others are what steps
 of compression leave of it. All are written by the project's exporter and served in processes that know TensorFlow only, in turns.
 `--other 2.18,2.16`: the compact one is also loaded by an unmodified TensorFlow of those versions, in an environment of its own
@@ -61,12 +61,12 @@ def main(
         exports = {name: _export(name, rows, Path(scratch)) for name in SHAPES}
         asked = {name: requests_of(shape.fields, rows, requests) for name, shape in SHAPES.items()}
         costs = serving_costs(exports, asked, _BATCHES, rounds)
-        told = _told(costs, rows) | {
+        results = _results(costs, rows) | {
             "other_tensorflow": _others(exports[COMPACT], rows, other, environments)
         }
     if plot:
         plot_serving(costs, f"{rows:,} rows, and what compression leaves of them", plot)
-    _show(told, as_json)
+    _show(results, as_json)
 
 
 def _export(name: str, rows: int, scratch: Path) -> Path:
@@ -77,7 +77,7 @@ def _export(name: str, rows: int, scratch: Path) -> Path:
     return folder / SAVED_MODEL
 
 
-def _told(costs: dict[str, ServingCosts], rows: int) -> dict[str, Any]:
+def _results(costs: dict[str, ServingCosts], rows: int) -> dict[str, Any]:
     whole, compact = costs[WHOLE], costs[COMPACT]
     return {
         "rows": rows,
@@ -117,23 +117,23 @@ def _others(saved_model: Path, rows: int, versions: str, root: Path) -> dict[str
     return found
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(results)
         return
     columns = ("model", "MB", "bytes a row", "resident MB", "load s", "per s, batch 1", "32", "512")
-    console.table("serving", columns, [_line(name, told) for name in told["costs"]])
+    console.table("serving", columns, [_line(name, results) for name in results["costs"]])
     console.info(
         ", ".join(
-            f"{name} {told[name]:.2f}"
+            f"{name} {results[name]:.2f}"
             for name in ("qps_ratio_b32", "rss_ratio", "load_ratio", "bytes_ratio")
         )
     )
-    console.info(f"other versions of TensorFlow: {told['other_tensorflow']}")
+    console.info(f"other versions of TensorFlow: {results['other_tensorflow']}")
 
 
-def _line(name: str, told: dict[str, Any]) -> tuple[str, ...]:
-    cost, per_row = told["costs"][name], told["bytes_per_row"][name]["exported"]
+def _line(name: str, results: dict[str, Any]) -> tuple[str, ...]:
+    cost, per_row = results["costs"][name], results["bytes_per_row"][name]["exported"]
     sizes = (f"{cost['batches'][str(size)]['per_second']:,.0f}" for size in _BATCHES)
     return (
         name,

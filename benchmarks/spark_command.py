@@ -23,25 +23,11 @@ from spark_data import graph as graph_queries
 from spark_data import statistics as statistics_queries
 from spark_ours import FIRST, GRAPH, STATISTICS, answer
 
-from features.plotting import BLUE, MUTED, figure_file, plain_axes, title
 from pipelines.cli import console
 from pipelines.services.control import START_TIMEOUT_S, start_spark
 from pipelines.services.processes import ServiceProcess, free_ports, stop_all, wait_until
 from spark_jobs.server import SparkServer
 from spark_jobs.settings import SparkSettings
-
-
-def plot_sizes(seconds: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Draw one line for each system: seconds per million impressions, by size."""
-    with figure_file(path, (6.5, 4)) as figure:
-        axes = plain_axes(figure)
-        for (name, by_size), colour in zip(seconds.items(), (BLUE, MUTED), strict=True):
-            sizes = list(by_size)
-            axes.plot(sizes, list(by_size.values()), marker="o", color=colour, label=name)
-        axes.set(xlabel="impressions", ylabel="seconds per million impressions", ylim=(0, None))
-        title(axes, "Statistics and graph of one day", "Spark and DuckDB, start-up left out")
-        axes.legend(frameon=False)
-
 
 _MILLION = 1_000_000
 _WORTH_A_RETRY = 75
@@ -96,7 +82,6 @@ def main(
         int,
         typer.Option(help="Over one Spark server, each size so often before it counts; 0: local."),
     ] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Write a PNG here.")] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Where scratch goes; a temporary folder by default.")
     ] = None,
@@ -121,23 +106,17 @@ def main(
             size: _size(count, declared, machine, duck, scratch / size)
             for size, count in rows.items()
         }
-        told = _told(detail)
+        results = _results(detail)
         if window:
-            told |= _incremental(declared, machine, window, day_rows, repeats, scratch / "window")
+            results |= _incremental(
+                declared, machine, window, day_rows, repeats, scratch / "window"
+            )
         if hub_rows:
-            told |= _hub(machine, hub_rows, scratch / "hub")
+            results |= _hub(machine, hub_rows, scratch / "hub")
     finally:
         stop_all(scratch, grace_s=10)
         shutil.rmtree(scratch)
-    if plot and detail:
-        plot_sizes(
-            {
-                name: _per_million(detail, key)
-                for name, key in (("ours", "spark"), ("DuckDB", "duckdb"))
-            },
-            plot,
-        )
-    _show(told, as_json)
+    _show(results, as_json)
 
 
 def _started(machine: Machine, folder: Path) -> ServiceProcess:
@@ -184,7 +163,9 @@ def _size(rows: int, declared: str, machine: Machine, duck: Path, scratch: Path)
         scratch / "ours" / "statistics", scratch / "ours" / "graph", theirs, relations(declared)
     )
     shutil.rmtree(scratch)
-    systems = {name: _system(told, rows) for name, told in (("spark", spark), ("duckdb", duckdb))}
+    systems = {
+        name: _system(results, rows) for name, results in (("spark", spark), ("duckdb", duckdb))
+    }
     return {
         **systems,
         "records_compared": compared,
@@ -192,13 +173,13 @@ def _size(rows: int, declared: str, machine: Machine, duck: Path, scratch: Path)
     }
 
 
-def _system(told: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    parts = told["result"]
+def _system(results: Mapping[str, Any], rows: int) -> dict[str, Any]:
+    parts = results["result"]
     totals = {key: sum(part[key] for part in parts.values()) for key in ("s", "cpu_s")}
     return {
         **totals,
         "s_per_million": totals["s"] / rows * _MILLION,
-        "peak_gib": told["peak_gib"],
+        "peak_gib": results["peak_gib"],
         "parts": parts,
     }
 
@@ -218,7 +199,7 @@ def _per_million(detail: Mapping[str, Any], system: str) -> dict[str, float]:
     return {size: figures[system]["s_per_million"] for size, figures in detail.items()}
 
 
-def _told(detail: Mapping[str, Any]) -> dict[str, Any]:
+def _results(detail: Mapping[str, Any]) -> dict[str, Any]:
     ratios = {
         key: {
             size: figures["spark"][unit] / figures["duckdb"][unit]
@@ -264,29 +245,31 @@ def _hub(machine: Machine, rows: int, scratch: Path) -> dict[str, Any]:
     plain, crowded = (
         str(write_day(scratch / name, FIRST, rows, hub=name == "hub")) for name in ("plain", "hub")
     )
-    told = _ours(machine, scratch, "hub", plain=plain, crowded=crowded, out=str(scratch / "out"))[
-        "result"
-    ]
+    results = _ours(
+        machine, scratch, "hub", plain=plain, crowded=crowded, out=str(scratch / "out")
+    )["result"]
     shutil.rmtree(scratch)
-    return {"hub_over_plain": told["hub"] / told["plain"], "hub_s": told}
+    return {"hub_over_plain": results["hub"] / results["plain"], "hub_s": results}
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(results)
         return
     lines = [
         (
             size,
             *(figures["spark"][k] for k in ("s", "cpu_s", "s_per_million", "peak_gib")),
             figures["duckdb"]["s"],
-            told["over_duckdb"][size],
+            results["over_duckdb"][size],
         )
-        for size, figures in told["detail"].items()
+        for size, figures in results["detail"].items()
     ]
     columns = ("impressions", "s", "CPU s", "s a million", "peak GiB", "DuckDB s", "over DuckDB")
     console.table("Statistics and graph of a day", columns, lines)
     others = [
-        (key, told[key]) for key in ("incremental_over_day_w", "hub_over_plain") if key in told
+        (key, results[key])
+        for key in ("incremental_over_day_w", "hub_over_plain")
+        if key in results
     ]
     console.table("Also", ("figure", "value"), others)

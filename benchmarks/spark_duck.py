@@ -20,13 +20,13 @@ def main(request: Mapping[str, Any]) -> dict[str, Any]:
     connection.execute(f"set threads = {request['threads']}")
     connection.execute(f"set memory_limit = '{request['memory']}'")
     connection.execute(f"set temp_directory = '{request['scratch']}'")
-    told = {}
+    results = {}
     for name, statements in request["parts"].items():
         started, cpu = time.perf_counter(), time.process_time()
         for statement in statements:
             connection.execute(statement)
-        told[name] = {"s": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
-    return {"version": duckdb.__version__, "result": told}
+        results[name] = {"s": time.perf_counter() - started, "cpu_s": time.process_time() - cpu}
+    return {"version": duckdb.__version__, "result": results}
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def answer(command: Sequence[str], server: int | None = None) -> dict[str, Any]:
         raise ProcessFailed(
             f"{command[0]} {command[1]} …: exit code {process.returncode}: …{errors[-_TAIL:]}"
         )
-    told: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return told | {"peak_gib": peak / 2**30}
+    results: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return results | {"peak_gib": peak / 2**30}
 
 
 class _MemoryWatch:

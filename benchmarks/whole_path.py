@@ -18,7 +18,7 @@ compressing; shares are of processor seconds, as a machine that others work on m
 TensorFlow only, in turns.
 
 To reach at the end: no loss of AUC, training in at most half the seconds of the start. `reached` says both, and beside the first
-whether the interval lets a loss be told at all. Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use) and
+whether the interval is narrow enough to see a loss. Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use) and
 kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0), through ELASTIC_CTR_DATA. Models are kept in the workspace, with what
 learning them took: after a change of the code take another one.
 """
@@ -120,7 +120,7 @@ class WholePath:
         walk: the log, and what is crossed in it.
         folder: where models and statistics are kept.
         options: of the steps.
-        report: told of what is done.
+        report: receives a line for each step.
     """
 
     def __init__(self, walk: Walk, folder: Path, options: Options, report: Report) -> None:
@@ -249,7 +249,7 @@ def verdict(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
 
 
 def _size(step: Step, first: Step) -> dict[str, Any]:
-    size, told = step.model.nbytes, step.model.description
+    size, results = step.model.nbytes, step.model.description
     return {
         "bytes": size,
         "bytes_share": size / first.model.nbytes,
@@ -257,7 +257,7 @@ def _size(step: Step, first: Step) -> dict[str, Any]:
         "bytes_of_statistics": sum(encoding.nbytes for encoding in step.model.encodings.values()),
         "statistics": sorted(step.model.encodings),
         "rows": step.model.rows,
-        "inputs": len(told.schema.names()) + len(told.relations),
+        "inputs": len(results.schema.names()) + len(results.relations),
         "dropped": step.dropped,
     }
 
@@ -284,8 +284,8 @@ def _steps_clock(checkpoint: Path) -> float:
 
 
 def _speed(costs: ServingCosts) -> dict[str, Any]:
-    told = {f"qps_b{size}": costs.batches[size].per_second for size in _BATCHES}
-    return {**told, "bytes_exported": costs.bytes, "rss_bytes": costs.rss_bytes}
+    results = {f"qps_b{size}": costs.batches[size].per_second for size in _BATCHES}
+    return {**results, "bytes_exported": costs.bytes, "rss_bytes": costs.rss_bytes}
 
 
 def _served(steps: Sequence[Step], requests: int, rounds: int) -> dict[str, ServingCosts]:
@@ -376,20 +376,20 @@ def main(
         "drawn": lambda: drawn(workspace / "drawn", days=3),
     }
     names = chosen("drawn" if quick else data, makers, "--data")
-    options, told = Options(dim, lasso, values_a_row, frequent, kept_bytes, energy), {}
+    options, results = Options(dim, lasso, values_a_row, frequent, kept_bytes, energy), {}
     with refusals():
         _warm_up()
         for name in names:
-            told[name] = _walked(
+            results[name] = _walked(
                 makers[name](), workspace / f"{name}-path", options, (requests, rounds)
             )
             if plots:
                 plot_path(
-                    told[name]["rows"],
+                    results[name]["rows"],
                     f"{name}: from massive to compact",
                     plots / f"whole-path-{name}.png",
                 )
-    _show(told, as_json)
+    _show(results, as_json)
 
 
 def _walked(
@@ -413,9 +413,9 @@ def _warm_up() -> None:
         learn(few.schema, few.model, few.training, few.days, Path(scratch) / "models")
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print_json(told)
+        print_json(results)
         return
     columns = (
         "step",
@@ -428,7 +428,7 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
         "per s, 32",
         "512",
     )
-    for name, figures in told.items():
+    for name, figures in results.items():
         title = f"{name}, {figures['heldout']:,} held-out impressions"
         console.table(title, columns, [_line(row) for row in figures["rows"]])
         console.info(f"reached: {figures['reached']}")

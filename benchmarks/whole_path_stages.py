@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from harness.cross_features import ARMS, RELATIONS, graph_of, made, without_crosses
+from harness.cross_features import RELATIONS, VARIANTS, graph_of, made, without_crosses
 from harness.datasets import Dataset, flatten
 from harness.training import Crossed, Learned, Spent, timed
 
@@ -201,9 +201,9 @@ def hashed(stage: Stage, values: Mapping[str, int], a_row: int, frequent: int) -
     )
 
 
-def dropping(stage: Stage, told: Description, dropped: Set[str]) -> Stage:
-    """Leave out what the selection dropped; `told` is of the stage's model."""
-    left, admission = without_fields(told, frozenset(dropped)), stage.training.admission
+def dropping(stage: Stage, description: Description, dropped: Set[str]) -> Stage:
+    """Leave out what the selection dropped; `description` is of the stage's model."""
+    left, admission = without_fields(description, frozenset(dropped)), stage.training.admission
     counts = {name: count for name, count in admission.min_counts.items() if name not in dropped}
     training = stage.training.model_copy(
         update={"admission": admission.model_copy(update={"min_counts": counts})}
@@ -213,9 +213,9 @@ def dropping(stage: Stage, told: Description, dropped: Set[str]) -> Stage:
     )
 
 
-def _made_by(arm: str) -> PretrainSettings:
-    settings = ARMS[arm]
-    assert settings is not None, "an arm without cross features makes none"
+def _made_by(variant: str) -> PretrainSettings:
+    settings = VARIANTS[variant]
+    assert settings is not None, "a variant without cross features makes none"
     return settings
 
 
@@ -224,12 +224,12 @@ _WINDOW = 7
 
 def pretrained(walk: Walk, stage: Stage, folder: Path) -> tuple[Crossed, Spent]:
     """Make the encodings that each slice is learned with, or find those made before, and say what making them took."""
-    told = [
+    description = [
         str(walk.dataset.days[0]),
         [r.name for r in stage.relations],
         stage.statistics.model_dump(mode="json"),
     ]
-    home = folder / hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
+    home = folder / hashlib.sha256(json.dumps(description).encode()).hexdigest()[:16]
     slices = range(1, len(walk.dataset.days))
     spent = sum((_fitted(walk, stage, number, home / str(number)) for number in slices), Spent())
     found = (None, *(home / str(number) for number in slices))

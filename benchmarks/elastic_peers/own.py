@@ -232,11 +232,11 @@ def prepare_ns_per_key(sizes: Sequence[int]) -> list[float]:
     traffics = [_batches(rows) for rows in sizes]
     times: list[list[int]] = [[] for _ in sizes]
     for _ in range(_ROUNDS):
-        for table, batches, taken in zip(tables, traffics, times, strict=True):
-            taken.extend(_prepare_ns(table, keys) for keys in batches)
+        for table, batches, measured in zip(tables, traffics, times, strict=True):
+            measured.extend(_prepare_ns(table, keys) for keys in batches)
     return [
-        float(np.median(taken[len(batches) :])) / batches.shape[1]
-        for taken, batches in zip(times, traffics, strict=True)
+        float(np.median(measured[len(batches) :])) / batches.shape[1]
+        for measured, batches in zip(times, traffics, strict=True)
     ]
 
 

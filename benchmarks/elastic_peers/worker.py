@@ -1,4 +1,4 @@
-"""What a system's process does: get ready, then answer requests for blocks of steps, one JSON line each, until told to stop.
+"""What a system's process does: get ready, then answer requests for blocks of steps, one JSON line each, until results to stop.
 
 A request is `{"part": "step" | "dense", "mlp": "128x64", "steps": 10, "warm_up": 2}`, the answer `{"ms": [...], "loss": 0.5}`.
 Imports NumPy and the standard library alone: it runs in every peer's environment.

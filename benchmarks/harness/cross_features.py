@@ -69,12 +69,12 @@ def _counted(
     rate = ((counts["clicks"] + SMOOTHING * label.mean(dtype=np.float64)) / (n + SMOOTHING)).clip(
         _MARGIN, 1 - _MARGIN
     )
-    told = counts.assign(
+    table = counts.assign(
         logit=np.log(rate / (1 - rate)),
         pmi=np.log(n * total / of_left / of_right),
         log_count=np.log1p(n),
     )
-    return told[n >= MIN_IMPRESSIONS]
+    return table[n >= MIN_IMPRESSIONS]
 
 
 def _edges(
@@ -90,7 +90,7 @@ def _edges(
     )
 
 
-ARMS: Mapping[str, PretrainSettings | None] = {
+VARIANTS: Mapping[str, PretrainSettings | None] = {
     "alone": None,
     "lookup": PretrainSettings(kind="lookup"),
     "pcf_gnn": PretrainSettings(),
@@ -123,7 +123,7 @@ class Made:
 
 
 def made(settings: PretrainSettings | None, graph: CrossGraph) -> Made:
-    """Return what an arm makes of a graph, as the stage would: measured, gated, fitted to all edges."""
+    """Return what a variant makes of a graph, as the stage would: measured, gated, fitted to all edges."""
     if settings is None:
         return Made({})
     task = Task.of(graph, settings, {})

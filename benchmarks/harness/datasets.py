@@ -247,14 +247,14 @@ def _numbered(label: np.ndarray) -> dict[str, np.ndarray]:
 
 def _plain_schema(label: str, names: Sequence[str], user: str, item: str) -> Schema:
     fields = [{"kind": "categorical", "name": name} for name in names]
-    told = {
+    description = {
         "label": label,
         "user": user,
         "item": item,
         "timestamp": {"column": "time", "unit": "ms"},
         "fields": fields,
     }
-    return Schema.model_validate(told)
+    return Schema.model_validate(description)
 
 
 def _drawn_day(folder: Path, day: int, rows: int) -> Path:

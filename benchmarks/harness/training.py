@@ -85,17 +85,19 @@ def learn(
     crossed: Crossed | None = None,
 ) -> Learned:
     """Learn the days one after the other, the last slice of each day first on the next, or read what was learned before."""
-    told = [
+    description = [
         schema.model_dump(mode="json"),
         model.model_dump(mode="json"),
         training.model_dump(mode="json"),
         list(map(str, days)),
     ]
-    told[0]["forbidden"] = sorted(told[0]["forbidden"])
-    told += (
+    description[0]["forbidden"] = sorted(description[0]["forbidden"])
+    description += (
         [[r.name for r in crossed.relations], list(map(str, crossed.encodings))] if crossed else []
     )
-    home = folder / hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:16]
+    home = (
+        folder / hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
+    )
     if not (home / "done.json").is_file():
         shutil.rmtree(home, ignore_errors=True)
         auc, spent = timed(lambda: _learn(schema, model, training, days, home, crossed))
@@ -118,7 +120,7 @@ def _learn(
     figures, relations = {"auc": math.nan}, crossed.relations if crossed else ()
     for number, day in enumerate(days):
         last = number == len(days) - 1
-        told = (
+        description = (
             training
             if last
             else training.model_copy(
@@ -130,7 +132,7 @@ def _learn(
         request = TrainRequest(
             schema,
             model,
-            told,
+            description,
             relations,
             day,
             previous_partition=before[1],

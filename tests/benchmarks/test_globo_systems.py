@@ -1,4 +1,4 @@
-"""The parts of the Globo benchmark: which files hold a day, fixed hashed rows, what is new, sizes, kept arms, figures."""
+"""The parts of the Globo benchmark: which files hold a day, fixed hashed rows, what is new, sizes, kept variants, figures."""
 
 import gzip
 import json
@@ -10,9 +10,9 @@ import globo_systems as fixed
 import numpy as np
 import pytest
 from globo_systems import (
-    ARMS,
     COLUMNS,
     RELATED,
+    VARIANTS,
     Day,
     Known,
     Run,
@@ -228,20 +228,20 @@ def test_a_share_of_users_is_that_share():
     assert within_share(np.arange(100_000), 0.25).mean() == pytest.approx(0.25, abs=0.01)
 
 
-def test_an_arm_without_crosses_reads_the_other_columns():
+def test_an_variant_without_crosses_reads_the_other_columns():
     schema = drawn_schema()
-    part, day = schema_of(ARMS["relations"], schema), next(drawn(1, schema, rows=20))
+    part, day = schema_of(VARIANTS["relations"], schema), next(drawn(1, schema, rows=20))
     got = columns(day.inputs, schema, part)
     assert not any(isinstance(field, Cross) for field in part.fields)
     np.testing.assert_array_equal(got.keys, day.inputs.keys[:, :-1])
-    assert columns(day.inputs, schema, schema_of(ARMS["elastic"], schema)) == replace(
+    assert columns(day.inputs, schema, schema_of(VARIANTS["elastic"], schema)) == replace(
         day.inputs, keys=pytest.approx(day.inputs.keys)
     )
 
 
-def test_arms_differ_in_what_they_say_and_nothing_else():
+def test_variants_differ_in_what_they_say_and_nothing_else():
     schema = drawn_schema()
-    made = {name: recipe(arm, schema, 17, 512) for name, arm in ARMS.items()}
+    made = {name: recipe(variant, schema, 17, 512) for name, variant in VARIANTS.items()}
     base = made["elastic"]
     assert (base.model.deep.beta_1, base.model.wide.beta_2, base.model.hidden) == (0.0, 0.99, (64,))
     assert {name for name, other in made.items() if other.training != base.training} == {
@@ -278,7 +278,7 @@ def test_the_day_is_sliced_by_its_hours_or_not_at_all():
 
 
 def learned(name, days, like=None):
-    return run(ARMS[name], like, days, drawn_schema(), 17, 64, lambda _: None)
+    return run(VARIANTS[name], like, days, drawn_schema(), 17, 64, lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -327,7 +327,7 @@ def test_a_fixed_table_has_the_size_that_it_goes_by(days, hourly):
     )
 
 
-def test_a_kept_arm_is_read_and_not_made_again(tmp_path):
+def test_a_kept_variant_is_read_and_not_made_again(tmp_path):
     first = Run([np.array([0.5, np.nan], np.float32)], fixed.Size(3, 40), [2], 7, 1.5, 2)
     assert kept(tmp_path, "arm", ["told", 1], lambda: first) is first
     read = kept(tmp_path, "arm", ["told", 1], lambda: pytest.fail("made twice"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness.cross_features import ARMS, graph_of
+from harness.cross_features import VARIANTS, graph_of
 from pcf_gnn import drawn, movielens
 
 from training.pretraining.graph import STATISTICS
@@ -75,7 +75,7 @@ def test_a_quick_run_prints_the_figures_of_every_input(tmp_path):
         subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     )
     assert set(told) == {"drawn"}
-    assert list(told["drawn"]) == list(ARMS)
+    assert list(told["drawn"]) == list(VARIANTS)
     for figures in told["drawn"].values():
         assert {"auc", "auc_seen", "auc_unseen", "bytes"} <= set(figures)
     assert told["drawn"]["alone"]["bytes"] == 0

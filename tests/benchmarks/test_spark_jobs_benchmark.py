@@ -36,8 +36,7 @@ def test_a_tiny_run_agrees_with_duckdb_and_prints_its_keys(tmp_path):
         "--hub-rows",
         "3000",
     )
-    plot = tmp_path / "sizes.png"
-    done = started(*tiny, "--json", "--plot", str(plot), "--folder", str(tmp_path))
+    done = started(*tiny, "--json", "--folder", str(tmp_path))
     if done.returncode == 75:
         pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
@@ -50,8 +49,7 @@ def test_a_tiny_run_agrees_with_duckdb_and_prints_its_keys(tmp_path):
     assert told["incremental_over_day_w"] > 0
     assert len(told["days_s"]) == 6
     assert told["hub_over_plain"] > 0
-    assert plot.read_bytes().startswith(b"\x89PNG")
-    assert list(tmp_path.iterdir()) == [plot], "scratch is gone"
+    assert not list(tmp_path.iterdir()), "scratch is gone"
 
 
 def test_a_size_that_cannot_be_read_is_refused(refused):
