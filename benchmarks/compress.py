@@ -1,23 +1,29 @@
 """AUC against bytes: composed plans of compression, and each rival by itself, on real logs.
 
-`python benchmarks/compress.py --json --plots FOLDER`. For each log one unpenalised Wide & Deep is learned at widths 8, 16
-and 32; the one that the choosing half of the held-out users likes best is 1×: keys, rows and dense weights, no optimizer slots:
+`python benchmarks/compress.py --json --plots FOLDER`. For each log one unpenalised Wide & Deep is
+learned at widths 8, 16 and 32; the one that the choosing half of the held-out users likes best is
+1×: keys, rows and dense weights, no optimizer slots:
 
-    composed                what `search-compression` finds on the way down (rows, columns, bits, kernels, units)
-    group lasso, composed   the same, from the model of group lasso that the choosing users like best
-    strongest …, composed   the same, from the model of the strongest group lasso: the smallest models
-    …, fine-tuned           these at several sizes, and as they are, with dense weights that learn the last day anew
+    composed                what `search-compression` finds on the way down (rows, columns, bits,
+                            kernels, units)
+    group lasso, composed   the same, from the model of group lasso that the choosing users like
+                            best
+    strongest …, composed   the same, from the model of the strongest group lasso: the smallest
+                            models
+    …, fine-tuned           these at several sizes, and as they are, with dense weights that learn
+                            the last day anew
     quantization            float16, int8, int4 alone
     group lasso             models learned with it, their zero rows gone
     magnitude pruning       as many rows of the unpenalised model, by length (the paper's test)
     hashing trick           models learned with 10, 100 and 1,000 values of a field to a row
     quotient and remainder  models learned with as many rows in two tables
 
-Plans are chosen on one half of the users and reported on the other; intervals are of 200 draws of users. `lossless_*`: the same
-model exported whole and without its zero rows, answered in processes that know TensorFlow only. Data: globo (clicks against DRAWN
-negatives; CHAMELEON, academic use), kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0) and frappe_x1 (Baltrunas et al. 2015,
-research use; its test rows are held out), through ELASTIC_CTR_DATA.
-(A script named compression.py would be imported in the place of the package by every other script of this folder.)
+Plans are chosen on one half of the users and reported on the other; intervals are of 200 draws of
+users. `lossless_*`: the same model exported whole and without its zero rows, answered in processes
+that know TensorFlow only. Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use),
+kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0) and frappe_x1 (Baltrunas et al. 2015, research
+use; its test rows are held out), through ELASTIC_CTR_DATA. (A script named compression.py would be
+imported in the place of the package by every other script of this folder.)
 """
 
 from __future__ import annotations

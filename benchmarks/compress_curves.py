@@ -1,8 +1,9 @@
 """Curves of AUC against bytes: the plans that the search finds, and each other method by itself.
 
-Every figure is a drop from one model: the unpenalised one of the width that did best on the users who
-choose. Its bytes are those of keys, rows and dense weights without optimizer state; a hashed model has
-no keys."""
+Every figure is a drop from one model: the unpenalised one of the width that did best on the users
+who choose. Its bytes are those of keys, rows and dense weights without optimizer state; a hashed
+model has no keys.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +45,8 @@ class Tried:
 
     Attributes:
         widths: of the unpenalised models.
-        lasso: strengths of group lasso on deep rows; wide rows get five times as much, as in conf/kuairand_pure.yaml. The
-            third is also cut and served, or the only one.
+        lasso: strengths of group lasso on deep rows; wide rows get five times as much, as in
+            conf/kuairand_pure.yaml. The third is also cut and served, or the only one.
         hashed: how many values of a field share a row on average.
     """
 
@@ -86,7 +87,9 @@ class RivalBench(PlanEvaluator):
         return auc(self._heldout.label[half], self._trained[half])
 
     def rival(self, curve: str, learned: Learned, keys: bool) -> EvaluatedPlan:
-        """Score another trained model, without its zero rows; `keys` says whether its server needs them."""
+        """Score another trained model, without its zero rows; `keys` says whether its server needs
+        them.
+        """
         model = without_zero_rows(CompactModel.of(read_checkpoint(learned.checkpoint)))
         scores = Scorer(model.trained()).score(
             replace(self._heldout, partition=learned.partition).examples(model.description)
@@ -97,7 +100,9 @@ class RivalBench(PlanEvaluator):
         return self.compare(curve, (), size, model.rows, scores)
 
     def against(self, one: EvaluatedPlan, bench: RivalBench) -> EvaluatedPlan:
-        """Return what was measured against another bench's model on the same impressions, measured against this one's."""
+        """Return what was measured against another bench's model on the same impressions, measured
+        against this one's.
+        """
         label, half = self._heldout.label, self._heldout.reported
         drop_reported = auc(label[half], self._trained[half]) - one.auc_reported
         return replace(
@@ -192,7 +197,9 @@ class Curves:
             yield Line(curve, [plain(step) for step in steps], self.bench.measure(curve, steps))
 
     def _lasso(self) -> Iterator[Line]:
-        """Rows that group lasso zeroed, and as many rows by magnitude of the model that learned without it: the paper's test."""
+        """Rows that group lasso zeroed, and as many rows by magnitude of the model that learned
+        without it: the paper's test.
+        """
         for strength in self._tried.lasso:
             self._report(f"group lasso {strength:g}")
             one = self.bench.rival("group lasso", self._sparse(strength), keys=True)
@@ -290,7 +297,9 @@ _OURS = ("group lasso, composed", "strongest group lasso, composed", "composed")
 
 
 def row(line: Line, curves: Curves) -> dict[str, Any]:
-    """Return the figures of one model; drops and their interval by user are of the users who did not choose."""
+    """Return the figures of one model; drops and their interval by user are of the users who did
+    not choose.
+    """
     one, drop = line.measured, curves.bench.interval(line.measured)
     return {
         "curve": line.curve,
@@ -307,7 +316,9 @@ def row(line: Line, curves: Curves) -> dict[str, Any]:
 
 
 def best_at(rows: Sequence[Mapping[str, Any]], ratio: float) -> dict[str, Mapping[str, Any]]:
-    """Return by curve the model, of those at least so many times smaller, that the choosing users liked best."""
+    """Return by curve the model, of those at least so many times smaller, that the choosing users
+    liked best.
+    """
     found: dict[str, Mapping[str, Any]] = {}
     for one in sorted(rows, key=lambda one: one["auc_drop_choosing"]):
         if one["ratio"] >= ratio:
@@ -349,9 +360,11 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], curve: str, colour: str
 
 
 def lossless(learned: Learned) -> dict[str, Any]:
-    """Return the largest difference over all held-out impressions at batches of 512, 32 and 1, and what was cut.
+    """Return the largest difference over all held-out impressions at batches of 512, 32 and 1, and
+    what was cut.
 
-    `lossless_ratio` counts all; `lossless_ratio_without_slots` leaves optimizer state, counts and unadmitted keys out.
+    `lossless_ratio` counts all; `lossless_ratio_without_slots` leaves optimizer state, counts and
+    unadmitted keys out.
     """
     schema = read_description(learned.checkpoint).schema
     heldout = pq.read_table(learned.checkpoint / "heldout.parquet", columns=["record_id"])[

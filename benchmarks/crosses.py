@@ -1,12 +1,15 @@
-"""Declared id crosses, a relation network, and FSCD between them, on Frappe: `python benchmarks/crosses.py --json`.
+"""Declared id crosses, a relation network, and FSCD between them, on Frappe: `python
+benchmarks/crosses.py --json`.
 
-Wide & Deep with the settings of `benchmarks/frappe.py` (hidden layers apart) on `frappe_x1`, found through ELASTIC_CTR_DATA.
-First, what declared crosses (an id of its own for every pair of values) buy and take against one relation network over the ten
-fields. Second, a user who declared all those crosses and asks which are worth their bytes: gates of FSCD learn on the training
-rows, the inputs are taken in their order into half the bytes, and a model of what is left is learned afresh.
+Wide & Deep with the settings of `benchmarks/frappe.py` (hidden layers apart) on `frappe_x1`, found
+through ELASTIC_CTR_DATA. First, what declared crosses (an id of its own for every pair of values)
+buy and take against one relation network over the ten fields. Second, a user who declared all those
+crosses and asks which are worth their bytes: gates of FSCD learn on the training rows, the inputs
+are taken in their order into half the bytes, and a model of what is left is learned afresh.
 
-Every model learns until validation AUC stalls; test rows are scored with the best epoch. `--blind` leaves test figures out,
-for choosing settings. Finished models are kept, so an interrupted run goes on where it stopped.
+Every model learns until validation AUC stalls; test rows are scored with the best epoch. `--blind`
+leaves test figures out, for choosing settings. Finished models are kept, so an interrupted run goes
+on where it stopped.
 """
 
 from __future__ import annotations
@@ -90,7 +93,9 @@ def main(
 
 
 def _halved(bench: Bench, name: str, variant: Variant, gates: SelectionSettings) -> dict[str, Any]:
-    """Choose with the first seed, learn what is left with every seed, and compare it to the full model."""
+    """Choose with the first seed, learn what is left with every seed, and compare it to the full
+    model.
+    """
     bench.say(f"{name}: gates")
     try:
         half = choose_half(variant, bench.data, bench.settings, gates, bench.seeds[0])

@@ -120,8 +120,9 @@ def cross_name(pair: Pair) -> str:
 def variants(min_count: int, rank: int) -> dict[str, Variant]:
     """Return the variants by name.
 
-    `crosses` are user and item with each context field: what a user would declare. User with item is left out there: two
-    thirds of the validation rows have a pair that was not learned. `crosses_all` has all 45 pairs.
+    `crosses` are user and item with each context field: what a user would declare. User with item
+    is left out there: two thirds of the validation rows have a pair that was not learned.
+    `crosses_all` has all 45 pairs.
 
     Args:
         min_count: of `crosses_admitted`.
@@ -138,7 +139,9 @@ def variants(min_count: int, rank: int) -> dict[str, Variant]:
 
 
 def inputs_of(variant: Variant, split: Split) -> Inputs:
-    """Return the inputs of a variant: keys int64 [n, fields + crosses] in the schema's order, nothing else."""
+    """Return the inputs of a variant: keys int64 [n, fields + crosses] in the schema's order,
+    nothing else.
+    """
     columns = [_field_keys(split, name) for name in variant.fields] + [
         _cross_keys(split, pair) for pair in variant.crosses
     ]
@@ -212,7 +215,8 @@ class ModelSize:
         rows: in the table.
         bytes: of a model that answers: keys and vectors of rows that are not zero, dense weights.
         bytes_of_rows: the table's part of them.
-        bytes_with_state: of one that learns: rows with optimizer state, their share of the index, dense weights with state.
+        bytes_with_state: of one that learns: rows with optimizer state, their share of the index,
+            dense weights with state.
     """
 
     rows: int
@@ -245,7 +249,9 @@ def footprint_of(variant: Variant, learner: Learner) -> Footprint:
 
 
 def recipe_of(variant: Variant, settings: Mapping[str, Any], seed: int, rows: int) -> LearnerConfig:
-    """Return how a variant's model is built and learned, with the settings of `harness.frappe_models`."""
+    """Return how a variant's model is built and learned, with the settings of
+    `harness.frappe_models`.
+    """
     model = variant.model(model_settings(dict(settings)))
     return LearnerConfig(
         variant.schema(), model, variant.training(settings["batch"], seed, rows), ()
@@ -253,7 +259,9 @@ def recipe_of(variant: Variant, settings: Mapping[str, Any], seed: int, rows: in
 
 
 def use_threads(count: int) -> None:
-    """Let TensorFlow and our kernels use so many threads; before the first operation of the process."""
+    """Let TensorFlow and our kernels use so many threads; before the first operation of the
+    process.
+    """
     tf.config.threading.set_intra_op_parallelism_threads(count)
     set_threads(count)
 
@@ -305,7 +313,9 @@ def figures_of(
 
 
 def against(full: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a pruned variant takes of the full one's bytes, what its AUC is above it, and whether the target is reached."""
+    """Return what a pruned variant takes of the full one's bytes, what its AUC is above it, and
+    whether the target is reached.
+    """
     part = "test" if "test_auc" in full else "valid"
     gain = pruned[f"{part}_auc"] - full[f"{part}_auc"]
     share = pruned["bytes"] / full["bytes"]
@@ -365,7 +375,8 @@ def choose_half(
     selection: SelectionSettings,
     seed: int,
 ) -> Chosen:
-    """Learn the training rows once, then on with gates, and choose; validation and test rows have no part in it.
+    """Learn the training rows once, then on with gates, and choose; validation and test rows have
+    no part in it.
 
     Raises:
         InputError: half the bytes have no room for any field.
@@ -408,7 +419,9 @@ _LEARNS = "compression.selection.ranking"
 
 @dataclass(frozen=True)
 class Bench:
-    """The data, the settings of every model, the seeds, the finished runs, and whether test figures are shown."""
+    """The data, the settings of every model, the seeds, the finished runs, and whether test figures
+    are shown.
+    """
 
     data: Frappe
     settings: Mapping[str, Any]

@@ -1,10 +1,12 @@
 """CPU of a training step of the default model, for `benchmarks/day.py`.
 
-Simulated impressions (`conf/simulated.yaml`) are turned into arrays once. For each batch size a process trains on them, block
-by block, and says what each block took: CPU milliseconds a step (all threads of the process, preparing the batches included),
-examples per CPU-second and examples per second. Then the same beside busy processes of the same priority, which is what a
-machine looks like that does other work: each time a thread waits for another it waits for a time slice. With `--against`,
-another revision's processes take turns with these, so a machine that is shared slows both. Figures are medians of the rounds.
+Simulated impressions (`conf/simulated.yaml`) are turned into arrays once. For each batch size a
+process trains on them, block by block, and says what each block took: CPU milliseconds a step (all
+threads of the process, preparing the batches included), examples per CPU-second and examples per
+second. Then the same beside busy processes of the same priority, which is what a machine looks like
+that does other work: each time a thread waits for another it waits for a time slice. With
+`--against`, another revision's processes take turns with these, so a machine that is shared slows
+both. Figures are medians of the rounds.
 """
 
 from __future__ import annotations
@@ -40,7 +42,8 @@ class Plan:
     """What is measured.
 
     Attributes:
-        batches: impressions a step; the default of `training.batch_size` is measured beside busy processes too.
+        batches: impressions a step; the default of `training.batch_size` is measured beside busy
+            processes too.
         block: impressions that a process learns between two answers.
         rounds: blocks a figure is the median of; one before them warms up.
         days: simulated days of impressions; learning starts from the first again after the last.
@@ -68,10 +71,11 @@ def measure_steps(plan: Plan, against: str | None = None, report: Any = progress
         report: receives lines of progress.
 
     Returns:
-        `cpu_ms_per_step`, `examples_per_cpu_s` and `examples_per_s`, each by batch size (as text); `busy_examples_per_s` and
-        `busy_cpu_ms_per_step`, of batches of `BUSY_BATCH` beside busy processes; `import_cpu_s` and `first_cpu_s`, of a
-        process's imports and of its first two steps. With another revision `against` holds the same of it, `cpu_ratio` its
-        CPU a step over this tree's by batch size, and `busy_ratio` this tree's examples per second over its.
+        `cpu_ms_per_step`, `examples_per_cpu_s` and `examples_per_s`, each by batch size (as text);
+        `busy_examples_per_s` and `busy_cpu_ms_per_step`, of batches of `BUSY_BATCH` beside busy
+        processes; `import_cpu_s` and `first_cpu_s`, of a process's imports and of its first two
+        steps. With another revision `against` holds the same of it, `cpu_ratio` its CPU a step over
+        this tree's by batch size, and `busy_ratio` this tree's examples per second over its.
 
     Raises:
         InputError: there is no such revision.
@@ -103,7 +107,8 @@ def measure_steps(plan: Plan, against: str | None = None, report: Any = progress
 
 
 def write_inputs(folder: Path, days: int, rows: int) -> None:
-    """Write simulated days as the arrays that the training stage makes of them: `inputs.npz`, and `schema.json`.
+    """Write simulated days as the arrays that the training stage makes of them: `inputs.npz`, and
+    `schema.json`.
 
     Args:
         folder: to write to.
@@ -222,7 +227,8 @@ def _checked_out(revision: str, folder: Path) -> Iterator[Path]:
 def _busy(count: int) -> Iterator[None]:
     """Processes that do nothing but compute.
 
-    Each is a session of its own, as other people's programs are: Linux shares the CPUs among sessions (autogroups) first.
+    Each is a session of its own, as other people's programs are: Linux shares the CPUs among
+    sessions (autogroups) first.
     """
     processes = [
         subprocess.Popen([sys.executable, "-c", _BUSY], start_new_session=True)

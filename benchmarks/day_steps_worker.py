@@ -1,7 +1,8 @@
-"""A process that trains the default model: one request a line of standard input, one answer a line of standard output.
+"""A process that trains the default model: one request a line of standard input, one answer a line
+of standard output.
 
-It is run against other revisions too (`PYTHONPATH` says which): it is given plain arrays, and uses no more of the code than
-a day of training does.
+It is run against other revisions too (`PYTHONPATH` says which): it is given plain arrays, and uses
+no more of the code than a day of training does.
 
     python day_steps_worker.py FOLDER BATCH
 
@@ -20,10 +21,12 @@ import numpy as np
 
 
 def main(folder: Path, batch: int) -> None:
-    """Answer requests `{"steps": s}` with `{"cpu_s", "wall_s", "examples"}` of as many steps, until the input ends.
+    """Answer requests `{"steps": s}` with `{"cpu_s", "wall_s", "examples"}` of as many steps, until
+    the input ends.
 
-    CPU seconds are user and system time of all threads of this process. The first answer comes before any request:
-    `{"import_cpu_s", "first_cpu_s"}`, of the imports, and of building the learners and taking the first two steps.
+    CPU seconds are user and system time of all threads of this process. The first answer comes
+    before any request: `{"import_cpu_s", "first_cpu_s"}`, of the imports, and of building the
+    learners and taking the first two steps.
     """
     from elastic_embeddings.core.ragged import Ragged
     from features.schema import Schema

@@ -1,10 +1,13 @@
-"""The elastic table against what else there is, all in one run on the same batches: `python benchmarks/elastic.py --json`.
+"""The elastic table against what else there is, all in one run on the same batches: `python
+benchmarks/elastic.py --json`.
 
-A step is forward, backward and update of a click model: 26 fields of width 16, batch 4,096, Zipf keys over 4 M rows that are
-all there before the first step (`elastic_peers/workload.py` says the exact law), with MLPs 400×400 and 128×64. Systems run as
-processes of their own, in rounds, so that whatever else the machine does hits all alike; ratios are of medians. Peers that
-need other packages get environments of their own, made at the first run: 4 GB and some minutes. Without a network they are
-left out and the reason is printed. Then come figures of ours alone: the index, growth, memory, saving and restoring.
+A step is forward, backward and update of a click model: 26 fields of width 16, batch 4,096, Zipf
+keys over 4 M rows that are all there before the first step (`elastic_peers/workload.py` says the
+exact law), with MLPs 400×400 and 128×64. Systems run as processes of their own, in rounds, so that
+whatever else the machine does hits all alike; ratios are of medians. Peers that need other packages
+get environments of their own, made at the first run: 4 GB and some minutes. Without a network they
+are left out and the reason is printed. Then come figures of ours alone: the index, growth, memory,
+saving and restoring.
 """
 
 from __future__ import annotations
@@ -94,7 +97,9 @@ Timed = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured: rounds, timed steps a block, and untimed ones before them that warm the caches up again."""
+    """How much is measured: rounds, timed steps a block, and untimed ones before them that warm the
+    caches up again.
+    """
 
     rounds: int = 5
     steps: int = 12
@@ -131,7 +136,8 @@ def measure(
     environments: Path,
     say: Callable[[str], None],
 ) -> Measured:
-    """Start the systems for the work in the folder one after the other, time them in rounds, and end them.
+    """Start the systems for the work in the folder one after the other, time them in rounds, and
+    end them.
 
     Args:
         systems: names in `SYSTEMS`.
@@ -235,9 +241,10 @@ TARGETS = {
 def step_figures(measured: Measured, batch: int) -> dict[str, Any]:
     """Return the ratios of medians; None where a system is missing.
 
-    `step_ratio` is theirs over ours, and `embedding_part_ratio` the same after subtracting from each its own dense part: ours
-    is TensorFlow's as installed here, TFRA's is measured in its environment's TensorFlow 2.16, torch's in torch. Both are of
-    the small MLP. `over_dense` is ours over our dense part.
+    `step_ratio` is theirs over ours, and `embedding_part_ratio` the same after subtracting from
+    each its own dense part: ours is TensorFlow's as installed here, TFRA's is measured in its
+    environment's TensorFlow 2.16, torch's in torch. Both are of the small MLP. `over_dense` is ours
+    over our dense part.
     """
     ours, dense = measured.median("ours", "step", SMALL), measured.median("dense", "dense", SMALL)
     theirs = {name: measured.median(name, "step", SMALL) for name in _PEERS}
@@ -280,7 +287,9 @@ def raw_figures(measured: Measured) -> dict[str, Any]:
 
 
 def with_targets(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the figures with `targets` and the names of those `missed`; a figure that is None misses nothing."""
+    """Return the figures with `targets` and the names of those `missed`; a figure that is None
+    misses nothing.
+    """
     flat = flattened(figures)
     missed = [
         name
@@ -370,7 +379,8 @@ class Size:
 
     Attributes:
         work: the batches and the table.
-        index: arguments of `index_figures`: rows of the warm index, and of the small and the large table.
+        index: arguments of `index_figures`: rows of the warm index, and of the small and the large
+            table.
         grown_rows: rows to which a table is grown, saved and restored.
     """
 

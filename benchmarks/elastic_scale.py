@@ -1,7 +1,9 @@
-"""One large table: learned, saved, restored and looked up on this machine, with times and peak memory.
+"""One large table: learned, saved, restored and looked up on this machine, with times and peak
+memory.
 
-`python benchmarks/elastic_scale.py --rows 50000000 --json`. Every key is learned once, then batches of Zipf traffic; the
-restored table's vectors are compared with the saved one's, bit for bit, on a sample.
+`python benchmarks/elastic_scale.py --rows 50000000 --json`. Every key is learned once, then batches
+of Zipf traffic; the restored table's vectors are compared with the saved one's, bit for bit, on a
+sample.
 """
 
 from __future__ import annotations
@@ -73,7 +75,9 @@ def _learned_and_saved(
     sample: NDArray[np.int64],
     draw: np.random.Generator,
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Fill, train and save the table; return figures and the sample's vectors. The table is gone afterwards."""
+    """Fill, train and save the table; return figures and the sample's vectors. The table is gone
+    afterwards.
+    """
     dim = table.slabs["vectors"].spec.dim
     figures = {
         "learn_s": _timed(lambda: _learn_all(table, rows, dim)),

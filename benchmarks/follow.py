@@ -1,8 +1,10 @@
-"""Seconds from an event to a served model that learned it: `python benchmarks/follow.py --rate 1000 --minutes 10 --json`.
+"""Seconds from an event to a served model that learned it: `python benchmarks/follow.py --rate 1000
+--minutes 10 --json`.
 
-Three processes beside this one: a producer writes simulated events (`conf/simulated.yaml`), stamped with the moment at which
-they happen, into small files; `elastic-ctr follow` learns and publishes; `compression/delta/delta_server.py` applies each delta to the
-model it has loaded. An event counts as served when the delta that learned it is applied. All clocks are this machine's.
+Three processes beside this one: a producer writes simulated events (`conf/simulated.yaml`), stamped
+with the moment at which they happen, into small files; `elastic-ctr follow` learns and publishes;
+`compression/delta/delta_server.py` applies each delta to the model it has loaded. An event counts
+as served when the delta that learned it is applied. All clocks are this machine's.
 """
 
 from __future__ import annotations
@@ -39,12 +41,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def served_at(applied: Lines, content: int) -> float:
-    """Return when a server first answered by this content or a later one, epoch seconds; infinite: it never did."""
+    """Return when a server first answered by this content or a later one, epoch seconds; infinite:
+    it never did.
+    """
     return min((line["applied_s"] for line in applied if line["number"] >= content), default=np.inf)
 
 
 def latencies(landing: Path, batches: Lines, applied: Lines) -> np.ndarray:
-    """Return seconds from each live event to the moment that a server answered by a model which had learned it, float64 [n]."""
+    """Return seconds from each live event to the moment that a server answered by a model which had
+    learned it, float64 [n].
+    """
     parts = [np.zeros(0)]
     for batch in batches:
         served_s = served_at(applied, batch["content"])

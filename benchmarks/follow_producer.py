@@ -1,8 +1,9 @@
-"""Write events of the simulator as they happen: a small Parquet file every so many seconds, renamed when it is complete.
+"""Write events of the simulator as they happen: a small Parquet file every so many seconds, renamed
+when it is complete.
 
 Usage: producer.py CONFIG LANDING_FOLDER EVENTS_PER_SECOND SECONDS SECONDS_PER_FILE WARM_UP_EVENTS
-First the warm-up's events, of now, at once; then, when a line comes in on standard input, the others, each stamped with the
-moment at which it happens: evenly over the seconds of its file.
+First the warm-up's events, of now, at once; then, when a line comes in on standard input, the
+others, each stamped with the moment at which it happens: evenly over the seconds of its file.
 """
 
 from __future__ import annotations

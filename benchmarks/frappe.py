@@ -1,10 +1,13 @@
-"""Our models against FuxiCTR's and DeepCTR's on Frappe, all on the same files in one run: `python benchmarks/frappe.py --json`.
+"""Our models against FuxiCTR's and DeepCTR's on Frappe, all on the same files in one run: `python
+benchmarks/frappe.py --json`.
 
-Data: `frappe_x1` (Baltrunas et al. 2015, research use; split of BARS), found through ELASTIC_CTR_DATA. Every model is learned
-with several seeds until validation AUC stalls, in a process of its own and in its library's environment (made at the first
-run: 3 GB); the test rows are scored with the best epoch. A finished run is kept, so that a broken comparison goes on where
-it stopped. Examples a second are those of whole epochs of learning, data loading included and evaluation left out, at the same
-batch, width and threads; `--speed-rounds` measures them of all models in turn, as kept runs are of different hours.
+Data: `frappe_x1` (Baltrunas et al. 2015, research use; split of BARS), found through
+ELASTIC_CTR_DATA. Every model is learned with several seeds until validation AUC stalls, in a
+process of its own and in its library's environment (made at the first run: 3 GB); the test rows are
+scored with the best epoch. A finished run is kept, so that a broken comparison goes on where it
+stopped. Examples a second are those of whole epochs of learning, data loading included and
+evaluation left out, at the same batch, width and threads; `--speed-rounds` measures them of all
+models in turn, as kept runs are of different hours.
 """
 
 from __future__ import annotations
@@ -136,7 +139,9 @@ def figures_of(runs: Sequence[Result], label: Floats) -> dict[str, float | None]
 
 
 def fused(members: Sequence[Result], valid_label: Floats) -> Result:
-    """Return the mean of logits of runs, as a run; learning it takes what learning all of them takes, one after the other."""
+    """Return the mean of logits of runs, as a run; learning it takes what learning all of them
+    takes, one after the other.
+    """
     valid, test = (
         mean_of_logits([getattr(run, part) for run in members]) for part in ("valid", "test")
     )
@@ -154,7 +159,8 @@ def mean_of_logits(probabilities: Sequence[Floats]) -> Floats:
 
 
 def verdicts(models: Mapping[str, Figures]) -> dict[str, Any]:
-    """Return per model of ours its shortfall to the better like peer and its speed over the faster one, and what is missed.
+    """Return per model of ours its shortfall to the better like peer and its speed over the faster
+    one, and what is missed.
 
     A figure whose model or peers are missing is None, and misses nothing.
     """
@@ -242,7 +248,9 @@ def examples_per_s(
 def with_speeds(
     models: Mapping[str, Mapping[str, Any]], speeds: Mapping[str, float]
 ) -> dict[str, dict[str, Any]]:
-    """Return the models' figures with these speeds in place of those of the runs, which were made at different times."""
+    """Return the models' figures with these speeds in place of those of the runs, which were made
+    at different times.
+    """
     known = dict(speeds)
     if set(FUSION) <= set(known):
         known[BEST] = 1 / sum(1 / known[member] for member in FUSION)
@@ -293,7 +301,9 @@ def main(
 def _run_all(
     bench: Bench, models: Sequence[str], seeds: Sequence[int]
 ) -> tuple[dict[str, dict[int, Result]], dict[str, str]]:
-    """Run seed by seed, so that all models see the same times of day; a model that fails is left out with the reason."""
+    """Run seed by seed, so that all models see the same times of day; a model that fails is left
+    out with the reason.
+    """
     runs: dict[str, dict[int, Result]] = {}
     missing: dict[str, str] = {}
     for seed in seeds:

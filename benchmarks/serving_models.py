@@ -1,4 +1,6 @@
-"""Models of drawn weights, in the shapes that serving costs depend on: a whole one, and what compression leaves of it."""
+"""Models of drawn weights, in the shapes that serving costs depend on: a whole one, and what
+compression leaves of it.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +104,9 @@ def model_of(shape: Shape, rows: int, seed: int = 17) -> CompactModel:
 
 
 def requests_of(fields: int, rows: int, count: int, seed: int = 5) -> RawRequests:
-    """Return requests whose ids are drawn by a bounded Zipf law from the whole model's, the first ids the most frequent."""
+    """Return requests whose ids are drawn by a bounded Zipf law from the whole model's, the first
+    ids the most frequent.
+    """
     draw = np.random.default_rng(seed)
     ids = {
         f"f{number}": _zipf(draw, rows // FIELDS, count).astype(str).tolist()

@@ -219,7 +219,9 @@ def _results(detail: Mapping[str, Any]) -> dict[str, Any]:
 def _incremental(
     declared: str, machine: Machine, window: int, rows: int, repeats: int, scratch: Path
 ) -> dict[str, Any]:
-    """Three windows of days, several times. The graph's window, which ends before the day, is full from day W + 1 on."""
+    """Three windows of days, several times. The graph's window, which ends before the day, is full
+    from day W + 1 on.
+    """
     progress(f"{3 * window} days of {rows:,} impressions")
     days = 3 * window
     for number in range(days):

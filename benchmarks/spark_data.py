@@ -1,5 +1,7 @@
 # ruff: noqa: S608 (every name in the queries is written in this file)
-"""Simulated impressions for `spark_jobs.py`, the same statistics and graph as DuckDB's SQL, and their comparison."""
+"""Simulated impressions for `spark_jobs.py`, the same statistics and graph as DuckDB's SQL, and
+their comparison.
+"""
 
 from __future__ import annotations
 
@@ -48,8 +50,8 @@ SCHEMA = Schema(
     ),
 )
 RELATIONS = "item_id__country,user_tags__category_id,slot_category__advertiser_id"
-"""What users declare: groups of users or places against items and their groups. `user_id__category_id` is harder: nearly as many
-edges as impressions."""
+"""What users declare: groups of users or places against items and their groups.
+`user_id__category_id` is harder: nearly as many edges as impressions."""
 
 HUB = "hub"
 """A value of `device` that every row of `hub_day` has."""
@@ -70,9 +72,11 @@ _SKEW = 2.5
 
 
 def write_day(folder: Path, day: date, rows: int, *, hub: bool = False) -> Path:
-    """Write `impressions/part-*.parquet` of `rows` simulated impressions into a new folder, and return the folder.
+    """Write `impressions/part-*.parquet` of `rows` simulated impressions into a new folder, and
+    return the folder.
 
-    A value's frequency falls with its rank to the power 1 / 2.5 - 1. With `hub` every row has the same `device`.
+    A value's frequency falls with its rank to the power 1 / 2.5 - 1. With `hub` every row has the
+    same `device`.
     """
     target = folder / "impressions"
     target.mkdir(parents=True)
@@ -181,7 +185,9 @@ _COUNTS = "count(*) as impressions, sum(label)::bigint as clicks"
 
 
 def statistics(impressions: Path, out: Path, smoothing: float) -> Iterator[str]:
-    """Yield what makes `day`, `values`, `histogram` and `fields`, all `.parquet`, of a day's impressions."""
+    """Yield what makes `day`, `values`, `histogram` and `fields`, all `.parquet`, of a day's
+    impressions.
+    """
     yield f"create view records as select * from read_parquet('{impressions}/impressions/*.parquet')"
     yield f"create table counts as {' union all '.join(_count(name, tokens) for name, tokens in _FIELDS.items())}"
     yield f"copy (select * from counts order by field, value) to '{out}/day.parquet'"
@@ -202,7 +208,9 @@ def _count(name: str, tokens: str) -> str:
 
 
 def _fields() -> str:
-    """`price` is taken to its logarithm, as the profile has it; mean and deviation are weighted by impressions."""
+    """`price` is taken to its logarithm, as the profile has it; mean and deviation are weighted by
+    impressions.
+    """
     dense = ", ".join(f"'{name}'" for name in _DENSE)
     number = f"case when field in ({dense}) and value <> '' then sign(value::double) * ln(1 + abs(value::double)) end"
     n = "case when value <> '' then impressions end"
@@ -219,7 +227,9 @@ def _fields() -> str:
 def graph(
     relations: tuple[Relation, ...], out: Path, smoothing: float, least: int
 ) -> Iterator[str]:
-    """Yield what makes `nodes.parquet`, and of each relation the day's counts and the edges by node number, in order."""
+    """Yield what makes `nodes.parquet`, and of each relation the day's counts and the edges by node
+    number, in order.
+    """
     for relation in relations:
         left, right = (_FIELDS[name] for name in (relation.left, relation.right))
         rows = f"select label, {left} as l, {right} as r from records"

@@ -1,6 +1,8 @@
-"""DuckDB's process: runs the SQL that it is given, in its own environment, and prints seconds by part as JSON.
+"""DuckDB's process: runs the SQL that it is given, in its own environment, and prints seconds by
+part as JSON.
 
-`python duck.py JSON`, with `{"threads": 2, "memory": "4g", "scratch": "…", "parts": {"statistics": ["create …", …], …}}`.
+`python duck.py JSON`, with `{"threads": 2, "memory": "4g", "scratch": "…", "parts": {"statistics":
+["create …", …], …}}`.
 """
 
 from __future__ import annotations

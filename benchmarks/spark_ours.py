@@ -40,7 +40,8 @@ _TAIL = 2000
 
 
 def answer(command: Sequence[str], server: int | None = None) -> dict[str, Any]:
-    """Run a command and return the JSON of its last line, with `peak_gib` beside: resident memory of the whole tree.
+    """Run a command and return the JSON of its last line, with `peak_gib` beside: resident memory
+    of the whole tree.
 
     Args:
         command: what to run.
@@ -105,7 +106,8 @@ def once(
 ) -> dict[str, Any]:
     """Statistics and graph of one day, each from its impressions; results stay below `out`.
 
-    The same day is worked through `before` times first: what a server that has run for days makes of it.
+    The same day is worked through `before` times first: what a server that has run for days makes
+    of it.
     """
     source, target = Path(impressions), Path(out)
     for _ in range(before):
@@ -159,7 +161,9 @@ def daily(spark: SparkSession, names: str, root: str, days: int, window: int) ->
 
 
 def hub(spark: SparkSession, plain: str, crowded: str, out: str) -> dict[str, float]:
-    """Seconds of the counts of one relation, without and with a value that every row has; the lesser of two each."""
+    """Seconds of the counts of one relation, without and with a value that every row has; the
+    lesser of two each.
+    """
     seconds = {}
     for name, path in (("plain", plain), ("hub", crowded)):
         job = partial(cross_counts, spark, SCHEMA, Path(path), (HUB_RELATION,))
@@ -175,10 +179,12 @@ def _measured(job: Callable[[Path], Any], folder: Path) -> dict[str, float]:
 
 
 class _CpuWatch:
-    """A thread that adds up the CPU of this process and the Spark server and of all that they start.
+    """A thread that adds up the CPU of this process and the Spark server and of all that they
+    start.
 
     Spark ends Python workers that were idle for a minute, and nobody waits for them, so that
-    their CPU is in no parent's figures: each process counts with what it was last seen to have used.
+    their CPU is in no parent's figures: each process counts with what it was last seen to have
+    used.
     """
 
     def __init__(self) -> None:

@@ -1,26 +1,33 @@
-"""The whole path of "From Massive to Compact" in one table: what each step does to AUC, bytes, seconds and requests a second.
+"""The whole path of "From Massive to Compact" in one table: what each step does to AUC, bytes,
+seconds and requests a second.
 
-`python benchmarks/whole_path.py --json --plots FOLDER`. Rows are cumulative, each the model after one more step:
+`python benchmarks/whole_path.py --json --plots FOLDER`. Rows are cumulative, each the model after
+one more step:
 
-    start             ids, declared crosses of ids, tables of cross statistics of every pair; width 16
+    start             ids, declared crosses of ids, tables of cross statistics of every pair; width
+                      16
     relation network  of the crossed fields, in the place of the crosses
     PCF-GNN           encodings of 4 numbers of 2 bytes a node, in the place of the tables
-    multi-hash        the ids of the big fields are two rows each, of two tables with half as many rows as there are ids; with
-                      `--frequent`, ids seen so often have a row of their own besides
-    FSCD              inputs that 90 % of the bytes have no room for, in the order of the gates' importance, are dropped
+    multi-hash        the ids of the big fields are two rows each, of two tables with half as many
+                      rows as there are ids; with `--frequent`, ids seen so often have a row of
+                      their own besides
+    FSCD              inputs that 90 % of the bytes have no room for, in the order of the gates'
+                      importance, are dropped
     widths            rows keep the columns with 98 % of their squares, by band of frequency
     INT8              rows and kernels
 
-The first five are learned afresh, one pass over all slices by the project's trainer, the baseline beside it included; the last
-two are made of the fifth. `training` is the seconds of that, the other seconds are of making the statistics, of the gates, of
-compressing; shares are of processor seconds, as a machine that others work on makes clocks unfair. AUC is of held-out impressions
-(200 draws of users for the interval of the difference to the start). Requests a second: exports in fresh processes that know
-TensorFlow only, in turns.
+The first five are learned afresh, one pass over all slices by the project's trainer, the baseline
+beside it included; the last two are made of the fifth. `training` is the seconds of that, the other
+seconds are of making the statistics, of the gates, of compressing; shares are of processor seconds,
+as a machine that others work on makes clocks unfair. AUC is of held-out impressions (200 draws of
+users for the interval of the difference to the start). Requests a second: exports in fresh
+processes that know TensorFlow only, in turns.
 
-To reach at the end: no loss of AUC, training in at most half the seconds of the start. `reached` says both, and beside the first
-whether the interval is narrow enough to see a loss. Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use) and
-kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0), through ELASTIC_CTR_DATA. Models are kept in the workspace, with what
-learning them took: after a change of the code take another one.
+To reach at the end: no loss of AUC, training in at most half the seconds of the start. `reached`
+says both, and beside the first whether the interval is narrow enough to see a loss. Data: globo
+(clicks against DRAWN negatives; CHAMELEON, academic use) and kuairand_pure (Gao et al., CIKM 2022,
+CC BY-SA 4.0), through ELASTIC_CTR_DATA. Models are kept in the workspace, with what learning them
+took: after a change of the code take another one.
 """
 
 from __future__ import annotations
@@ -203,7 +210,8 @@ _BATCHES = (32, 512)
 def rows_of(
     steps: Sequence[Step], heldout: HeldOutHalves, requests: int, rounds: int
 ) -> list[dict[str, Any]]:
-    """Return a row for each step: quality against the start's, bytes, seconds, and requests a second of its export.
+    """Return a row for each step: quality against the start's, bytes, seconds, and requests a
+    second of its export.
 
     Args:
         steps: the start first.
@@ -236,9 +244,11 @@ def rows_of(
 
 
 def verdict(rows: Sequence[Mapping[str, Any]]) -> dict[str, bool]:
-    """Return what the last row reached: AUC not below the start's, a loss that is in doubt, half the seconds of learning.
+    """Return what the last row reached: AUC not below the start's, a loss that is in doubt, half
+    the seconds of learning.
 
-    A wide interval excuses much: that it reaches 0 (`loss_in_doubt`) is not that nothing was lost (`no_auc_loss`).
+    A wide interval excuses much: that it reaches 0 (`loss_in_doubt`) is not that nothing was lost
+    (`no_auc_loss`).
     """
     last = rows[-1]
     return {
@@ -263,7 +273,9 @@ def _size(step: Step, first: Step) -> dict[str, Any]:
 
 
 def _seconds(step: Step, first: Step) -> dict[str, Any]:
-    """Of learning, and of everything beside it; shares are of processor seconds. `steps_clock`: of reading and steps alone."""
+    """Of learning, and of everything beside it; shares are of processor seconds. `steps_clock`: of
+    reading and steps alone.
+    """
     spent, slices = (
         {"training": step.learned.spent, **step.beside},
         range(int(step.learned.checkpoint.name) + 1),
@@ -407,7 +419,9 @@ def _walked(
 
 
 def _warm_up() -> None:
-    """Learn a few drawn impressions, so that what TensorFlow takes to start is not counted as the first model's."""
+    """Learn a few drawn impressions, so that what TensorFlow takes to start is not counted as the
+    first model's.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         few = drawn(Path(scratch), rows=500)
         learn(few.schema, few.model, few.training, few.days, Path(scratch) / "models")

@@ -1,4 +1,6 @@
-"""The models of `whole_path.py`: the dataset as the path uses it, and each stage's model and statistics."""
+"""The models of `whole_path.py`: the dataset as the path uses it, and each stage's model and
+statistics.
+"""
 
 from __future__ import annotations
 
@@ -47,15 +49,18 @@ _CROSSES: Mapping[str, tuple[tuple[str, str], ...]] = {
     ),
     "drawn": (("user_id", "place"), ("item_id", "place")),
 }
-"""User style × item style. On Globo the user is left out: next to no user meets an article twice."""
+"""User style × item style. On Globo the user is left out: next to no user meets an article twice.
+"""
 
 _STATISTICS = {**RELATIONS, "drawn": (Relation(left="item_id", right="place"),)}
 _SPELLED = ("article_region", "article_referrer")
-"""Crosses of `conf/globo.yaml` that are columns of the flat days; here they are declared, or gone."""
+"""Crosses of `conf/globo.yaml` that are columns of the flat days; here they are declared, or gone.
+"""
 
 _PIECES, _SLICES = {"globo": 4}, {"kuairand_pure": 3}
-"""What a day is cut into, as the statistics of the day before say little of news; and how many slices all days but the last make,
-as a day of 14,000 impressions takes less time to learn than its model to build."""
+"""What a day is cut into, as the statistics of the day before say little of news; and how many
+slices all days but the last make, as a day of 14,000 impressions takes less time to learn than its
+model to build."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,9 @@ class Walk:
 
     @classmethod
     def of(cls, dataset: Dataset, folder: Path) -> Walk:
-        """Return the walk through a log, its days cut or laid together in `folder` as is said above."""
+        """Return the walk through a log, its days cut or laid together in `folder` as is said
+        above.
+        """
         name, pieces = dataset.name, _PIECES.get(dataset.name, 1)
         fields = tuple(field for field in dataset.schema.fields if field.name not in _SPELLED)
         fraction = dataset.training.holdout_fraction * pieces
@@ -145,7 +152,9 @@ class Stage:
 
 
 def start(walk: Walk, dim: int, lasso: bool) -> Stage:
-    """Return the massive model: every cross of ids has rows of its own, every statistic a table; without lasso all rows stay."""
+    """Return the massive model: every cross of ids has rows of its own, every statistic a table;
+    without lasso all rows stay.
+    """
     settings = walk.dataset.model
     rows = {
         name: one if lasso else one.model_copy(update={"l21": 0.0})
@@ -179,7 +188,8 @@ def with_gnn(stage: Stage) -> Stage:
 
 
 def hashed(stage: Stage, values: Mapping[str, int], a_row: int, frequent: int) -> Stage:
-    """Let the values of fields, so many each, be two rows of two tables that have a row for every `a_row` of them together.
+    """Let the values of fields, so many each, be two rows of two tables that have a row for every
+    `a_row` of them together.
 
     With `frequent`, a value seen so often has a row of its own besides.
     """
@@ -223,7 +233,9 @@ _WINDOW = 7
 
 
 def pretrained(walk: Walk, stage: Stage, folder: Path) -> tuple[Crossed, Spent]:
-    """Make the encodings that each slice is learned with, or find those made before, and say what making them took."""
+    """Make the encodings that each slice is learned with, or find those made before, and say what
+    making them took.
+    """
     description = [
         str(walk.dataset.days[0]),
         [r.name for r in stage.relations],
@@ -258,11 +270,13 @@ def _fit(walk: Walk, stage: Stage, number: int, out: Path) -> None:
 
 
 _LEARNED_ON = 3
-"""Last slices that the gates learn; the held-out part of the last one has no part in it. They begin where statistics
-were learned, with the second slice at the soonest."""
+"""Last slices that the gates learn; the held-out part of the last one has no part in it. They begin
+where statistics were learned, with the second slice at the soonest."""
 
 _GATES = SelectionSettings(online=0.5)
-"""As for KuaiRand in docs/measurements.md, where it was chosen on days that are learned here, not held out."""
+"""As for KuaiRand in docs/measurements.md, where it was chosen on days that are learned here, not
+held out.
+"""
 
 
 @dataclass(frozen=True)

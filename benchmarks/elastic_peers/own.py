@@ -36,7 +36,9 @@ def new_table(dim: int, l21: float = L21, seed: int = 17) -> ElasticTable:
 
 
 def fill(table: ElasticTable, first: int, last: int, dim: int, part: int = _PREFILL) -> None:
-    """Give the keys of ids first … last - 1 a row each, in that order, by a step with a small random gradient a part."""
+    """Give the keys of ids first … last - 1 a row each, in that order, by a step with a small
+    random gradient a part.
+    """
     gradients = (
         np.random.default_rng(first).standard_normal((part, dim)) * _FIRST_GRADIENT
     ).astype(np.float32)
@@ -56,7 +58,9 @@ class Ours:
         self._stream = ahead(self._prepare, cycle(enumerate(drawn.keys)))
 
     def step(self, mlp: str) -> Step:
-        """Return the whole step: rows gathered on the host, one `tf.function` for the dense part, rows updated on the host."""
+        """Return the whole step: rows gathered on the host, one `tf.function` for the dense part,
+        rows updated on the host.
+        """
         dense = DenseTf(initial_layers(self._work, mlp))
         shape = [self._work.batch, self._work.fields * self._work.dim]
 
@@ -97,7 +101,9 @@ Float64 = NDArray[np.float64]
 
 
 def measure_correctness(steps: int) -> dict[str, Any]:
-    """Return the largest difference of a vector from the reference, and whether 1, 2 and 4 threads give the same bytes."""
+    """Return the largest difference of a vector from the reference, and whether 1, 2 and 4 threads
+    give the same bytes.
+    """
     drawn = traffic(_LARGE)
     trained = {_trained_bytes(drawn, threads, min(steps, _LARGE_STEPS)) for threads in _THREADS}
     return {
@@ -108,7 +114,9 @@ def measure_correctness(steps: int) -> dict[str, Any]:
 
 
 def largest_difference(steps: int) -> float:
-    """Return the largest difference of a number in a vector, without group lasso, after so many steps."""
+    """Return the largest difference of a number in a vector, without group lasso, after so many
+    steps.
+    """
     drawn = traffic(_WORK)
     keys, places = np.unique(drawn.keys, return_inverse=True)
     fresh = new_table(_WORK.dim, l21=0)
@@ -178,7 +186,9 @@ def _adam(
 def _gradients(
     inputs: Float64, weights: list[Float64], labels: NDArray[np.float32]
 ) -> list[Float64]:
-    """Return the gradients of the mean sigmoid cross-entropy by the inputs and by each weight and bias."""
+    """Return the gradients of the mean sigmoid cross-entropy by the inputs and by each weight and
+    bias.
+    """
     activations = [inputs]
     for weight, bias in zip(weights[:-2:2], weights[1:-2:2], strict=True):
         activations.append(np.maximum(activations[-1] @ weight + bias, 0))
@@ -196,10 +206,12 @@ _ROUNDS = 4
 
 
 def measure_index(warm: int, small: int, large: int) -> dict[str, float]:
-    """Return keys a second a core over `warm` keys, and nanoseconds a key of `prepare` over `small` and `large` rows.
+    """Return keys a second a core over `warm` keys, and nanoseconds a key of `prepare` over `small`
+    and `large` rows.
 
-    The traffic is the workload's law over that many ids, every one of which is in the index already. `assign` runs in one
-    thread. The tables for `prepare` have width 1, for memory's sake: it touches the index and no slab.
+    The traffic is the workload's law over that many ids, every one of which is in the index
+    already. `assign` runs in one thread. The tables for `prepare` have width 1, for memory's sake:
+    it touches the index and no slab.
     """
     over_small, over_large = prepare_ns_per_key((small, large))
     return {
@@ -211,7 +223,9 @@ def measure_index(warm: int, small: int, large: int) -> dict[str, float]:
 
 
 def assign_keys_per_s(rows: int) -> float:
-    """Return the keys that `KeyIndex.assign` finds, deduplicates, counts and stamps in a second of its thread's CPU time."""
+    """Return the keys that `KeyIndex.assign` finds, deduplicates, counts and stamps in a second of
+    its thread's CPU time.
+    """
     index = KeyIndex()
     for start in range(0, rows, _PART):
         index.find_or_insert(keys_of(np.arange(start, min(start + _PART, rows))), 1)
@@ -227,7 +241,9 @@ def assign_keys_per_s(rows: int) -> float:
 
 
 def prepare_ns_per_key(sizes: Sequence[int]) -> list[float]:
-    """Return nanoseconds a key of `ElasticTable.prepare` for tables of such sizes: by the clock, medians, in rounds A B A B …"""
+    """Return nanoseconds a key of `ElasticTable.prepare` for tables of such sizes: by the clock,
+    medians, in rounds A B A B …
+    """
     tables = [_filled(rows) for rows in sizes]
     traffics = [_batches(rows) for rows in sizes]
     times: list[list[int]] = [[] for _ in sizes]
@@ -266,7 +282,9 @@ _FIRST_RATIO_AT = 100_000
 
 
 def measure_table(rows: int, dim: int = 16) -> dict[str, Any]:
-    """Grow a table to `rows` rows, a workload's batch of new keys at a time, then save it, free it and restore it."""
+    """Grow a table to `rows` rows, a workload's batch of new keys at a time, then save it, free it
+    and restore it.
+    """
     before = _resident("VmRSS")
     table = new_table(dim)
     figures: dict[str, Any] = _grown(table, rows, dim)
@@ -317,7 +335,9 @@ def _row_bytes(dim: int) -> int:
 
 
 def _with_peak(act: Callable[[], object]) -> tuple[float, int | None]:
-    """Return the seconds and the most memory it took beyond what was resident before; None where Linux does not tell."""
+    """Return the seconds and the most memory it took beyond what was resident before; None where
+    Linux does not tell.
+    """
     if _CLEAR.exists():
         _CLEAR.write_text(_RESET_PEAK)
     before = _resident("VmRSS")

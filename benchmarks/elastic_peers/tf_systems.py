@@ -70,7 +70,9 @@ def mean_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
 
 
 def dense_step(work: Workload, drawn: Traffic, mlp: str) -> Step:
-    """Return the dense part alone: forward, gradients of variables and input, Adam, on a ready random input."""
+    """Return the dense part alone: forward, gradients of variables and input, Adam, on a ready
+    random input.
+    """
     dense = DenseTf(initial_layers(work, mlp))
     inputs = tf.random.stateless_uniform(
         [work.batch, work.fields * work.dim], [work.seed, 0], -0.01, 0.01
@@ -106,7 +108,9 @@ class Dense:
 
 
 class KerasEmbedding:
-    """A fresh model of a share of the rows for each MLP; ids beyond them wrap around, as the hashing trick does."""
+    """A fresh model of a share of the rows for each MLP; ids beyond them wrap around, as the
+    hashing trick does.
+    """
 
     def __init__(self, work: Workload, drawn: Traffic, share: str) -> None:
         rows = int(work.rows * float(share))

@@ -1,4 +1,5 @@
-"""TensorFlow Recommenders Addons 0.8.1: a cuckoo hash table as the trainable store, through its Keras layer.
+"""TensorFlow Recommenders Addons 0.8.1: a cuckoo hash table as the trainable store, through its
+Keras layer.
 
 Needs TF_USE_LEGACY_KERAS=1 and the legacy Adam; both are what its documentation asks for.
 """

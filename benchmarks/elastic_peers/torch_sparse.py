@@ -1,4 +1,6 @@
-"""PyTorch's `Embedding(sparse=True)` with `SparseAdam`: a table of fixed size, only the batch's rows are touched."""
+"""PyTorch's `Embedding(sparse=True)` with `SparseAdam`: a table of fixed size, only the batch's
+rows are touched.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ class TorchSparse:
         return model, torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def _touch_moments(self, step: Callable[[int], float]) -> None:
-        """Write every page of the moments, which the first step allocates, so that no measured step waits for one."""
+        """Write every page of the moments, which the first step allocates, so that no measured step
+        waits for one.
+        """
         step(0)
         for state in self._sparse.state.values():
             for name in ("exp_avg", "exp_avg_sq"):

@@ -1,7 +1,9 @@
-"""What a system's process does: get ready, then answer requests for blocks of steps, one JSON line each, until results to stop.
+"""What a system's process does: get ready, then answer requests for blocks of steps, one JSON line
+each, until results to stop.
 
-A request is `{"part": "step" | "dense", "mlp": "128x64", "steps": 10, "warm_up": 2}`, the answer `{"ms": [...], "loss": 0.5}`.
-Imports NumPy and the standard library alone: it runs in every peer's environment.
+A request is `{"part": "step" | "dense", "mlp": "128x64", "steps": 10, "warm_up": 2}`, the answer
+`{"ms": [...], "loss": 0.5}`. Imports NumPy and the standard library alone: it runs in every peer's
+environment.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class System(Protocol):
         ...
 
     def dense(self, mlp: str) -> Step:
-        """Return the dense part alone: the MLP on a ready input, the gradient of that input and Adam included."""
+        """Return the dense part alone: the MLP on a ready input, the gradient of that input and
+        Adam included.
+        """
         ...
 
 

@@ -1,4 +1,6 @@
-"""DeepCTR 0.9.4: its WDL and DeepFM, learned by `fit` of legacy Keras, as documented. Runs in its environment alone."""
+"""DeepCTR 0.9.4: its WDL and DeepFM, learned by `fit` of legacy Keras, as documented. Runs in its
+environment alone.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What a run's process does: `python -m frappe_peers.worker JOB.json`, in the environment of the job's library.
+"""What a run's process does: `python -m frappe_peers.worker JOB.json`, in the environment of the
+job's library.
 
-The job says the module that makes the trainer, the data, the settings and where the answer goes. The answer is an `.npz` with
-the probabilities of the best epoch, and beside it, on the last line of standard output, the run's figures as JSON.
+The job says the module that makes the trainer, the data, the settings and where the answer goes.
+The answer is an `.npz` with the probabilities of the best epoch, and beside it, on the last line of
+standard output, the run's figures as JSON.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Finished runs, kept so that a broken comparison goes on where it stopped.
 
-A run is known by its model, seed and settings, and by digests of the source that it runs and of the data: change any of them
-and it is run again. Beside `NAME.json` lies `NAME.npz` with its probabilities; the JSON is written last, and whole.
+A run is known by its model, seed and settings, and by digests of the source that it runs and of the
+data: change any of them and it is run again. Beside `NAME.json` lies `NAME.npz` with its
+probabilities; the JSON is written last, and whole.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ _SHORT = 16
 
 @dataclass(frozen=True)
 class Result:
-    """A finished run: its figures, and probabilities float32 of the validation and of the test rows."""
+    """A finished run: its figures, and probabilities float32 of the validation and of the test
+    rows.
+    """
 
     figures: Mapping[str, Any]
     valid: NDArray[np.float32]
@@ -51,7 +54,9 @@ class Cache:
             )
 
     def get_or_run(self, path: Path, run: Callable[[Path], Mapping[str, Any]]) -> Result:
-        """Return a finished run; else let `run` write the probabilities into the file it is given and return the figures."""
+        """Return a finished run; else let `run` write the probabilities into the file it is given
+        and return the figures.
+        """
         found = self.get(path)
         if found:
             return found

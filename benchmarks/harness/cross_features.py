@@ -31,7 +31,9 @@ _MARGIN = 1e-6
 
 
 def graph_of(slices: Sequence[Examples], relations: Sequence[Relation]) -> CrossGraph:
-    """Return the graph of all slices: edges of at least `MIN_IMPRESSIONS`, statistics as of the stage, nulls left out."""
+    """Return the graph of all slices: edges of at least `MIN_IMPRESSIONS`, statistics as of the
+    stage, nulls left out.
+    """
     pairs, label = (
         np.concatenate([each.pairs for each in slices]),
         np.concatenate([each.label for each in slices]),
@@ -99,8 +101,8 @@ VARIANTS: Mapping[str, PretrainSettings | None] = {
     "factorisation": PretrainSettings(kind="factorisation", epochs=10),
     "node_bias": PretrainSettings(kind="node_bias"),
 }
-"""No cross features, or the settings of what makes them; `half`: 4 numbers of 2 bytes a node instead of 8 of 4;
-`corrected`: that, and a fifth of the pairs keep their own statistic."""
+"""No cross features, or the settings of what makes them; `half`: 4 numbers of 2 bytes a node
+instead of 8 of 4; `corrected`: that, and a fifth of the pairs keep their own statistic."""
 
 _ROWS = OptimizerSettings(learning_rate=1e-3, beta_1=0.0, beta_2=0.99)
 MODEL = ModelSettings(dim=8, hidden=(32,), deep=_ROWS, wide=_ROWS)
@@ -123,7 +125,9 @@ class Made:
 
 
 def made(settings: PretrainSettings | None, graph: CrossGraph) -> Made:
-    """Return what a variant makes of a graph, as the stage would: measured, gated, fitted to all edges."""
+    """Return what a variant makes of a graph, as the stage would: measured, gated, fitted to all
+    edges.
+    """
     if settings is None:
         return Made({})
     task = Task.of(graph, settings, {})

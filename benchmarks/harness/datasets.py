@@ -1,4 +1,6 @@
-"""Logs as flat days: crosses are columns of text, and the last day has a slice that is not trained on."""
+"""Logs as flat days: crosses are columns of text, and the last day has a slice that is not trained
+on.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ def flatten(
     out: Path,
     share: Callable[[pa.Table], NDArray[np.bool_]] | None,
 ) -> Path:
-    """Write several `impressions` artifacts as one, crosses spelled out; `share` tells which rows are kept. Done once."""
+    """Write several `impressions` artifacts as one, crosses spelled out; `share` tells which rows
+    are kept. Done once.
+    """
     target = out / "impressions"
     if not target.is_dir():
         tables = [
@@ -91,9 +95,11 @@ def bucketed(values: Column, buckets: int) -> Column:
 
 
 def parts(values: Column, buckets: int) -> tuple[Column, Column]:
-    """Return two hashes of each value, `buckets` each, that together tell most values apart: quotient and remainder of one hash.
+    """Return two hashes of each value, `buckets` each, that together tell most values apart:
+    quotient and remainder of one hash.
 
-    Shi et al. (KDD 2020) divide a dense index; ids of a stream have none, so a hash below buckets² is divided.
+    Shi et al. (KDD 2020) divide a dense index; ids of a stream have none, so a hash below buckets²
+    is divided.
     """
     code = (codes(values) * _FACTOR) % np.uint64(buckets * buckets)
     remainder, quotient = code % np.uint64(buckets), code // np.uint64(buckets)
@@ -144,7 +150,9 @@ class Dataset:
 
 
 def globo(workspace: Path, count: int, share: float, report: Report) -> Dataset:
-    """Days of Globo's clicks with DRAWN negatives, learned by the hour; the last fifth of the last day is held out."""
+    """Days of Globo's clicks with DRAWN negatives, learned by the hour; the last fifth of the last
+    day is held out.
+    """
     config, first = load_config(_CONF / "globo.yaml", [], workspace), date(2017, 10, 2)
     times, days = moments(config, first), []
     for day in days_between(first, first + timedelta(days=count - 1)):
@@ -205,7 +213,9 @@ def frappe(workspace: Path, data: Path) -> Dataset:
 
 
 def drawn(workspace: Path, days: int = 1, rows: int = 1500) -> Dataset:
-    """Small drawn days, to try the benchmark without the data: some items are clicked more, most users come once."""
+    """Small drawn days, to try the benchmark without the data: some items are clicked more, most
+    users come once.
+    """
     schema = _plain_schema("click", ("user_id", "item_id", "place"), user="user_id", item="item_id")
     folders = [_drawn_day(workspace / str(day), day, rows) for day in range(days)]
     model = ModelSettings(

@@ -1,4 +1,6 @@
-"""Environments of peers that do not go into ours: made once below a folder, from pinned requirements, and used again."""
+"""Environments of peers that do not go into ours: made once below a folder, from pinned
+requirements, and used again.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ class NoEnvironment(Exception):
 
 
 def interpreter(name: str, root: Path) -> Path:
-    """Return the interpreter of the environment `name`, made if it is not there or its pins have changed.
+    """Return the interpreter of the environment `name`, made if it is not there or its pins have
+    changed.
 
     `requirements` holds `NAME.txt` and, for what is installed without its dependencies,
     `NAME-without-dependencies.txt`.

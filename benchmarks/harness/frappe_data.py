@@ -2,8 +2,8 @@
 
 The folder holds `train.csv.gz`, `valid.csv.gz` and `test.csv.gz`: `label` and ten fields of
 integer codes over one space. Baltrunas et al.: Frappe, arXiv 1505.03014 (research use); split
-published by BARS (openbenchmark.github.io). Every field is recoded to 1 … V by the distinct codes of
-the training rows, ascending; 0 stands for a code that they do not have.
+published by BARS (openbenchmark.github.io). Every field is recoded to 1 … V by the distinct codes
+of the training rows, ascending; 0 stands for a code that they do not have.
 
 Imports NumPy and scikit-learn only: this file runs in every library's environment.
 """
@@ -156,14 +156,17 @@ class Fitted:
     test: NDArray[np.float32]
 
     def examples_per_s(self, rows: int) -> float:
-        """Return rows learned per second in the median epoch, the first left out where there are others: it compiles."""
+        """Return rows learned per second in the median epoch, the first left out where there are
+        others: it compiles.
+        """
         return rows / float(np.median(self.seconds[1:] or self.seconds))
 
 
 def fit(trainer: Trainer, data: Frappe, max_epochs: int, patience: int) -> Fitted:
     """Learn until `patience` epochs in a row bring no better validation AUC.
 
-    The test rows are scored after each epoch that is the best so far, which is the same as reloading the best at the end.
+    The test rows are scored after each epoch that is the best so far, which is the same as
+    reloading the best at the end.
     """
     aucs: list[float] = []
     seconds: list[float] = []

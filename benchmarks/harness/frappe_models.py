@@ -1,9 +1,9 @@
 """Which models are compared, by which library, and with which settings.
 
-Settings are BARS' for `frappe_x1` where a library has them (width 10, hidden 400 × 3, batch 4,096, Adam 1e-3, dropout .2, batch
-norm, FuxiCTR's embedding L2 .05, patience 2). Beyond that the peers are
-as they come: DeepCTR's L2 is its default and was not searched. Our row settings were picked by validation AUC among a few
-(wide_deep, deepfm, dcnv2 and fm, seed 2).
+Settings are BARS' for `frappe_x1` where a library has them (width 10, hidden 400 × 3, batch 4,096,
+Adam 1e-3, dropout .2, batch norm, FuxiCTR's embedding L2 .05, patience 2). Beyond that the peers
+are as they come: DeepCTR's L2 is its default and was not searched. Our row settings were picked by
+validation AUC among a few (wide_deep, deepfm, dcnv2 and fm, seed 2).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _COMMON: dict[str, Any] = {
     "max_epochs": 100,
     "threads": 2,
 }
-# Decay, up to 50 times (the steps of an epoch) for rare rows, holds embeddings back over several passes as L2 on a table would.
+# Decay, up to 50 times (the steps of an epoch) for rare rows, holds embeddings back over several
+# passes as L2 on a table would.
 _OURS = _COMMON | {
     "norm": "batch",
     "cross_layers": 3,

@@ -42,7 +42,9 @@ class Falling:
         self.factor.assign(self.factor / _FALL)
 
     def around(self, optimizer: Optimizer) -> Optimizer:
-        """Return the optimizer with its rate times the factor (`training.fit.model_and_baseline.LearnerConfig.wrap_optimizer`)."""
+        """Return the optimizer with its rate times the factor
+        (`training.fit.model_and_baseline.LearnerConfig.wrap_optimizer`).
+        """
         return replace(optimizer, learning_rate=_Scaled(optimizer.learning_rate, self.factor))
 
 
@@ -134,7 +136,9 @@ def model_settings(settings: dict[str, Any]) -> ModelSettings:
 
 
 def _keys(name: str, size: int) -> NDArray[np.int64]:
-    """Return the keys int64 [size + 1] of a field's codes; that of `UNKNOWN` never gets a row, as no training row has it."""
+    """Return the keys int64 [size + 1] of a field's codes; that of `UNKNOWN` never gets a row, as
+    no training row has it.
+    """
     strings = [str(code) for code in range(UNKNOWN, size + 1)]
     hashed: NDArray[np.int64] = keys.keys(f"frappe_{name}", tf.constant(strings)).numpy()
     return hashed

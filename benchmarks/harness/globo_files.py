@@ -1,7 +1,9 @@
-"""Which files can hold a day: Globo's hourly files are named by an hour's number and hold the sessions that began in it.
+"""Which files can hold a day: Globo's hourly files are named by an hour's number and hold the
+sessions that began in it.
 
-A session's clicks all lie in the file of its beginning, and some sessions last for days, so no range of numbers is enough: the
-times inside the files decide. Reading that one column of all files takes seconds, where ingesting a day from all takes minutes.
+A session's clicks all lie in the file of its beginning, and some sessions last for days, so no
+range of numbers is enough: the times inside the files decide. Reading that one column of all files
+takes seconds, where ingesting a day from all takes minutes.
 """
 
 from __future__ import annotations
@@ -45,7 +47,9 @@ def moments(config: Config, day: date) -> Times:
 
 
 def files_of(times: Times, source: Source, schema: Schema, day: date) -> list[Path]:
-    """Return the files with a record of the day or of the window before it that its negatives are drawn from."""
+    """Return the files with a record of the day or of the window before it that its negatives are
+    drawn from.
+    """
     bounds = bounds_ms(day, schema.timezone)
     window_ms = source.negatives.window_minutes * _MS_PER_MINUTE if source.negatives else 0
     first, end = bounds[0][0] - window_ms * (SLOTS + 1) // SLOTS, bounds[-1][1]
@@ -59,7 +63,9 @@ def narrowed(config: Config, files: Sequence[Path]) -> Config:
 
 
 def within_share(keys: NDArray[np.int64], share: float) -> NDArray[np.bool_]:
-    """Return bool [n]: whether a key int64 [n] is of the share of all keys, drawn by its hash, that is kept."""
+    """Return bool [n]: whether a key int64 [n] is of the share of all keys, drawn by its hash, that
+    is kept.
+    """
     return (mix64(keys.view(np.uint64)) >> np.uint64(11)) < np.uint64(share * 2**53)
 
 

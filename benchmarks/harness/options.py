@@ -1,4 +1,6 @@
-"""What the benchmarks' commands share: comma-separated names, lines of progress, refusals that end them."""
+"""What the benchmarks' commands share: comma-separated names, lines of progress, refusals that end
+them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Training of a model on the days of a dataset by the project's trainer, kept, with the seconds it needed."""
+"""Training of a model on the days of a dataset by the project's trainer, kept, with the seconds it
+needed.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,8 @@ class Crossed:
 
     Attributes:
         relations: the pairs.
-        encodings: for each day an `encodings` folder that was made of days before it, or None: p_uv is 0.
+        encodings: for each day an `encodings` folder that was made of days before it, or None: p_uv
+            is 0.
     """
 
     relations: tuple[Relation, ...]
@@ -84,7 +87,9 @@ def learn(
     folder: Path,
     crossed: Crossed | None = None,
 ) -> Learned:
-    """Learn the days one after the other, the last slice of each day first on the next, or read what was learned before."""
+    """Learn the days one after the other, the last slice of each day first on the next, or read
+    what was learned before.
+    """
     description = [
         schema.model_dump(mode="json"),
         model.model_dump(mode="json"),

@@ -11,7 +11,9 @@ _CARDINALITIES = (30, 40, 7, 7, 2, 3, 2, 9, 8, 23)
 
 
 def write_frappe(folder: Path, seed: int = 5) -> None:
-    """Write three splits; a click is likely where user and item have the same parity of their place in the field."""
+    """Write three splits; a click is likely where user and item have the same parity of their place
+    in the field.
+    """
     rng = np.random.default_rng(seed)
     first = np.cumsum((0, *_CARDINALITIES[:-1]))
     for name, rows in ROWS.items():

@@ -1,4 +1,6 @@
-"""The compression benchmark: how ids are hashed, what is the best at a ratio, and a quick run as a person starts it."""
+"""The compression benchmark: how ids are hashed, what is the best at a ratio, and a quick run as a
+person starts it.
+"""
 
 import json
 import subprocess

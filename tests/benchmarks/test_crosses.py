@@ -1,4 +1,6 @@
-"""The benchmark of crosses: keys as the pipeline makes them, bytes and budgets by hand, figures, and a quick run."""
+"""The benchmark of crosses: keys as the pipeline makes them, bytes and budgets by hand, figures,
+and a quick run.
+"""
 
 import json
 import subprocess
@@ -237,7 +239,9 @@ def test_a_choice_tells_importance_beside_rows():
 
 
 def test_gates_keep_what_a_click_depends_on(data):
-    """Clicks follow the item, the dearest of the ten fields; half the bytes have room for it, or for useless crosses."""
+    """Clicks follow the item, the dearest of the ten fields; half the bytes have room for it, or
+    for useless crosses.
+    """
     clicked = {
         name: (part.codes[:, 1] % 2).astype(np.float32)
         for name, part in (("train", data.train), ("valid", data.valid))

@@ -24,7 +24,9 @@ def test_a_short_run_measures_this_tree():
 
 
 def test_figures_by_hand():
-    """Medians of three blocks of 1,000 impressions in batches of 512; beside busy processes one block."""
+    """Medians of three blocks of 1,000 impressions in batches of 512; beside busy processes one
+    block.
+    """
     quiet = [
         {"cpu_s": cpu, "wall_s": wall, "examples": 1000}
         for cpu, wall in ((0.5, 1.0), (0.1, 0.2), (0.2, 0.4))

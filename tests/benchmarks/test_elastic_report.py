@@ -1,4 +1,6 @@
-"""Ratios are of medians, in the direction that the issue asks for; what is missing is None and not a number."""
+"""Ratios are of medians, in the direction that the issue asks for; what is missing is None and not
+a number.
+"""
 
 import pytest
 from elastic import Measured, flattened, step_figures, with_targets

@@ -1,4 +1,6 @@
-"""`benchmarks/frappe.py --quick` in a process, on small files; and again, when nothing is left to run."""
+"""`benchmarks/frappe.py --quick` in a process, on small files; and again, when nothing is left to
+run.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""A finished run is not run again; a broken one leaves nothing; whatever a run depends on gives it another name."""
+"""A finished run is not run again; a broken one leaves nothing; whatever a run depends on gives it
+another name.
+"""
 
 import json
 from pathlib import Path

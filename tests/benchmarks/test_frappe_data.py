@@ -1,4 +1,6 @@
-"""The published layout becomes codes by field; what the training rows do not have is 0; nothing is lost on the way."""
+"""The published layout becomes codes by field; what the training rows do not have is 0; nothing is
+lost on the way.
+"""
 
 import gzip
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Early stopping by validation AUC; the answers kept are those of the best epoch; evaluation is not timed."""
+"""Early stopping by validation AUC; the answers kept are those of the best epoch; evaluation is not
+timed.
+"""
 
 import time
 
@@ -16,7 +18,9 @@ RANKINGS = {
 
 
 class Scripted:
-    """A trainer whose validation AUC after each epoch is given, and whose test answers are the number of the epoch."""
+    """A trainer whose validation AUC after each epoch is given, and whose test answers are the
+    number of the epoch.
+    """
 
     def __init__(self, aucs: list[float]) -> None:
         self.aucs, self.epochs, self.stalls = aucs, 0, []

@@ -1,4 +1,6 @@
-"""The parts of the Globo benchmark: which files hold a day, fixed hashed rows, what is new, sizes, kept variants, figures."""
+"""The parts of the Globo benchmark: which files hold a day, fixed hashed rows, what is new, sizes,
+kept variants, figures.
+"""
 
 import gzip
 import json

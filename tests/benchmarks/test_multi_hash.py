@@ -1,4 +1,6 @@
-"""The multi-hash benchmark: its loops against TensorFlow, its split, its budgets, and a quick run as a person starts it."""
+"""The multi-hash benchmark: its loops against TensorFlow, its split, its budgets, and a quick run
+as a person starts it.
+"""
 
 import json
 import subprocess

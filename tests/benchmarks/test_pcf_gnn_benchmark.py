@@ -1,4 +1,6 @@
-"""The cross-feature benchmark: its graph against one counted by hand, and a quick run as a person starts it."""
+"""The cross-feature benchmark: its graph against one counted by hand, and a quick run as a person
+starts it.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""The Spark benchmark as a person starts it, what it compares with, and that its name hides no package."""
+"""The Spark benchmark as a person starts it, what it compares with, and that its name hides no
+package.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""The whole path's benchmark: slices and stages by hand, what is said to be reached, and a quick run as a person starts it."""
+"""The whole path's benchmark: slices and stages by hand, what is said to be reached, and a quick
+run as a person starts it.
+"""
 
 import json
 import math
