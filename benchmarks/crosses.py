@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from crosses_model import Bench, Variant, against, choose_half, use_threads, variants
+from crosses_model import Bench, Variant, against, choose_half, variants
 from harness.cache import Cache
 from harness.frappe_data import FOLDER, Frappe
 from harness.frappe_models import MODELS
+from harness.frappe_ours import use_threads
 from harness.options import CACHE, chosen, print_json, progress
 
 from compression.settings import SelectionSettings

@@ -12,21 +12,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 from harness.cache import Cache, Result, digest
-from harness.frappe_data import FIELDS, Frappe, Split, fit, shuffled
-from harness.frappe_ours import Falling, model_settings
+from harness.frappe_data import FIELDS, Frappe, Split, fit
+from harness.frappe_ours import Trainer, inputs_of_keys, model_settings
 from numpy.typing import NDArray
 
 from compression.selection.footprint import Budget, Footprint, choose, measure, needs
 from compression.selection.ranking import FieldRanking, TrainingSplit, rank, train_on_split
 from compression.settings import SelectionSettings
-from elastic_embeddings.core.threads import set_threads
 from features import keys
 from features.schema import Categorical, Cross, Schema, Timestamp
 from pipelines.store.source_digest import source_digest
 from training.data.columns import distinct_pairs
 from training.data.inputs import Inputs
 from training.evaluation.metrics import auc, log_loss
-from training.fit.learner import Learner, ahead
+from training.fit.learner import Learner
 from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.settings import (
     AdmissionSettings,
@@ -145,10 +144,7 @@ def inputs_of(variant: Variant, split: Split) -> Inputs:
     columns = [_field_keys(split, name) for name in variant.fields] + [
         _cross_keys(split, pair) for pair in variant.crosses
     ]
-    nothing = np.zeros((len(split), 0), np.float32)
-    return Inputs(
-        keys=np.stack(columns, axis=1), lists=(), dense=nothing, cross=nothing, label=split.label
-    )
+    return inputs_of_keys(columns, split.label)
 
 
 def _field_keys(split: Split, name: str) -> NDArray[np.int64]:
@@ -175,36 +171,10 @@ def _keys(vocabulary: str, tokens: tf.Tensor) -> NDArray[np.int64]:
     return hashed
 
 
-class Trainer:
-    """A fresh model that learns a variant's inputs (`harness.frappe_data.Trainer`)."""
-
-    def __init__(
-        self, variant: Variant, data: Frappe, settings: Mapping[str, Any], seed: int
-    ) -> None:
-        self._rates = Falling()
-        recipe = replace(
-            recipe_of(variant, settings, seed, len(data.train)), wrap_optimizer=self._rates.around
-        )
-        self.learner = ModelAndBaseline.new(recipe).model
-        self._known = [
-            (split, inputs_of(variant, split)) for split in (data.train, data.valid, data.test)
-        ]
-        self._batch, self._seed = settings["batch"], seed
-
-    def learn_epoch(self, number: int) -> None:
-        """Learn the training rows once."""
-        train = self._known[0][1]
-        rows = shuffled(len(train), self._batch, (self._seed, number))
-        for prepared in ahead(lambda chosen: self.learner.prepare(train.take(chosen)), rows):
-            self.learner.train_step(prepared)
-
-    def probabilities(self, split: Split) -> NDArray[np.floating]:
-        """Return the click probabilities of one of the data's splits."""
-        return self.learner.predict(next(made for known, made in self._known if known is split))
-
-    def stalled(self) -> None:
-        """Learn on at a tenth of the rate."""
-        self._rates.fall()
+def trainer_of(variant: Variant, data: Frappe, settings: Mapping[str, Any], seed: int) -> Trainer:
+    """Return a fresh model that is trained on a variant's inputs."""
+    config = recipe_of(variant, settings, seed, len(data.train))
+    return Trainer(config, data, lambda split: inputs_of(variant, split))
 
 
 @dataclass(frozen=True)
@@ -258,17 +228,9 @@ def recipe_of(variant: Variant, settings: Mapping[str, Any], seed: int, rows: in
     )
 
 
-def use_threads(count: int) -> None:
-    """Let TensorFlow and our kernels use so many threads; before the first operation of the
-    process.
-    """
-    tf.config.threading.set_intra_op_parallelism_threads(count)
-    set_threads(count)
-
-
 def run(variant: Variant, data: Frappe, settings: Mapping[str, Any], seed: int) -> Result:
     """Learn a variant with one seed, to the best epoch by validation AUC."""
-    trainer = Trainer(variant, data, settings, seed)
+    trainer = trainer_of(variant, data, settings, seed)
     fitted = fit(trainer, data, settings["max_epochs"], settings["patience"])
     speed = fitted.examples_per_s(len(data.train))
     figures = {

@@ -24,7 +24,7 @@ import numpy as np
 import typer
 from elastic_peers import workload
 from harness.environments import NoEnvironment, interpreter
-from harness.options import CACHE, chosen, print_json, progress
+from harness.options import CACHE, chosen, difference, print_json, progress, ratio
 from harness.processes import Process, ProcessFailed, run_function
 from matplotlib.axes import Axes
 
@@ -249,19 +249,19 @@ def step_figures(measured: Measured, batch: int) -> dict[str, Any]:
     ours, dense = measured.median("ours", "step", SMALL), measured.median("dense", "dense", SMALL)
     theirs = {name: measured.median(name, "step", SMALL) for name in _PEERS}
     own_dense = {name: measured.median(name, "dense", SMALL) for name in _OWN_DENSE}
-    part = _minus(ours, dense)
+    part = difference(ours, dense)
     return {
-        "step_ratio": {name: _over(time, ours) for name, time in theirs.items()},
+        "step_ratio": {name: ratio(time, ours) for name, time in theirs.items()},
         "embedding_part_ratio": {
-            name: _over(_minus(theirs[name], own), part) for name, own in own_dense.items()
+            name: ratio(difference(theirs[name], own), part) for name, own in own_dense.items()
         },
         "over_dense": {
-            "mlp_400": _over(
+            "mlp_400": ratio(
                 measured.median("ours", "step", LARGE), measured.median("dense", "dense", LARGE)
             ),
-            "mlp_128": _over(ours, dense),
+            "mlp_128": ratio(ours, dense),
         },
-        "examples_per_s": _over(1e3 * batch, ours),
+        "examples_per_s": ratio(1e3 * batch, ours),
     }
 
 
@@ -313,14 +313,6 @@ def flattened(figures: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             else {f"{prefix}{name}": value}
         )
     return flat
-
-
-def _over(above: float | None, below: float | None) -> float | None:
-    return None if above is None or below is None or below <= 0 else above / below
-
-
-def _minus(whole: float | None, part: float | None) -> float | None:
-    return None if whole is None or part is None else whole - part
 
 
 _LABELS = {

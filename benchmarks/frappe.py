@@ -27,7 +27,7 @@ from harness.cache import Cache, Result, digest
 from harness.environments import NoEnvironment
 from harness.frappe_data import FOLDER, Frappe
 from harness.frappe_models import FUSION, MODELS, Entry
-from harness.options import CACHE, chosen, print_json, progress
+from harness.options import CACHE, chosen, difference, print_json, progress, ratio
 from harness.processes import BENCHMARKS, ROOT, ProcessFailed, run_json
 from numpy.typing import NDArray
 
@@ -182,17 +182,17 @@ def verdicts(models: Mapping[str, Figures]) -> dict[str, Any]:
     ]
     if best is not None and (best <= BEST_AUC or best <= other):
         missed.append(f"{BEST}.auc_mean")
-    return {"compared": compared, "best_over_all_others": _minus(best, other), "missed": missed}
+    return {"compared": compared, "best_over_all_others": difference(best, other), "missed": missed}
 
 
 def _compared(
     models: Mapping[str, Figures], ours: str, peers: Sequence[str]
 ) -> dict[str, float | None]:
     return {
-        "auc_shortfall": _minus(
+        "auc_shortfall": difference(
             _highest(models, peers, "auc_mean"), _get(models, ours, "auc_mean")
         ),
-        "speed_ratio": _over(
+        "speed_ratio": ratio(
             _get(models, ours, "examples_per_s"), _highest(models, peers, "examples_per_s")
         ),
     }
@@ -206,14 +206,6 @@ def _highest(models: Mapping[str, Figures], names: Sequence[str], part: str) -> 
 
 def _get(models: Mapping[str, Figures], name: str, part: str) -> float | None:
     return models[name][part] if name in models else None
-
-
-def _minus(left: float | None, right: float | None) -> float | None:
-    return None if left is None or right is None else left - right
-
-
-def _over(above: float | None, below: float | None) -> float | None:
-    return None if above is None or not below else above / below
 
 
 def _above(value: float | None, limit: float | None) -> bool:

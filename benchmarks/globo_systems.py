@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 from harness.globo_files import within_share
+from harness.training import train_once
 from matplotlib.axes import Axes
 from matplotlib.dates import DateFormatter, DayLocator
 from matplotlib.ticker import EngFormatter
@@ -23,12 +24,12 @@ from elastic_embeddings.core.hashing import mix64
 from elastic_embeddings.table import ElasticTable
 from features.plotting import BLUE, GRID, INK, ORANGE, PALE, figure_file
 from features.schema import Categorical, Cross, Schema, Time, TimePart, Timestamp
-from training.data.examples import batches, read_examples
+from training.data.examples import read_examples
 from training.data.inputs import Featurizer, Inputs
 from training.data.layout import FieldLayout
 from training.evaluation.metrics import auc, auc_within, log_loss
 from training.evaluation.slices import FREQUENT
-from training.fit.learner import Learner, ahead
+from training.fit.learner import Learner
 from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.fit.score_then_train import local_hours, runs
 from training.settings import (
@@ -385,25 +386,13 @@ def _take_day(learners: ModelAndBaseline, made: LearnerConfig, day: Day, done: R
             probability[start:stop] = learner.predict(part)
         else:
             learners.start_at_click_rate(part.label)
-        _learn(learner, part, made)
+        train_once(learner, part, made.training)
     done.probability.append(probability)
     done.rows += len(day)
     done.touched.append(len(learner.table))
     done.size = done.size.grown(Size.of(learner.table))
     if learner.table.eviction:
         learner.table.evict()
-
-
-def _learn(learner: Learner, inputs: Inputs, made: LearnerConfig) -> None:
-    settings = made.training
-    order = batches(
-        len(inputs),
-        settings.batch_size,
-        settings.shuffle_block,
-        (settings.seed, learner.table.step),
-    )
-    for prepared in ahead(lambda rows: learner.prepare(inputs.take(rows)), order):
-        learner.train_step(prepared)
 
 
 def _fixed_rows(variant: Variant, like: Size, learner: Learner) -> int:

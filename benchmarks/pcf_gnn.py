@@ -51,6 +51,7 @@ from harness.cross_features import (
 )
 from harness.globo_files import files_of, moments, narrowed, within_share
 from harness.options import chosen, print_json, progress, refusals
+from harness.training import train_once
 from numpy.typing import NDArray
 from pcf_gnn_throughput import Load, throughput
 
@@ -61,12 +62,11 @@ from pipelines.config import Config, load_config
 from pipelines.stages.chain import run_stage
 from pipelines.stages.stage import Context
 from pipelines.store.artifacts import Store
-from training.data.examples import Examples, batches, read_examples
-from training.data.inputs import Featurizer, Inputs
+from training.data.examples import Examples, read_examples
+from training.data.inputs import Featurizer
 from training.data.layout import FieldLayout
 from training.data.scalers import scalers_from_numbers
 from training.evaluation.metrics import auc, auc_within
-from training.fit.learner import ahead
 from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.models.encoding_inputs import key_positions, pair_keys
 from training.pretraining.graph import CrossGraph
@@ -316,7 +316,8 @@ def take(
             )
         if not number:
             learners.start_at_click_rate(examples.label)
-        _learn(learners, inputs)
+        learners.model.table.start_day()
+        train_once(learners.model, inputs, TRAINING)
         report(
             f"slice {number}: {cross.bytes:,} bytes of cross features, AUC {scores.auc[-1:] or 'not judged'}"
         )
@@ -347,19 +348,6 @@ def _seen(examples: Examples, graph: CrossGraph, dataset: SlicedDataset) -> NDAr
 def _scalers(dataset: SlicedDataset) -> Mapping[str, Any]:
     first = dataset.slices[0]
     return scalers_from_numbers(FieldLayout.of(dataset.schema).dense, first.numbers, first.present)
-
-
-def _learn(learners: ModelAndBaseline, inputs: Inputs) -> None:
-    learner = learners.model
-    learner.table.start_day()
-    order = batches(
-        len(inputs),
-        TRAINING.batch_size,
-        TRAINING.shuffle_block,
-        (TRAINING.seed, learner.table.step),
-    )
-    for prepared in ahead(lambda rows: learner.prepare(inputs.take(rows)), order):
-        learner.train_step(prepared)
 
 
 _COLUMNS = ("auc", "auc_seen", "auc_unseen", "share_seen", "bytes")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from harness.options import difference, ratio
 from numpy.typing import NDArray
 
 from elastic_embeddings import Batch, ElasticTable, GroupAdam, SlabSpec
@@ -290,7 +291,7 @@ def measure_table(rows: int, dim: int = 16) -> dict[str, Any]:
     figures: dict[str, Any] = _grown(table, rows, dim)
     ideal = rows * _row_bytes(dim)
     figures["bytes_per_row_ratio"] = table.memory_bytes() / ideal
-    figures["bytes_per_row_ratio_resident"] = _ratio(_minus(_resident("VmRSS"), before), ideal)
+    figures["bytes_per_row_ratio_resident"] = ratio(difference(_resident("VmRSS"), before), ideal)
     size = figures["table_bytes"] = table.memory_bytes()
     sample = keys_of(np.arange(0, rows, max(1, rows // 1000)))
     expected = table.lookup(sample)
@@ -303,7 +304,7 @@ def measure_table(rows: int, dim: int = 16) -> dict[str, Any]:
         raise AssertionError("the restored table gives other vectors: its times mean nothing")
     figures |= {"table_rows": rows, "save_s": save_s, "restore_s": restore_s}
     figures["save_peak_over_table"] = None if save_peak is None else 1 + save_peak / size
-    return figures | {"restore_peak_over_table": _ratio(restore_peak, size)}
+    return figures | {"restore_peak_over_table": ratio(restore_peak, size)}
 
 
 def _grown(table: ElasticTable, rows: int, dim: int) -> dict[str, float]:
@@ -343,7 +344,7 @@ def _with_peak(act: Callable[[], object]) -> tuple[float, int | None]:
     before = _resident("VmRSS")
     started = time.perf_counter()
     act()
-    return time.perf_counter() - started, _minus(_resident("VmHWM"), before)
+    return time.perf_counter() - started, difference(_resident("VmHWM"), before)
 
 
 def _resident(field: str) -> int | None:
@@ -351,11 +352,3 @@ def _resident(field: str) -> int | None:
         return None
     found = re.search(rf"{field}:\s+(\d+) kB", _STATUS.read_text())
     return int(found[1]) * 1024 if found else None
-
-
-def _minus(after: int | None, before: int | None) -> int | None:
-    return None if after is None or before is None else after - before
-
-
-def _ratio(part: float | None, whole: float) -> float | None:
-    return None if part is None else part / whole

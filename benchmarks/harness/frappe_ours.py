@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from elastic_embeddings.core.threads import set_threads
 from elastic_embeddings.optimizers.formulas import Value
 from elastic_embeddings.optimizers.learning_rates import LearningRate, base_rate, rate_at
 from elastic_embeddings.optimizers.optimizer import Optimizer
-from features import keys
+from features import keys as feature_keys
 from features.schema import Categorical, Schema, Timestamp
 from harness.frappe_data import FIELDS, UNKNOWN, Frappe, Split, shuffled
 from training.data.inputs import Inputs
@@ -72,50 +73,69 @@ _SCHEMA = Schema(
 )
 
 
-class _Trainer:
-    def __init__(self, recipe: LearnerConfig, data: Frappe, batch: int) -> None:
+class Trainer:
+    """A fresh model that is trained on Frappe (`harness.frappe_data.Trainer`).
+
+    Args:
+        config: of the model.
+        data: all splits.
+        inputs_of: what the model reads of a split.
+    """
+
+    def __init__(
+        self, config: LearnerConfig, data: Frappe, inputs_of: Callable[[Split], Inputs]
+    ) -> None:
         self._rates = Falling()
-        self._learner = ModelAndBaseline.new(
-            replace(recipe, wrap_optimizer=self._rates.around)
-        ).model
-        self._batch, self._seed = batch, recipe.training.seed
-        self._keys = [_keys(name, size) for name, size in zip(FIELDS, data.sizes, strict=True)]
-        self._train = self._inputs(data.train)
+        config = replace(config, wrap_optimizer=self._rates.around)
+        self.learner = ModelAndBaseline.new(config).model
+        self._training = config.training
+        self._train = inputs_of(data.train)
+        self._scored = [(split, inputs_of(split)) for split in (data.valid, data.test)]
 
     def learn_epoch(self, number: int) -> None:
-        """Learn all training rows once, in the order that the number draws."""
-        rows = shuffled(len(self._train), self._batch, (self._seed, number))
-        for prepared in ahead(lambda chosen: self._learner.prepare(self._train.take(chosen)), rows):
-            self._learner.train_step(prepared)
+        """Train on all training rows once, in the order that the number draws."""
+        order = (self._training.seed, number)
+        rows = shuffled(len(self._train), self._training.batch_size, order)
+        for prepared in ahead(lambda batch: self.learner.prepare(self._train.take(batch)), rows):
+            self.learner.train_step(prepared)
 
     def probabilities(self, split: Split) -> NDArray[np.floating]:
-        """Return the probability of each row, float [n]."""
-        return self._learner.predict(self._inputs(split))
-
-    def stalled(self) -> None:
-        """Learn on at a tenth of the rate, as FuxiCTR does."""
-        self._rates.fall()
-
-    def _inputs(self, split: Split) -> Inputs:
-        columns = [known[split.codes[:, field]] for field, known in enumerate(self._keys)]
-        nothing = np.zeros((len(split), 0), np.float32)
-        return Inputs(
-            keys=np.stack(columns, axis=1),
-            lists=(),
-            dense=nothing,
-            cross=nothing,
-            label=split.label,
+        """Return the click probabilities float [n] of the validation or the test rows."""
+        return self.learner.predict(
+            next(inputs for known, inputs in self._scored if known is split)
         )
 
+    def stalled(self) -> None:
+        """Continue at a tenth of the learning rate, as FuxiCTR does."""
+        self._rates.fall()
 
-def create(data: Frappe, settings: dict[str, Any], seed: int) -> _Trainer:
+
+def inputs_of_keys(columns: Sequence[NDArray[np.int64]], label: NDArray[np.float32]) -> Inputs:
+    """Return inputs of nothing but keys: one column int64 [n] for each field."""
+    nothing = np.zeros((len(label), 0), np.float32)
+    keys_of = np.stack(columns, axis=1)
+    return Inputs(keys=keys_of, lists=(), dense=nothing, cross=nothing, label=label)
+
+
+def use_threads(count: int) -> None:
+    """Set the threads of TensorFlow and of the kernels, before the process's first operation."""
+    tf.config.threading.set_intra_op_parallelism_threads(count)
+    set_threads(count)
+
+
+def create(data: Frappe, settings: dict[str, Any], seed: int) -> Trainer:
     """Return the trainer of `settings["kind"]`, one of `ModelSettings.kind`."""
-    tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
-    set_threads(settings["threads"])
+    use_threads(settings["threads"])
     training = TrainingSettings(batch_size=settings["batch"], seed=seed)
-    return _Trainer(
-        LearnerConfig(_SCHEMA, model_settings(settings), training, ()), data, settings["batch"]
-    )
+    config = LearnerConfig(_SCHEMA, model_settings(settings), training, ())
+    keys = [_keys(name, size) for name, size in zip(FIELDS, data.sizes, strict=True)]
+
+    def inputs_of(split: Split) -> Inputs:
+        """Return the keys of a split's codes."""
+        columns = [known[split.codes[:, field]] for field, known in enumerate(keys)]
+        return inputs_of_keys(columns, split.label)
+
+    return Trainer(config, data, inputs_of)
 
 
 def model_settings(settings: dict[str, Any]) -> ModelSettings:
@@ -140,5 +160,5 @@ def _keys(name: str, size: int) -> NDArray[np.int64]:
     no training row has it.
     """
     strings = [str(code) for code in range(UNKNOWN, size + 1)]
-    hashed: NDArray[np.int64] = keys.keys(f"frappe_{name}", tf.constant(strings)).numpy()
+    hashed: NDArray[np.int64] = feature_keys.keys(f"frappe_{name}", tf.constant(strings)).numpy()
     return hashed

@@ -52,3 +52,13 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "elast
 def print_json(figures: Any) -> None:
     """Print figures as JSON."""
     typer.echo(json.dumps(figures, indent=1))
+
+
+def ratio(above: float | None, below: float | None) -> float | None:
+    """Return a ratio; None where a figure is missing or the denominator is not positive."""
+    return None if above is None or below is None or below <= 0 else above / below
+
+
+def difference(left: float | None, right: float | None) -> float | None:
+    """Return a difference; None where a figure is missing."""
+    return None if left is None or right is None else left - right

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from features.schema import Relation, Schema
+from training.data.examples import batches
+from training.data.inputs import Inputs
+from training.fit.learner import Learner, ahead
 from training.fit.trainer import TrainRequest, train_day
 from training.settings import ModelSettings, TrainingSettings
 
@@ -146,3 +149,11 @@ def _learn(
         )
         figures = train_day(request, home / str(number), log=lambda _: None)
     return figures["auc"]
+
+
+def train_once(learner: Learner, inputs: Inputs, settings: TrainingSettings) -> None:
+    """Train on inputs once, in batches, shuffled in blocks."""
+    order = (settings.seed, learner.table.step)
+    rows = batches(len(inputs), settings.batch_size, settings.shuffle_block, order)
+    for prepared in ahead(lambda batch: learner.prepare(inputs.take(batch)), rows):
+        learner.train_step(prepared)

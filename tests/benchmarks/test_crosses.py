@@ -16,7 +16,6 @@ from crosses_model import (
     MAY_FALL_SHORT,
     Chosen,
     ModelSize,
-    Trainer,
     Variant,
     against,
     cheapest_first,
@@ -27,6 +26,7 @@ from crosses_model import (
     halved,
     inputs_of,
     own_name,
+    trainer_of,
     variants,
 )
 from frappe_files import ROWS, write_frappe
@@ -130,7 +130,7 @@ def test_an_empty_split_has_no_keys():
 @pytest.mark.slow
 def test_a_model_takes_a_row_for_every_value_and_pair_of_the_training_rows(data):
     variant = Variant(crosses=PAIRS)
-    trainer = Trainer(variant, data, QUICK, seed=1)
+    trainer = trainer_of(variant, data, QUICK, seed=1)
     trainer.learn_epoch(0)
     codes = data.train.codes
     pairs = [
@@ -150,13 +150,13 @@ def test_a_model_takes_a_row_for_every_value_and_pair_of_the_training_rows(data)
 
 
 def test_values_of_a_cross_wait_for_their_row(data):
-    trainer = Trainer(Variant(crosses=PAIRS, min_count=10_000), data, QUICK, seed=1)
+    trainer = trainer_of(Variant(crosses=PAIRS, min_count=10_000), data, QUICK, seed=1)
     trainer.learn_epoch(0)
     assert ModelSize.by(Variant(crosses=PAIRS), trainer.learner).rows == sum(data.sizes)
 
 
 def test_scoring_makes_no_row(data):
-    trainer = Trainer(Variant(crosses=PAIRS), data, QUICK, seed=1)
+    trainer = trainer_of(Variant(crosses=PAIRS), data, QUICK, seed=1)
     trainer.learn_epoch(0)
     before = trainer.learner.table.statistics().rows
     assert len(trainer.probabilities(data.test)) == ROWS["test"]
@@ -164,7 +164,7 @@ def test_scoring_makes_no_row(data):
 
 
 def test_an_epoch_is_learned_in_an_order_of_its_own(data):
-    first, again, second = (Trainer(Variant(), data, QUICK, seed=1) for _ in range(3))
+    first, again, second = (trainer_of(Variant(), data, QUICK, seed=1) for _ in range(3))
     first.learn_epoch(0)
     again.learn_epoch(0)
     second.learn_epoch(1)
