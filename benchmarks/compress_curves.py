@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from harness.datasets import Column, Dataset, bucketed, distinct, parts, rewritten
-from harness.training import Learned, learn
+from harness.training import TrainedModel, train_days
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -78,7 +78,7 @@ class Line:
 
 
 class RivalBench(PlanEvaluator):
-    """Measures plans of its own model, and the scores that another model gave the same impressions."""
+    """Measures plans of its own model, and scores of another model on the same impressions."""
 
     @property
     def auc_choosing(self) -> float:
@@ -86,7 +86,7 @@ class RivalBench(PlanEvaluator):
         half = self._heldout.choosing
         return auc(self._heldout.label[half], self._trained[half])
 
-    def rival(self, curve: str, learned: Learned, keys: bool) -> EvaluatedPlan:
+    def rival(self, curve: str, learned: TrainedModel, keys: bool) -> EvaluatedPlan:
         """Score another trained model, without its zero rows; `keys` says whether its server needs
         them.
         """
@@ -183,7 +183,7 @@ class Curves:
             map(_bench, map(self._sparse, self._tried.lasso)), key=lambda bench: bench.auc_choosing
         )
 
-    def _sparse(self, strength: float) -> Learned:
+    def _sparse(self, strength: float) -> TrainedModel:
         """The model that group lasso of a strength leaves."""
         return self._learned(_penalised(self._of_width(self.dim), strength))
 
@@ -232,8 +232,8 @@ class Curves:
 
     def _learned(
         self, model: ModelSettings, days: list[Path] | None = None, schema: Schema | None = None
-    ) -> Learned:
-        return learn(
+    ) -> TrainedModel:
+        return train_days(
             schema or self._dataset.schema,
             model,
             self._dataset.training,
@@ -242,7 +242,7 @@ class Curves:
         )
 
 
-def _bench(learned: Learned) -> RivalBench:
+def _bench(learned: TrainedModel) -> RivalBench:
     return RivalBench.of(learned.checkpoint, learned.partition, 0.0)
 
 
@@ -359,7 +359,7 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], curve: str, colour: str
         axes.fill_between(ratio, low, high, color=colour, alpha=0.15, linewidth=0)
 
 
-def lossless(learned: Learned) -> dict[str, Any]:
+def lossless(learned: TrainedModel) -> dict[str, Any]:
     """Return the largest difference over all held-out impressions at batches of 512, 32 and 1, and
     what was cut.
 

@@ -97,7 +97,7 @@ def _halved(bench: Bench, name: str, variant: Variant, gates: SelectionSettings)
     """Choose with the first seed, learn what is left with every seed, and compare it to the full
     model.
     """
-    bench.say(f"{name}: gates")
+    bench.log(f"{name}: gates")
     try:
         half = choose_half(variant, bench.data, bench.settings, gates, bench.seeds[0])
     except InputError as error:

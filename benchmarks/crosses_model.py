@@ -57,7 +57,7 @@ class Variant:
     min_count: int = 1
 
     def schema(self) -> Schema:
-        """Return the schema of the ten columns, or those of them that are left, and of the crosses."""
+        """Return the schema of the columns that are left, and of the crosses."""
         columns = [Categorical(name=own_name(name), column=name) for name in self.fields]
         crosses = [
             Cross(name=cross_name(pair), of=tuple(own_name(part) for part in pair))
@@ -389,7 +389,7 @@ class Bench:
     settings: Mapping[str, Any]
     seeds: Sequence[int]
     cache: Cache
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     blind: bool = False
 
     def figures(self, name: str, variant: Variant) -> dict[str, Any]:
@@ -404,7 +404,7 @@ class Bench:
 
         def made(answer: Path) -> Mapping[str, Any]:
             """Learn a variant, keep its scores, and return its figures."""
-            self.say(f"{name}, seed {seed}")
+            self.log(f"{name}, seed {seed}")
             done = run(variant, self.data, self.settings, seed)
             np.savez(answer, valid=done.valid, test=done.test)
             return done.figures

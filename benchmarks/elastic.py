@@ -134,7 +134,7 @@ def measure(
     plan: Plan,
     folder: Path,
     environments: Path,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Measured:
     """Start the systems for the work in the folder one after the other, time them in rounds, and
     end them.
@@ -145,13 +145,13 @@ def measure(
         plan: how much.
         folder: as `workload.write` wrote it; logs go there.
         environments: where the peers' environments are or will be.
-        say: receives lines of progress.
+        log: receives lines of progress.
     """
     measured = Measured()
     with ExitStack() as stack:
-        running = _started(stack, systems, folder, environments, measured, say)
+        running = _started(stack, systems, folder, environments, measured, log)
         for number in range(plan.rounds):
-            say(f"round {number + 1} of {plan.rounds}")
+            log(f"round {number + 1} of {plan.rounds}")
             for mlp in mlps:
                 for name, process in running.items():
                     _block(name, process, mlp, plan, measured)
@@ -164,12 +164,12 @@ def _started(
     folder: Path,
     environments: Path,
     measured: Measured,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> dict[str, Process]:
     """Start all at once and wait until every one has filled its table or failed."""
     starting: dict[str, Process] = {}
     for name in systems:
-        say(f"starting {name}")
+        log(f"starting {name}")
         try:
             process = SYSTEMS[name].start(folder, folder / f"{name}.log", environments)
         except NoEnvironment as error:

@@ -59,7 +59,8 @@ def measure(rows: int, dim: int, scratch: Path) -> dict[str, Any]:
     figures, expected = _learned_and_saved(
         ElasticTable(spec, seed=1), rows, scratch / "table", sample, draw
     )
-    gc.collect()  # the first compilation of kernels leaves frames in cycles, which would keep the table alive
+    # The first compilation of kernels leaves frames in cycles, which would keep the table alive.
+    gc.collect()
     restored = ElasticTable(spec, seed=1)
     figures["restore_s"] = _timed(lambda: restored.restore(scratch / "table"))
     figures["restored_equal"] = bool(

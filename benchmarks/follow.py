@@ -122,7 +122,7 @@ class Run:
         self._running: list[subprocess.Popen[str]] = []
 
     def start(self, name: str, *command: str) -> subprocess.Popen[str]:
-        """Start a Python process with this checkout on its path; what it says goes to `<name>.log`."""
+        """Start a Python process with this checkout on its path; it writes to `<name>.log`."""
         known = {
             **os.environ,
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'benchmarks'}",

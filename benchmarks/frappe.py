@@ -48,7 +48,7 @@ class Bench:
     environments: Path
     quick: bool = False
 
-    def result(self, model: str, seed: int, say: Callable[[str], None]) -> Result:
+    def result(self, model: str, seed: int, log: Callable[[str], None]) -> Result:
         """Return a run, made if it is not there yet.
 
         Raises:
@@ -63,7 +63,7 @@ class Bench:
 
         def run(answer: Path) -> dict[str, Any]:
             """Learn with one seed, keep the answer, and return its figures."""
-            say(f"{model}, seed {seed}")
+            log(f"{model}, seed {seed}")
             return self._run(model, seed, answer, settings)
 
         return self.cache.get_or_run(path, run)
@@ -219,7 +219,7 @@ _SEED = 1
 
 
 def examples_per_s(
-    bench: Bench, models: Sequence[str], rounds: int, say: Callable[[str], None]
+    bench: Bench, models: Sequence[str], rounds: int, log: Callable[[str], None]
 ) -> dict[str, float]:
     """Return each model's median over the rounds; nothing of it is kept.
 
@@ -230,7 +230,7 @@ def examples_per_s(
     found: dict[str, list[float]] = {model: [] for model in models}
     for number in range(rounds):
         for model, speeds in found.items():
-            say(f"speed of {model}, round {number + 1} of {rounds}")
+            log(f"speed of {model}, round {number + 1} of {rounds}")
             speeds.append(
                 bench.figures(model, _SEED, max_epochs=EPOCHS, patience=EPOCHS)["examples_per_s"]
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
+from harness.cache import description_digest
 from harness.globo_files import within_share
 from harness.training import train_once
 from matplotlib.axes import Axes
@@ -162,7 +162,7 @@ def drawn_schema() -> Schema:
 
 
 def columns(inputs: Inputs, whole: Schema, part: Schema) -> Inputs:
-    """Return the inputs of a schema that has only some of the whole one's single-valued id fields."""
+    """Return the inputs of a schema that has some of the single-valued id fields."""
     places = [FieldLayout.of(whole).singles.index(name) for name in FieldLayout.of(part).singles]
     return replace(inputs, keys=np.ascontiguousarray(inputs.keys[:, places]))
 
@@ -415,9 +415,7 @@ def kept(folder: Path, name: str, description: object, make: Callable[[], Run]) 
         description: everything that the run depends on, as JSON.
         make: makes it.
     """
-    digest = hashlib.sha256(
-        json.dumps(description, sort_keys=True, default=str).encode()
-    ).hexdigest()[:16]
+    digest = description_digest(description)
     path = folder / f"{name}-{digest}.npz"
     if path.exists():
         return _read(path)

@@ -1,8 +1,7 @@
-"""Multi-hash fields on MovieLens-1M: the data, the tables, the systems, training and the figures."""
+"""Multi-hash fields on MovieLens-1M: data, tables, systems, training and figures."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+from harness.cache import description_digest
 from numba import njit
 from numpy.typing import NDArray
 
@@ -577,7 +577,7 @@ def _aucs(
         "rows": len(learned.label),
         "positive": float(learned.label.mean()),
     }
-    path = folder / f"{_digest(description)}.json"
+    path = folder / f"{description_digest(description)}.json"
     if path.exists():
         done: list[float] = json.loads(path.read_text())["auc"]
         return done
@@ -611,10 +611,6 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "own": plan.own,
         "settings": plan.settings.model_dump() if plan.settings else None,
     }
-
-
-def _digest(description: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def figures(

@@ -157,7 +157,7 @@ def movielens(folder: Path, workspace: Path, count: int, report: Report) -> Slic
 
 
 def drawn(count: int) -> SlicedDataset:
-    """Return a small dataset whose clicks depend on pairs, to try the benchmark without the data."""
+    """Return a small dataset whose clicks depend on pairs, for runs without the data."""
     draw, relations = np.random.default_rng(0), relations_of("ad", "region")
     fields = tuple(Categorical(name=name) for name in ("viewer", "ad", "region"))
     schema = Schema(

@@ -20,7 +20,7 @@ from dgl.nn import SAGEConv
 
 
 class Sage(torch.nn.Module):
-    """Sparse embeddings, mean aggregation with ReLU between layers, a dot product with node biases."""
+    """Sparse embeddings, mean aggregation, ReLU between layers, a dot product with node biases."""
 
     def __init__(self, nodes: int, dim: int, layers: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """DuckDB's process: runs the SQL that it is given, in its own environment, and prints seconds by
 part as JSON.
 
-`python duck.py JSON`, with `{"threads": 2, "memory": "4g", "scratch": "…", "parts": {"statistics":
+`python spark_duck.py JSON`, with `{"threads": 2, "memory": "4g", "scratch": "…", "parts": {"statistics":
 ["create …", …], …}}`.
 """
 

@@ -132,7 +132,7 @@ def once(
 
 
 def daily(spark: SparkSession, names: str, root: str, days: int, window: int) -> list[float]:
-    """Seconds of each of several days, one after the other, each on what the days before it left."""
+    """Return the seconds of each of several days, each based on the results of the days before."""
     source, target = Path(root) / "days", Path(root) / "daily"
     statistics = STATISTICS.model_copy(update={"window_days": window})
     graph = GRAPH.model_copy(update={"window_days": window, "relations": relations(names)})

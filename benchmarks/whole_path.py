@@ -44,7 +44,7 @@ import pyarrow.parquet as pq
 import typer
 from harness.datasets import Dataset, distinct, drawn, globo, kuairand
 from harness.options import chosen, print_json, progress, refusals
-from harness.training import Learned, Spent, learn, timed
+from harness.training import Spent, TrainedModel, timed, train_days
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 from whole_path_stages import (
@@ -113,7 +113,7 @@ class Step:
     """
 
     name: str
-    learned: Learned
+    learned: TrainedModel
     model: CompactModel
     scores: NDArray[np.float32]
     beside: dict[str, Spent]
@@ -162,7 +162,7 @@ class WholePath:
         )
         crossed, statistics = pretrained(self._walk, stage, self._folder / "encodings")
         days = self._walk.dataset.days
-        learned = learn(
+        learned = train_days(
             stage.schema, stage.model, stage.training, days, self._folder / "models", crossed
         )
         model = without_zero_rows(CompactModel.of(read_checkpoint(learned.checkpoint)))
@@ -424,7 +424,7 @@ def _warm_up() -> None:
     """
     with tempfile.TemporaryDirectory() as scratch:
         few = drawn(Path(scratch), rows=500)
-        learn(few.schema, few.model, few.training, few.days, Path(scratch) / "models")
+        train_days(few.schema, few.model, few.training, few.days, Path(scratch) / "models")
 
 
 def _show(results: dict[str, Any], as_json: bool) -> None:

@@ -4,7 +4,6 @@ statistics.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, replace
@@ -14,9 +13,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from harness.cache import description_digest
 from harness.cross_features import RELATIONS, VARIANTS, graph_of, made, without_crosses
 from harness.datasets import Dataset, flatten
-from harness.training import Crossed, Learned, Spent, timed
+from harness.training import Crossed, Spent, TrainedModel, timed
 
 from compression.selection.footprint import Budget
 from compression.selection.ranking import SelectionData, rank_fields
@@ -241,7 +241,7 @@ def pretrained(walk: Walk, stage: Stage, folder: Path) -> tuple[Crossed, Spent]:
         [r.name for r in stage.relations],
         stage.statistics.model_dump(mode="json"),
     ]
-    home = folder / hashlib.sha256(json.dumps(description).encode()).hexdigest()[:16]
+    home = folder / description_digest(description)
     slices = range(1, len(walk.dataset.days))
     spent = sum((_fitted(walk, stage, number, home / str(number)) for number in slices), Spent())
     found = (None, *(home / str(number) for number in slices))
@@ -287,7 +287,7 @@ class Chosen:
     dropped: frozenset[str]
 
 
-def choose(walk: Walk, stage: Stage, learned: Learned, share: float) -> Chosen:
+def choose(walk: Walk, stage: Stage, learned: TrainedModel, share: float) -> Chosen:
     """Rank a learned stage's inputs, and keep what fits into a share of its bytes."""
     dataset = walk.dataset
     first = min(max(2, len(dataset.days) - _LEARNED_ON), len(dataset.days) - 1)

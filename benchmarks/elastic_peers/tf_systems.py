@@ -167,7 +167,7 @@ _PREFILL = 200_000
 
 
 class MutableHashTable:
-    """Three tables for all MLPs; a step finds and inserts each distinct row in every one of them."""
+    """Three tables for all MLPs; a step looks up and inserts each distinct row in each."""
 
     def __init__(self, work: Workload, drawn: Traffic) -> None:
         self._work, self._drawn = work, drawn

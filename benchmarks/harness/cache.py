@@ -39,10 +39,7 @@ class Cache:
 
     def path(self, model: str, seed: int, **made_of: Any) -> Path:
         """Return where the run of this description lies, whether it is there or not."""
-        description = json.dumps(made_of, sort_keys=True).encode()
-        return (
-            self.folder / f"{model}-{seed}-{hashlib.sha256(description).hexdigest()[:_SHORT]}.json"
-        )
+        return self.folder / f"{model}-{seed}-{description_digest(made_of)}.json"
 
     def get(self, path: Path) -> Result | None:
         """Return a finished run, or None."""
@@ -68,6 +65,12 @@ class Cache:
         done = self.get(path)
         assert done is not None
         return done
+
+
+def description_digest(description: Any) -> str:
+    """Return a short digest of a description that JSON can hold; other values by their text."""
+    text = json.dumps(description, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:_SHORT]
 
 
 def digest(files: Iterable[Path]) -> str:

@@ -192,7 +192,7 @@ def kuairand(workspace: Path, report: Report) -> Dataset:
 
 
 def frappe(workspace: Path, data: Path) -> Dataset:
-    """Frappe's training rows, many times over, as one day, whose held-out slice are its test rows."""
+    """Frappe's training rows, many times over, as one day; its test rows are the held-out slice."""
     read = Frappe.read(data)
     names = [f"frappe_{name}" for name in FRAPPE_FIELDS]
     schema = _plain_schema("label", names, user=names[0], item=names[1])
@@ -234,7 +234,7 @@ def drawn(workspace: Path, days: int = 1, rows: int = 1500) -> Dataset:
 
 
 def _frappe_day(folder: Path, read: Frappe, names: Sequence[str]) -> Path:
-    """Write training rows and, after them in time, test rows: the order within each is the file's."""
+    """Write training rows and, later in time, test rows, both in the order of the file."""
     target = folder / "impressions" / "part-00000.parquet"
     if not target.is_file():
         splits = (read.train, read.test)

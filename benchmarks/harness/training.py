@@ -4,7 +4,6 @@ needed.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from features.schema import Relation, Schema
+from harness.cache import description_digest
 from training.data.examples import batches
 from training.data.inputs import Inputs
 from training.fit.learner import Learner, ahead
@@ -48,7 +48,7 @@ def timed(work: Callable[[], Made]) -> tuple[Made, Spent]:
 
 
 @dataclass(frozen=True)
-class Learned:
+class TrainedModel:
     """What was learned.
 
     Attributes:
@@ -82,14 +82,14 @@ class Crossed:
     encodings: tuple[Path | None, ...]
 
 
-def learn(
+def train_days(
     schema: Schema,
     model: ModelSettings,
     training: TrainingSettings,
     days: Sequence[Path],
     folder: Path,
     crossed: Crossed | None = None,
-) -> Learned:
+) -> TrainedModel:
     """Learn the days one after the other, the last slice of each day first on the next, or read
     what was learned before.
     """
@@ -103,9 +103,7 @@ def learn(
     description += (
         [[r.name for r in crossed.relations], list(map(str, crossed.encodings))] if crossed else []
     )
-    home = (
-        folder / hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
-    )
+    home = folder / description_digest(description)
     if not (home / "done.json").is_file():
         shutil.rmtree(home, ignore_errors=True)
         auc, spent = timed(lambda: _learn(schema, model, training, days, home, crossed))
@@ -113,7 +111,7 @@ def learn(
         (home / "done.json").write_text(json.dumps(done), encoding="utf-8")
     done = json.loads((home / "done.json").read_text(encoding="utf-8"))
     spent = Spent(done["seconds"], done.get("cpu_seconds", math.nan))
-    return Learned(home / str(len(days) - 1), days[-1], done["auc"], spent)
+    return TrainedModel(home / str(len(days) - 1), days[-1], done["auc"], spent)
 
 
 def _learn(
