@@ -1,39 +1,42 @@
 """AUC against bytes: composed plans of compression, and each rival by itself, on real logs.
 
-`python benchmarks/compress.py --json --plots FOLDER`. For each log one unpenalised Wide & Deep is learned at widths 8, 16
-and 32; the one that the choosing half of the held-out users likes best is 1×: keys, rows and dense weights, no optimizer slots:
+`python benchmarks/compress.py --json --plots FOLDER`. For each log one unpenalised Wide & Deep is
+learned at widths 8, 16 and 32; the one that the choosing half of the held-out users likes best is
+1×: keys, rows and dense weights, no optimizer slots:
 
-    composed                what `search-compression` finds on the way down (rows, columns, bits, kernels, units)
-    group lasso, composed   the same, from the model of group lasso that the choosing users like best
-    strongest …, composed   the same, from the model of the strongest group lasso: the smallest models
-    …, fine-tuned           these at several sizes, and as they are, with dense weights that learn the last day anew
+    composed                what `search-compression` finds on the way down (rows, columns, bits,
+                            kernels, units)
+    group lasso, composed   the same, from the model of group lasso that the choosing users like
+                            best
+    strongest …, composed   the same, from the model of the strongest group lasso: the smallest
+                            models
+    …, fine-tuned           these at several sizes, and as they are, with dense weights that learn
+                            the last day anew
     quantization            float16, int8, int4 alone
     group lasso             models learned with it, their zero rows gone
     magnitude pruning       as many rows of the unpenalised model, by length (the paper's test)
     hashing trick           models learned with 10, 100 and 1,000 values of a field to a row
     quotient and remainder  models learned with as many rows in two tables
 
-Plans are chosen on one half of the users and reported on the other; intervals are of 200 draws of users. `lossless_*`: the same
-model exported whole and without its zero rows, answered in processes that know TensorFlow only. Data: globo (clicks against DRAWN
-negatives; CHAMELEON, academic use), kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0) and frappe_x1 (Baltrunas et al. 2015,
-research use; its test rows are held out), through ELASTIC_CTR_DATA.
-(A script named compression.py would be imported in the place of the package by every other script of this folder.)
+Plans are chosen on one half of the users and reported on the other; intervals are of 200 draws of
+users. `lossless_*`: the same model exported whole and without its zero rows, answered in processes
+that know TensorFlow only. Data: globo (clicks against DRAWN negatives; CHAMELEON, academic use),
+kuairand_pure (Gao et al., CIKM 2022, CC BY-SA 4.0) and frappe_x1 (Baltrunas et al. 2015, research
+use; its test rows are held out), through ELASTIC_CTR_DATA. (A script named compression.py would be
+imported in the place of the package by every other script of this folder.)
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from command_line import chosen, progress, refusals
-from compression_parts.curves import QUICK, SIZES, Curves, Tried
-from compression_parts.lossless import lossless
-from compression_parts.report import best_at, plot_curves, row
-from compression_parts.worlds import World, drawn, frappe, globo, kuairand
-from frappe_peers.data import FOLDER as FRAPPE
+from compress_curves import QUICK, SIZES, Curves, Tried, best_at, lossless, plot_curves, row
+from harness.datasets import Dataset, drawn, frappe, globo, kuairand
+from harness.frappe_data import FOLDER as FRAPPE
+from harness.options import chosen, print_json, progress, refusals
 
 from pipelines.cli import console
 
@@ -56,7 +59,7 @@ def main(
     ] = False,
 ) -> None:
     """Learn, compress, compare, and print the curves."""
-    makers: dict[str, Callable[[], World]] = {
+    makers: dict[str, Callable[[], Dataset]] = {
         "globo": lambda: globo(workspace / "globo", days, share, progress),
         "kuairand_pure": lambda: kuairand(workspace / "kuairand", progress),
         "frappe_x1": lambda: frappe(workspace / "frappe", frappe_data),
@@ -64,22 +67,22 @@ def main(
     }
     names, tried = chosen("drawn" if quick else data, makers, "--data"), QUICK if quick else Tried()
     with refusals():
-        told = {
+        results = {
             name: _figures(makers[name](), workspace / name, tried, plans, plots) for name in names
         }
-    _show(told, as_json)
+    _show(results, as_json)
 
 
 def _figures(
-    world: World, folder: Path, tried: Tried, plans: int, plots: Path | None
+    dataset: Dataset, folder: Path, tried: Tried, plans: int, plots: Path | None
 ) -> dict[str, Any]:
-    curves = Curves(world, folder, lambda text: progress(f"{world.name}: {text}"), tried)
+    curves = Curves(dataset, folder, lambda text: progress(f"{dataset.name}: {text}"), tried)
     rows = [row(line, curves) for line in curves.lines(plans)]
     if plots:
         plot_curves(
             rows,
-            f"{world.name}: what a smaller model costs",
-            plots / f"compression-{world.name}.png",
+            f"{dataset.name}: what a smaller model costs",
+            plots / f"compression-{dataset.name}.png",
         )
     return {
         "dim": curves.dim,
@@ -91,11 +94,11 @@ def _figures(
     }
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(results)
         return
-    for name, figures in told.items():
+    for name, figures in results.items():
         lines = [
             (f"{r}×", curve, *_words(one))
             for r, best in figures["best_at"].items()

@@ -1,49 +1,36 @@
-"""Declared id crosses, a relation network, and FSCD between them, on Frappe: `python benchmarks/crosses.py --json`.
+"""Declared id crosses, a relation network, and FSCD between them, on Frappe: `python
+benchmarks/crosses.py --json`.
 
-Wide & Deep with the settings of `benchmarks/frappe.py` (hidden layers apart) on `frappe_x1`, found through ELASTIC_CTR_DATA.
-First, what declared crosses (an id of its own for every pair of values) buy and take against one relation network over the ten
-fields. Second, a user who declared all those crosses and asks which are worth their bytes: gates of FSCD learn on the training
-rows, the inputs are taken in their order into half the bytes, and a model of what is left is learned afresh.
+Wide & Deep with the settings of `benchmarks/frappe.py` (hidden layers apart) on `frappe_x1`, found
+through ELASTIC_CTR_DATA. First, what declared crosses (an id of its own for every pair of values)
+buy and take against one relation network over the ten fields. Second, a user who declared all those
+crosses and asks which are worth their bytes: gates of FSCD learn on the training rows, the inputs
+are taken in their order into half the bytes, and a model of what is left is learned afresh.
 
-Every model learns until validation AUC stalls; test rows are scored with the best epoch. `--blind` leaves test figures out,
-for choosing settings. Finished models are kept, so an interrupted run goes on where it stopped.
+Every model learns until validation AUC stalls; test rows are scored with the best epoch. `--blind`
+leaves test figures out, for choosing settings. Finished models are kept, so an interrupted run goes
+on where it stopped.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from command_line import chosen
-from crosses_parts.arms import Arm, arms
-from crosses_parts.report import against
-from frappe_peers.cache import Cache
-from frappe_peers.data import Frappe
-from frappe_peers.registry import MODELS
+from crosses_model import Bench, Variant, against, choose_half, variants
+from harness.cache import Cache
+from harness.frappe_data import FOLDER, Frappe
+from harness.frappe_models import MODELS
+from harness.frappe_ours import use_threads
+from harness.options import CACHE, chosen, print_json, progress
 
 from compression.settings import SelectionSettings
 from features.errors import InputError
 from pipelines.cli import console
 
-if TYPE_CHECKING:
-    from crosses_parts.runs import Bench
-
-_CACHE = (
-    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    / "elastic-ctr-benchmarks"
-    / "crosses"
-)
-_DATA = (
-    Path(
-        os.environ.get("ELASTIC_CTR_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
-    )
-    / "frappe_x1"
-)
+_CACHE = CACHE / "crosses"
 _SHOWN = "neither,crosses,relations,relations_vector"
 _COLUMNS = (
     "valid_auc",
@@ -63,7 +50,7 @@ def main(
         str, typer.Option("--arms", help="Also: crosses_all, crosses_admitted.")
     ] = _SHOWN,
     halve: Annotated[
-        str, typer.Option(help="Arms that FSCD is to halve, comma-separated; may be empty.")
+        str, typer.Option(help="Variants that FSCD is to halve, comma-separated; may be empty.")
     ] = "crosses",
     seeds: Annotated[int, typer.Option(min=1, help="Seeds 1, 2, … for each model.")] = 2,
     hidden: Annotated[str, typer.Option(help="Widths of the hidden layers.")] = "200,200",
@@ -80,28 +67,19 @@ def main(
     ] = SelectionSettings().rows,
     blind: Annotated[bool, typer.Option("--blind", help="Leave test figures out.")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="Tiny, two epochs: does it run?")] = False,
-    data: Annotated[Path, typer.Option(help="The folder of train, valid and test.")] = _DATA,
+    data: Annotated[Path, typer.Option(help="The folder of train, valid and test.")] = FOLDER,
     results: Annotated[Path, typer.Option(help="Where finished runs are kept.")] = _CACHE,
 ) -> None:
     """Learn what has not been learned yet, and print AUC beside rows and bytes."""
-    from crosses_parts.learning import use_threads
-    from crosses_parts.runs import Bench
 
-    known = arms(min_count, rank)
+    known = variants(min_count, rank)
     asked, halved = chosen(models, known, "--arms"), chosen(halve, known, "--halve")
     wide_deep = MODELS["ours_wide_deep"].settings_for(quick)
     settings = wide_deep | (
         {} if quick else {"hidden": [int(width) for width in hidden.split(",")], "threads": threads}
     )
     use_threads(threads)
-    bench = Bench(
-        Frappe.read(data),
-        settings,
-        range(1, seeds + 1),
-        Cache(results),
-        partial(typer.echo, err=True),
-        blind,
-    )
+    bench = Bench(Frappe.read(data), settings, range(1, seeds + 1), Cache(results), progress, blind)
     figures = {name: bench.figures(name, known[name]) for name in dict.fromkeys((*asked, *halved))}
     gates = SelectionSettings(
         learning_rate=gate_rate, passes=1 if quick else gate_passes, rows=row_cost
@@ -115,18 +93,18 @@ def main(
     )
 
 
-def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict[str, Any]:
-    """Choose with the first seed, learn what is left with every seed, and compare it to the full model."""
-    from crosses_parts.selecting import choose_half
-
-    bench.say(f"{name}: gates")
+def _halved(bench: Bench, name: str, variant: Variant, gates: SelectionSettings) -> dict[str, Any]:
+    """Choose with the first seed, learn what is left with every seed, and compare it to the full
+    model.
+    """
+    bench.log(f"{name}: gates")
     try:
-        half = choose_half(arm, bench.data, bench.settings, gates, bench.seeds[0])
+        half = choose_half(variant, bench.data, bench.settings, gates, bench.seeds[0])
     except InputError as error:
         return {"nothing_fits": str(error)}
-    full = bench.figures(name, arm)
+    full = bench.figures(name, variant)
     left = {"fscd": half.fscd, "cheapest": half.cheapest}
-    pruned = {by: bench.figures(f"{name}_{by}", arm.keeping(kept)) for by, kept in left.items()}
+    pruned = {by: bench.figures(f"{name}_{by}", variant.keeping(kept)) for by, kept in left.items()}
     return {"uses": half.as_dict()} | {
         by: figures | against(full, figures) for by, figures in pruned.items()
     }
@@ -134,41 +112,41 @@ def _halved(bench: Bench, name: str, arm: Arm, gates: SelectionSettings) -> dict
 
 def _show(figures: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(figures, indent=1))
+        print_json(figures)
         return
     pruned = {
-        f"{name}, {by}": told[by]
-        for name, told in figures["halved"].items()
+        f"{name}, {by}": row[by]
+        for name, row in figures["halved"].items()
         for by in ("fscd", "cheapest")
-        if by in told
+        if by in row
     }
     lines = [
-        (name, *(told.get(column) for column in _COLUMNS))
-        for name, told in (figures["arms"] | pruned).items()
+        (name, *(row.get(column) for column in _COLUMNS))
+        for name, row in (figures["arms"] | pruned).items()
     ]
     console.table("Frappe, Wide & Deep", ("arm", *_COLUMNS), lines)
-    for name, told in figures["halved"].items():
-        if "nothing_fits" in told:
-            console.error(f"{name}: {told['nothing_fits']}")
+    for name, row in figures["halved"].items():
+        if "nothing_fits" in row:
+            console.error(f"{name}: {row['nothing_fits']}")
             continue
-        uses = [(use, *line.values()) for use, line in told["uses"].items()]
+        uses = [(use, *line.values()) for use, line in row["uses"].items()]
         console.table(
             f"{name}: what half the bytes keep",
             ("use", "δ", "rows", "kept", "kept by cheapest"),
             uses,
         )
         console.table(
-            "against the full model", ("by", "bytes", "AUC gain", "reached"), _verdicts(told)
+            "against the full model", ("by", "bytes", "AUC gain", "reached"), _verdicts(row)
         )
 
 
-def _verdicts(told: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+def _verdicts(row: Mapping[str, Any]) -> list[tuple[Any, ...]]:
     names = (
         "bytes_share",
-        "test_auc_gain" if "test_auc_gain" in told["fscd"] else "valid_auc_gain",
+        "test_auc_gain" if "test_auc_gain" in row["fscd"] else "valid_auc_gain",
         "reached",
     )
-    return [(by, *(told[by][name] for name in names)) for by in ("fscd", "cheapest")]
+    return [(by, *(row[by][name] for name in names)) for by in ("fscd", "cheapest")]
 
 
 if __name__ == "__main__":

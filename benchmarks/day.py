@@ -1,12 +1,15 @@
-"""What a day costs, in Airflow and by `elastic-ctr run`, cold and warm: `python benchmarks/day.py --json`.
+"""What a day costs, in Airflow and by `elastic-ctr run`, cold and warm: `python benchmarks/day.py
+--json`.
 
-A day of KuaiRand-Pure (Gao et al., CIKM 2022, CC BY-SA 4.0; found through ELASTIC_CTR_DATA) and a day of 100,000 simulated
-impressions. The first day of a way is cold: services or process have just started. The days after it are warm.
+A day of KuaiRand-Pure (Gao et al., CIKM 2022, CC BY-SA 4.0; found through ELASTIC_CTR_DATA) and a
+day of 100,000 simulated impressions. The first day of a way is cold: services or process have just
+started. The days after it are warm.
 
-CPU seconds are those of the whole tree of processes, Spark's JVM and Airflow's own included. `airflow_day_s`,
-`airflow_day_cpu_s`, `run_day_s` and `run_day_cpu_s` are means over the warm days of the first data set named;
-`stages` has, of the same days, each stage's seconds in both ways and CPU seconds in the second. `steps` has what a training
-step costs (`day_parts/steps.py`), with `--against REVISION` in turns with that revision's code in the same run.
+CPU seconds are those of the whole tree of processes, Spark's JVM and Airflow's own included.
+`airflow_day_s`, `airflow_day_cpu_s`, `run_day_s` and `run_day_cpu_s` are means over the warm days
+of the first data set named; `stages` has, of the same days, each stage's seconds in both ways and
+CPU seconds in the second. `steps` has what a training step costs (`day_steps.py`), with `--against
+REVISION` in turns with that revision's code in the same run.
 """
 
 from __future__ import annotations
@@ -28,9 +31,9 @@ from typing import Annotated, Any
 
 import psutil
 import typer
-from command_line import chosen, progress, refusals
-from day_parts.processes import cpu_seconds
-from day_parts.steps import Plan, measure_steps
+from day_run_worker import cpu_seconds
+from day_steps import Plan, measure_steps
+from harness.options import chosen, print_json, progress, refusals
 
 from pipelines.cli.console import table
 from pipelines.demo.run import KUAIRAND, SIMULATED, Subject
@@ -101,13 +104,7 @@ def _day_of(day: DayRun, cpu_s: float) -> Day:
 
 def run_days(subject: Subject, days: Sequence[date], folder: Path) -> dict[str, Any]:
     """Return each day of one `elastic-ctr run`."""
-    argv = [
-        sys.executable,
-        "-m",
-        "day_parts.run_worker",
-        str(subject.config),
-        str(folder / "workspace"),
-    ]
+    argv = [sys.executable, "-m", "day_run_worker", str(subject.config), str(folder / "workspace")]
     path = os.pathsep.join((str(ROOT), str(ROOT / "benchmarks")))
     known = {**os.environ, **QUIET, DATA_VARIABLE: str(data_folder()), "PYTHONPATH": path}
     found: dict[str, Day] = {}
@@ -137,7 +134,9 @@ def run_days(subject: Subject, days: Sequence[date], folder: Path) -> dict[str, 
 
 
 def summary(data: dict[str, Any]) -> dict[str, Any]:
-    """Return the means over warm days of one data set's figures, by the names that the module explains."""
+    """Return the means over warm days of one data set's figures, by the names that the module
+    explains.
+    """
     figures: dict[str, Any] = {}
     stages: dict[str, dict[str, float]] = defaultdict(dict)
     for way in ("airflow", "run"):
@@ -177,7 +176,7 @@ def main(
     cores = len(psutil.Process().cpu_affinity() or [])
     result = {**summary(found[names[0]]), **learning, "data": found, "cores": cores}
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
+        print_json(result)
     else:
         _show(names[0], result)
 

@@ -1,13 +1,14 @@
-"""One large table: learned, saved, restored and looked up on this machine, with times and peak memory.
+"""One large table: learned, saved, restored and looked up on this machine, with times and peak
+memory.
 
-`python benchmarks/elastic_scale.py --rows 50000000 --json`. Every key is learned once, then batches of Zipf traffic; the
-restored table's vectors are compared with the saved one's, bit for bit, on a sample.
+`python benchmarks/elastic_scale.py --rows 50000000 --json`. Every key is learned once, then batches
+of Zipf traffic; the restored table's vectors are compared with the saved one's, bit for bit, on a
+sample.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import tempfile
 import time
@@ -18,6 +19,7 @@ from typing import Annotated, Any
 import numpy as np
 import psutil
 import typer
+from harness.options import print_json
 from numpy.typing import NDArray
 
 from elastic_embeddings import ElasticTable, GroupAdam, SlabSpec
@@ -43,7 +45,7 @@ def main(
     finally:
         shutil.rmtree(scratch)
     if as_json:
-        typer.echo(json.dumps(figures, indent=1))
+        print_json(figures)
     else:
         console.table(
             f"A table of {rows:,} rows of width {dim}", ("figure", "value"), figures.items()
@@ -57,7 +59,8 @@ def measure(rows: int, dim: int, scratch: Path) -> dict[str, Any]:
     figures, expected = _learned_and_saved(
         ElasticTable(spec, seed=1), rows, scratch / "table", sample, draw
     )
-    gc.collect()  # the first compilation of kernels leaves frames in cycles, which would keep the table alive
+    # The first compilation of kernels leaves frames in cycles, which would keep the table alive.
+    gc.collect()
     restored = ElasticTable(spec, seed=1)
     figures["restore_s"] = _timed(lambda: restored.restore(scratch / "table"))
     figures["restored_equal"] = bool(
@@ -73,7 +76,9 @@ def _learned_and_saved(
     sample: NDArray[np.int64],
     draw: np.random.Generator,
 ) -> tuple[dict[str, Any], NDArray[np.float32]]:
-    """Fill, train and save the table; return figures and the sample's vectors. The table is gone afterwards."""
+    """Fill, train and save the table; return figures and the sample's vectors. The table is gone
+    afterwards.
+    """
     dim = table.slabs["vectors"].spec.dim
     figures = {
         "learn_s": _timed(lambda: _learn_all(table, rows, dim)),

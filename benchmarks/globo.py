@@ -1,24 +1,29 @@
-"""Globo news clicks against drawn negatives, day by day: elastic against hashed rows, hourly against daily learning, and crosses.
+"""Globo news clicks against drawn negatives, day by day: elastic against hashed rows, hourly
+against daily learning, and crosses.
 
-`python benchmarks/globo.py --json --plot FILE.png`. Every arm scores an hour (or a day) with the model as it is then and
-learns it after, once. The first day is learned and not judged. Arms (`globo_parts/arms.py`):
+`python benchmarks/globo.py --json --plot FILE.png`. Every variant scores an hour (or a day) with
+the model as it is then and learns it after, once. The first day is learned and not judged. Variants
+(`globo_systems.py`):
 
     elastic       a row for every id, learned by the hour, with the declared crosses
-    hashed        a fixed hashed table of the bytes that `elastic` had at its largest; hashed_rows: of as many rows
-    small         rows from the second occurrence on, let go after two idle days; small_hashed: hashed, in its bytes
-    daily         as `elastic`, a day learned when it is over; daily_hashed: hashed, in the bytes of `elastic`
+    hashed        a fixed hashed table of the bytes that `elastic` had at its largest; hashed_rows:
+                  of as many rows
+    small         rows from the second occurrence on, let go after two idle days; small_hashed:
+                  hashed, in its bytes
+    daily         as `elastic`, a day learned when it is over; daily_hashed: hashed, in the bytes of
+                  `elastic`
     relations     a relation network in place of the declared crosses; no_crosses: neither
     usual_betas   as `elastic`, rows learned with Adam's usual betas
 
-The log has clicks only: the other impressions are DRAWN (`conf/globo.yaml`), so an AUC says how well clicks are told from such
-draws, nothing else. Data: Globo.com (CHAMELEON, de Souza Pereira Moreira et al. 2018; academic, non-commercial), found through
-ELASTIC_CTR_DATA. Days are ingested once by the real stage, from the files that can hold them. A learned arm is kept by its
+The log has clicks only: the other impressions are DRAWN (`conf/globo.yaml`), so an AUC says how
+well clicks are distinguished from such draws, nothing else. Data: Globo.com (CHAMELEON, de Souza
+Pereira Moreira et al. 2018; academic, non-commercial), found through ELASTIC_CTR_DATA. Days are
+ingested once by the real stage, from the files that can hold them. A learned variant is kept by its
 settings and days: after a change of the code take another workspace.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
@@ -26,15 +31,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from command_line import chosen, progress, refusals
-from globo_parts.arms import ARMS, recipe
-from globo_parts.files import files_of, moments, narrowed
-from globo_parts.fixed import Size
-from globo_parts.kept import kept
-from globo_parts.learning import Run, run
-from globo_parts.plot import plot_hours
-from globo_parts.report import COLUMNS, figures, lines, stream_figures
-from globo_parts.stream import Day, Known, drawn, drawn_schema, read_day
+from globo_systems import (
+    COLUMNS,
+    VARIANTS,
+    Day,
+    Known,
+    Run,
+    Size,
+    drawn,
+    drawn_schema,
+    figures,
+    kept,
+    lines,
+    plot_hours,
+    read_day,
+    recipe,
+    run,
+    stream_figures,
+)
+from harness.globo_files import files_of, moments, narrowed
+from harness.options import chosen, print_json, progress, refusals
 
 from features.partition import days_between
 from features.schema import Schema
@@ -51,16 +67,16 @@ _PLOTTED = {"elastic": "learned by the hour", "daily": "learned by the day"}
 
 @dataclass(frozen=True)
 class Data:
-    """What all arms are taken through; `told` says what it was made of."""
+    """What all variants are taken through; `description` says what it was made of."""
 
     days: Sequence[Day]
     schema: Schema
-    told: Sequence[str]
+    description: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes arms, or reads those that were made before from `folder`."""
+    """Makes variants, or reads those that were made before from `folder`."""
 
     data: Data
     folder: Path
@@ -68,26 +84,26 @@ class Maker:
     batch: int
 
     def run(self, name: str) -> Run:
-        """Return the run of an arm, that of the arm which sets its size first."""
-        arm = ARMS[name]
-        like = self.run(arm.like).size if arm.like else None
-        learned = recipe(arm, self.data.schema, self.seed, self.batch)
-        told = [
-            asdict(arm),
+        """Return the run of a variant, that of the variant which sets its size first."""
+        variant = VARIANTS[name]
+        like = self.run(variant.like).size if variant.like else None
+        learned = recipe(variant, self.data.schema, self.seed, self.batch)
+        description = [
+            asdict(variant),
             like and asdict(like),
-            self.data.told,
+            self.data.description,
             learned.model.model_dump(),
             learned.training.model_dump(),
         ]
-        return kept(self.folder, name, told, lambda: self._made(name, like))
+        return kept(self.folder, name, description, lambda: self._made(name, like))
 
     def _made(self, name: str, like: Size | None) -> Run:
         def report(text: str) -> None:
-            """Tell of this arm."""
+            """Report the progress of this variant."""
             progress(f"{name}: {text}")
 
         return run(
-            ARMS[name], like, self.data.days, self.data.schema, self.seed, self.batch, report
+            VARIANTS[name], like, self.data.days, self.data.schema, self.seed, self.batch, report
         )
 
 
@@ -97,13 +113,13 @@ def main(
     first: Annotated[
         datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day.")
     ] = datetime(2017, 10, 2),
-    workspace: Annotated[Path, typer.Option(help="Where days and arms are kept; reused.")] = Path(
-        "workspace-globo"
-    ),
+    workspace: Annotated[
+        Path, typer.Option(help="Where days and variants are kept; reused.")
+    ] = Path("workspace-globo"),
     plot: Annotated[
         Path | None, typer.Option(help="PNG to draw of hourly and daily learning.")
     ] = None,
-    arms: Annotated[str, typer.Option(help="Comma-separated; all by default.")] = "",
+    variants: Annotated[str, typer.Option("--arms", help="Comma-separated; all by default.")] = "",
     share: Annotated[
         float, typer.Option(min=0.001, max=1, help="Of the users, the same ones every day.")
     ] = 1.0,
@@ -113,8 +129,8 @@ def main(
         bool, typer.Option("--quick", help="A few drawn impressions in place of the data.")
     ] = False,
 ) -> None:
-    """Take every arm through the days, and print its figures."""
-    asked = chosen(arms, ARMS, "--arms") or tuple(ARMS)
+    """Take every variant through the days, and print its figures."""
+    asked = chosen(variants, VARIANTS, "--arms") or tuple(VARIANTS)
     with refusals():
         data = _drawn(days) if quick else _read(first.date(), days, share, workspace)
     made = Maker(data, workspace / "arms", seed, _QUICK_BATCH if quick else batch)
@@ -139,7 +155,7 @@ def _drawn(count: int) -> Data:
 
 def _read(first: date, count: int, share: float, workspace: Path) -> Data:
     config, known = load_config(_CONFIG, [], workspace), Known()
-    days, told = [], [f"share {share}"]
+    days, description = [], [f"share {share}"]
     times = moments(config, first)
     for day in days_between(first, first + timedelta(days=count - 1)):
         files = files_of(times, config.source, config.features, day)
@@ -147,21 +163,21 @@ def _read(first: date, count: int, share: float, workspace: Path) -> Data:
             "ingest", Context(narrowed(config, files), day, Store(workspace))
         ).version
         days.append(read_day(version.path, config.features, day, known, share))
-        told.append(version.digest)
+        description.append(version.digest)
         progress(f"{day}: {len(days[-1]):,} impressions from {len(files)} files")
-    return Data(days, config.features, told)
+    return Data(days, config.features, description)
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(results)
         return
     console.table(
         "Globo, drawn negatives: mean progressive AUC of a day",
         ("arm", *COLUMNS),
-        lines(told["arms"]),
+        lines(results["arms"]),
     )
-    console.info(str(told["stream"]))
+    console.info(str(results["stream"]))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
-"""KuaiRand-Pure, learned day by day to 2022-05-05 and then frozen: AUC on 2022-05-06 … 08, whole and within tab 1.
+"""KuaiRand-Pure, learned day by day to 2022-05-05 and then frozen: AUC on 2022-05-06 … 08, whole
+and within tab 1.
 
-`python benchmarks/kuairand.py --json`. The model is that of `conf/kuairand_pure.yaml`, then, unless `--configured`, the best one:
-a fusion without group lasso. The peer in the same run is the built-in logistic regression on the same fields, learned from
-the same batches. Days are those of `time_ms` at +08:00 (42,374 test records); nothing is tuned on them.
-Data: KuaiRand (Gao et al., CIKM 2022, CC BY-SA 4.0), found through ELASTIC_CTR_DATA.
+`python benchmarks/kuairand.py --json`. The model is that of `conf/kuairand_pure.yaml`, then, unless
+`--configured`, the best one: a fusion without group lasso. The peer in the same run is the built-in
+logistic regression on the same fields, learned from the same batches. Days are those of `time_ms`
+at +08:00 (42,374 test records); nothing is tuned on them. Data: KuaiRand (Gao et al., CIKM 2022, CC
+BY-SA 4.0), found through ELASTIC_CTR_DATA.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from datetime import date
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
+from harness.options import print_json
 
 from features.partition import days_between
 from pipelines.cli import console
@@ -42,7 +44,9 @@ BEST = (
     "model.deep.l21=0",
     "model.wide.l21=0",
 )
-"""What the best model sets beyond the configuration: chosen by mean progressive AUC on 04-28 … 05-05."""
+"""What the best model sets beyond the configuration: chosen by mean progressive AUC on 04-28 …
+05-05.
+"""
 
 
 def main(
@@ -60,7 +64,7 @@ def main(
     models = {"configured": given} if configured else {"configured": given, "best": [*BEST, *given]}
     figures = {name: _figures(changes, workspace) for name, changes in models.items()}
     if as_json:
-        typer.echo(json.dumps(figures, indent=1))
+        print_json(figures)
         return
     for name, of_model in figures.items():
         console.table(
@@ -115,7 +119,9 @@ def _score(config: Config, store: Store) -> dict[str, Any]:
 
 
 def _score_day(config: Config, store: Store, checkpoint: Path, day: date) -> tuple[np.ndarray, ...]:
-    """Return label, model's and baseline's probability, and whether the record is of tab 1; each [n]."""
+    """Return label, model's and baseline's probability, and whether the record is of tab 1; each
+    [n].
+    """
     import pyarrow.parquet as pq
 
     from training.data.examples import read_examples

@@ -1,36 +1,40 @@
-"""Multi-hash fields on MovieLens-1M against the published table of AUC by size: `python benchmarks/multi_hash.py --json`.
+"""Multi-hash fields on MovieLens-1M against the published table of AUC by size: `python
+benchmarks/multi_hash.py --json`.
 
-The model is the published one (github.com/thomasahle/cce, `examples/movielens.py`): the dot product of a user's and an item's
-vector of width 32, learned by AdamW in batches of 4,096 for 30 passes; tested on each user's last two ratings. Its code
-leaves ratings of 3 out (4 and 5 against 1 and 2), which its table calls "rating >= 3", and it reports the best of 30 passes **on
-the test rows**. `auc_best_pass_*` is that, to compare with; `auc_*` is after the number of passes, fixed for all seeds, that
-is best on each user's third and fourth ratings from last in a run of another seed that has not seen them. The learning
-rate was chosen on the same rows. `--keep-neutral` counts ratings of 3 as positive.
+The model is the published one (github.com/thomasahle/cce, `examples/movielens.py`): the dot product
+of a user's and an item's vector of width 32, learned by AdamW in batches of 4,096 for 30 passes;
+tested on each user's last two ratings. Its code leaves ratings of 3 out (4 and 5 against 1 and 2),
+which its table calls "rating >= 3", and it reports the best of 30 passes **on the test rows**.
+`auc_best_pass_*` is that, to compare with; `auc_*` is after the number of passes, fixed for all
+seeds, that is best on each user's third and fourth ratings from last in a run of another seed that
+has not seen them. The learning rate was chosen on the same rows. `--keep-neutral` counts ratings of
+3 as positive.
 
-The files come from PyPI at the first run. Every learned model is kept, so an interrupted run goes on where it stopped.
+The files come from PyPI at the first run. Every learned model is kept, so an interrupted run goes
+on where it stopped.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import multi_hash_model
 import typer
-from command_line import chosen, progress
-from multi_hash_parts import movielens
-from multi_hash_parts.report import figures
-from multi_hash_parts.runs import aucs_by_pass, chosen_passes, shortened
-from multi_hash_parts.systems import SYSTEMS, System, system
+from harness.options import CACHE, chosen, print_json, progress
+from multi_hash_model import (
+    SYSTEMS,
+    System,
+    aucs_by_pass,
+    chosen_passes,
+    figures,
+    shortened,
+    system,
+)
 
 from pipelines.cli import console
 
-_CACHE = (
-    Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    / "elastic-ctr-benchmarks"
-    / "multi_hash"
-)
+_CACHE = CACHE / "multi_hash"
 _QUICK_ROWS, _QUICK_PASSES = 64, 2
 
 
@@ -56,22 +60,26 @@ def main(
 ) -> None:
     """Learn every system within every budget, and print AUC beside the published range."""
     split = (
-        movielens.drawn()
+        multi_hash_model.drawn()
         if quick
-        else movielens.read(data or movielens.fetched(cache), drop_neutral=not keep_neutral)
+        else multi_hash_model.read(
+            data or multi_hash_model.fetched(cache), drop_neutral=not keep_neutral
+        )
     )
     budgets = [_QUICK_ROWS] if quick else [int(text) for text in rows.split(",")]
-    told: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for budget in budgets:
         for name in chosen(systems, SYSTEMS, "--systems") or SYSTEMS:
             made = system(name, budget, split.users, split.items)
             made = shortened(made, _QUICK_PASSES) if quick else made
-            told[f"{name}@{budget}"] = _measured(name, budget, made, split, seeds, cache / "runs")
-    _show(told, as_json)
+            results[f"{name}@{budget}"] = _measured(
+                name, budget, made, split, seeds, cache / "runs"
+            )
+    _show(results, as_json)
 
 
 def _measured(
-    name: str, budget: int, made: System, split: movielens.Split, seeds: int, folder: Path
+    name: str, budget: int, made: System, split: multi_hash_model.Split, seeds: int, folder: Path
 ) -> dict[str, Any]:
     progress(f"{name} in {budget} rows")
     passes = chosen_passes(made, split, folder)
@@ -79,9 +87,9 @@ def _measured(
     return figures(name, budget, made, passes, aucs)
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(results)
         return
     columns = (
         "auc_mean",
@@ -92,9 +100,11 @@ def _show(told: dict[str, Any], as_json: bool) -> None:
         "numbers_item",
         "passes",
     )
-    lines = [(name, *(str(values[column]) for column in columns)) for name, values in told.items()]
+    lines = [
+        (name, *(str(values[column]) for column in columns)) for name, values in results.items()
+    ]
     console.table("MovieLens-1M, test AUC by system and rows", ("system", *columns), lines)
-    for name, values in told.items():
+    for name, values in results.items():
         console.info(f"{name}: user: {values['size_user']}")
 
 

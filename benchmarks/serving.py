@@ -1,18 +1,19 @@
-"""What a compact model saves a server: requests per second, memory, load time and bytes, beside the whole model's.
+"""What a compact model saves a server: requests per second, memory, load time and bytes, beside the
+whole model's.
 
-`python benchmarks/serving.py --json --plot FILE.png`. Models of drawn weights (`serving_parts/models.py`), since what serving
-costs depends on shapes: the whole one has 26 fields, 6 M rows of width 16 and layers of 128 and 64; the others are what steps
-of compression leave of it. All are written by the project's exporter and served in processes that know TensorFlow only, in turns.
-`--other 2.18,2.16`: the compact one is also loaded by an unmodified TensorFlow of those versions, in an environment of its own
-(made once below `--environments`), and its answers are compared.
+`python benchmarks/serving.py --json --plot FILE.png`. Models of drawn weights
+(`serving_models.py`), since what serving costs depends on shapes: the whole one has 26 fields, 6 M
+rows of width 16 and layers of 128 and 64; the others are what steps of compression leave of it. All
+are written by the project's exporter and served in processes that know TensorFlow only, in turns.
+`--other 2.18,2.16`: the compact one is also loaded by an unmodified TensorFlow of those versions,
+in an environment of its own (made once below `--environments`), and its answers are compared.
 
-To reach, compact over whole: requests per second at batch 32 at least 2, resident memory at most .5; exported bytes a row at most
-1.3 · (values + 8 + scale).
+To reach, compact over whole: requests per second at batch 32 at least 2, resident memory at most
+.5; exported bytes a row at most 1.3 · (values + 8 + scale).
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +21,9 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from command_line import progress
-from elastic_peers.environments import NoEnvironment, interpreter
-from serving_parts.models import (
+from harness.environments import NoEnvironment, interpreter
+from harness.options import print_json, progress
+from serving_models import (
     COMPACT,
     FIELDS,
     SHAPES,
@@ -37,7 +38,6 @@ from pipelines.cli import console
 from validation.serving.measure import ServingCosts, serve, serving_costs
 from validation.serving.plot import plot_serving
 
-_PINS = Path(__file__).parent / "serving_parts" / "requirements"
 _BATCHES = (1, 32, 512)
 
 
@@ -63,12 +63,12 @@ def main(
         exports = {name: _export(name, rows, Path(scratch)) for name in SHAPES}
         asked = {name: requests_of(shape.fields, rows, requests) for name, shape in SHAPES.items()}
         costs = serving_costs(exports, asked, _BATCHES, rounds)
-        told = _told(costs, rows) | {
+        results = _results(costs, rows) | {
             "other_tensorflow": _others(exports[COMPACT], rows, other, environments)
         }
     if plot:
         plot_serving(costs, f"{rows:,} rows, and what compression leaves of them", plot)
-    _show(told, as_json)
+    _show(results, as_json)
 
 
 def _export(name: str, rows: int, scratch: Path) -> Path:
@@ -79,7 +79,7 @@ def _export(name: str, rows: int, scratch: Path) -> Path:
     return folder / SAVED_MODEL
 
 
-def _told(costs: dict[str, ServingCosts], rows: int) -> dict[str, Any]:
+def _results(costs: dict[str, ServingCosts], rows: int) -> dict[str, Any]:
     whole, compact = costs[WHOLE], costs[COMPACT]
     return {
         "rows": rows,
@@ -100,14 +100,16 @@ def _bytes_per_row(name: str, cost: ServingCosts, rows: int) -> dict[str, float]
 
 
 def _others(saved_model: Path, rows: int, versions: str, root: Path) -> dict[str, Any]:
-    """The largest difference of the compact model's answers in other versions of TensorFlow from those in this one."""
+    """The largest difference of the compact model's answers in other versions of TensorFlow from
+    those in this one.
+    """
     found: dict[str, Any] = {}
     requests = requests_of(SHAPES[COMPACT].fields, rows, 2048)
     ours = serve(saved_model, requests).probability if versions else None
     for version in filter(None, versions.split(",")):
         progress(f"loading in TensorFlow {version}")
         try:
-            python = interpreter(f"tensorflow-{version}", root, _PINS)
+            python = interpreter(f"tensorflow-{version}", root)
         except NoEnvironment as error:
             found[version] = {"missing": str(error)}
             continue
@@ -119,23 +121,23 @@ def _others(saved_model: Path, rows: int, versions: str, root: Path) -> dict[str
     return found
 
 
-def _show(told: dict[str, Any], as_json: bool) -> None:
+def _show(results: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(told, indent=1))
+        print_json(results)
         return
     columns = ("model", "MB", "bytes a row", "resident MB", "load s", "per s, batch 1", "32", "512")
-    console.table("serving", columns, [_line(name, told) for name in told["costs"]])
+    console.table("serving", columns, [_line(name, results) for name in results["costs"]])
     console.info(
         ", ".join(
-            f"{name} {told[name]:.2f}"
+            f"{name} {results[name]:.2f}"
             for name in ("qps_ratio_b32", "rss_ratio", "load_ratio", "bytes_ratio")
         )
     )
-    console.info(f"other versions of TensorFlow: {told['other_tensorflow']}")
+    console.info(f"other versions of TensorFlow: {results['other_tensorflow']}")
 
 
-def _line(name: str, told: dict[str, Any]) -> tuple[str, ...]:
-    cost, per_row = told["costs"][name], told["bytes_per_row"][name]["exported"]
+def _line(name: str, results: dict[str, Any]) -> tuple[str, ...]:
+    cost, per_row = results["costs"][name], results["bytes_per_row"][name]["exported"]
     sizes = (f"{cost['batches'][str(size)]['per_second']:,.0f}" for size in _BATCHES)
     return (
         name,

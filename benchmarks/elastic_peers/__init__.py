@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/elastic.py`: one workload, one process per system, the rounds, the figures."""
+"""Systems of `benchmarks/elastic.py`, each run in a process of its own."""

@@ -1,7 +1,9 @@
-"""What a system's process does: get ready, then answer requests for blocks of steps, one JSON line each, until told to stop.
+"""What a system's process does: get ready, then answer requests for blocks of steps, one JSON line
+each, until results to stop.
 
-A request is `{"part": "step" | "dense", "mlp": "128x64", "steps": 10, "warm_up": 2}`, the answer `{"ms": [...], "loss": 0.5}`.
-Imports NumPy and the standard library alone: it runs in every peer's environment.
+A request is `{"part": "step" | "dense", "mlp": "128x64", "steps": 10, "warm_up": 2}`, the answer
+`{"ms": [...], "loss": 0.5}`. Imports NumPy and the standard library alone: it runs in every peer's
+environment.
 """
 
 from __future__ import annotations
@@ -23,24 +25,27 @@ Step = Callable[[int], float]
 
 
 class System(Protocol):
-    """A system under measurement; its module's `create(work, traffic, *arguments)` returns it with its table filled."""
+    """A system under measurement; made by `Class(work, traffic, *arguments)`, its table filled."""
 
     def step(self, mlp: str) -> Step:
         """Return the whole step with an MLP."""
         ...
 
     def dense(self, mlp: str) -> Step:
-        """Return the dense part alone: the MLP on a ready input, the gradient of that input and Adam included."""
+        """Return the dense part alone: the MLP on a ready input, the gradient of that input and
+        Adam included.
+        """
         ...
 
 
 def main(name: str, folder: str, *arguments: str) -> None:
-    """Import `elastic_peers.systems.NAME`, `create` its system for the work in the folder, and answer until input ends."""
+    """Make the system `MODULE.CLASS` for the work in the folder, and answer until input ends."""
     answers = _claim_standard_output()
-    module = import_module(f"elastic_peers.systems.{name}")
+    module, class_name = name.split(".")
+    make = getattr(import_module(f"elastic_peers.{module}"), class_name)
     work, drawn = read(Path(folder))
     started = time.perf_counter()
-    system: System = module.create(work, drawn, *arguments)
+    system: System = make(work, drawn, *arguments)
     _answer(answers, {"ready_s": time.perf_counter() - started})
     numbers = cycle(
         range(work.batches)

@@ -1,10 +1,12 @@
-"""The work that every system does: the same batches of keys, labels and first weights, written once as plain arrays.
+"""The work that every system does: the same batches of keys, labels and first weights, written once
+as plain arrays.
 
-The law. A batch has `fields` columns. The ids of a field of cardinality c have the bounded Zipf law P(rank = r) ∝ r^-a,
-r = 1 … c. Cardinalities grow geometrically from `smallest` to whatever makes them add up to `rows`. With the defaults
-(26 fields, 1,000 … 961,709, 4 M in all, a = 1.1) a batch of 4,096 has about 33,600 distinct rows among 106,496 keys.
-Ranks are scattered over 0 … rows - 1, so that frequent ids are not neighbours in memory; the id is the row for systems
-of fixed size, and a 64-bit mix of it the key for those that hash. A label is drawn from a planted logistic model.
+The law. A batch has `fields` columns. The ids of a field of cardinality c have the bounded Zipf law
+P(rank = r) ∝ r^-a, r = 1 … c. Cardinalities grow geometrically from `smallest` to whatever makes
+them add up to `rows`. With the defaults (26 fields, 1,000 … 961,709, 4 M in all, a = 1.1) a batch
+of 4,096 has about 33,600 distinct rows among 106,496 keys. Ranks are scattered over 0 … rows - 1,
+so that frequent ids are not neighbours in memory; the id is the row for systems of fixed size, and
+a 64-bit mix of it the key for those that hash. A label is drawn from a planted logistic model.
 
 NumPy only: this file runs in every peer's environment.
 """
@@ -64,7 +66,9 @@ class Workload:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The batches: ids int64 [batches, batch · fields], example by example, and labels float32 [batches, batch]."""
+    """The batches: ids int64 [batches, batch · fields], example by example, and labels float32
+    [batches, batch].
+    """
 
     ids: NDArray[np.int64]
     labels: NDArray[np.float32]
@@ -117,7 +121,9 @@ def keys_of(ids: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def initial_layers(work: Workload, hidden: str) -> Layers:
-    """Return the first weights [inputs, outputs] and biases [outputs] of an MLP such as `128x64`, the logit's included."""
+    """Return the first weights [inputs, outputs] and biases [outputs] of an MLP such as `128x64`,
+    the logit's included.
+    """
     generator = np.random.default_rng([work.seed, *(ord(letter) for letter in hidden)])
     widths = [work.fields * work.dim, *(int(width) for width in hidden.split("x")), 1]
     return [

@@ -1,1 +1,1 @@
-"""The parts of `benchmarks/frappe.py`: the files, a trainer for each library, the cache of finished runs, the figures."""
+"""Workers that train Frappe's models in the environment of each library."""

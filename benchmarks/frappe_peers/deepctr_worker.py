@@ -1,4 +1,6 @@
-"""DeepCTR 0.9.4: its WDL and DeepFM, learned by `fit` of legacy Keras, as documented. Runs in its environment alone."""
+"""DeepCTR 0.9.4: its WDL and DeepFM, learned by `fit` of legacy Keras, as documented. Runs in its
+environment alone.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +10,8 @@ import numpy as np
 import tensorflow as tf
 from deepctr.feature_column import SparseFeat
 from deepctr.models import WDL, DeepFM
+from harness.frappe_data import FIELDS, Frappe, Split
 from numpy.typing import NDArray
-
-from frappe_peers.data import FIELDS, Frappe, Split
 
 
 class _Trainer:

@@ -1,8 +1,10 @@
-"""FuxiCTR 2.3.10: its layers composed as LR, FM, DNN and DeepFM, and its own DCNv2. Runs in its environment alone.
+"""FuxiCTR 2.3.10: its layers composed as LR, FM, DNN and DeepFM, and its own DCNv2. Runs in its
+environment alone.
 
-The wheel has no DeepFM and its DCNv2 takes a sequence beside the fields, so both are put together here of its parts; the step
-(loss, regulariser, clipped gradients, Adam), the decay of the rate on a plateau and the initial weights are the library's own.
-Batches are sliced from tensors: its own loader goes through Ray.
+The wheel has no DeepFM and its DCNv2 takes a sequence beside the fields, so both are put together
+here of its parts; the step (loss, regulariser, clipped gradients, Adam), the decay of the rate on a
+plateau and the initial weights are the library's own. Batches are sliced from tensors: its own
+loader goes through Ray.
 """
 
 from __future__ import annotations
@@ -23,11 +25,9 @@ from fuxictr.pytorch.layers import (
 )
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import seed_everything
+from harness.frappe_data import FIELDS, Frappe, Split, shuffled
 from model_zoo.LongCTR.DCNv2 import DCNv2
 from numpy.typing import NDArray
-
-from frappe_peers.data import FIELDS, Frappe, Split
-from frappe_peers.loop import shuffled
 
 _LABEL = "label"
 Batch = dict[str, torch.Tensor]

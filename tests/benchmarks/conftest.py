@@ -1,4 +1,6 @@
-"""Benchmarks are scripts, not a package: their folder is put on the path, as Python does when one of them is run."""
+"""Benchmarks are scripts, not a package: their folder is put on the path, as Python does when one
+of them is run.
+"""
 
 import runpy
 import sys
@@ -12,7 +14,9 @@ sys.path.insert(0, str(BENCHMARKS))
 
 @pytest.fixture
 def refused(monkeypatch, capsys):
-    """Run a benchmark's script in this process, with arguments that it refuses; returns its standard error."""
+    """Run a benchmark's script in this process, with arguments that it refuses; returns its
+    standard error.
+    """
 
     def run(script, *arguments):
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])

@@ -4,14 +4,16 @@ import gzip
 from pathlib import Path
 
 import numpy as np
-from frappe_peers.data import FIELDS
+from harness.frappe_data import FIELDS
 
 ROWS = {"train": 1500, "valid": 400, "test": 400}
 _CARDINALITIES = (30, 40, 7, 7, 2, 3, 2, 9, 8, 23)
 
 
 def write_frappe(folder: Path, seed: int = 5) -> None:
-    """Write three splits; a click is likely where user and item have the same parity of their place in the field."""
+    """Write three splits; a click is likely where user and item have the same parity of their place
+    in the field.
+    """
     rng = np.random.default_rng(seed)
     first = np.cumsum((0, *_CARDINALITIES[:-1]))
     for name, rows in ROWS.items():

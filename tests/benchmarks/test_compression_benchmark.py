@@ -1,4 +1,6 @@
-"""The compression benchmark: how ids are hashed, what is the best at a ratio, and a quick run as a person starts it."""
+"""The compression benchmark: how ids are hashed, what is the best at a ratio, and a quick run as a
+person starts it.
+"""
 
 import json
 import subprocess
@@ -7,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compression_parts.flat import bucketed, codes, parts
-from compression_parts.report import best_at, plot_curves
+from compress_curves import best_at, plot_curves
+from harness.datasets import bucketed, codes, parts
 from matplotlib.image import imread
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -1,4 +1,6 @@
-"""The benchmark of crosses: keys as the pipeline makes them, bytes and budgets by hand, figures, and a quick run."""
+"""The benchmark of crosses: keys as the pipeline makes them, bytes and budgets by hand, figures,
+and a quick run.
+"""
 
 import json
 import subprocess
@@ -9,15 +11,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from crosses_parts.arms import CONTEXT, Arm, arms, cross_name, own_name
-from crosses_parts.columns import inputs_of
-from crosses_parts.learning import Taken, Trainer, footprint_of
-from crosses_parts.report import MAY_FALL_SHORT, against, figures_of
-from crosses_parts.selecting import Chosen, cheapest_first, choose_half, halved
+from crosses_model import (
+    CONTEXT,
+    MAY_FALL_SHORT,
+    Chosen,
+    ModelSize,
+    Variant,
+    against,
+    cheapest_first,
+    choose_half,
+    cross_name,
+    figures_of,
+    footprint_of,
+    halved,
+    inputs_of,
+    own_name,
+    trainer_of,
+    variants,
+)
 from frappe_files import ROWS, write_frappe
-from frappe_peers.cache import Result
-from frappe_peers.data import FIELDS, Frappe, Split
-from frappe_peers.registry import MODELS
+from harness.cache import Result
+from harness.frappe_data import FIELDS, Frappe, Split
+from harness.frappe_models import MODELS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -47,9 +62,9 @@ def key(text: str) -> int:
     return int(tf.bitcast(tf.fingerprint([text], method="farmhash64"), tf.int64).numpy()[0])
 
 
-def test_the_arms_are_what_they_say():
-    known = arms(min_count=7, rank=3)
-    assert known["neither"] == Arm()
+def test_the_variants_are_what_they_say():
+    known = variants(min_count=7, rank=3)
+    assert known["neither"] == Variant()
     assert known["crosses"].crosses == (
         *(("user", f) for f in CONTEXT),
         *(("item", f) for f in CONTEXT),
@@ -64,28 +79,30 @@ def test_the_arms_are_what_they_say():
 
 
 def test_a_schema_has_the_fields_and_then_the_crosses():
-    schema = Arm(fields=("user", "item", "weekday", "cost"), crosses=PAIRS).schema()
+    schema = Variant(fields=("user", "item", "weekday", "cost"), crosses=PAIRS).schema()
     fields = ["frappe_user", "frappe_item", "frappe_weekday", "frappe_cost"]
     assert [f.name for f in schema.fields] == [*fields, "item_x_weekday", "user_x_cost"]
     assert schema.field("user_x_cost").of == ("frappe_user", "frappe_cost")
 
 
-def test_an_arm_keeps_what_is_named_in_its_order():
-    kept = Arm(crosses=PAIRS, min_count=3).keeping(
+def test_an_variant_keeps_what_is_named_in_its_order():
+    kept = Variant(crosses=PAIRS, min_count=3).keeping(
         {own_name("cost"), own_name("user"), cross_name(("user", "cost"))}
     )
-    assert kept == Arm(fields=("user", "cost"), crosses=(("user", "cost"),), min_count=3)
+    assert kept == Variant(fields=("user", "cost"), crosses=(("user", "cost"),), min_count=3)
 
 
-def test_arms_that_differ_are_described_differently():
-    described = [json.dumps(arm.described(), sort_keys=True) for arm in arms(2, 3).values()]
+def test_variants_that_differ_are_described_differently():
+    described = [
+        json.dumps(variant.described(), sort_keys=True) for variant in variants(2, 3).values()
+    ]
     assert len(set(described)) == len(described)
 
 
 def test_keys_are_those_of_the_formula():
     row = (5, 31, 1, 6, 2, 1, 2, 3, 4, 0)
     keys = inputs_of(
-        Arm(fields=("user", "item", "weekday", "cost"), crosses=PAIRS), split(row)
+        Variant(fields=("user", "item", "weekday", "cost"), crosses=PAIRS), split(row)
     ).keys
     told = ["frappe_user\x1f5", "frappe_item\x1f31", "frappe_weekday\x1f6", "frappe_cost\x1f2"]
     assert keys.tolist() == [
@@ -98,48 +115,48 @@ def test_keys_are_those_of_the_formula():
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), min_size=1, max_size=30))
 def test_two_rows_share_a_cross_key_if_and_only_if_they_share_both_values(pairs):
     rows = split(*((one, other, *[1] * 8) for one, other in pairs))
-    keys = inputs_of(Arm(crosses=(("user", "item"),)), rows).keys[:, -1]
+    keys = inputs_of(Variant(crosses=(("user", "item"),)), rows).keys[:, -1]
     assert len(set(keys.tolist())) == len(set(pairs))
     assert [keys.tolist().index(k) for k in keys] == [pairs.index(p) for p in pairs]
 
 
 def test_an_empty_split_has_no_keys():
-    assert inputs_of(Arm(crosses=PAIRS), split(*[(1,) * 10])).keys.shape == (1, 12)
+    assert inputs_of(Variant(crosses=PAIRS), split(*[(1,) * 10])).keys.shape == (1, 12)
     assert inputs_of(
-        Arm(crosses=PAIRS), Split(np.zeros((0, 10), np.int32), np.zeros(0, np.float32))
+        Variant(crosses=PAIRS), Split(np.zeros((0, 10), np.int32), np.zeros(0, np.float32))
     ).keys.shape == (0, 12)
 
 
 @pytest.mark.slow
 def test_a_model_takes_a_row_for_every_value_and_pair_of_the_training_rows(data):
-    arm = Arm(crosses=PAIRS)
-    trainer = Trainer(arm, data, QUICK, seed=1)
+    variant = Variant(crosses=PAIRS)
+    trainer = trainer_of(variant, data, QUICK, seed=1)
     trainer.learn_epoch(0)
     codes = data.train.codes
     pairs = [
         len(np.unique(codes[:, [FIELDS.index(name) for name in pair]], axis=0)) for pair in PAIRS
     ]
     taken, dense = (
-        Taken.by(arm, trainer.learner),
+        ModelSize.by(variant, trainer.learner),
         sum(w.nbytes for w in trainer.learner.model.weights().values()),
     )
     assert taken.rows == sum(data.sizes) + sum(pairs)
     assert taken.bytes_of_rows == taken.rows * (8 + 4 * (QUICK["dim"] + 1))
     assert taken.bytes == taken.bytes_of_rows + dense
     assert taken.bytes_with_state > 3 * taken.rows * 4 * (QUICK["dim"] + 1) + 3 * dense
-    complexities = footprint_of(arm, trainer.learner).complexities
+    complexities = footprint_of(variant, trainer.learner).complexities
     assert [complexities[cross_name(pair)].rows for pair in PAIRS] == pairs
     assert complexities["item_x_weekday"].online == 3
 
 
 def test_values_of_a_cross_wait_for_their_row(data):
-    trainer = Trainer(Arm(crosses=PAIRS, min_count=10_000), data, QUICK, seed=1)
+    trainer = trainer_of(Variant(crosses=PAIRS, min_count=10_000), data, QUICK, seed=1)
     trainer.learn_epoch(0)
-    assert Taken.by(Arm(crosses=PAIRS), trainer.learner).rows == sum(data.sizes)
+    assert ModelSize.by(Variant(crosses=PAIRS), trainer.learner).rows == sum(data.sizes)
 
 
 def test_scoring_makes_no_row(data):
-    trainer = Trainer(Arm(crosses=PAIRS), data, QUICK, seed=1)
+    trainer = trainer_of(Variant(crosses=PAIRS), data, QUICK, seed=1)
     trainer.learn_epoch(0)
     before = trainer.learner.table.statistics().rows
     assert len(trainer.probabilities(data.test)) == ROWS["test"]
@@ -147,7 +164,7 @@ def test_scoring_makes_no_row(data):
 
 
 def test_an_epoch_is_learned_in_an_order_of_its_own(data):
-    first, again, second = (Trainer(Arm(), data, QUICK, seed=1) for _ in range(3))
+    first, again, second = (trainer_of(Variant(), data, QUICK, seed=1) for _ in range(3))
     first.learn_epoch(0)
     again.learn_epoch(0)
     second.learn_epoch(1)
@@ -155,7 +172,7 @@ def test_an_epoch_is_learned_in_an_order_of_its_own(data):
     assert not np.array_equal(first.probabilities(data.valid), second.probabilities(data.valid))
 
 
-ARM = Arm(fields=("user", "item", "weekday", "cost"), crosses=PAIRS)
+ARM = Variant(fields=("user", "item", "weekday", "cost"), crosses=PAIRS)
 USE_ROWS = {
     "frappe_user": 10,
     "frappe_item": 40,
@@ -195,7 +212,7 @@ def test_half_the_bytes_take_the_first_that_fit_and_what_they_are_made_of():
 def test_half_the_bytes_with_no_room_for_a_field_are_refused():
     alone = Footprint({"frappe_item": Complexity(1.0, 11, 9)}, {"frappe_item": "i"}, 52, {}, {}, {})
     with pytest.raises(InputError, match="not even one field fits"):
-        halved(Arm(fields=("item",)), alone, ("frappe_item",))
+        halved(Variant(fields=("item",)), alone, ("frappe_item",))
 
 
 def test_the_cheapest_come_first_and_equals_by_name():
@@ -222,7 +239,9 @@ def test_a_choice_tells_importance_beside_rows():
 
 
 def test_gates_keep_what_a_click_depends_on(data):
-    """Clicks follow the item, the dearest of the ten fields; half the bytes have room for it, or for useless crosses."""
+    """Clicks follow the item, the dearest of the ten fields; half the bytes have room for it, or
+    for useless crosses.
+    """
     clicked = {
         name: (part.codes[:, 1] % 2).astype(np.float32)
         for name, part in (("train", data.train), ("valid", data.valid))
@@ -233,7 +252,7 @@ def test_gates_keep_what_a_click_depends_on(data):
     made = QUICK | {"rows": {"learning_rate": 0.02}, "learning_rate": 0.01, "dropout": 0.0}
     gates = SelectionSettings(learning_rate=0.05, passes=6, online=2.0)
     chosen = choose_half(
-        Arm(crosses=(("daytime", "city"), ("weekday", "city"))), planted, made, gates, seed=1
+        Variant(crosses=(("daytime", "city"), ("weekday", "city"))), planted, made, gates, seed=1
     )
     assert chosen.ranking.order()[0] == "frappe_item"
     assert "frappe_item" in chosen.fscd
@@ -307,7 +326,7 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.benchmark
-def test_a_quick_run_prints_every_arm_and_learns_nothing_twice(tmp_path: Path):
+def test_a_quick_run_prints_every_variant_and_learns_nothing_twice(tmp_path: Path):
     write_frappe(tmp_path)
     options = [
         "--quick",
@@ -361,5 +380,5 @@ def test_a_quick_run_without_test_figures_prints_tables(tmp_path: Path):
     assert "what half the bytes keep" in done.stdout
 
 
-def test_an_unknown_arm_is_refused_with_the_known_ones(refused):
+def test_an_unknown_variant_is_refused_with_the_known_ones(refused):
     assert "relations_vector" in refused("crosses.py", "--arms", "oracle")

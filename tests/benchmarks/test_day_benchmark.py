@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 from day import summary
-from day_parts.processes import cpu_seconds, tree
+from day_run_worker import cpu_seconds, tree
 
 BURN = "import time; end = time.process_time() + 0.4\nwhile time.process_time() < end: pass"
 

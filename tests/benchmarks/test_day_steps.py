@@ -1,16 +1,8 @@
 """The measurement of training steps: a short run, and what it makes of its answers."""
 
 import pytest
-from day_parts.steps import (
-    OTHER,
-    THIS,
-    Plan,
-    WorkerFailed,
-    _checked_out,
-    _figures,
-    _Worker,
-    measure_steps,
-)
+from day_steps import OTHER, THIS, Plan, _checked_out, _figures, measure_steps, start_worker
+from harness.processes import ProcessFailed
 
 from features.errors import InputError
 
@@ -32,7 +24,9 @@ def test_a_short_run_measures_this_tree():
 
 
 def test_figures_by_hand():
-    """Medians of three blocks of 1,000 impressions in batches of 512; beside busy processes one block."""
+    """Medians of three blocks of 1,000 impressions in batches of 512; beside busy processes one
+    block.
+    """
     quiet = [
         {"cpu_s": cpu, "wall_s": wall, "examples": 1000}
         for cpu, wall in ((0.5, 1.0), (0.1, 0.2), (0.2, 0.4))
@@ -53,8 +47,8 @@ def test_figures_by_hand():
 def test_a_worker_that_dies_says_why(tmp_path):
     """A folder without inputs."""
     with (
-        _Worker(tmp_path, tmp_path, 512, tmp_path / "log") as worker,
-        pytest.raises(WorkerFailed, match="exit code 1"),
+        start_worker(tmp_path, tmp_path, 512, tmp_path / "log") as worker,
+        pytest.raises(ProcessFailed, match="exit code 1"),
     ):
         worker.answer()
 

@@ -1,4 +1,6 @@
-"""`benchmarks/elastic.py --quick` in a process, as a person runs it, with the systems that need no other environment."""
+"""`benchmarks/elastic.py --quick` in a process, as a person runs it, with the systems that need no
+other environment.
+"""
 
 import json
 import subprocess

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from elastic_peers.environments import interpreter
-from elastic_peers.process import Command, Process, SystemFailed
-from elastic_peers.rounds import Plan, measure
+from elastic import Plan, measure, start_system
 from elastic_peers.workload import Workload, write
+from harness.environments import interpreter
+from harness.processes import ProcessFailed
 
 TINY = Workload(rows=3000, batch=8, smallest=20, batches=2, hidden=("4",))
 
@@ -16,12 +16,12 @@ TINY = Workload(rows=3000, batch=8, smallest=20, batches=2, hidden=("4",))
 @pytest.mark.process
 def test_a_process_that_dies_says_why(tmp_path: Path):
     write(TINY, tmp_path)
-    with Process(
-        Command(Path(sys.executable), "no_such_system"), tmp_path, tmp_path / "log"
+    with start_system(
+        Path(sys.executable), "no_such_system.Class", tmp_path, tmp_path / "log"
     ) as process:
-        with pytest.raises(SystemFailed, match="no_such_system"):
+        with pytest.raises(ProcessFailed, match="no_such_system"):
             process.answer()
-        with pytest.raises(SystemFailed, match="exit code 1"):
+        with pytest.raises(ProcessFailed, match="exit code 1"):
             process.ask({"part": "step"})
 
 

@@ -1,8 +1,9 @@
-"""Ratios are of medians, in the direction that the issue asks for; what is missing is None and not a number."""
+"""Ratios are of medians, in the direction that the issue asks for; what is missing is None and not
+a number.
+"""
 
 import pytest
-from elastic_peers.report import flattened, step_figures, with_targets
-from elastic_peers.rounds import Measured
+from elastic import Measured, flattened, step_figures, with_targets
 
 
 def measured() -> Measured:

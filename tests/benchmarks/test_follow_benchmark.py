@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from follow_parts.producer import write
-from follow_parts.report import latencies, report, served_at
+from follow import latencies, report, served_at
+from follow_producer import write
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

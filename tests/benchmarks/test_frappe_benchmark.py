@@ -1,4 +1,6 @@
-"""`benchmarks/frappe.py --quick` in a process, on small files; and again, when nothing is left to run."""
+"""`benchmarks/frappe.py --quick` in a process, on small files; and again, when nothing is left to
+run.
+"""
 
 import json
 import subprocess
@@ -20,21 +22,8 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.benchmark
 def test_a_quick_run_prints_every_figure_and_is_not_run_twice(tmp_path: Path):
     write_frappe(tmp_path)
-    picture, folders = (
-        tmp_path / "frappe.png",
-        ["--data", str(tmp_path), "--results", str(tmp_path / "results")],
-    )
-    options = [
-        "--quick",
-        "--json",
-        "--seeds",
-        "1",
-        "--models",
-        "ours_lr,ours_dcnv2",
-        *folders,
-        "--plot",
-        str(picture),
-    ]
+    folders = ["--data", str(tmp_path), "--results", str(tmp_path / "results")]
+    options = ["--quick", "--json", "--seeds", "1", "--models", "ours_lr,ours_dcnv2", *folders]
     first = bench(*options)
     assert first.returncode == 0, first.stderr
     figures = json.loads(first.stdout)
@@ -46,7 +35,6 @@ def test_a_quick_run_prints_every_figure_and_is_not_run_twice(tmp_path: Path):
         for model in figures["models"].values()
     )
     assert (figures["rows"], figures["test_rows"]) == (ROWS["train"], ROWS["test"])
-    assert picture.stat().st_size > 5_000
     assert "ours_lr, seed 1" in first.stderr
     again = bench(*options)
     assert json.loads(again.stdout) == figures

@@ -1,11 +1,13 @@
-"""A finished run is not run again; a broken one leaves nothing; whatever a run depends on gives it another name."""
+"""A finished run is not run again; a broken one leaves nothing; whatever a run depends on gives it
+another name.
+"""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from frappe_peers.cache import Cache, digest
+from harness.cache import Cache, digest
 
 FIGURES = {"examples_per_s": 5.0, "valid_auc": [0.5]}
 

@@ -1,4 +1,6 @@
-"""The published layout becomes codes by field; what the training rows do not have is 0; nothing is lost on the way."""
+"""The published layout becomes codes by field; what the training rows do not have is 0; nothing is
+lost on the way.
+"""
 
 import gzip
 from pathlib import Path
@@ -6,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from frappe_files import ROWS, write_frappe
-from frappe_peers.data import FIELDS, SPLITS, Frappe
+from harness.frappe_data import FIELDS, SPLITS, Frappe
 
 HEADER = ",".join(("label", *FIELDS))
 

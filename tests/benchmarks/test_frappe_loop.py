@@ -1,11 +1,12 @@
-"""Early stopping by validation AUC; the answers kept are those of the best epoch; evaluation is not timed."""
+"""Early stopping by validation AUC; the answers kept are those of the best epoch; evaluation is not
+timed.
+"""
 
 import time
 
 import numpy as np
 import pytest
-from frappe_peers.data import Frappe, Split
-from frappe_peers.loop import Fitted, fit, shuffled
+from harness.frappe_data import Fitted, Frappe, Split, fit, shuffled
 
 LABEL = np.array([0, 0, 1, 1], np.float32)
 RANKINGS = {
@@ -17,7 +18,9 @@ RANKINGS = {
 
 
 class Scripted:
-    """A trainer whose validation AUC after each epoch is given, and whose test answers are the number of the epoch."""
+    """A trainer whose validation AUC after each epoch is given, and whose test answers are the
+    number of the epoch.
+    """
 
     def __init__(self, aucs: list[float]) -> None:
         self.aucs, self.epochs, self.stalls = aucs, 0, []

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from frappe_peers.cache import Result
-from frappe_peers.registry import FUSION
-from frappe_peers.report import BEST, LIKE, figures_of, fused, mean_of_logits, verdicts
-from frappe_peers.speed import with_speeds
+from frappe import BEST, LIKE, figures_of, fused, mean_of_logits, verdicts, with_speeds
+from harness.cache import Result
+from harness.frappe_models import FUSION
 
 LABEL = np.array([0, 1, 0, 1], np.float32)
 PERFECT = np.array([0.1, 0.9, 0.2, 0.8], np.float32)
@@ -84,7 +83,7 @@ def test_the_best_must_beat_every_other_and_the_published_bar(best: float, misse
 
 
 def test_every_model_that_is_compared_is_registered():
-    from frappe_peers.registry import FUSION, MODELS
+    from harness.frappe_models import FUSION, MODELS
 
     assert {*LIKE, *FUSION, *(peer for peers in LIKE.values() for peer in peers)} <= set(MODELS)
 

@@ -1,4 +1,4 @@
-"""The Globo benchmark as a person starts it: a quick run, an unknown arm, absent data."""
+"""The Globo benchmark as a person starts it: a quick run, an unknown variant, absent data."""
 
 import json
 import subprocess
@@ -16,14 +16,14 @@ def started(*arguments):
 
 
 @pytest.mark.benchmark
-def test_a_quick_run_prints_its_arms_and_draws_the_hours(tmp_path):
-    arms = ("elastic", "hashed", "daily", "relations")
+def test_a_quick_run_prints_its_variants_and_draws_the_hours(tmp_path):
+    variants = ("elastic", "hashed", "daily", "relations")
     plot = tmp_path / "hours.png"
     quick = ("--quick", "--json", "--days", "2", "--workspace", str(tmp_path))
-    done = started(*quick, "--arms", ",".join(arms), "--plot", str(plot))
+    done = started(*quick, "--arms", ",".join(variants), "--plot", str(plot))
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert tuple(told["arms"]) == arms
+    assert tuple(told["arms"]) == variants
     assert all(0.6 < values["auc"] < 1 for values in told["arms"].values())
     assert told["arms"]["hashed"]["bytes"] <= told["arms"]["elastic"]["bytes"]
     assert told["arms"]["relations"]["rows"] < told["arms"]["elastic"]["rows"]
@@ -34,7 +34,7 @@ def test_a_quick_run_prints_its_arms_and_draws_the_hours(tmp_path):
     assert "elastic: 2017" not in again.stderr  # it was kept
 
 
-def test_an_unknown_arm_is_refused_with_the_known_ones(refused):
+def test_an_unknown_variant_is_refused_with_the_known_ones(refused):
     assert "no_crosses" in refused("globo.py", "--quick", "--arms", "oracle")
 
 

@@ -1,20 +1,30 @@
-"""The multi-hash benchmark: its loops against TensorFlow, its split, its budgets, and a quick run as a person starts it."""
+"""The multi-hash benchmark: its loops against TensorFlow, its split, its budgets, and a quick run
+as a person starts it.
+"""
 
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import multi_hash_model as movielens
 import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
-from multi_hash_parts import movielens
-from multi_hash_parts.learning import Adam, Recipe, learn
-from multi_hash_parts.report import figures
-from multi_hash_parts.runs import aucs_by_pass, chosen_passes, shortened
-from multi_hash_parts.systems import DIM, SYSTEMS, system
-from multi_hash_parts.tables import tables
+from multi_hash_model import (
+    DIM,
+    SYSTEMS,
+    Adam,
+    Recipe,
+    aucs_by_pass,
+    chosen_passes,
+    figures,
+    learn,
+    shortened,
+    system,
+    tables,
+)
 
 from training.models.multi_hash.keys import combine
 from training.models.multi_hash.settings import MultiHashSettings

@@ -1,4 +1,6 @@
-"""The cross-feature benchmark: its graph against one counted by hand, and a quick run as a person starts it."""
+"""The cross-feature benchmark: its graph against one counted by hand, and a quick run as a person
+starts it.
+"""
 
 import json
 import subprocess
@@ -7,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pcf_gnn_parts.arms import ARMS
-from pcf_gnn_parts.graphs import graph_of
-from pcf_gnn_parts.worlds import drawn, movielens
+from harness.cross_features import VARIANTS, graph_of
+from pcf_gnn import drawn, movielens
 
 from training.pretraining.graph import STATISTICS
 
@@ -76,7 +77,7 @@ def test_a_quick_run_prints_the_figures_of_every_input(tmp_path):
         subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     )
     assert set(told) == {"drawn"}
-    assert list(told["drawn"]) == list(ARMS)
+    assert list(told["drawn"]) == list(VARIANTS)
     for figures in told["drawn"].values():
         assert {"auc", "auc_seen", "auc_unseen", "bytes"} <= set(figures)
     assert told["drawn"]["alone"]["bytes"] == 0

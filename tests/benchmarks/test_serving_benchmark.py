@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from serving_parts.models import COMPACT, SHAPES, WHOLE, model_of, requests_of, stored_bytes_per_row
+from serving_models import COMPACT, SHAPES, WHOLE, model_of, requests_of, stored_bytes_per_row
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -1,4 +1,6 @@
-"""The whole path's benchmark: slices and stages by hand, what is said to be reached, and a quick run as a person starts it."""
+"""The whole path's benchmark: slices and stages by hand, what is said to be reached, and a quick
+run as a person starts it.
+"""
 
 import json
 import math
@@ -11,13 +13,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from compression_parts.spent import Spent, timed
-from compression_parts.worlds import World, drawn
+from harness.datasets import Dataset, drawn
+from harness.training import Spent, timed
 from matplotlib.image import imread
-from whole_path_parts.plot import plot_path
-from whole_path_parts.report import verdict
-from whole_path_parts.stages import dropping, hashed, start, with_gnn, with_network
-from whole_path_parts.walk import Walk
+from whole_path import plot_path, verdict
+from whole_path_stages import Walk, dropping, hashed, start, with_gnn, with_network
 
 from features.schema import Cross
 from training.fit.checkpoints import Description
@@ -31,29 +31,31 @@ def records(days) -> list[list[int]]:
 
 
 @pytest.fixture
-def world(tmp_path) -> World:
+def dataset(tmp_path) -> Dataset:
     return drawn(tmp_path / "drawn", days=3, rows=102)
 
 
-def test_a_day_is_cut_in_the_order_of_time_and_the_same_impressions_are_held_out(world, tmp_path):
-    walk = Walk.of(replace(world, name="globo"), tmp_path / "pieces")
-    found = records(walk.world.days)
+def test_a_day_is_cut_in_the_order_of_time_and_the_same_impressions_are_held_out(dataset, tmp_path):
+    walk = Walk.of(replace(dataset, name="globo"), tmp_path / "pieces")
+    found = records(walk.dataset.days)
     assert [len(piece) for piece in found] == [25, 26, 25, 26] * 3
     assert [record for piece in found for record in piece] == list(range(306))
-    assert walk.world.training.holdout_fraction * len(found[-1]) == pytest.approx(0.3 * 102, abs=1)
+    assert walk.dataset.training.holdout_fraction * len(found[-1]) == pytest.approx(
+        0.3 * 102, abs=1
+    )
 
 
-def test_small_days_are_laid_together_but_for_the_last(world, tmp_path):
-    days = [*world.days, *drawn(tmp_path / "more", days=2, rows=50).days]
-    walk = Walk.of(replace(world, name="kuairand_pure", days=days), tmp_path / "pieces")
-    found = records(walk.world.days)
+def test_small_days_are_laid_together_but_for_the_last(dataset, tmp_path):
+    days = [*dataset.days, *drawn(tmp_path / "more", days=2, rows=50).days]
+    walk = Walk.of(replace(dataset, name="kuairand_pure", days=days), tmp_path / "pieces")
+    found = records(walk.dataset.days)
     assert [len(each) for each in found] == [102, 102, 102 + 50, 50]
-    assert walk.world.days[-1] == days[-1]
-    assert walk.world.training == world.training
+    assert walk.dataset.days[-1] == days[-1]
+    assert walk.dataset.training == dataset.training
 
 
-def test_each_stage_takes_one_thing_for_another(world, tmp_path):
-    walk = Walk.of(world, tmp_path / "pieces")
+def test_each_stage_takes_one_thing_for_another(dataset, tmp_path):
+    walk = Walk.of(dataset, tmp_path / "pieces")
     first = start(walk, 16, lasso=False)
     assert first.schema.names() == (
         "user_id",
@@ -84,12 +86,12 @@ def test_each_stage_takes_one_thing_for_another(world, tmp_path):
     assert (last.model, last.statistics, last.training) == (
         gnn.model,
         gnn.statistics,
-        walk.world.training,
+        walk.dataset.training,
     )
 
 
-def test_frequent_ids_may_have_rows_of_their_own(world, tmp_path):
-    first = start(Walk.of(world, tmp_path / "pieces"), 16, lasso=False)
+def test_frequent_ids_may_have_rows_of_their_own(dataset, tmp_path):
+    first = start(Walk.of(dataset, tmp_path / "pieces"), 16, lasso=False)
     stage = hashed(first, {"user_id": 800}, 8, 5)
     user, item, *_ = stage.schema.fields
     assert (user.multi_hash.rows, user.multi_hash.own_rows, item.multi_hash) == (100, True, None)
@@ -103,10 +105,10 @@ def test_frequent_ids_may_have_rows_of_their_own(world, tmp_path):
     assert left.training.admission.min_counts == {}
 
 
-def test_a_start_may_keep_the_group_lasso_of_its_log(world, tmp_path):
-    rows = world.model.deep.model_copy(update={"l21": 0.25})
+def test_a_start_may_keep_the_group_lasso_of_its_log(dataset, tmp_path):
+    rows = dataset.model.deep.model_copy(update={"l21": 0.25})
     walk = Walk.of(
-        replace(world, model=world.model.model_copy(update={"deep": rows})), tmp_path / "pieces"
+        replace(dataset, model=dataset.model.model_copy(update={"deep": rows})), tmp_path / "pieces"
     )
     assert [start(walk, 8, lasso).model.deep.l21 for lasso in (True, False)] == [0.25, 0.0]
 

@@ -1,1 +1,0 @@
-"""What a day costs, part by part."""

@@ -1,1 +1,0 @@
-"""What the benchmark of following is made of."""

@@ -1,0 +1,1 @@
+"""What all benchmarks share: options, processes, environments of peers, data sets."""
