@@ -274,7 +274,7 @@ _LEARNED_ON = 3
 where statistics were learned, with the second slice at the soonest."""
 
 _GATES = SelectionSettings(online=0.5)
-"""As for KuaiRand in docs/measurements.md, where it was chosen on days that are learned here, not
+"""As for KuaiRand in docs/results/kuairand.md, where it was chosen on days that are learned here, not
 held out.
 """
 

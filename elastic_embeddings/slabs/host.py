@@ -1,7 +1,7 @@
 """A slab in host memory: one pass over a step's rows, in compiled kernels over ranges of rows.
 
 TensorFlow's own CPU kernels (gather, segment sum, a dozen elementwise operations, scatter) take
-several times as long: docs/measurements.md.
+several times as long: docs/results/elastic-table.md.
 """
 
 from __future__ import annotations
