@@ -11,7 +11,7 @@ from tiny_days import DAYS, DOCUMENT, make_context, publish
 
 from features.errors import InputError
 from pipelines.stages.cross_counts import CrossCounts
-from pipelines.stages.cross_graph import CrossGraph
+from pipelines.stages.cross_graph import BuildCrossGraph
 from pipelines.stages.pretrain import Pretrain
 from pipelines.stages.stage import execute
 from spark_jobs.graph_files import read_counts, read_graph
@@ -68,11 +68,11 @@ def counted(spark, tmp_path):
 
 def test_the_graph_is_made_of_the_counts_of_days_before(counted):
     context = at(counted, DAYS[2])
-    inputs = CrossGraph().inputs(context)
+    inputs = BuildCrossGraph().inputs(context)
     assert {name: version.artifact for name, version in inputs.items()} == {
         f"counts-{day}": "cross_counts" for day in DAYS[:2]
     }
-    version = execute(CrossGraph(), context).version
+    version = execute(BuildCrossGraph(), context).version
     assert (
         version.metrics["days"],
         version.metrics["impressions"],
@@ -85,17 +85,17 @@ def test_the_graph_is_made_of_the_counts_of_days_before(counted):
 def test_a_relation_that_came_later_is_counted_once_from_the_impressions(counted, tmp_path):
     wider = workspace(tmp_path, TWO)
     before = {day: counted.store.current("cross_counts", day) for day in DAYS[:2]}
-    execute(CrossGraph(), at(wider, DAYS[2]))
+    execute(BuildCrossGraph(), at(wider, DAYS[2]))
     after = {day: wider.store.current("cross_counts", day) for day in DAYS[:3]}
     assert all(after[day].hash != before[day].hash for day in DAYS[:2])
     assert set(read_counts(after[DAYS[0]].path).relations) == {"ad__page", "ad__country"}
     assert after[DAYS[2]] is None, "the day itself is not read"
-    inputs = CrossGraph().inputs(at(wider, DAYS[3]))
+    inputs = BuildCrossGraph().inputs(at(wider, DAYS[3]))
     assert [inputs[f"counts-{day}"].hash for day in DAYS[:2]] == [
         after[day].hash for day in DAYS[:2]
     ]
     assert inputs[f"counts-{DAYS[2]}"].metrics["edges"] == 12
-    narrower = CrossGraph().inputs(at(counted, DAYS[2]))
+    narrower = BuildCrossGraph().inputs(at(counted, DAYS[2]))
     assert [version.hash for version in narrower.values()] == [
         after[day].hash for day in DAYS[:2]
     ], "more than is asked for will do"
@@ -114,7 +114,7 @@ def test_a_day_with_new_impressions_is_counted_again(counted):
         )
         facts = {"stage": "ingest", "inputs": {}, "metrics": {}, "config": {}, "seconds": 0.1}
         counted.store.publish(out, "impressions", DAYS[0], "late", facts)
-    assert execute(CrossGraph(), at(counted, DAYS[2])).version.metrics["impressions"] == 8 + 3
+    assert execute(BuildCrossGraph(), at(counted, DAYS[2])).version.metrics["impressions"] == 8 + 3
 
 
 def test_days_that_cannot_be_counted_or_failed_their_gate_are_left_out_and_reported(
@@ -125,19 +125,19 @@ def test_days_that_cannot_be_counted_or_failed_their_gate_are_left_out_and_repor
     deleted = wider.store.current("impressions", DAYS[0])
     (deleted.path.parent / "CURRENT").unlink()
     publish(wider.store, "data_verdict", DAYS[1], passed=False)
-    assert CrossGraph().inputs(at(wider, DAYS[2])) == {}
+    assert BuildCrossGraph().inputs(at(wider, DAYS[2])) == {}
     assert reports == [
         f"the graph leaves out {DAYS[0]}: its counts lack a relation that is declared, "
         "and its impressions were deleted",
         f"the graph leaves out {DAYS[1]}: its data failed its gate",
     ]
-    assert execute(CrossGraph(), at(wider, DAYS[2])).version.metrics["days"] == 0
+    assert execute(BuildCrossGraph(), at(wider, DAYS[2])).version.metrics["days"] == 0
 
 
 def test_only_days_of_the_window_are_merged(counted, tmp_path):
     narrow = workspace(tmp_path, ONE, window_days=1)
-    assert list(CrossGraph().inputs(at(narrow, DAYS[2]))) == [f"counts-{DAYS[1]}"]
-    assert CrossGraph().inputs(at(narrow, DAYS[4] + timedelta(days=9))) == {}
+    assert list(BuildCrossGraph().inputs(at(narrow, DAYS[2]))) == [f"counts-{DAYS[1]}"]
+    assert BuildCrossGraph().inputs(at(narrow, DAYS[4] + timedelta(days=9))) == {}
 
 
 def test_without_relations_nothing_is_counted_and_the_graph_is_empty(tmp_path):
@@ -145,7 +145,7 @@ def test_without_relations_nothing_is_counted_and_the_graph_is_empty(tmp_path):
     for day in DAYS[:2]:
         publish_impressions(context.store, day)
         assert execute(CrossCounts(), at(context, day)).version.metrics == {"edges": 0.0}
-    version = execute(CrossGraph(), context).version
+    version = execute(BuildCrossGraph(), context).version
     assert version.metrics["edges"] == 0
     assert read_graph(version.path).relations == {}
 

@@ -13,7 +13,7 @@ from tiny_days import make_context, publish
 from features.errors import InputError
 from features.partition import parse_partition
 from pipelines.config import load_config
-from pipelines.stages.cross_graph import CrossGraph
+from pipelines.stages.cross_graph import BuildCrossGraph
 from pipelines.stages.encodings import encodings_for, recent_encodings
 from pipelines.stages.pretrain import Pretrain
 from pipelines.stages.stage import Context, config_section, execute
@@ -91,7 +91,7 @@ def test_while_they_are_young_the_stages_point_to_them_and_publish_nothing(conte
     reports = []
     outcomes = [
         execute(stage, replace(context, report=reports.append))
-        for stage in (CrossGraph(), Pretrain())
+        for stage in (BuildCrossGraph(), Pretrain())
     ]
     assert [(o.version.artifact, o.version.day, o.reused) for o in outcomes] == [
         ("cross_graph", version.day, True),

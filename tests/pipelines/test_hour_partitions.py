@@ -8,7 +8,7 @@ import pytest
 from tiny_days import DAYS, make_context, publish, publish_candidate, write_config
 
 from features.partition import Hour, folder_of
-from pipelines.stages.cross_graph import CrossGraph
+from pipelines.stages.cross_graph import BuildCrossGraph
 from pipelines.stages.feature_statistics import FeatureStatistics
 from pipelines.stages.monitor import Monitor
 from pipelines.stages.promote import Promote
@@ -132,10 +132,10 @@ def test_windows_are_of_so_many_times_24_hours_and_a_day_and_its_hours_count_onc
         "statistics-2026-01-02",
         *(f"statistics-2026-01-03T{hour}" for hour in ("00", "04")),
     }
-    assert inputs(CrossGraph(), two_days, Hour(DAYS[2], 5)) == {
+    assert inputs(BuildCrossGraph(), two_days, Hour(DAYS[2], 5)) == {
         f"counts-2026-01-{hour}" for hour in ("02T05", "02T23", "03T00", "03T04")
     }
-    assert inputs(CrossGraph(), two_days, Hour(DAYS[2], 0)) == {"counts-2026-01-02"}
+    assert inputs(BuildCrossGraph(), two_days, Hour(DAYS[2], 0)) == {"counts-2026-01-02"}
     give(context, "impressions", DAYS[2])
     assert inputs(FeatureStatistics(), two_days, DAYS[2]) == {
         "impressions",
