@@ -15,19 +15,23 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal
 
-# MkDocs runs hooks without the repository on the path.
+# MkDocs runs hooks without the repository and this folder on the path.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import ml_test_score
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 _MARKER = re.compile(r"^<!-- generated: ([a-z-]+) -->$", re.MULTILINE)
+_TESTS = re.compile(r"<!-- tests: ([A-Za-z0-9-]+) -->")
 
 
 def on_page_markdown(markdown: str, **_: object) -> str:
     """Replace the markers of a page (called by MkDocs for each page)."""
-    return _MARKER.sub(lambda match: GENERATORS[match.group(1)](), markdown)
+    markdown = _MARKER.sub(lambda match: GENERATORS[match.group(1)](), markdown)
+    return _TESTS.sub(lambda match: ml_test_score.tests_of(match.group(1)), markdown)
 
 
 def configuration() -> str:
@@ -52,6 +56,7 @@ def command_line() -> str:
 GENERATORS: dict[str, Callable[[], str]] = {
     "configuration": configuration,
     "command-line": command_line,
+    "ml-test-score": ml_test_score.ml_test_score,
 }
 
 

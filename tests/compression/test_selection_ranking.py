@@ -122,6 +122,7 @@ def equal_signals(rows, seed):
     )
 
 
+@pytest.mark.covers("data-3")
 def test_at_equal_signal_the_costlier_field_goes_first_as_gamma_grows():
     recipe = LearnerConfig(PLAIN_AND_DEAR, MODEL, TRAINING, ())
     split = TrainingSplit((equal_signals(6000, 5),), equal_signals(500, 6))

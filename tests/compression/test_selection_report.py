@@ -76,6 +76,7 @@ def test_nothing_dropped_is_the_checkpoint_itself(source, full):
     assert again == full
 
 
+@pytest.mark.covers("data-2")
 def test_half_of_the_fields_are_noise_and_go(source, full):
     ranking = rank_fields(source, RECIPE, SETTINGS)
     kept = FieldSelection.kept_of(ranking, RECIPE, Budget(keep=len(SIGNAL_USES)))

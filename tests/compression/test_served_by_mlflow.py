@@ -62,6 +62,7 @@ def test_the_signature_names_one_float():
     ]
 
 
+@pytest.mark.covers("monitoring-3")
 def test_rows_get_the_probabilities_of_the_trained_model(loaded, compressed, partition, trained_on):
     import pyarrow.parquet as pq
 

@@ -37,6 +37,7 @@ def figures(world, day):
     return json.loads(world.run("report", "--date", str(day), "--json").stdout)
 
 
+@pytest.mark.covers("infrastructure-3")
 def test_every_stage_of_every_day_is_committed_and_intact(world):
     for day in DAYS:
         for artifact in artifacts():

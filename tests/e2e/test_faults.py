@@ -25,12 +25,14 @@ def champion_line(world):
     return next(line for line in world.run("status").stdout.splitlines() if "champion" in line)
 
 
+@pytest.mark.covers("F8")
 def test_a_truncated_file_is_named(faulty):
     done = faulty.run("ingest", "--config", str(faulty.config), "--date", "2026-01-04", code=2)
     assert "dt=2026-01-04/part-00000.parquet" in done.stderr
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.covers("F9")
 def test_a_missing_column_is_named_with_what_there_is(faulty):
     done = faulty.run("ingest", "--config", str(faulty.config), "--date", "2026-01-05", code=2)
     assert "'device'" in done.stderr
@@ -47,6 +49,7 @@ def test_an_empty_day_is_skipped_and_the_champion_stays(faulty):
     assert champion_line(faulty) == before
 
 
+@pytest.mark.covers("monitoring-2")
 def test_too_many_bad_labels_stop_the_day_with_counts_and_the_champion_stays(faulty):
     before = champion_line(faulty)
     done = faulty.run(

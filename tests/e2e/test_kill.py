@@ -37,6 +37,7 @@ def kill_when_staged(world, artifact):
     ).returncode
 
 
+@pytest.mark.covers("F1")
 @pytest.mark.timeout(2700)
 def test_a_chain_killed_in_every_stage_ends_in_the_same_content(world, tmp_path):
     killed = make_world(tmp_path, python=world.python)

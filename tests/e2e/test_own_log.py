@@ -71,6 +71,7 @@ def test_the_days_are_local_and_complete(mine):
     assert all(c["rows_quarantined"] == 0 for c in counts)
 
 
+@pytest.mark.covers("data-4")
 def test_the_outcome_is_forbidden_and_the_signal_is_found(mine):
     report = json.loads(mine.run("report", "--date", "2024-06-02", "--json").stdout)
     assert "dwell_time" in yaml.safe_load(mine.config.read_text())["features"]["forbidden"]

@@ -53,6 +53,7 @@ def test_tensorflow_spells_awkward_values_alike():
     assert spelled == list(AWKWARD.values())
 
 
+@pytest.mark.covers("data-7")
 @pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(

@@ -70,6 +70,7 @@ def test_an_unknown_field_name_is_a_key_error():
         Schema.model_validate(BASE).field("nobody")
 
 
+@pytest.mark.covers("data-1")
 @pytest.mark.parametrize(
     ("document", "words"),
     [

@@ -60,6 +60,7 @@ def test_kinds_are_told_apart(log):
     }
 
 
+@pytest.mark.covers("data-4")
 def test_outcomes_are_forbidden(log):
     assert set(drafted(log)["features"]["forbidden"]) == {"dwell_time", "is_like"}
 

@@ -106,6 +106,7 @@ def valid(document):
     return schema.is_valid(json.loads(json.dumps(document, default=str)))
 
 
+@pytest.mark.covers("model-1")
 @pytest.mark.parametrize(
     "profile", sorted((REPOSITORY / "conf").glob("*.yaml")), ids=lambda p: p.stem
 )

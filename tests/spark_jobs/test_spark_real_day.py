@@ -60,6 +60,7 @@ def tokens(records, field):
     return frame.explode("value") if isinstance(field, MultiValued) else frame
 
 
+@pytest.mark.covers("data-7")
 def test_statistics_of_a_real_day(spark, config, partition, long, tmp_path):
     feature_statistics(
         spark,

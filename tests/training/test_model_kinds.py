@@ -99,6 +99,7 @@ PARTS = {
 }
 
 
+@pytest.mark.covers("infrastructure-2")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_kind_equals_its_formula_in_numpy(kind):
     model, inputs = CtrModel(SCHEMA, settings(kind), RELATIONS), some_inputs()

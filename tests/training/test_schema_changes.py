@@ -62,6 +62,7 @@ def block(learner, name, state=None):
     return weights[start : start + rows]
 
 
+@pytest.mark.covers("data-6")
 @pytest.mark.parametrize("state", [None, "z", "m", "v"])
 def test_weights_and_slots_of_the_fields_that_stay_are_kept(learned, state):
     after = restored(

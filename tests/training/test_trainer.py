@@ -120,6 +120,7 @@ def test_the_scorer_gives_the_trainers_probabilities_to_the_bit(second, days):
     np.testing.assert_array_equal(Scorer.load(second[0]).score(heldout), saved)
 
 
+@pytest.mark.covers("infrastructure-1")
 def test_the_same_request_gives_the_same_bytes(second_request, second, tmp_path):
     train_day(second_request, tmp_path / "again")
     assert array_bytes(tmp_path / "again") == array_bytes(second[0])
@@ -263,6 +264,7 @@ def test_another_width_is_refused(second_request, tmp_path):
         )
 
 
+@pytest.mark.covers("monitoring-5")
 def test_a_loss_that_is_not_finite_is_unsound_and_nothing_is_written(days, tmp_path):
     wild = MODEL.model_copy(update={"dense": OptimizerSettings(learning_rate=1e30)})
     with pytest.raises(UnsoundError, match="at step"):

@@ -117,6 +117,7 @@ BAD = [
 ]
 
 
+@pytest.mark.covers("data-1")
 @pytest.mark.parametrize(
     ("changes", "expected"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
 )

@@ -98,6 +98,7 @@ TABLE = [
 ]
 
 
+@pytest.mark.covers("infrastructure-4", "model-5")
 @pytest.mark.parametrize(
     ("changes", "outcome", "failed"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
 )

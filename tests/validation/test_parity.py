@@ -108,6 +108,7 @@ def with_answers(served, probability):
     return replace(served, answers={16: replace(served.answers[16], probability=probability)})
 
 
+@pytest.mark.covers("monitoring-3")
 def test_the_answers_are_the_expected_ones_at_every_batch_size(report):
     assert report.max_abs_diff < 1e-6
     assert report.rows_by_batch_size == {1: 4, 3: 10, 16: 10}
@@ -124,6 +125,7 @@ def test_small_batches_are_sampled_over_the_whole_file_and_the_largest_answers_a
     assert len(served.probability) == 10
 
 
+@pytest.mark.covers("monitoring-6")
 def test_costs_are_measured(served):
     assert served.load_s > 0
     assert served.peak_rss_bytes > 50e6
@@ -145,6 +147,7 @@ def test_a_tampered_weight_is_noticed(tmp_path, served):
     assert compare(with_answers(served, tampered), true_probability()).max_abs_diff > 1e-5
 
 
+@pytest.mark.covers("monitoring-5")
 def test_a_model_that_answers_nan_does_not_pass(tmp_path, served):
     broken = compare(
         with_answers(served, answer_here(save(tmp_path / "nan", math.nan), REQUESTS, tmp_path, 16)),
