@@ -16,7 +16,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from types import TracebackType
@@ -196,7 +196,7 @@ class FollowProcess:
         states = self._job.out / _STATES
         with atomic_folder(nth_folder(states, self.ledger.batch)) as out:
             self.follower.save(out / _CHECKPOINT)
-            self.ledger.write(out)
+            replace(self.ledger, has_begun=self.follower.has_begun).write(out)
         keep_latest_folders(states, _KEPT_STATES)
         self._saved_batch = self.ledger.batch
         if self.follower.has_begun:
@@ -270,9 +270,13 @@ class FollowProcess:
         folder = nth_folder(states, numbers[-1])
         ledger = Ledger.read(folder)
         self._report(f"continues after micro-batch {ledger.batch}")
-        if not ledger.rows_kept:
+        checkpoint, has_begun = folder / _CHECKPOINT, ledger.has_begun
+        if has_begun is None:
+            has_begun = read_description(checkpoint).step > 0
+        # Not `rows_kept`: a process that began from a checkpoint has a model before its first row.
+        if not has_begun:
             return StreamTrainer.new(recipe), ledger
-        return StreamTrainer.from_checkpoint(recipe, folder / _CHECKPOINT, ledger.day), ledger
+        return StreamTrainer.from_checkpoint(recipe, checkpoint, ledger.day), ledger
 
     def _first_follower(self, recipe: LearnerConfig) -> StreamTrainer:
         """Return the learner of the workspace's last sound checkpoint, or a new one."""

@@ -30,6 +30,8 @@ class Ledger:
         rows_kept: rows that were trained on.
         rows_quarantined: the other rows.
         files: name → rows of each processed file that still exists.
+        has_begun: whether the learner that is saved beside it has a model: it was trained, or it
+            began from a checkpoint. None: a ledger that does not say so, by an older release.
     """
 
     batch: int = 0
@@ -38,6 +40,7 @@ class Ledger:
     rows_kept: int = 0
     rows_quarantined: int = 0
     files: Mapping[str, int] = field(default_factory=dict)
+    has_begun: bool | None = None
 
     def after(self, rows_by_file: Mapping[str, int], kept: int, day: int | None) -> Self:
         """Return the ledger after one more micro-batch."""

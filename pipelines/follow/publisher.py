@@ -85,9 +85,15 @@ class Publisher:
             source: what the change comes from, for the manifest.
 
         Raises:
-            UnsoundError: a value is not finite. Nothing is published then.
+            UnsoundError: a value is not finite, or the model is empty and the published one is
+                not. Nothing is published then.
         """
         assert self._content is not None
+        if self._content.rows and not model.rows:
+            raise UnsoundError(
+                f"the model has no rows, but servers have one with {self._content.rows:,}: nothing "
+                "is published. To begin anew, choose another --out"
+            )
         delta = delta_between(self._content, model, self._version)
         wrong = [
             name

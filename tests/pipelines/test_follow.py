@@ -192,8 +192,9 @@ def test_a_loss_that_is_not_finite_is_not_published(job):
     assert followed(job()).batch == 6
 
 
-def test_it_begins_from_the_last_sound_checkpoint_and_its_held_out_slice(job, tmp_path):
-    """The process trains on the held-out last fifth of the checkpoint's day first."""
+@pytest.fixture
+def begun(job, tmp_path):
+    """The workspace has a sound checkpoint of 2026-01-01; return it."""
     config, store = job().config, job().store
     table = in_order_of_time(
         [RecordValidator(config.source, config.features).validate(land(tmp_path / "day", 0)).kept]
@@ -206,17 +207,56 @@ def test_it_begins_from_the_last_sound_checkpoint_and_its_held_out_slice(job, tm
     checkpoint = publish(store, "checkpoint", date(2026, 1, 1), inputs=[impressions])
     for path in (tmp_path / "checkpoint").iterdir():
         path.rename(checkpoint.path / path.name)
+    return checkpoint
+
+
+def test_it_begins_from_the_last_sound_checkpoint_and_its_held_out_slice(job, begun):
+    """The process trains on the held-out last fifth of the checkpoint's day first."""
     reports = []
     land(job().watch, 1)
     with FollowProcess(job(), reports.append) as following:
         assert (
-            following.follower.description().step == read_description(checkpoint.path).step + 1
+            following.follower.description().step == read_description(begun.path).step + 1
         )  # 40 rows, one batch
         following.run(threading.Event(), once=True)
     assert "2026-01-01, with the 40 impressions" in reports[0]
     first = lines(job())[0]
     assert first["auc"] is not None
     assert first["content"] == 1
+
+
+# Fault H1 of the audit.
+@pytest.mark.parametrize("release", ["this", "older"])
+def test_a_start_from_a_checkpoint_is_not_forgotten_before_a_row_was_kept(job, begun, release):
+    """A restart continues from the saved model, and publishes no delta from nothing."""
+    (job().watch / "part-000.csv").write_bytes(b"")
+    assert followed(job()).rows_kept == 0
+    if release == "older":
+        path = nth_folder(job().out / "state", 1) / "ledger.json"
+        document = json.loads(path.read_text())
+        del document["has_begun"]
+        path.write_text(json.dumps(document))
+    with FollowProcess(job(), print) as following:
+        assert following.follower.has_begun
+        assert following.follower.description().step == read_description(begun.path).step + 1
+        land(job().watch, 1)
+        following.run(threading.Event(), once=True)
+    last = lines(job())[-1]
+    assert last["auc"] is not None
+    assert last["delta_tombstones"] == 0
+    assert last["delta_rows"] <= 200
+
+
+# Fault H1 of the audit.
+def test_an_empty_model_is_never_a_delta(job):
+    land(job().watch, 0)
+    followed(job())
+    publisher = Publisher(job().out)
+    model = read_compact(nth_folder(job().out / "full", publisher.number) / "compressed")
+    none = model.take({name: np.zeros(len(rows.keys), bool) for name, rows in model.tables.items()})
+    with pytest.raises(UnsoundError, match="no rows"):
+        publisher.publish_delta(none, {})
+    assert folder_numbers(job().out / "deltas")[-1:] in ([], [publisher.number])
 
 
 def test_a_damaged_publication_is_left_behind_by_a_full_export_that_servers_see(job):
