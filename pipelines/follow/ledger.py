@@ -30,7 +30,7 @@ class Ledger:
         rows_kept: rows that were trained on.
         rows_quarantined: the other rows.
         files: name → rows of each processed file that still exists.
-        has_begun: whether the learner that is saved beside it has a model: it was trained, or it
+        has_begun: whether the learner saved with it has a model: it was trained, or it
             began from a checkpoint. None: a ledger that does not say so, by an older release.
     """
 

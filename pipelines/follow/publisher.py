@@ -92,7 +92,7 @@ class Publisher:
         if self._content.rows and not model.rows:
             raise UnsoundError(
                 f"the model has no rows, but servers have one with {self._content.rows:,}: nothing "
-                "is published. To begin anew, choose another --out"
+                "is published. To begin from nothing, choose another --out"
             )
         delta = delta_between(self._content, model, self._version)
         wrong = [
