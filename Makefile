@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help env demo test test-fast test-all coverage lint format docs up down lock clean
+.PHONY: help env demo test test-fast test-all coverage lint format docs up down lock audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -64,6 +64,11 @@ down:  ## stop what `make up` started
 lock:  ## resolve pyproject.toml anew into requirements.lock (names, versions, hashes)
 	$(BIN)/uv pip compile pyproject.toml --extra pipeline --group dev --python-version 3.11 --generate-hashes \
 		--no-annotate --no-header --no-emit-index-url --no-emit-find-links -o requirements.lock
+
+audit: env  ## bill of materials (build/sbom.json) and known vulnerabilities; needs a network
+	mkdir -p build
+	$(BIN)/uv tool run --from cyclonedx-bom==7.1.0 cyclonedx-py requirements requirements.lock -o build/sbom.json
+	$(BIN)/uv tool run pip-audit==2.9.0 --requirement requirements.lock --require-hashes --disable-pip --strict
 
 clean:  ## remove the environment and everything that demo, up and the tests made
 	rm -rf $(VENV) .run workspace

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, Protocol
 
 import yaml
@@ -14,6 +15,7 @@ import yaml
 from dags.run_date import Calendar, resolve_partition
 from features.errors import InputError
 from features.partition import Partition, is_before
+from pipelines.services.environment import FOLDERS_VARIABLE, allowed_folders
 from pipelines.services.schedule import runs_by_hour, schedule_zone
 
 SUBJECT = ("config", "date", "hour", "workspace")
@@ -21,6 +23,7 @@ SUBJECT = ("config", "date", "hour", "workspace")
 
 CLI = (sys.executable, "-m", "pipelines.cli")
 BACKFILL = "backfill"
+PATHS = ("config", "workspace")
 
 
 class DagRunLike(Protocol):
@@ -67,8 +70,10 @@ def read_request(params: Mapping[str, Any], run: DagRunLike) -> RunRequest:
         run: gives the day or hour if `date` is empty.
 
     Raises:
-        InputError: the day or hour is not known.
+        InputError: the day or hour is not known, or a path lies outside the allowed folders.
     """
+    for name in PATHS:
+        check_path(name, str(params.get(name) or ""))
     calendar = Calendar(schedule_zone(), runs_by_hour())
     day = resolve_partition(
         params.get("date"), params.get("hour"), run.data_interval_start, calendar
@@ -95,6 +100,24 @@ def check_params(params: Mapping[str, Any], run: DagRunLike, known: Collection[s
         raise InputError(
             "a backfill gives each run its own day or hour: leave `date` and `hour` empty, "
             "or trigger a single run"
+        )
+
+
+def check_path(name: str, value: str) -> None:
+    """Check that a path of the form is below one of the allowed folders, links followed.
+
+    A stage reads and writes with the rights of Airflow's user, and shows parts of a wrong
+    configuration in its log: a person who may only trigger runs must not choose any file.
+
+    Raises:
+        InputError: it does not.
+    """
+    folders = [Path(folder).resolve() for folder in allowed_folders()]
+    path = Path(value).resolve()
+    if value and not any(path.is_relative_to(folder) for folder in folders):
+        raise InputError(
+            f"{name} {value}: not in an allowed folder ({', '.join(map(str, folders))}); "
+            f"the environment variable {FOLDERS_VARIABLE} of Airflow lists them"
         )
 
 

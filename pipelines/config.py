@@ -30,6 +30,9 @@ from validation.settings import DataGateSettings, ModelGateSettings
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
+MAX_VALUES = 1_000_000
+"""How many values a configuration may hold, aliases written out."""
+
 
 class TrackingSettings(Settings):
     """MLflow: the experiment and the registered model. `MLFLOW_TRACKING_URI` names the server."""
@@ -105,6 +108,7 @@ def _read(path: Path, workspace: Path) -> dict[str, Any]:
     variables = {**os.environ, "WORKSPACE": str(workspace.resolve())}
     try:
         document = yaml.safe_load(_VARIABLE.sub(lambda m: _value_of(m, path, variables), text))
+        _check_size(document, str(path))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
@@ -132,7 +136,32 @@ def _assign(document: dict[str, Any], override: str) -> None:
         document = document.setdefault(parent, {})
         if not isinstance(document, dict):
             raise InputError(f"--set {override!r}: {parent!r} is not a section")
-    document[leaf] = yaml.safe_load(text)
+    try:
+        document[leaf] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {override!r}: the value is not valid YAML: {error}") from error
+    _check_size(document[leaf], f"--set {key}")
+
+
+def _check_size(document: Any, where: str) -> None:
+    """Refuse aliases that multiply: a few hundred characters can stand for billions of values."""
+    sizes: dict[int, int] = {}
+
+    def size(node: Any) -> int:
+        if not isinstance(node, dict | list):
+            return 1
+        # An alias is the same object again: its size is computed once and counted each time.
+        if id(node) not in sizes:
+            # Counts for a node that contains itself.
+            sizes[id(node)] = MAX_VALUES
+            children = node.values() if isinstance(node, dict) else node
+            sizes[id(node)] = 1 + sum(map(size, children))
+        return sizes[id(node)]
+
+    if size(document) > MAX_VALUES:
+        raise InputError(
+            f"{where}: stands for more than {MAX_VALUES:,} values; write it without YAML aliases"
+        )
 
 
 def _describe(error: Mapping[str, Any]) -> str:

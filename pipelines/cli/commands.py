@@ -144,13 +144,15 @@ def predict(
 ) -> None:
     """Score rows with the serving model.
 
-    The output has the rows of the input in their order, with a column `probability`.
+    The output has the rows of the input in their order, with a column `probability`. A value that
+    a spreadsheet would run as a formula (`=…`, `+…`, `-…`, `@…`, unless it is a number) begins
+    with an apostrophe.
     """
-    from pipelines.cli.predict import predict_file
+    from pipelines.cli.predict import escape_formulas, predict_file
 
     home = workspace or default_workspace()
     scored = predict_file(load_config(config, workspace=home), Store(home), source)
-    scored.to_csv(out if out else typer.get_text_stream("stdout"), index=False)
+    escape_formulas(scored).to_csv(out if out else typer.get_text_stream("stdout"), index=False)
 
 
 @app.command()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 BATCH_ROWS = 4096
 
+_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
+
 
 def predict_file(config: Config, store: Store, path: Path) -> pd.DataFrame:
     """Return the rows of a file in their order, with a column `probability` (float32).
@@ -49,6 +51,19 @@ def predict_file(config: Config, store: Store, path: Path) -> pd.DataFrame:
     joined = join_side_tables(normalize(rows, config.source), sides)
     rows["probability"] = _score(export.path / "saved_model", config.features, joined)
     return rows
+
+
+def escape_formulas(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows in which no text begins as a spreadsheet's formula does, numbers aside.
+
+    Raw logs hold what users typed; opened in a spreadsheet, `=HYPERLINK(…)` would be run.
+    """
+    escaped = rows.copy(deep=False)
+    for name in rows.select_dtypes(include="object"):
+        text = rows[name].astype(str)
+        formula = text.str.match(r"[=+\-@\t\r]") & ~text.str.fullmatch(_NUMBER)
+        escaped[name] = rows[name].where(~formula, "'" + text)
+    return escaped
 
 
 def _score(saved_model: Path, schema: Schema, rows: pd.DataFrame) -> np.ndarray:

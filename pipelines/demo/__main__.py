@@ -17,6 +17,7 @@ import typer
 from features.errors import ElasticCtrError
 from pipelines.config import default_workspace
 from pipelines.demo.run import DAYS, default_subject, last_of, run_demo
+from pipelines.services.__main__ import Login
 
 KEEP_VARIABLE = "KEEP"
 
@@ -35,6 +36,7 @@ def demo(
     keep: Annotated[
         bool, typer.Option(help="Leave the services running (default: KEEP=1 in the environment).")
     ] = False,
+    login: Login = True,
 ) -> None:
     """Train a few days through Airflow."""
     subject = default_subject()
@@ -42,7 +44,7 @@ def demo(
     end = last.date() if last else last_of(begin, DAYS)
     stay = keep or os.environ.get(KEEP_VARIABLE, "") not in ("", "0")
     home = workspace or default_workspace()
-    sys.exit(run_demo(config or subject.config, home, begin, end, keep=stay))
+    sys.exit(run_demo(config or subject.config, home, begin, end, keep=stay, login=login))
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +16,13 @@ from pipelines.demo.tables import day_table, stage_table
 from pipelines.demo.watch import DAG_ID, DayRun, Watcher, Window, progress
 from pipelines.services.airflow_api import AirflowApi
 from pipelines.services.control import Services, default_folder, running
-from pipelines.services.environment import REPOSITORY, data_folder
+from pipelines.services.environment import (
+    FOLDERS_VARIABLE,
+    REPOSITORY,
+    USER,
+    allowed_folders,
+    data_folder,
+)
 from pipelines.services.processes import wait_until
 from pipelines.services.schedule import PARTITION_VARIABLE, runs_by_hour, schedule_zone
 from pipelines.stages.report import day_report
@@ -51,6 +58,7 @@ def run_demo(
     last: date,
     *,
     keep: bool,
+    login: bool = True,
     folder: Path | None = None,
 ) -> int:
     """Train each day from `first` to `last` through Airflow and print the results.
@@ -61,6 +69,7 @@ def run_demo(
         first: first day.
         last: last day, inclusive.
         keep: leave the services running; otherwise those that were started here are stopped.
+        login: whether Airflow asks for a password.
         folder: run folder of the services.
 
     Returns:
@@ -80,7 +89,10 @@ def run_demo(
     window = Window(first, last, schedule_zone())
     # Absolute paths, because Airflow's processes run in the folder of the packages.
     conf = {"config": str(config.resolve()), "workspace": str(workspace.resolve())}
-    with running(folder or default_folder(), keep=keep) as services:
+    # The services that this starts accept the demo's own files.
+    folders = [*allowed_folders(), str(config.resolve().parent), conf["workspace"]]
+    os.environ[FOLDERS_VARIABLE] = os.pathsep.join(folders)
+    with running(folder or default_folder(), keep=keep, login=login) as services:
         _show_addresses(console, services, time.monotonic() - began)
         # 1. Request the days.
         api = services.api()
@@ -123,5 +135,6 @@ def _show_results(
 
 
 def _show_addresses(console: Console, services: Services, seconds: float) -> None:
-    console.print(f"Airflow  {services.airflow_url}/dags/{DAG_ID}")
+    login = f"  (login {USER}, password in {services.passwords})" if services.login else ""
+    console.print(f"Airflow  {services.airflow_url}/dags/{DAG_ID}{login}", soft_wrap=True)
     console.print(f"MLflow   {services.mlflow_url}\n(after {seconds:.0f} s)")

@@ -6,11 +6,16 @@ only. Values may be strings or numbers. A multi-valued field has a list of strin
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import tensorflow as tf
+
+ROWS_VARIABLE = "ELASTIC_CTR_MAX_ROWS"
+MAX_ROWS = int(os.environ.get(ROWS_VARIABLE) or 50_000)
+"""How many rows a request may have: a larger one would hold a server for many seconds."""
 
 
 class ClickModel:
@@ -29,8 +34,14 @@ class ClickModel:
         """Return the column `probability`, float32 in [0, 1], of rows in their order.
 
         Raises:
-            ValueError: a field's column is missing, or a single-valued field has a list.
+            ValueError: there are more than `MAX_ROWS` rows, a field's column is missing, or a
+                single-valued field has a list.
         """
+        if len(model_input) > MAX_ROWS:
+            raise ValueError(
+                f"{len(model_input):,} rows in one request, at most {MAX_ROWS:,}: send them in "
+                f"parts, or set {ROWS_VARIABLE} of the server"
+            )
         missing = sorted(set(self._ranks) - set(model_input.columns))
         if missing:
             raise ValueError(

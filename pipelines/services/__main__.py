@@ -10,6 +10,7 @@ import typer
 
 from features.errors import ElasticCtrError
 from pipelines.services import control
+from pipelines.services.environment import PASSWORDS, USER
 
 Folder = Annotated[
     Path | None, typer.Option("--run-dir", help="Folder of databases and logs (default .run).")
@@ -22,12 +23,26 @@ app = typer.Typer(
 )
 
 
+Login = Annotated[
+    bool,
+    typer.Option(
+        "--login/--no-login",
+        help="Whether Airflow asks for a password. Without one, every user of this machine is its "
+        "administrator.",
+    ),
+]
+
+
 @app.command()
-def up(run_dir: Folder = None) -> None:
+def up(run_dir: Folder = None, login: Login = True) -> None:
     """Start the services, unless they are up."""
     folder = run_dir or control.default_folder()
     already = control.status(folder) is not None
-    _show(control.up(folder), "already up" if already else "up")
+    first = not (folder / "airflow" / PASSWORDS).exists()
+    services = control.up(folder, login=login)
+    _show(services, "already up" if already else "up")
+    if login and first:
+        typer.echo(f"  password {services.password} (shown this once)")
 
 
 @app.command()
@@ -57,6 +72,8 @@ def main() -> None:
 
 def _show(services: control.Services, state: str) -> None:
     typer.echo(f"{state}\n  Airflow  {services.airflow_url}\n  MLflow   {services.mlflow_url}")
+    if services.login:
+        typer.echo(f"  login    {USER}, password in {services.passwords}")
     if services.spark_url:
         typer.echo(f"  Spark    {services.spark_url} (set -a; . {services.spark_environment})")
     typer.echo(f"  logs     {services.folder}/logs")

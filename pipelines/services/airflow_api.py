@@ -47,7 +47,8 @@ class TaskInstance:
 class AirflowApi:
     """A client of one Airflow. `url` is its base address; tokens are fetched and renewed."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self._login = {"username": user, "password": password}
         # trust_env=False: requests to the loopback interface must not go through a proxy.
         self._client = httpx.Client(base_url=url, timeout=TIMEOUT_S, trust_env=False)
 
@@ -163,7 +164,8 @@ class AirflowApi:
             response = attempts(self._client.request, method, path, **options)
             if response.status_code == httpx.codes.UNAUTHORIZED:
                 # There is no token yet, or it has expired.
-                token = self._client.get("/auth/token").raise_for_status().json()["access_token"]
+                answer = self._client.post("/auth/token", json=self._login)
+                token = answer.raise_for_status().json()["access_token"]
                 self._client.headers["Authorization"] = f"Bearer {token}"
                 response = attempts(self._client.request, method, path, **options)
         except httpx.HTTPError as error:

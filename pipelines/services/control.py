@@ -10,18 +10,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import httpx
 
-from features.errors import RetryableError
+from features.errors import InputError, RetryableError
 from features.files import write_atomically
 from pipelines.services.airflow_api import AirflowApi
 from pipelines.services.environment import (
     IN_CHECKOUT,
     LOOPBACK,
+    PASSWORDS,
     REPOSITORY,
+    USER,
     ServiceLayout,
     airflow_environment,
     mlflow_environment,
@@ -55,7 +57,8 @@ _HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 class Services:
     """Running services: addresses and processes, as `<folder>/services.json` records them.
 
-    `spark_url` is empty where stages use a Spark server that was not started here.
+    `spark_url` is empty where stages use a Spark server that was not started here. `login`:
+    whether Airflow asks for a password.
     """
 
     folder: str
@@ -63,10 +66,21 @@ class Services:
     mlflow_url: str
     processes: tuple[ServiceProcess, ...]
     spark_url: str = ""
+    login: bool = True
 
     def api(self) -> AirflowApi:
         """Return a client of this Airflow."""
-        return AirflowApi(self.airflow_url)
+        return AirflowApi(self.airflow_url, USER, self.password)
+
+    @property
+    def passwords(self) -> Path:
+        """The file that holds the password of Airflow's user."""
+        return Path(self.folder) / "airflow" / PASSWORDS
+
+    @property
+    def password(self) -> str:
+        """The password of Airflow's user."""
+        return str(json.loads(self.passwords.read_text(encoding="utf-8"))[USER])
 
     @property
     def spark_environment(self) -> Path:
@@ -90,13 +104,15 @@ def default_folder() -> Path:
     return Path(os.environ.get(RUN_FOLDER_VARIABLE) or home / ".run")
 
 
-def up(folder: Path) -> Services:
+def up(folder: Path, *, login: bool = True) -> Services:
     """Start MLflow, Spark and Airflow on free loopback ports, unless they run already.
 
     Databases and logs are written to `folder`. Where the environment names a Spark server
-    (`SPARK_REMOTE`), none is started: stages use that one.
+    (`SPARK_REMOTE`), none is started: stages use that one. Without `login`, whoever reaches
+    Airflow's port is its administrator.
 
     Raises:
+        InputError: the services run already, with the other setting of `login`.
         RetryableError: a service did not become healthy; everything is stopped again, the message
             shows its log.
     """
@@ -104,11 +120,16 @@ def up(folder: Path) -> Services:
     with _lock(folder):
         already = status(folder)
         if already is not None:
+            if already.login != login:
+                raise InputError(
+                    f"the services in {folder} run {'with' if already.login else 'without'} a "
+                    "login: stop them first (`elastic-ctr down`)"
+                )
             return already
         # An earlier start that crashed may have left processes.
         stop_all(folder, GRACE_S)
         try:
-            return _start_all(new_layout(folder))
+            return _start_all(replace(new_layout(folder), login=login))
         # Ctrl-C too: no process may be left behind.
         except BaseException:
             stop_all(folder, GRACE_S)
@@ -135,10 +156,10 @@ def status(folder: Path) -> Services | None:
 
 
 @contextmanager
-def running(folder: Path, *, keep: bool) -> Iterator[Services]:
+def running(folder: Path, *, keep: bool, login: bool = True) -> Iterator[Services]:
     """Start the services for a block; they are stopped at its end unless `keep` or up before."""
     was_up = status(folder) is not None
-    services = up(folder)
+    services = up(folder, login=login)
     try:
         yield services
     finally:
@@ -184,10 +205,20 @@ def record(services: Services) -> None:
     write_atomically(Path(services.folder) / _STATE, json.dumps(asdict(services), indent=1))
 
 
+def _write_password(passwords: Path) -> None:
+    """Make a password for this run folder, unless it has one."""
+    if not passwords.exists():
+        # Opened with its mode: a file that is made readable by its owner only afterwards can be
+        # opened by others in between.
+        with os.fdopen(os.open(passwords, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as to:
+            json.dump({USER: secrets.token_urlsafe(18)}, to)
+
+
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """Let one process start services; a second one waits and then finds them up."""
-    folder.mkdir(parents=True, exist_ok=True)
+    # For its owner only: it holds databases, logs, and the password.
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as stream:
         # The kernel releases the lock when the process ends, however it ends.
         fcntl.flock(stream, fcntl.LOCK_EX)
@@ -203,6 +234,7 @@ def _start_all(layout: ServiceLayout) -> Services:
     # 2. Migrate Airflow's database, then start its components.
     airflow_command = (sys.executable, "-m", "airflow")
     layout.airflow_home.mkdir(parents=True, exist_ok=True)
+    _write_password(layout.passwords)
     migration = subprocess.run(
         [*airflow_command, "db", "migrate"],
         env=airflow_variables,
@@ -238,6 +270,7 @@ def _start_all(layout: ServiceLayout) -> Services:
         layout.mlflow_url,
         (mlflow, *spark, *airflow, *stages),
         layout.spark.url if layout.spark else "",
+        layout.login,
     )
     wait_until(lambda: _mlflow_answers(layout.mlflow_url), [mlflow], START_TIMEOUT_S, "MLflow")
     if layout.spark:

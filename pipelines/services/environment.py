@@ -15,7 +15,11 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 IN_CHECKOUT = (REPOSITORY / "pyproject.toml").is_file()
 LOOPBACK = "127.0.0.1"
+USER = "admin"
+PASSWORDS = "passwords.json"
 DATA_VARIABLE = "ELASTIC_CTR_DATA"
+FOLDERS_VARIABLE = "ELASTIC_CTR_FOLDERS"
+"""The folders, separated by `:`, in which `config` and `workspace` of a trigger form may lie."""
 
 # How long a writer waits for another one. On a busy machine Airflow's processes hold SQLite's lock
 # for seconds.
@@ -40,6 +44,7 @@ class ServiceLayout:
     """The run folder of the services, their ports, and the secret that signs Airflow's tokens.
 
     `spark` is the resident server; None where the caller's environment names another one.
+    `login`: Airflow asks for the name `USER` and the password in `passwords`.
     """
 
     folder: Path
@@ -47,6 +52,7 @@ class ServiceLayout:
     mlflow_port: int
     secret: str
     spark: SparkServer | None = None
+    login: bool = True
 
     @property
     def airflow_url(self) -> str:
@@ -68,6 +74,11 @@ class ServiceLayout:
         """Airflow's folder, inside the run folder."""
         return self.folder / "airflow"
 
+    @property
+    def passwords(self) -> Path:
+        """The file of Airflow's users and passwords (JSON), which Airflow reads at each login."""
+        return self.airflow_home / PASSWORDS
+
 
 def airflow_environment(layout: ServiceLayout) -> dict[str, str]:
     """Return the environment of Airflow's processes, and so of the stages that they run."""
@@ -80,6 +91,7 @@ def airflow_environment(layout: ServiceLayout) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": layout.mlflow_url,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         DATA_VARIABLE: str(data_folder()),
+        FOLDERS_VARIABLE: os.pathsep.join(allowed_folders()),
         SOCKET_VARIABLE: str(layout.stage_socket),
         **(layout.spark.client_environment() if layout.spark else {}),
     }
@@ -107,6 +119,18 @@ def data_folder() -> Path:
     return Path(os.environ.get(DATA_VARIABLE) or REPOSITORY.parent / "shared" / "data").resolve()
 
 
+def allowed_folders() -> list[str]:
+    """Return the folders that a trigger form may name.
+
+    By default the current folder, that of the packages, and the workspace.
+    """
+    named = os.environ.get(FOLDERS_VARIABLE)
+    if named:
+        return named.split(os.pathsep)
+    workspace = os.environ.get("ELASTIC_CTR_WORKSPACE")
+    return [str(Path.cwd()), str(REPOSITORY), *([workspace] if workspace else [])]
+
+
 def _inherited() -> dict[str, str]:
     # Settings of another Airflow or MLflow must not reach this one.
     foreign = ("AIRFLOW", "_AIRFLOW", "MLFLOW_")
@@ -126,8 +150,11 @@ def _airflow_settings(layout: ServiceLayout) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-        # Everything listens on the loopback interface, so its users are trusted.
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(layout.passwords),
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": str(not layout.login),
+        # Holds the check of the host that a request names.
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(REPOSITORY / "dags" / "airflow_plugins"),
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{layout.airflow_url}/execution/",
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
         "AIRFLOW__API__HOST": LOOPBACK,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,4 +85,9 @@ def _example(impressions: Path, schema: Schema) -> pd.DataFrame:
 
     names = [field.name for field in schema.column_fields()]
     first = sorted((impressions / "impressions").glob("*.parquet"))[0]
-    return pq.ParquetFile(first).read(columns=names).slice(0, _EXAMPLE_ROWS).to_pandas()
+    rows = pq.ParquetFile(first).read(columns=names).slice(0, _EXAMPLE_ROWS).to_pandas()
+    # MLflow's readers need not see who clicked: a user's id is replaced by its digest.
+    for field in schema.column_fields():
+        if schema.source_column(field) == schema.user:
+            rows[field.name] = [sha256(id_.encode()).hexdigest()[:16] for id_ in rows[field.name]]
+    return rows

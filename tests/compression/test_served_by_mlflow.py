@@ -17,7 +17,7 @@ import yaml
 from awkward_day import SCHEMA, draw_columns
 
 from pipelines.served import elastic_ctr_model
-from pipelines.tracking.mlflow_model import signature_of, write_model
+from pipelines.tracking.mlflow_model import _example, signature_of, write_model
 from training.evaluation.scoring import Scorer
 
 
@@ -87,6 +87,26 @@ def test_null_is_null_and_numbers_are_spelled_as_in_the_log(loaded):
     np.testing.assert_array_equal(
         loaded.predict(other)["probability"], loaded.predict(plain)["probability"]
     )
+
+
+def test_too_many_rows_in_one_request_are_refused(loaded, monkeypatch):
+    monkeypatch.setattr(elastic_ctr_model, "MAX_ROWS", 3)
+    rows = frame(draw_columns(4, seed=3))
+    with pytest.raises(Exception, match="4 rows in one request, at most 3"):
+        loaded.predict(rows)
+    assert len(loaded.predict(rows.iloc[:3])) == 3
+
+
+@pytest.mark.covers("data-5")
+def test_the_example_shows_nobodys_id(partition):
+    import pyarrow.parquet as pq
+
+    schema = SCHEMA.model_copy(update={"user": "user_id"})
+    users = pq.read_table(partition / "impressions", columns=["user_id"]).to_pandas()["user_id"]
+    shown = _example(partition, schema)
+    assert shown["user_id"].str.fullmatch("[0-9a-f]{16}").all()
+    assert not set(shown["user_id"]) & set(users)
+    assert _example(partition, SCHEMA)["user_id"].tolist() == users[:3].tolist()
 
 
 def test_no_rows_get_no_answers(loaded):

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dags.request import RunRequest, check_params, is_backfill, read_request
+from dags.request import RunRequest, check_params, check_path, is_backfill, read_request
 from features.errors import InputError
 from features.partition import Hour
 
@@ -167,3 +167,25 @@ def test_a_request_follows_hours_and_days_that_have_ended():
 )
 def test_a_request_follows_earlier_days_of_its_own_line_only(earlier, expected):
     assert REQUEST.follows(earlier) is expected
+
+
+@pytest.mark.parametrize("name", ["config", "workspace"])
+@pytest.mark.parametrize("value", ["/etc/shadow", "../outside", "{allowed}/link", "{allowed}x"])
+@pytest.mark.covers("F31")
+def test_a_path_outside_the_allowed_folders_is_refused(name, value, tmp_path, monkeypatch):
+    allowed = tmp_path / "allowed"
+    allowed.mkdir()
+    (allowed / "link").symlink_to("/etc/shadow")
+    monkeypatch.setenv("ELASTIC_CTR_FOLDERS", str(allowed))
+    monkeypatch.chdir(allowed)
+    params = {**PARAMS, "config": "conf/a.yaml", name: value.format(allowed=allowed)}
+    with pytest.raises(
+        InputError, match=f"{name} .*not in an allowed folder .*ELASTIC_CTR_FOLDERS"
+    ):
+        read_request(params, Run())
+
+
+def test_a_path_inside_an_allowed_folder_is_accepted(tmp_path, monkeypatch):
+    monkeypatch.setenv("ELASTIC_CTR_FOLDERS", f"/nowhere:{tmp_path}")
+    check_path("workspace", str(tmp_path / "a" / "b"))
+    check_path("workspace", "")

@@ -29,13 +29,17 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.answers: dict[tuple[str, str], object] = {
-            ("GET", "/auth/token"): (201, {"access_token": "secret"})
+            ("POST", "/auth/token"): (201, {"access_token": "secret"})
         }
         self.requests: list[tuple[str, str, dict, object]] = []
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+
+def airflow(server: Server) -> AirflowApi:
+    return AirflowApi(server.url, "admin", "right")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -89,7 +93,7 @@ def task_of(name: str, state: str | None, seconds: float | None = None) -> dict:
 
 def test_a_first_request_logs_in_and_goes_through(server):
     server.answers["GET", RUNS] = (200, {"dag_runs": [run_of("2022-04-25", "success")]})
-    assert AirflowApi(server.url).runs("daily_retrain", FIRST, LAST, UTC) == [
+    assert airflow(server).runs("daily_retrain", FIRST, LAST, UTC) == [
         DagRun("run-2022-04-25", "2022-04-25", "success")
     ]
     assert [path for _, path, _, _ in server.requests] == [RUNS, "/auth/token", RUNS]
@@ -97,9 +101,9 @@ def test_a_first_request_logs_in_and_goes_through(server):
 
 def test_days_are_asked_for_and_told_in_the_schedules_zone(server):
     server.answers["GET", RUNS] = (200, {"dag_runs": [run_of("2022-04-24", "queued", hour="16")]})
-    assert [
-        run.day for run in AirflowApi(server.url).runs("daily_retrain", FIRST, LAST, SHANGHAI)
-    ] == ["2022-04-25"]
+    assert [run.day for run in airflow(server).runs("daily_retrain", FIRST, LAST, SHANGHAI)] == [
+        "2022-04-25"
+    ]
     query = server.requests[-1][2]
     assert query["logical_date_gte"] == ["2022-04-25T00:00:00+08:00"]
     assert query["logical_date_lt"] == ["2022-04-27T00:00:00+08:00"]
@@ -107,10 +111,7 @@ def test_days_are_asked_for_and_told_in_the_schedules_zone(server):
 
 def test_a_backfill_covers_whole_days_one_run_at_a_time(server):
     server.answers["POST", "/api/v2/backfills"] = (200, {"id": 7})
-    assert (
-        AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {"config": "a.yaml"}, UTC)
-        == 7
-    )
+    assert airflow(server).backfill("daily_retrain", FIRST, LAST, {"config": "a.yaml"}, UTC) == 7
     body = server.requests[-1][3]
     assert body["from_date"] == "2022-04-25T00:00:00+00:00"
     assert body["to_date"] == "2022-04-26T23:59:59+00:00"
@@ -121,7 +122,7 @@ def test_a_backfill_covers_whole_days_one_run_at_a_time(server):
 def test_a_pool_is_made_or_changed(server):
     server.answers["POST", "/api/v2/pools"] = (409, {"detail": "exists"})
     server.answers["PATCH", "/api/v2/pools/gpu"] = (200, {})
-    AirflowApi(server.url).set_pool("gpu", 1, "One training at a time.")
+    airflow(server).set_pool("gpu", 1, "One training at a time.")
     assert server.requests[-1][:2] == ("PATCH", "/api/v2/pools/gpu")
     changed = {
         "pool": "gpu",
@@ -138,7 +139,7 @@ def test_a_backfill_waits_until_the_one_before_it_is_noticed_to_have_ended(serve
         (409, {"detail": "already running"}),
         (200, {"id": 9}),
     ]
-    assert AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC) == 9
+    assert airflow(server).backfill("daily_retrain", FIRST, LAST, {}, UTC) == 9
 
 
 def test_what_airflow_refuses_is_told_with_its_words(server, monkeypatch):
@@ -148,7 +149,7 @@ def test_what_airflow_refuses_is_told_with_its_words(server, monkeypatch):
         {"detail": "There is already a running backfill"},
     )
     with pytest.raises(InputError, match=r"409.*already a running backfill"):
-        AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC)
+        airflow(server).backfill("daily_retrain", FIRST, LAST, {}, UTC)
 
 
 def test_a_locked_database_is_asked_again(server, monkeypatch):
@@ -157,33 +158,33 @@ def test_a_locked_database_is_asked_again(server, monkeypatch):
         (503, {"detail": "Database is locked"}),
         (200, {"id": 8}),
     ]
-    assert AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC) == 8
+    assert airflow(server).backfill("daily_retrain", FIRST, LAST, {}, UTC) == 8
 
 
 def test_a_database_that_stays_locked_is_an_error(server, monkeypatch):
     monkeypatch.setattr("pipelines.services.airflow_api.BUSY_WAIT_S", 0.0)
     server.answers["POST", "/api/v2/backfills"] = (503, {"detail": "Database is locked"})
     with pytest.raises(InputError, match="Database is locked"):
-        AirflowApi(server.url).backfill("daily_retrain", FIRST, LAST, {}, UTC)
+        airflow(server).backfill("daily_retrain", FIRST, LAST, {}, UTC)
 
 
 def test_a_dag_that_cannot_be_imported_is_an_error_with_its_traceback(server):
     broken = {"filename": "daily_retrain.py", "stack_trace": "SyntaxError: invalid syntax"}
     server.answers["GET", "/api/v2/importErrors"] = (200, {"import_errors": [broken]})
     with pytest.raises(InputError, match=r"(?s)daily_retrain\.py.*SyntaxError"):
-        AirflowApi(server.url).has_dag("daily_retrain")
+        airflow(server).has_dag("daily_retrain")
 
 
 def test_a_dag_that_was_not_read_yet_is_not_there(server):
     server.answers["GET", "/api/v2/importErrors"] = (200, {"import_errors": []})
-    assert not AirflowApi(server.url).has_dag("daily_retrain")
+    assert not airflow(server).has_dag("daily_retrain")
     server.answers["GET", "/api/v2/dags/daily_retrain"] = (200, {})
-    assert AirflowApi(server.url).has_dag("daily_retrain")
+    assert airflow(server).has_dag("daily_retrain")
 
 
 def test_nobody_listening_is_worth_a_retry():
     (port,) = free_ports(1)
-    api = AirflowApi(f"http://127.0.0.1:{port}")
+    api = AirflowApi(f"http://127.0.0.1:{port}", "admin", "right")
     assert not api.healthy()
     with pytest.raises(RetryableError, match="does not answer"):
         api.has_dag("daily_retrain")
@@ -199,8 +200,8 @@ def test_health_is_that_of_the_named_components(server, scheduler, expected):
         "triggerer": {"status": None},
     }
     server.answers["GET", "/api/v2/monitor/health"] = (200, health)
-    assert AirflowApi(server.url).healthy("metadatabase", "scheduler") is expected
-    assert AirflowApi(server.url).healthy()
+    assert airflow(server).healthy("metadatabase", "scheduler") is expected
+    assert airflow(server).healthy()
 
 
 def test_a_log_is_the_text_of_its_events(server):
@@ -209,17 +210,14 @@ def test_a_log_is_the_text_of_its_events(server):
         200,
         {"content": [{"event": "one", "level": "info"}, {"event": "two"}, "three"]},
     )
-    assert AirflowApi(server.url).log("daily_retrain", "r", "train", 1) == "one\ntwo\nthree"
+    assert airflow(server).log("daily_retrain", "r", "train", 1) == "one\ntwo\nthree"
 
 
 def watch(server: Server, timeout_s: float = 30.0) -> tuple[list, list[str], list[tuple[int, int]]]:
     lines: list[str] = []
     moves: list[tuple[int, int]] = []
     watcher = Watcher(
-        AirflowApi(server.url),
-        Window(FIRST, LAST, UTC),
-        lines.append,
-        lambda *move: moves.append(move),
+        airflow(server), Window(FIRST, LAST, UTC), lines.append, lambda *move: moves.append(move)
     )
     return watcher.follow(timeout_s), lines, moves
 

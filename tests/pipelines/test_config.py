@@ -149,3 +149,28 @@ def test_a_compression_step_of_unknown_fields_is_refused_before_anything_runs(wr
     }
     with pytest.raises(InputError, match=message):
         load_config(write(document))
+
+
+BOMB = (
+    "[&a [x, x, x, x, x, x, x, x, x], "
+    + ", ".join(f"&{chr(98 + i)} [{', '.join([f'*{chr(97 + i)}'] * 9)}]" for i in range(9))
+    + "]"
+)
+
+
+@pytest.mark.covers("F31")
+def test_aliases_that_multiply_are_refused_at_once(write):
+    path = write(MINIMAL)
+    with pytest.raises(
+        InputError, match=r"--set compression\.steps: stands for more than 1,000,000"
+    ):
+        load_config(path, [f"compression.steps={BOMB}"])
+    path.write_text(path.read_text() + f"\ncompression: {{steps: {BOMB}}}\n")
+    with pytest.raises(InputError, match=r"config\.yaml: stands for more than"):
+        load_config(path)
+
+
+@pytest.mark.covers("F31")
+def test_an_override_that_is_no_yaml_is_named(write):
+    with pytest.raises(InputError, match=r"--set 'model.dim=\[': the value is not valid YAML"):
+        load_config(write(MINIMAL), ["model.dim=["])

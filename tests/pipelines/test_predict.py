@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_days import DAYS, DOCUMENT, make_context, publish
 
 from features.errors import InputError
-from pipelines.cli.predict import predict_file
+from pipelines.cli.predict import escape_formulas, predict_file
 from pipelines.follow.raw_rows import (
     join_side_tables,
     normalize,
@@ -247,3 +247,14 @@ def test_columns_are_renamed_before_they_are_looked_for(tmp_path):
     (tmp_path / "rows.csv").write_text("advert\n1\n")
     with pytest.raises(InputError, match=r"lacks the columns \['tags'\]"):
         predict_file(context.config, context.store, tmp_path / "rows.csv")
+
+
+@pytest.mark.covers("data-5")
+def test_what_a_spreadsheet_would_run_is_escaped_and_numbers_are_not():
+    rows = pd.DataFrame(
+        {"q": ["=cmd|x", "+1", "-2.5e3", "@a", "-x", "plain", None], "n": [-1.0] * 7}
+    )
+    escaped = escape_formulas(rows)
+    assert escaped["q"].tolist() == ["'=cmd|x", "+1", "-2.5e3", "'@a", "'-x", "plain", None]
+    assert escaped["n"].tolist() == rows["n"].tolist()
+    assert rows["q"][0] == "=cmd|x"

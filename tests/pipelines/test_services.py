@@ -198,14 +198,19 @@ def test_status_of_what_is_not_up_has_exit_code_1(tmp_path):
     assert (outcome.returncode, outcome.stdout.strip()) == (1, "not up")
 
 
+@pytest.mark.covers("F10", "F34")
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.airflow
-def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_failed_one(tmp_path):
+def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_failed_one(
+    tmp_path, monkeypatch
+):
     """One real start (about a minute); each assertion has a comment."""
+    monkeypatch.setenv("ELASTIC_CTR_FOLDERS", f"{tmp_path}:{REPOSITORY}")
     folder = tmp_path / "run"
     with control.running(folder, keep=False) as services:
         assert control.up(folder) == services  # the second `up` finds the first
+        _check_login(services)
         listening = _listening(folder)
         assert {ip for ip, _ in listening} == {"127.0.0.1"}
         urls = (services.airflow_url, services.mlflow_url, services.spark_url)
@@ -236,6 +241,24 @@ def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_faile
         assert "refused" not in log
     assert control.status(folder) is None
     assert tagged(folder) == []
+
+
+def _check_login(services: control.Services) -> None:
+    """Nobody without the password, and no web page of a foreign name, reaches Airflow's API."""
+    assert services.passwords.stat().st_mode & 0o777 == 0o600
+    assert Path(services.folder).stat().st_mode & 0o777 == 0o700
+    dags, token = f"{services.airflow_url}/api/v2/dags", f"{services.airflow_url}/auth/token"
+    with httpx.Client(trust_env=False, timeout=60) as anybody:
+        assert anybody.get(dags).status_code == 401
+        assert anybody.get(token).status_code == 403
+        wrong = {"username": "admin", "password": "guess"}
+        assert anybody.post(token, json=wrong).status_code == 401
+        right = {**wrong, "password": services.password}
+        assert anybody.post(token, json=right).status_code == 201
+        foreign = anybody.post(token, json=right, headers={"host": "evil.example"})
+        assert foreign.status_code == 400
+    with pytest.raises(InputError, match="run with a login: stop them first"):
+        control.up(Path(services.folder), login=False)
 
 
 def _outcome(api, first: date, days: int, conf: dict) -> list[dict[str, tuple[str, int]]]:
