@@ -3,7 +3,8 @@
 A full export and all deltas after it give the next full export, bit for bit. A folder holds
 `arrays.npz`, the inputs of the signature `apply_delta` (`compression.delta.content`), and
 `manifest.json`: `format`, `base` and `result` (digests of the content before and after), `sha256`
-of the arrays' file, and figures. Servers apply it with `compression/delta/delta_client.py`.
+of the arrays' file, figures, and `manifest_sha256` of all of this (`sealed`). Servers apply it with
+`compression/delta/delta_client.py`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from training.packed.rows import Band, PackedRows, PackedSlab
 ARRAYS = "arrays.npz"
 MANIFEST = "manifest.json"
 FORMAT = 1
+_SEAL = "manifest_sha256"
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def write_delta(delta: Delta, folder: Path, figures: Mapping[str, Any] | None = 
             **delta.figures,
             "told": figures or {},
         }
-        (partial / MANIFEST).write_text(json.dumps(document, indent=1) + "\n")
+        (partial / MANIFEST).write_text(sealed(document))
     return folder_bytes(folder)
 
 
@@ -182,6 +184,30 @@ def read_delta(folder: Path, base: str | None = None) -> Delta:
         )
     figures = {name: int(manifest[name]) for name in ("rows", "tombstones")}
     return Delta(manifest["base"], manifest["result"], read_arrays(path), figures)
+
+
+def sealed(document: Mapping[str, Any]) -> str:
+    """Return the JSON text of a manifest with its own SHA-256 as `manifest_sha256`."""
+    digest = _document_sha256(document)
+    return json.dumps({**document, _SEAL: digest}, indent=1) + "\n"
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Read what `sealed` returned; raises InputError if it is missing or damaged."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if document.pop(_SEAL) != _document_sha256(document):
+            raise ValueError("its content is not that of its SHA-256")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: no readable manifest of a delta or export ({error!r}): load the next full "
+            "export instead"
+        ) from error
+    return document
+
+
+def _document_sha256(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _unchanged(before: PackedRows, after: PackedRows) -> NDArray[np.bool_]:
@@ -225,13 +251,8 @@ def _matrix_from(arrays: Mapping[str, NDArray[Any]], name: str, like: Matrix) ->
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"format", "base", "result", "sha256", "rows", "tombstones"} - set(manifest)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"{path}: no readable manifest of a delta ({error}): load the next full export instead"
-        ) from error
+    manifest = read_sealed(path)
+    missing = {"format", "base", "result", "sha256", "rows", "tombstones"} - set(manifest)
     if missing or manifest["format"] != FORMAT:
         raise InputError(
             f"{path}: a delta of format {manifest.get('format')}, missing keys: {sorted(missing)}; "

@@ -7,7 +7,6 @@ server loads the latest full export and applies the deltas after it.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +15,20 @@ from typing import Any
 import numpy as np
 
 from compression.delta.content import content_digest, graph_digest
-from compression.delta.write import MANIFEST, applied, delta_between, read_delta, write_delta
+from compression.delta.write import (
+    MANIFEST,
+    applied,
+    delta_between,
+    read_delta,
+    read_sealed,
+    sealed,
+    write_delta,
+)
 from compression.export.write import SAVED_MODEL, Exporter
 from compression.model import CompactModel, read_compact, write_compact
 from features.errors import InputError, UnsoundError
 from features.files import atomic_folder, folder_bytes
+from pipelines.store.digests import file_sha256, files_of
 from training.fit.checkpoints import DESCRIPTION, write_description
 
 FULL, DELTAS, COMPRESSED = "full", "deltas", "compressed"
@@ -66,8 +74,13 @@ class Publisher:
         if fulls:
             # What servers have now: the latest full export, and the deltas after it without a gap.
             self.number = fulls[-1]
-            content = read_compact(nth_folder(self._full, self.number) / COMPRESSED)
+            folder = nth_folder(self._full, self.number)
+            content, manifest = read_compact(folder / COMPRESSED), read_sealed(folder / MANIFEST)
+            if content_digest(content) != manifest.get("version"):
+                raise InputError(f"{folder}: {COMPRESSED} is not the model that was published")
             for number in folder_numbers(self._deltas):
+                if number > self.number + 1:
+                    raise InputError(f"{nth_folder(self._deltas, self.number + 1)} is missing")
                 if number == self.number + 1:
                     content = applied(content, read_delta(nth_folder(self._deltas, number)))
                     self.number = number
@@ -141,8 +154,13 @@ class Publisher:
                 "version": report.version,
                 "rows": report.rows,
                 "bytes": report.bytes_exported,
+                # A server that copies the folder knows by them when it has all of it.
+                "files": {
+                    path.relative_to(out).as_posix(): {"sha256": file_sha256(path)}
+                    for path in files_of(out)
+                },
             }
-            (out / MANIFEST).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+            (out / MANIFEST).write_text(sealed(document), encoding="utf-8")
 
 
 def open_publisher(folder: Path) -> tuple[Publisher, str]:
@@ -152,10 +170,12 @@ def open_publisher(folder: Path) -> tuple[Publisher, str]:
     """
     try:
         return Publisher(folder), ""
-    except InputError as error:
+    except (InputError, OSError, KeyError, ValueError) as error:
         fulls, deltas = folder_numbers(folder / FULL), folder_numbers(folder / DELTAS)
         for number in fulls:
-            nth_folder(folder / FULL, number).rename(folder / FULL / f".damaged-{number}")
+            damaged = folder / FULL / f".damaged-{number}"
+            shutil.rmtree(damaged, ignore_errors=True)
+            nth_folder(folder / FULL, number).rename(damaged)
         publisher = Publisher(folder)
         publisher.number = max([*fulls, *deltas])
-        return publisher, str(error)
+        return publisher, str(error) or repr(error)

@@ -15,7 +15,7 @@ from moving_days import ROWS, SCHEMA, columns_of, learned_days
 
 from compression.delta import delta_client
 from compression.delta.content import content_digest, why_no_delta
-from compression.delta.write import applied, delta_between, read_delta, write_delta
+from compression.delta.write import applied, delta_between, read_delta, sealed, write_delta
 from compression.export.write import Exporter, export_model
 from compression.pruning import stored_as
 from features.errors import InputError
@@ -379,7 +379,8 @@ def _half_a_manifest(folder):
 
 def _later_format(folder):
     document = json.loads((folder / "manifest.json").read_text())
-    (folder / "manifest.json").write_text(json.dumps(document | {"format": 2}))
+    del document["manifest_sha256"]
+    (folder / "manifest.json").write_text(sealed(document | {"format": 2}))
 
 
 @pytest.mark.parametrize(

@@ -126,12 +126,16 @@ def test_a_server_leaves_a_damaged_delta_and_loads_the_next_full_export(tmp_path
         cwd=REPOSITORY,
     )
     request.addfinalizer(server.kill)  # also when the test fails
-    until(applied.exists, server)
+    until(lambda: applied.exists() and len(applied.read_text().splitlines()) == 2, server)
     time.sleep(0.5)
-    assert [json.loads(line)["number"] for line in applied.read_text().splitlines()] == [first]
+    lines = [json.loads(line) for line in applied.read_text().splitlines()]
+    assert [(line["kind"], line["number"]) for line in lines] == [
+        ("full", first),
+        ("rejected", first),
+    ]
     shutil.copytree(nth_folder(out / "full", last), published / "full" / ".copy")
     (published / "full" / ".copy").rename(nth_folder(published / "full", last))
-    until(lambda: len(applied.read_text().splitlines()) == 2, server)
+    until(lambda: len(applied.read_text().splitlines()) == 3, server)
     assert json.loads(applied.read_text().splitlines()[-1])["version"] == content(out)
     server.terminate()
     assert server.wait(200) == 0
