@@ -22,6 +22,7 @@ class RecordCheck(StrEnum):
 
     PARSED = "its line has as many values as the header"
     READABLE_TIME = "its time can be read in the unit of `timestamp`"
+    NOT_FUTURE = "its time is at most `follow.max_ahead_hours` after now"
     IN_PARTITION = "its time is in the day or hour that is ingested"
     KNOWN_LABEL = "its label is in `LABELS`, or a number if `label_at_least` is configured"
     NOT_NULL = "its canonical value is not null"
@@ -50,7 +51,8 @@ class IngestRule:
 INGEST_RULES = (
     IngestRule("malformed", RecordCheck.PARSED),
     IngestRule("timestamp", RecordCheck.READABLE_TIME, "timestamp"),
-    # Follow mode has no partitions.
+    # Follow mode has no partitions. A day has one, so a time of the future is of another day.
+    IngestRule("future", RecordCheck.NOT_FUTURE, "timestamp", (IngestMode.FOLLOW,)),
     IngestRule("wrong_day", RecordCheck.IN_PARTITION, "timestamp", (IngestMode.SPARK,)),
     IngestRule("label", RecordCheck.KNOWN_LABEL, "label"),
     IngestRule("user", RecordCheck.NOT_NULL, "user"),

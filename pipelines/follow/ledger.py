@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -15,6 +17,10 @@ from pipelines.follow.records import Quarantined
 
 LEDGER, BATCHES, QUARANTINE = "ledger.json", "batches.jsonl", "quarantine"
 
+_REMEMBERED_CONTENTS = 10_000
+"""So many removed files are known by their content."""
+
+_LONGEST_PART = 160
 _FILES_KEY = "taken"
 """Key of `Ledger.files` in the file."""
 
@@ -30,6 +36,8 @@ class Ledger:
         rows_kept: rows that were trained on.
         rows_quarantined: the other rows.
         files: name → rows of each processed file that still exists.
+        contents: digest of the bytes → name of each processed file that still exists, and of the
+            latest others: the same content under another name is not trained on again.
         has_begun: whether the learner saved with it has a model: it was trained, or it
             began from a checkpoint. None: a ledger that does not say so, by an older release.
     """
@@ -40,10 +48,17 @@ class Ledger:
     rows_kept: int = 0
     rows_quarantined: int = 0
     files: Mapping[str, int] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
     has_begun: bool | None = None
 
-    def after(self, rows_by_file: Mapping[str, int], kept: int, day: int | None) -> Self:
-        """Return the ledger after one more micro-batch."""
+    def after(
+        self,
+        rows_by_file: Mapping[str, int],
+        kept: int,
+        day: int | None,
+        contents: Mapping[str, str],
+    ) -> Self:
+        """Return the ledger after one more micro-batch; `contents` are those of its files."""
         rows = sum(rows_by_file.values())
         return replace(
             self,
@@ -53,11 +68,18 @@ class Ledger:
             rows_kept=self.rows_kept + kept,
             rows_quarantined=self.rows_quarantined + rows - kept,
             files={**self.files, **rows_by_file},
+            contents={**self.contents, **contents},
         )
 
     def without_removed(self, existing: Container[str]) -> Self:
         """Return the ledger without files that no longer exist. Their rows stay counted."""
-        return replace(self, files={n: rows for n, rows in self.files.items() if n in existing})
+        gone = [digest for digest, name in self.contents.items() if name not in existing]
+        forgotten = set(gone[:-_REMEMBERED_CONTENTS])
+        return replace(
+            self,
+            files={n: rows for n, rows in self.files.items() if n in existing},
+            contents={d: name for d, name in self.contents.items() if d not in forgotten},
+        )
 
     def write(self, folder: Path) -> None:
         """Write the ledger into a folder."""
@@ -110,6 +132,18 @@ class BatchLog:
         for name, rows in rows_by_file.items():
             if rows:
                 lines = [json.dumps({"reason": why, "record": record}) for why, record in rows]
-                path = self._quarantine / f"{name}.jsonl"
+                path = self._quarantine / f"{_short(name)}.jsonl"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, "".join(f"{line}\n" for line in lines))
+
+
+def _short(name: str) -> str:
+    """Return a file's name with parts that leave room for endings in a name of 255 bytes."""
+    parts = []
+    for part in Path(name).parts:
+        encoded = os.fsencode(part)
+        if len(encoded) > _LONGEST_PART:
+            digest = hashlib.sha256(encoded).hexdigest()[:16]
+            part = f"{os.fsdecode(encoded[:_LONGEST_PART])}-{digest}"
+        parts.append(part)
+    return "/".join(parts)

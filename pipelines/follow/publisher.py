@@ -8,6 +8,7 @@ server loads the latest full export and applies the deltas after it.
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,47 @@ def keep_latest_folders(parent: Path, count: int) -> None:
         shutil.rmtree(nth_folder(parent, number))
 
 
+def set_aside(folder: Path) -> None:
+    """Rename a damaged folder, so that it is no numbered one any more."""
+    damaged = folder.with_name(f".damaged-{folder.name}")
+    shutil.rmtree(damaged, ignore_errors=True)
+    folder.rename(damaged)
+
+
+def seal_folder(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write `manifest.json`: the document, and the SHA-256 of every file of the folder."""
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path)}
+        for path in files_of(folder)
+    }
+    text = sealed({**document, "files": files})
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def verify_folder(folder: Path) -> None:
+    """Compare the files of a folder with its manifest; one of an older release has none.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    for name, file in read_sealed(folder / MANIFEST)["files"].items():
+        path = folder / name
+        if not path.is_file() or file_sha256(path) != file["sha256"]:
+            raise InputError(f"{path} is missing or damaged")
+
+
 class Publisher:
     """Publishes one model after another.
 
     Args:
         folder: where to publish; made if missing. Publications that it has are continued.
+
+    Attributes:
+        number: of the last content; -1: nothing is published.
+        version: its digest.
+        published_s: when it was published by this process, epoch seconds; None: not yet.
 
     Raises:
         InputError: a publication in the folder is damaged.
@@ -68,7 +105,8 @@ class Publisher:
         self._full, self._deltas = folder / FULL, folder / DELTAS
         self._exporter = Exporter()
         self._deltas.mkdir(parents=True, exist_ok=True)
-        self.number, self._version = -1, ""
+        self.number, self.version = -1, ""
+        self.published_s: float | None = None
         self._content: CompactModel | None = None
         fulls = folder_numbers(self._full)
         if fulls:
@@ -84,7 +122,12 @@ class Publisher:
                 if number == self.number + 1:
                     content = applied(content, read_delta(nth_folder(self._deltas, number)))
                     self.number = number
-            self._content, self._version = content, content_digest(content)
+            self._content, self.version = content, content_digest(content)
+
+    @property
+    def rows(self) -> int:
+        """Number of keys of the published model."""
+        return self._content.rows if self._content else 0
 
     def can_publish_delta(self, model: CompactModel) -> bool:
         """Whether something is published, and only rows, weights and scalers differ from it."""
@@ -107,7 +150,7 @@ class Publisher:
                 f"the model has no rows, but servers have one with {self._content.rows:,}: nothing "
                 "is published. To begin from nothing, choose another --out"
             )
-        delta = delta_between(self._content, model, self._version)
+        delta = delta_between(self._content, model, self.version)
         wrong = [
             name
             for name, array in delta.arrays.items()
@@ -121,7 +164,8 @@ class Publisher:
         if delta.base == delta.result:
             return {"delta_rows": 0, "delta_tombstones": 0, "delta_bytes": 0}
         size = write_delta(delta, nth_folder(self._deltas, self.number + 1), source)
-        self.number, self._content, self._version = self.number + 1, model, delta.result
+        self.number, self._content, self.version = self.number + 1, model, delta.result
+        self.published_s = time.time()
         counts = {f"delta_{name}": count for name, count in delta.figures.items()}
         return {**counts, "delta_bytes": size}
 
@@ -130,11 +174,12 @@ class Publisher:
         version = content_digest(model)
         # A model that is not the result of the last delta gets the next number, although there is
         # no delta to it: servers notice the gap and load the full export.
-        number = self.number if version == self._version else self.number + 1
+        number = self.number if version == self.version else self.number + 1
         folder = nth_folder(self._full, number)
         if not folder.exists():
             self._write_full(model, number, folder)
-        self.number, self._content, self._version = number, model, version
+        self.number, self._content, self.version = number, model, version
+        self.published_s = time.time()
         # Deltas are deleted with the full export before them.
         keep_latest_folders(self._full, _KEPT_FULLS)
         oldest = folder_numbers(self._full)[0]
@@ -154,13 +199,9 @@ class Publisher:
                 "version": report.version,
                 "rows": report.rows,
                 "bytes": report.bytes_exported,
-                # A server that copies the folder knows by them when it has all of it.
-                "files": {
-                    path.relative_to(out).as_posix(): {"sha256": file_sha256(path)}
-                    for path in files_of(out)
-                },
             }
-            (out / MANIFEST).write_text(sealed(document), encoding="utf-8")
+            # Last: a server that copies the folder knows by it when it has all of it.
+            seal_folder(out, document)
 
 
 def open_publisher(folder: Path) -> tuple[Publisher, str]:
@@ -173,9 +214,7 @@ def open_publisher(folder: Path) -> tuple[Publisher, str]:
     except (InputError, OSError, KeyError, ValueError) as error:
         fulls, deltas = folder_numbers(folder / FULL), folder_numbers(folder / DELTAS)
         for number in fulls:
-            damaged = folder / FULL / f".damaged-{number}"
-            shutil.rmtree(damaged, ignore_errors=True)
-            nth_folder(folder / FULL, number).rename(damaged)
+            set_aside(nth_folder(folder / FULL, number))
         publisher = Publisher(folder)
         publisher.number = max([*fulls, *deltas])
         return publisher, str(error) or repr(error)

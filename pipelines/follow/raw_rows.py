@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
+import os
+import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +26,7 @@ _ENDINGS = (".parquet", ".csv", ".csv.gz")
 _INCOMPLETE = (".", "_")
 _JOIN_KEY = "__join_key"
 _INT64_LIMIT = 2.0**63
+_LONGEST_CELL = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -44,34 +48,54 @@ def complete_files(folder: Path) -> dict[str, Path]:
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: make it, and have complete files renamed into it")
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.name.endswith(_ENDINGS)]
-    names = sorted(
-        path.as_posix()
-        for path in paths
-        if not any(part.startswith(_INCOMPLETE) for part in path.parts)
-    )
-    return {name: folder / name for name in names}
+    names = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(_INCOMPLETE)]
+        inside = Path(parent).relative_to(folder)
+        names += [
+            (inside / name).as_posix()
+            for name in files
+            if name.endswith(_ENDINGS) and not name.startswith(_INCOMPLETE)
+        ]
+    return {name: folder / name for name in sorted(names)}
 
 
-def read_file(path: Path, source: Source) -> RawFile:
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes.
+
+    Raises:
+        InputError: it is a symbolic link, which may lead to a file that is no log, or a pipe.
+        OSError: it cannot be read now; a later attempt may succeed.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise InputError(f"{path} is a link or a pipe: move the file itself here")
+    return path.read_bytes()
+
+
+def read_file(path: Path, source: Source, data: bytes | None = None) -> RawFile:
     """Read a log file: Parquet, or CSV with a header, depending on its ending.
+
+    Args:
+        path: the file.
+        source: how it is read.
+        data: the file's bytes, if they were read already.
 
     Raises:
         InputError: it cannot be read.
     """
     import pandas as pd
 
+    data = read_bytes(path) if data is None else data
     if path.suffix == ".parquet":
         parquet = source.model_copy(update={"format": Format.PARQUET})
-        return RawFile(normalize(read_rows(path), parquet))
+        return RawFile(_unique(normalize(_parquet_rows(path, io.BytesIO(data)), parquet), path))
     # 1. Decode the file.
     try:
-        data = path.read_bytes()
-        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
+        text = _decoded(gzip.decompress(data) if path.suffix == ".gz" else data)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from error
     # 2. Split the lines by their number of values. pandas would fail on the whole file instead.
-    lines = list(csv.reader(text.splitlines(keepends=True), delimiter=source.separator))
+    lines = list(_records(text, source.separator))
     if not lines:
         raise InputError(f"{path}: the file is empty; a header is expected")
     header, *records = lines
@@ -81,7 +105,34 @@ def read_file(path: Path, source: Source) -> RawFile:
     )
     # 3. Keep every value as text.
     rows = pd.DataFrame(fitting, columns=header, dtype=object)
-    return RawFile(normalize(rows, source.model_copy(update={"format": Format.CSV})), malformed)
+    rows = normalize(rows, source.model_copy(update={"format": Format.CSV}))
+    return RawFile(_unique(rows, path), malformed)
+
+
+def _unique(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
+    repeated = sorted(set(rows.columns[rows.columns.duplicated()]))
+    if repeated:
+        raise InputError(f"{path} has the columns {repeated} more than once")
+    return rows
+
+
+def _decoded(data: bytes) -> str:
+    # As ingest reads it: a byte that is not in the encoding costs a character, not the file.
+    return data.decode("utf-8", errors="replace").removeprefix("\ufeff")
+
+
+def _records(text: str, separator: str) -> Iterator[list[str]]:
+    """Yield the values of each line. As for Spark, a line ends at `\\n`, `\\r` or `\\r\\n`."""
+    # Not `splitlines`, which also splits at characters that occur inside of values.
+    lines = io.StringIO(text, newline=None)
+    # The default limit of 131,072 characters would end the whole file at one long value.
+    csv.field_size_limit(_LONGEST_CELL)
+    if '"' not in text:
+        yield from csv.reader(lines, delimiter=separator)
+        return
+    for line in lines:
+        # Line by line, as Spark does: a quote that is never closed costs its line only.
+        yield from csv.reader([line.removesuffix("\n")], delimiter=separator)
 
 
 def read_rows(path: Path, separator: str = ",") -> pd.DataFrame:
@@ -92,15 +143,22 @@ def read_rows(path: Path, separator: str = ",") -> pd.DataFrame:
     """
     import pandas as pd
 
-    is_parquet = path.suffix == ".parquet"
+    if path.suffix == ".parquet":
+        return _parquet_rows(path, path)
     try:
-        if is_parquet:
-            # With NumPy's types a null would turn a column of integers into floats.
-            return pd.read_parquet(path, dtype_backend="numpy_nullable")
         return pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
     except (OSError, EOFError, zlib.error, ValueError) as error:
-        kind = "Parquet" if is_parquet else "CSV"
-        raise InputError(f"{path}: cannot be read as {kind}: {error}") from error
+        raise InputError(f"{path}: cannot be read as CSV: {error}") from error
+
+
+def _parquet_rows(path: Path, file: Path | io.BytesIO) -> pd.DataFrame:
+    import pandas as pd
+
+    try:
+        # With NumPy's types a null would turn a column of integers into floats.
+        return pd.read_parquet(file, dtype_backend="numpy_nullable")
+    except (OSError, EOFError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as Parquet: {error}") from error
 
 
 def normalize(rows: pd.DataFrame, source: Source) -> pd.DataFrame:

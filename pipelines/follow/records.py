@@ -27,6 +27,7 @@ from pipelines.follow.raw_rows import (
     join_side_tables,
     raw_list,
     raw_string,
+    read_bytes,
     read_file,
     read_side_table,
 )
@@ -40,6 +41,9 @@ Quarantined = list[tuple[str, str]]
 """Reason and raw record (JSON, or the text of a malformed line) of rows that cannot be used."""
 
 _UNREADABLE = "unreadable"
+DELIVERED_TWICE = "delivered_twice"
+"""Reason of a file whose content was processed under another name."""
+
 _RULES = ingest_rules(IngestMode.FOLLOW)
 _MALFORMED = next(rule.reason for rule in _RULES if rule.check is RecordCheck.PARSED)
 _SEPARATOR = "\x00"
@@ -98,20 +102,45 @@ class RecordValidator:
         features = {schema.source_column(field) for field in schema.column_fields()}
         self._value_columns = features | ({weight} if weight else set())
 
-    def validate(self, path: Path) -> ValidatedFile:
-        """Return the rows of a file, each either kept or quarantined with a reason."""
+    def validate(
+        self, path: Path, data: bytes | None = None, latest_ms: float = np.inf
+    ) -> ValidatedFile:
+        """Return the rows of a file, each either kept or quarantined with a reason.
+
+        Args:
+            path: the file.
+            data: its bytes, if they were read already.
+            latest_ms: rows of a later moment, in epoch milliseconds, are quarantined.
+
+        Raises:
+            OSError: the system cannot read the file now.
+            MemoryError: there is not enough memory for it now.
+        """
         try:
-            raw = read_file(path, self._source)
-        except InputError as error:
-            record = json.dumps({"file": path.name, "error": str(error)})
-            return ValidatedFile(self._empty_table(), [(_UNREADABLE, record)])
+            data = read_bytes(path) if data is None else data
+            return self._validate(path, data, latest_ms)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:
+            # Whatever a file holds costs this file only. Libraries raise many types.
+            return self.rejected(path, str(error) or repr(error))
+
+    def rejected(self, path: Path, why: str, reason: str = _UNREADABLE) -> ValidatedFile:
+        """Return a file of which no row can be used; it counts as one row."""
+        record = json.dumps({"file": path.name, "error": why})
+        return ValidatedFile(self._empty_table(), [(reason, record)])
+
+    def _validate(self, path: Path, data: bytes, latest_ms: float) -> ValidatedFile:
+        raw = read_file(path, self._source, data)
         malformed = [(_MALFORMED, line) for line in raw.malformed]
         missing = self._missing_columns(raw.rows)
+        if missing and raw.rows.empty:
+            return self.rejected(path, f"the header lacks the columns {missing}")
         if missing:
             reason = f"columns {missing}"
             lost = [(reason, record) for record in _json_records(raw.rows)]
             return ValidatedFile(self._empty_table(), lost + malformed)
-        kept, lost = self._validate_rows(raw)
+        kept, lost = self._validate_rows(raw, latest_ms)
         return ValidatedFile(kept, lost + malformed)
 
     def _missing_columns(self, rows: pd.DataFrame) -> list[str]:
@@ -121,7 +150,7 @@ class RecordValidator:
         wanted |= {table.key for table, _ in self._side_tables}
         return sorted((wanted | self._value_columns) - set(rows.columns) - joined)
 
-    def _validate_rows(self, raw: RawFile) -> tuple[pa.Table, Quarantined]:
+    def _validate_rows(self, raw: RawFile, latest_ms: float) -> tuple[pa.Table, Quarantined]:
         schema = self._schema
         rows = join_side_tables(raw.rows, self._side_tables)
 
@@ -137,7 +166,11 @@ class RecordValidator:
         moments, readable = _epoch_ms(values["timestamp"], schema)
         labels, known = self._labels(values["label"])
         ids, first = _record_ids(raw.rows)
-        passed = {RecordCheck.READABLE_TIME: readable, RecordCheck.KNOWN_LABEL: known}
+        passed = {
+            RecordCheck.READABLE_TIME: readable,
+            RecordCheck.NOT_FUTURE: moments <= latest_ms,
+            RecordCheck.KNOWN_LABEL: known,
+        }
         if self._source.deduplicate:
             passed[RecordCheck.FIRST_COPY] = first
 

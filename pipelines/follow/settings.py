@@ -20,6 +20,9 @@ class FollowSettings(Settings):
         form: how rows and kernels are stored in publications.
         calibration_within: a micro-batch is rejected before training if its clicks and the clicks
             that the model expects differ by more than this factor.
+        max_ahead_hours: a row whose time is further ahead of now is quarantined: it would end the
+            count of days by which idle keys are evicted.
+        read_tries: after so many attempts a file that the system cannot read is given up.
         gate_clicks: the factor is checked only if one of the two is at least this number.
     """
 
@@ -29,3 +32,5 @@ class FollowSettings(Settings):
     form: Literal["float32", "float16", "int8", "int4"] = "float32"
     calibration_within: Annotated[float, Field(gt=1)] = 4.0
     gate_clicks: Annotated[int, Field(ge=1)] = 100
+    max_ahead_hours: Annotated[float, Field(ge=0)] = 24.0
+    read_tries: Annotated[int, Field(ge=1)] = 5

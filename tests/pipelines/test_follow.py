@@ -1,14 +1,19 @@
 """Follow mode in this process: training, publication, quarantine, and continued starts."""
 
+import errno
 import json
+import os
+import shutil
 import threading
+import time
 from datetime import date
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
-from landing_days import land, rows_of, write_config
+from landing_days import START_MS, land, rows_of, write_config
 from tiny_days import publish
 
 from compression.delta import delta_client
@@ -128,7 +133,8 @@ def test_unusable_rows_are_quarantined_and_the_counts_add_up(job):
 
 def test_folders_of_minutes_are_followed_too_and_what_is_removed_is_forgotten(job):
     for minute in ("hm=1300", "hm=1301"):
-        land(job().watch / "dt=2026-01-01" / minute, 0, rows_of(0, click=["1", "0", "0", "?"] * 50))
+        rows = rows_of(int(minute[-1]), click=["1", "0", "0", "?"] * 50)
+        land(job().watch / "dt=2026-01-01" / minute, 0, rows)
     ledger = followed(job())
     names = [f"dt=2026-01-01/hm=130{minute}/part-000.csv" for minute in (0, 1)]
     assert (ledger.files, ledger.rows_kept) == (dict.fromkeys(names, 200), 300)
@@ -236,6 +242,7 @@ def test_a_start_from_a_checkpoint_is_not_forgotten_before_a_row_was_kept(job, b
         document = json.loads(path.read_text())
         del document["has_begun"]
         path.write_text(json.dumps(document))
+        (path.parent / "manifest.json").unlink()
     with FollowProcess(job(), print) as following:
         assert following.follower.has_begun
         assert following.follower.description().step == read_description(begun.path).step + 1
@@ -332,3 +339,166 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     keep_latest_folders(tmp_path, 2)
     assert folder_numbers(tmp_path) == [9, 10]
     assert folder_numbers(tmp_path / "away") == []
+
+
+# Fault H10: a file that was delivered again was trained on twice.
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_file_delivered_twice_is_known_by_its_content(job, removed):
+    first = land(job().watch, 0)
+    followed(job())
+    again = first.rename(job().watch / "again.csv") if removed else job().watch / "again.csv"
+    if not removed:
+        shutil.copy(first, again)
+    land(job().watch, 1)
+    ledger = followed(job())
+    if removed:
+        (job().watch / "again.csv").rename(job().watch / "third.csv")
+        ledger = followed(job())
+    assert ledger.rows_kept == 400
+    quarantined = json.loads((job().out / "quarantine" / "again.csv.jsonl").read_text())
+    assert quarantined["reason"] == "delivered_twice"
+    assert "part-000.csv" in quarantined["record"]
+    assert ledger.rows_in == ledger.rows_kept + ledger.rows_quarantined
+
+
+# Fault H10: one file of a micro-batch, whatever it is, costs itself only.
+def test_strange_files_and_names_cost_themselves_only(job):
+    work = job("follow.max_files=64")
+    land(work.watch, 0)
+    for name in (b"\xff\xfe.csv", b"n" * 250 + b".csv", b"a\nb.csv"):
+        shutil.copy(
+            land(work.watch / ".next", 2 + 2 * len(name)), os.fsencode(work.watch) + b"/" + name
+        )
+    (work.watch / "link.csv").symlink_to("/etc/passwd")
+    os.mkfifo(work.watch / "pipe.csv")
+    (work.watch / "folder.csv").mkdir()
+    land(work.watch / "folder.csv", 4)
+    land(work.watch, 6, rows_of(6).assign(extra="x" * 200_000)[:3])
+    (work.watch / "twice.csv").write_text("time,time\n1,2\n")
+    ledger = followed(work)
+    assert ledger.rows_kept == 200 * 5 + 3
+    lost = {
+        path.name: [json.loads(line)["reason"] for line in path.read_text().splitlines()]
+        for path in (work.out / "quarantine").iterdir()
+    }
+    assert lost == {
+        "link.csv.jsonl": ["unreadable"],
+        "pipe.csv.jsonl": ["unreadable"],
+        "twice.csv.jsonl": ["unreadable"],
+    }
+
+
+# Fault L11: what could not be read once was entered as one bad row and never read again.
+def test_a_file_that_cannot_be_read_is_tried_again(job):
+    work, reports = job("follow.every_s=0.01"), []
+    path = land(work.watch, 0)
+    hidden = path.rename(work.watch / ".part")
+    with FollowProcess(work, reports.append) as following:
+        following.process({path.name: path})
+        assert (following.ledger.batch, following.ledger.files) == (0, {})
+        hidden.rename(path)
+        following.run(threading.Event(), once=True)
+        assert (following.ledger.rows_kept, following.ledger.rows_quarantined) == (200, 0)
+    assert "tries again" in reports[1]
+
+
+# Fault L11.
+@pytest.mark.parametrize("error", ["removed", "input/output"])
+def test_a_file_that_can_never_be_read_is_given_up_with_a_reason(job, error, monkeypatch):
+    work = job("follow.every_s=0.01", "follow.read_tries=3")
+    path = land(work.watch, 0)
+    tries, read = [], Path.read_bytes
+
+    def fails(self):
+        if self.name != path.name:
+            return read(self)
+        tries.append(time.monotonic())
+        raise OSError(errno.EIO, "Input/output error")
+
+    with FollowProcess(work, print) as following:
+        if error == "removed":
+            path.unlink()
+            following.process({path.name: path})
+        else:
+            monkeypatch.setattr(Path, "read_bytes", fails)
+        following.run(threading.Event(), once=True)
+        assert (following.ledger.batch, following.ledger.rows_quarantined) == (1, 1)
+        # What was removed may come back; what is there is not read for ever.
+        assert set(following.ledger.files) == (set() if error == "removed" else {path.name})
+    record = json.loads((work.out / "quarantine" / f"{path.name}.jsonl").read_text())
+    assert record["reason"] == "unreadable"
+    assert "given up after 3 attempts" in record["record"]
+    if error == "removed":
+        land(work.watch, 0)
+        assert followed(work).rows_kept == 200
+    else:
+        assert len(tries) == 3
+        assert tries[2] - tries[1] > tries[1] - tries[0] > 0.01
+
+
+# Fault H10: a row of the year 9999 ended the count of days, and so idle eviction, for ever.
+@pytest.mark.parametrize("unit", ["row", "saved day"])
+def test_a_row_of_the_far_future_ends_no_day(job, unit):
+    rows = rows_of(0).astype(object)
+    rows.loc[7, "time"] = 253_402_300_799_000
+    land(job().watch, 0, rows)
+    ledger = followed(job())
+    day = START_MS // 86_400_000
+    assert (ledger.day, ledger.rows_kept, ledger.rows_quarantined) == (day, 199, 1)
+    assert "future" in (job().out / "quarantine" / "part-000.csv.jsonl").read_text()
+    if unit == "saved day":  # as an earlier release left it
+        state = nth_folder(job().out / "state", 1)
+        document = json.loads((state / "ledger.json").read_text())
+        (state / "ledger.json").write_text(json.dumps(document | {"day": 11_574_074_074}))
+        (state / "manifest.json").unlink()
+    land(job().watch, 12)
+    assert followed(job()).day == day + 1
+
+
+# Fault F38: a flipped bit in the saved state.
+@pytest.mark.parametrize("name", ["ledger.json", "checkpoint"])
+def test_a_damaged_state_is_set_aside_and_the_one_before_it_continues(job, name):
+    for number in range(6):
+        land(job().watch, number)
+    undisturbed = followed(job())
+    content = content_digest(published_content(job().out))
+    newest = nth_folder(job().out / "state", 6)
+    damaged = newest / name
+    if name == "checkpoint":
+        damaged = max(damaged.rglob("*.npy"), key=lambda path: path.stat().st_size)
+    data = bytearray(damaged.read_bytes())
+    data[-2] ^= 1
+    damaged.write_bytes(data)
+    reports = []
+    assert followed(job(), reports).files == undisturbed.files
+    assert "missing or damaged: continues from the state before it" in reports[0]
+    assert content_digest(published_content(job().out)) == content
+    assert [line["batch"] for line in lines(job())] == [1, 2, 3, 4, 5, 6]
+
+
+def published_content(out):
+    newest = folder_numbers(out / "full")[-1]
+    return read_compact(nth_folder(out / "full", newest) / "compressed")
+
+
+def test_health_says_how_far_it_is(job):
+    started = time.time()
+    for number in range(2):
+        land(job().watch, number)
+    ledger = followed(job())
+    health = json.loads((job().out / "health.json").read_text())
+    content = published_content(job().out)
+    assert health["version"] == content_digest(content)
+    assert (health["rows"], health["batch"]) == (content.rows, 2)
+    assert (health["rows_in"], health["rows_kept"]) == (ledger.rows_in, 400)
+    assert (health["files_waiting"], health["files_postponed"], health["lag_s"]) == (0, 0, 0)
+    assert started < health["last_file_s"] <= health["last_published_s"] <= health["written_s"]
+    with FollowProcess(job(), print) as following:
+        path = land(job().watch, 2)
+        os.utime(path, (started - 600, started - 600))
+        stop = threading.Event()
+        stop.set()
+        following.run(stop)
+    health = json.loads((job().out / "health.json").read_text())
+    assert health["files_waiting"] == 1
+    assert health["lag_s"] > 600

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -188,6 +189,11 @@ def test_what_is_kept_is_what_ingest_keeps(kind, spark, tmp_path):
             rows.loc[7],
         )
         rows.to_csv(tmp_path / "part.csv", index=False)
+        # Faults H10 and F7: latin-1, a long cell, a quote that is never closed, line separators.
+        with (tmp_path / "part.csv").open("ab") as stream:
+            for user in (b"M\xfcller", b"x" * 200_000, b'q"q', "a\u2028b\x85c".encode()):
+                stream.write(b"%d,%b,a1,t1,2.5,1\n" % (START_MS + 70, user))
+            stream.write(b'%d,u,a1,t1,"2.5,1\n%d,v,a1,t1,2.5,1\r\n' % (START_MS, START_MS))
     else:
         rows.to_parquet(tmp_path / "part.parquet", index=False)
     source = Source.model_validate(
@@ -230,3 +236,58 @@ def test_null_values_and_renamed_columns_are_those_of_the_source(tmp_path):
     assert isinstance(rows, pd.DataFrame)
     assert rows["price"].tolist() == [""]
     assert np.all(rows["ad"] == "a")
+
+
+# Fault H10: a field above 131,072 bytes ended the process, and every later one.
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_long_cell_and_an_open_quote_cost_at_most_their_line(tmp_path, quote):
+    path = csv_file(
+        tmp_path,
+        {"user_id": "a"},
+        {"user_id": quote + "x" * 200_000 + quote},
+        {"user_id": 'c\u2028\x85"d'},
+        {"price": '"1.5'},
+        {"user_id": "e"},
+    )
+    validated = RecordValidator(CSV, SCHEMA).validate(path)
+    assert validated.kept["user"].to_pylist() == ["a", "x" * 200_000, 'c\u2028\x85"d', "e"]
+    assert reasons(validated) == ["malformed"]
+    assert validated.rows_in == 5
+
+
+# Fault H10: a latin-1 file was one bad row.
+def test_bytes_of_another_encoding_cost_no_row(tmp_path):
+    path = csv_file(tmp_path, {"user_id": "Müller"}, {"user_id": "b"})
+    path.write_bytes(path.read_bytes().decode().encode("latin-1"))
+    validated = RecordValidator(CSV, SCHEMA).validate(path)
+    assert validated.kept["user"].to_pylist() == ["M\ufffdller", "b"]
+    assert validated.quarantined == []
+
+
+# Fault H10: a time of the year 9999 ended the count of days.
+def test_a_time_of_the_future_is_quarantined(tmp_path):
+    path = csv_file(
+        tmp_path, {}, {"time": START_MS + 60_001}, {"time": START_MS + 60_000}, {"time": "never"}
+    )
+    validated = RecordValidator(CSV, SCHEMA).validate(path, latest_ms=START_MS + 60_000)
+    assert reasons(validated) == ["future", "timestamp"]
+    assert validated.kept.num_rows == 2
+
+
+# Fault F36: a symbolic link put the lines of any file of the machine into quarantine.
+def test_links_and_pipes_are_not_read(tmp_path):
+    secret = tmp_path / "secret"
+    secret.write_text("password\n")
+    (tmp_path / "link.csv").symlink_to(secret)
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("link.csv", "pipe.csv"):
+        validated = RecordValidator(CSV, SCHEMA).validate(tmp_path / name)
+        assert reasons(validated) == ["unreadable"]
+        assert "password" not in validated.quarantined[0][1]
+
+
+def test_a_column_that_is_there_twice_makes_a_file_unreadable(tmp_path):
+    (tmp_path / "twice.csv").write_text("time,time\n1,2\n")
+    validated = RecordValidator(CSV, SCHEMA).validate(tmp_path / "twice.csv")
+    assert reasons(validated) == ["unreadable"]
+    assert "['time'] more than once" in validated.quarantined[0][1]
