@@ -175,8 +175,8 @@ class FollowProcess:
         """Train on files, by name, as one micro-batch, and publish the change."""
         # 1. Read the files and validate their rows.
         contents: dict[str, str] = {}
-        taken = {name: self._read(name, path, contents) for name, path in files.items()}
-        validated = {name: file for name, file in taken.items() if file}
+        read = {name: self._read(name, path, contents) for name, path in files.items()}
+        validated = {name: file for name, file in read.items() if file}
         if not validated:
             return
         examples = self._examples(validated.values())
@@ -192,8 +192,8 @@ class FollowProcess:
         kept = len(examples) if examples else 0
         ledger = self.ledger.after(rows_in, kept, self.follower.day, contents)
         # A file that was removed before it could be read may come back under its name.
-        gone = {name for name in validated if not files[name].exists()}
-        self.ledger = ledger.without_removed(ledger.files.keys() - gone) if gone else ledger
+        missing = {name for name in validated if not files[name].exists()}
+        self.ledger = ledger.without_removed(ledger.files.keys() - missing) if missing else ledger
 
         self._last_file_s = time.time()
 
@@ -260,7 +260,7 @@ class FollowProcess:
         write_atomically(self._job.out / HEALTH, json.dumps(document, indent=1) + "\n")
 
     def _new_files(self) -> dict[str, Path]:
-        """Return the files that are not processed yet, and those that were read in vain."""
+        """Return the files that are not processed yet, and those that could not be read."""
         watch = self._job.watch
         found = complete_files(watch)
         new = {name: path for name, path in found.items() if name not in self.ledger.files}

@@ -73,8 +73,8 @@ class Ledger:
 
     def without_removed(self, existing: Container[str]) -> Self:
         """Return the ledger without files that no longer exist. Their rows stay counted."""
-        gone = [digest for digest, name in self.contents.items() if name not in existing]
-        forgotten = set(gone[:-_REMEMBERED_CONTENTS])
+        removed = [digest for digest, name in self.contents.items() if name not in existing]
+        forgotten = set(removed[:-_REMEMBERED_CONTENTS])
         return replace(
             self,
             files={n: rows for n, rows in self.files.items() if n in existing},
