@@ -26,7 +26,11 @@ from training_data import (
 from features.errors import InputError
 from features.schema import Schema
 from training.data.examples import read_examples
+from training.data.inputs import Featurizer
+from training.data.scalers import Scaler
 from training.fit.checkpoints import read_checkpoint
+from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
+from training.fit.score_then_train import DayStream, local_hours, score_then_train
 from training.fit.trainer import TrainRequest, train_day
 
 pytestmark = pytest.mark.slow
@@ -134,6 +138,34 @@ def test_an_hour_is_scored_before_it_is_learned_and_after_those_before(
     assert all(ours[h] == theirs[h] for h in range(hour))
     assert ours[hour]["auc"] == pytest.approx(1 - theirs[hour]["auc"], abs=1e-12)
     assert ours[hour + 1]["auc"] != pytest.approx(1 - theirs[hour + 1]["auc"], abs=1e-12)
+
+
+# Mutant M18 of the audit: every hour was scored with the scalers of the day before.
+def test_hours_after_the_first_are_scored_with_the_scalers_of_the_day(days):
+    """The model has been trained on them since its first training of the day."""
+    examples = read_examples(days[1], SCHEMA)
+    config = LearnerConfig(SCHEMA, MODEL, HOURLY, ())
+    before, today = (Featurizer(SCHEMA, (), {"price": Scaler(*s)}, {}) for s in ((5, 0.2), (1, 2)))
+    first_hour = int(np.sum(local_hours(examples.timestamp_ms, SCHEMA.timezone) == 0))
+    second_hour = examples.slice(first_hour, first_hour + 40)
+
+    def learners_after(rows):
+        """Train on the first rows, hour by hour; return the learners and the scores before."""
+        learners = ModelAndBaseline.new(config)
+        stream = DayStream(examples.slice(0, rows), rows, before, today, HOURLY)
+        return learners, score_then_train(learners, stream, None).progressive
+
+    _, progressive = learners_after(first_hour + 40)
+    learners, first = learners_after(first_hour)
+    ours, yesterdays = (
+        learners.model.predict(featurizer.inputs(second_hour)) for featurizer in (today, before)
+    )
+    assert not np.allclose(ours, yesterdays, atol=1e-4)
+    np.testing.assert_allclose(progressive[first_hour:], ours, atol=1e-7)
+    # The first hour is scored as the model was trained the day before.
+    untrained = ModelAndBaseline.new(config).model
+    expected = untrained.predict(before.inputs(examples.slice(0, first_hour)))
+    np.testing.assert_allclose(first, expected, atol=1e-7)
 
 
 def test_the_heldout_slice_is_scored_and_not_learned(second, second_request, days, tmp_path):
