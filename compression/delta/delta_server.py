@@ -128,8 +128,12 @@ class FollowingModel:
             "applied_s": now,
             **(more or {}),
         }
-        with self._log_file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
+        try:
+            with self._log_file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(entry) + "\n")
+        except OSError as error:
+            # A full disk must not make a model that was loaded look like one that was not.
+            print(f"{self._log_file}: {error}; lost: {entry}", file=sys.stderr, flush=True)
 
     def _folder_of(self, kind: str, number: int) -> Path:
         return self._folder / kind / f"{number:09d}"
@@ -163,7 +167,7 @@ def main(published: str, log_file: str, poll_s: str = "0.2") -> None:
             following.catch_up()
             reported = ""
         except OSError as error:
-            # The folder cannot be listed, or the log not be written: a mount may come back.
+            # The folder cannot be listed: a mount may come back.
             if str(error) != reported:
                 reported = str(error)
                 print(f"tries again: {error}", file=sys.stderr, flush=True)

@@ -114,7 +114,6 @@ class FollowProcess:
         config = job.config
         self._validator = RecordValidator(config.source, config.features, config.training.weight)
         self._postponed: dict[str, _Postponed] = {}
-        self._last_file_s: float | None = None
         self.follower, self.ledger = self._restore()
         self._publisher, damage = open_publisher(job.out)
         self._log = BatchLog(job.out, self.ledger.batch)
@@ -195,8 +194,6 @@ class FollowProcess:
         missing = {name for name in validated if not files[name].exists()}
         self.ledger = ledger.without_removed(ledger.files.keys() - missing) if missing else ledger
 
-        self._last_file_s = time.time()
-
         # 3. Publish and report. The log is written last: it lists what servers can load.
         change = self._publish(list(validated)) if figures else {}
         entry = {
@@ -251,7 +248,7 @@ class FollowProcess:
             "rows_in": ledger.rows_in,
             "rows_kept": ledger.rows_kept,
             "rows_quarantined": ledger.rows_quarantined,
-            "last_file_s": self._last_file_s,
+            "last_file_s": self._log.last_s,
             "last_published_s": self._publisher.published_s,
             "files_waiting": len(waiting),
             "files_postponed": len(self._postponed),

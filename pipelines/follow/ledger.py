@@ -112,6 +112,9 @@ class BatchLog:
         folder: the folder of both.
         batch: the last micro-batch of the ledger. Lines of later ones are removed, because their
             files will be processed again.
+
+    Attributes:
+        last_s: when the last micro-batch ended, epoch seconds; None: there was none.
     """
 
     def __init__(self, folder: Path, batch: int) -> None:
@@ -120,12 +123,14 @@ class BatchLog:
         # A killed process may leave half a line.
         whole = [line for line in text.splitlines() if line.endswith("}")]
         kept = [line for line in whole if json.loads(line)["batch"] <= batch]
+        self.last_s: float | None = json.loads(kept[-1])["published_s"] if kept else None
         write_atomically(self._batches, "".join(f"{line}\n" for line in kept))
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Append the figures of a micro-batch."""
         with self._batches.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(json_safe(entry)) + "\n")
+        self.last_s = entry["published_s"]
 
     def quarantine(self, rows_by_file: Mapping[str, Quarantined]) -> None:
         """Write the quarantined rows of each file, in place of those of an earlier attempt."""

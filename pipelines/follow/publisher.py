@@ -95,7 +95,7 @@ class Publisher:
     Attributes:
         number: of the last content; -1: nothing is published.
         version: its digest.
-        published_s: when it was published by this process, epoch seconds; None: not yet.
+        published_s: when it was published, epoch seconds; None: nothing is published.
 
     Raises:
         InputError: a publication in the folder is damaged.
@@ -123,6 +123,9 @@ class Publisher:
                     content = applied(content, read_delta(nth_folder(self._deltas, number)))
                     self.number = number
             self._content, self.version = content, content_digest(content)
+            newest = [nth_folder(kind, self.number) for kind in (self._full, self._deltas)]
+            manifests = [path / MANIFEST for path in newest if path.is_dir()]
+            self.published_s = max(path.stat().st_mtime for path in manifests)
 
     @property
     def rows(self) -> int:

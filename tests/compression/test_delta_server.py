@@ -281,6 +281,19 @@ class _Failing:
         self._fails(**inputs)
 
 
+# Fault F16: the disk of the log is full or missing.
+def test_a_log_that_cannot_be_written_does_not_stop_the_server(
+    server_module, published, versions, tmp_path, capsys
+):
+    shutil.copytree(published / "full" / "000000000", tmp_path / "full" / "000000000")
+    shutil.copytree(published / "deltas", tmp_path / "deltas")
+    server = server_module.FollowingModel(tmp_path, tmp_path / "away" / "applied.jsonl")
+    server.catch_up()
+    assert server.number == 3
+    assert server_module.version(server.model) == content_digest(versions[3])
+    assert capsys.readouterr().err.count("lost: ") == 4
+
+
 def test_strange_names_in_the_folder_are_no_numbers(served, versions):
     served.deliver("full", 0)
     for name in ("²", ".000000009", "latest", "5"):

@@ -493,6 +493,10 @@ def test_health_says_how_far_it_is(job):
     assert (health["rows_in"], health["rows_kept"]) == (ledger.rows_in, 400)
     assert (health["files_waiting"], health["files_postponed"], health["lag_s"]) == (0, 0, 0)
     assert started < health["last_file_s"] <= health["last_published_s"] <= health["written_s"]
+    followed(job())
+    again = json.loads((job().out / "health.json").read_text())
+    assert again["last_file_s"] == health["last_file_s"]
+    assert again["last_published_s"] == pytest.approx(health["last_published_s"], abs=1)
     with FollowProcess(job(), print) as following:
         path = land(job().watch, 2)
         os.utime(path, (started - 600, started - 600))
