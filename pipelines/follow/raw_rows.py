@@ -239,6 +239,9 @@ def raw_string(value: object) -> str:
         # Spark casts through a 64-bit integer, which holds no larger number.
         if number.is_integer() and abs(number) < _INT64_LIMIT:
             return str(int(number))
+    if isinstance(value, bytes):
+        # Spark casts bytes to text as UTF-8.
+        return value.decode("utf-8", "replace")
     return NULL if _is_null(value) else str(value)
 
 
