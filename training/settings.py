@@ -215,7 +215,8 @@ class TrainingSettings(Settings):
     scores is kept whole. `weight` names a column of `features.extras` that weighs an impression in
     the loss; only the ratios within a batch matter. Held-out and progressive figures are always of
     all impressions, unweighted. `slices` are single-valued id fields whose values get their own
-    held-out figures.
+    held-out figures. `unvalidated_parent` allows a warm start from a checkpoint that has no verdict
+    of `validate-model`; without it, training starts from the last one that was not unsound.
     """
 
     batch_size: Count = 512
@@ -232,3 +233,4 @@ class TrainingSettings(Settings):
     admission: AdmissionSettings = AdmissionSettings()
     eviction: EvictionSettings = EvictionSettings()
     baseline_learning_rate: Positive = 5e-3
+    unvalidated_parent: bool = False

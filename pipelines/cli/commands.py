@@ -50,9 +50,11 @@ def report(
     if as_json:
         typer.echo(report_json(figures))
     else:
-        seconds = figures.pop("seconds")
+        seconds, revisions = figures.pop("seconds"), figures.pop("revisions")
         console.table(f"{figures['date']}", ("figure", "value"), figures.items())
         console.table("seconds by stage", ("stage", "seconds"), seconds.items())
+        if len(revisions) > 1:
+            console.info(f"stages ran with different source code: {', '.join(revisions)}")
 
 
 @app.command()
@@ -77,6 +79,8 @@ def status(workspace: options.Workspace = None) -> None:
         f"version {serving.metrics['model_version']} of {serving.day}" if serving else "none yet"
     )
     console.info(f"champion: {version}")
+    for damaged in store.damaged():
+        console.info(f"set aside because it was damaged: {damaged.relative_to(store.workspace)}")
     waiting = sum(1 for _ in TrackingJournal(store.workspace).pending())
     console.info(f"tracking events that wait for MLflow: {waiting}")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from features.errors import UnsoundError
 from features.partition import end_h, parse_partition
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
+from pipelines.store.lineage import verdict_of
 from pipelines.tracking.mlflow_model import SAVED_MODEL, write_model
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.sync import Tracker, reachable
@@ -40,7 +41,7 @@ class Promote(Stage):
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """Decide, register, move the alias; write `decision.json`."""
-        verdict = inputs["validation_report"].metrics["verdict"]
+        verdict = verdict_of(inputs["validation_report"])
         if verdict == "unsound":
             raise UnsoundError(
                 f"the model of {context.day} is unsound: it is not promoted, "

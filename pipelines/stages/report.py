@@ -48,6 +48,7 @@ def day_report(store: Store, day: Partition) -> dict[str, Any]:
     return {
         "date": day.isoformat(),
         **figures,
+        "revisions": sorted({v.commit.get("revision", "") for v in versions.values()}),
         "run_id": TrackingJournal(store.workspace).run_id(day),
         "seconds": {v.commit["stage"]: v.commit["seconds"] for v in versions.values()},
     }

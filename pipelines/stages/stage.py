@@ -15,13 +15,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
 from features.errors import InputError
 from features.partition import Partition, kind_of
 from pipelines.config import Config
-from pipelines.store.artifacts import Store, Version
-from pipelines.store.source_digest import source_digest
+from pipelines.store.artifacts import DamagedError, Store, Version
+from pipelines.store.lease import in_use
+from pipelines.store.source_digest import source_digest, source_revision
 
 Metrics: TypeAlias = Mapping[str, Any]
 Inputs: TypeAlias = Mapping[str, Version]
@@ -131,11 +133,8 @@ def require(context: Context, artifact: str, command: str = "") -> Version:
     """
     version = context.store.current(artifact, context.day)
     if version is None:
-        # Imported by name: the source digest of a stage follows import statements, and a change of
-        # the list of stages must not invalidate the versions of every stage.
-        registry = importlib.import_module("pipelines.stages.registry")
         hint = (
-            f"run `elastic-ctr {command or registry.maker_of(artifact)}` "
+            f"run `elastic-ctr {command or _registry().maker_of(artifact)}` "
             f"for that {kind_of(context.day)} first"
         )
         raise InputError(f"no {artifact} of {context.day} in {context.store.workspace}: {hint}")
@@ -153,15 +152,15 @@ def execute(stage: Stage, context: Context) -> StageResult:
 
     # 2. Resolve the inputs once: the hash must be of the very versions that the run reads, also if
     # another process publishes newer ones in between.
-    inputs = stage.inputs(context)
+    inputs = _sound_inputs(stage, context)
     version_hash = _version_hash(stage, context, inputs)
 
     # 3. Reuse the committed version, or run. After a return to an earlier configuration the old
     # version is only made current again.
-    version = context.store.find(stage.artifact, context.day, version_hash)
+    version = _committed(stage, context, version_hash)
     reused = version is not None
     if version is None:
-        version = _run_and_publish(stage, context, inputs, version_hash)
+        version, reused = _run_and_publish(stage, context, inputs, version_hash)
     elif context.store.current(stage.artifact, context.day) != version:
         context.store.point(stage.artifact, context.day, version_hash)
 
@@ -170,8 +169,54 @@ def execute(stage: Stage, context: Context) -> StageResult:
     return StageResult(stage.name, version, reused, time.monotonic() - started)
 
 
-def _run_and_publish(stage: Stage, context: Context, inputs: Inputs, version_hash: str) -> Version:
-    with context.store.staging(stage.artifact, context.day, version_hash) as out:
+def _sound_inputs(stage: Stage, context: Context) -> Inputs:
+    """Return the inputs, every file checked; damaged versions are set aside.
+
+    In place of a damaged version of an earlier day the resolver offers the one before it. One of
+    the day itself must be made again.
+
+    Raises:
+        InputError: an input is missing, or one of the day is damaged.
+    """
+    while True:
+        inputs = stage.inputs(context)
+        try:
+            for version in inputs.values():
+                version.verify()
+            return inputs
+        except DamagedError as error:
+            damaged = error.version
+            aside = damaged.set_aside()
+            if damaged.day == context.day:
+                command = _registry().maker_of(damaged.artifact)
+                raise InputError(
+                    f"{error}; it was set aside as {aside.name}: run `elastic-ctr {command}` again"
+                ) from error
+            context.report(f"{error}; it was set aside as {aside.name}")
+
+
+def _committed(stage: Stage, context: Context, version_hash: str) -> Version | None:
+    """Return the committed version with this hash, or None; a damaged one is set aside."""
+    version = context.store.find(stage.artifact, context.day, version_hash)
+    if version is not None:
+        try:
+            version.verify()
+        except DamagedError as error:
+            aside = version.set_aside()
+            context.report(f"{error}; it was set aside as {aside.name} and is made again")
+            return None
+    return version
+
+
+def _run_and_publish(
+    stage: Stage, context: Context, inputs: Inputs, version_hash: str
+) -> tuple[Version, bool]:
+    """Run a stage; return its version, and whether another process published it meanwhile."""
+    store, folders = context.store, [version.path.parent for version in inputs.values()]
+    staging = store.staging(stage.artifact, context.day, version_hash, context.report)
+    with in_use(folders), staging as out:
+        if (published := _committed(stage, context, version_hash)) is not None:
+            return published, True
         started = time.monotonic()
         metrics = stage.run(context, inputs, out)
         facts = {
@@ -183,8 +228,15 @@ def _run_and_publish(stage: Stage, context: Context, inputs: Inputs, version_has
             "config": {name: config_section(context.config, name) for name in stage.sections},
             "metrics": dict(metrics),
             "seconds": round(time.monotonic() - started, 3),
+            "revision": source_revision(),
         }
-        return context.store.publish(out, stage.artifact, context.day, version_hash, facts)
+        return store.publish(out, stage.artifact, context.day, version_hash, facts), False
+
+
+def _registry() -> ModuleType:
+    # Imported by name: the source digest of a stage follows import statements, and a change of the
+    # list of stages must not invalidate the versions of every stage.
+    return importlib.import_module("pipelines.stages.registry")
 
 
 def _version_hash(stage: Stage, context: Context, inputs: Inputs) -> str:

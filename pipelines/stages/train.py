@@ -24,9 +24,11 @@ def earlier_statistics(context: Context) -> Inputs:
 
 def warm_start(context: Context) -> Inputs:
     """Return the last sound checkpoint before the day or hour and the impressions it is of."""
-    store = context.store
+    store, unvalidated = context.store, context.config.training.unvalidated_parent
     checkpoint = store.latest_before(
-        "checkpoint", context.day, lambda v: sound_checkpoint(store, v)
+        "checkpoint",
+        context.day,
+        lambda version: sound_checkpoint(store, version, unvalidated=unvalidated),
     )
     if checkpoint is None:
         return {}

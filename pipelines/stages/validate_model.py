@@ -8,7 +8,7 @@ from pathlib import Path
 from features.errors import UnsoundError
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
-from pipelines.store.lineage import champion_before, input_of
+from pipelines.store.lineage import champion_before, input_of, verdict_of
 
 
 def champion_model(context: Context) -> Inputs:
@@ -47,7 +47,7 @@ class ValidateModel(Stage):
 
     def check_result(self, version: Version) -> None:
         """Stop the day when the model is unsound."""
-        if version.metrics["verdict"] == "unsound":
+        if verdict_of(version) == "unsound":
             verdict = json.loads((version.path / "verdict.json").read_text(encoding="utf-8"))
             raise UnsoundError(
                 f"the model of {version.day} is unsound: {'; '.join(verdict['reasons'])}. "

@@ -3,27 +3,49 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import date
 
 from features.partition import Partition, parse_partition
 from pipelines.store.artifacts import Store, Version
 
 
-def sound_checkpoint(store: Store, checkpoint: Version) -> bool:
-    """Whether training may start from a checkpoint: it was not found `unsound`.
+def sound_checkpoint(store: Store, checkpoint: Version, *, unvalidated: bool = False) -> bool:
+    """Whether training may start from a checkpoint: it was validated and not found `unsound`.
 
     A refused candidate is sound: it was merely not better than the champion.
+
+    Args:
+        store: holds the validation reports.
+        checkpoint: the one to start from.
+        unvalidated: the answer for a checkpoint that no report is about.
     """
     report = store.current("validation_report", checkpoint.day)
     # A report on an older version of the day or hour says nothing about this one.
     if report is None or report.commit["inputs"]["checkpoint"]["hash"] != checkpoint.hash:
-        return True
-    return report.metrics["verdict"] != "unsound"
+        return unvalidated
+    return verdict_of(report) != "unsound"
+
+
+def verdict_of(report: Version) -> str:
+    """Return `blessed`, `refused` or `unsound`, from the report's own file.
+
+    Raises:
+        DamagedError: the file is not the one that was committed.
+    """
+    report.verify()
+    document = json.loads((report.path / "verdict.json").read_text(encoding="utf-8"))
+    return str(document["verdict"])
 
 
 def champion_before(store: Store, day: Partition) -> Version | None:
     """Return the latest decision before a day or hour that promoted its candidate, or None."""
     return store.latest_before("promotion", day, lambda v: bool(v.metrics["promoted"]))
+
+
+def champions(store: Store) -> Iterator[Version]:
+    """Yield the promotion decisions that made a champion, the latest first."""
+    return (v for v in store.before("promotion", date.max) if v.metrics["promoted"])
 
 
 def champion(store: Store) -> Version | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import subprocess
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -44,6 +45,20 @@ def source_digest(module: str, root: Path = ROOT) -> str:
     for name, path in sorted(closure(module, root).items()):
         digest.update(name.encode() + b"\x00" + path.read_bytes() + b"\x00")
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=1)
+def source_revision() -> str:
+    """Return the git commit of the checkout that runs, "" outside a checkout.
+
+    It ends with `-dirty` where tracked files differ from the commit.
+    """
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    try:
+        done = subprocess.run(git, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 def closure(module: str, root: Path = ROOT) -> dict[str, Path]:

@@ -8,15 +8,14 @@ functions that need it.
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import RetryableError
+from pipelines.store.source_digest import source_revision
 from pipelines.tracking.journal import Event, TrackingJournal
 
 if TYPE_CHECKING:
@@ -170,22 +169,11 @@ def _log(
         client.log_batch(run, values[part], params[part], labels if start == 0 else [])
 
 
-@lru_cache(maxsize=1)
-def git_revision() -> str:
-    """Return the commit of the checkout that runs, or "" outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
 def run_tags(config: Mapping[str, object], digests: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that say what a run is of: configuration, data, source, and Airflow run."""
     tags = {f"digest.{name}": digest for name, digest in digests.items()}
     tags |= {f"config.{name}": str(value) for name, value in config.items()}
-    tags |= {"git.revision": revision} if (revision := git_revision()) else {}
+    tags |= {"git.revision": revision} if (revision := source_revision()) else {}
     for name in ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "ELASTIC_CTR_AIRFLOW_URL"):
         if os.environ.get(name):
             tags[name.lower()] = os.environ[name]

@@ -130,7 +130,7 @@ CRASHING = """
     with store.staging("things", day, "bb") as out:
         (out / "data.txt").write_text("new")
         if step == "filled": die()
-        if step == "sealing": artifacts._write_synced = die
+        if step == "sealing": artifacts.write_atomically = die
         if step == "renaming": Path.rename = die
         if step == "pointing": artifacts.Store.point = die
         store.publish(out, "things", day, "bb", {"stage": "s", "inputs": {}, "metrics": {}})

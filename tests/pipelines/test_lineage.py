@@ -1,12 +1,20 @@
 """Which checkpoint may be learned on from, which model serves, what may be freed."""
 
+import json
 from datetime import date
 
 import pytest
 
-from pipelines.store.artifacts import Store
+from pipelines.store.artifacts import DamagedError, Store
 from pipelines.store.cleaning import clean
-from pipelines.store.lineage import ancestry, champion, champion_before, input_of, sound_checkpoint
+from pipelines.store.lineage import (
+    ancestry,
+    champion,
+    champion_before,
+    input_of,
+    sound_checkpoint,
+    verdict_of,
+)
 
 DAYS = [date(2024, 1, d) for d in range(1, 6)]
 
@@ -20,6 +28,8 @@ def publish(store, artifact, day, inputs=(), version=None, **metrics):
     version = version or f"{artifact}{day.day}"
     with store.staging(artifact, day, version) as out:
         (out / "data.txt").write_text(f"{artifact} {day} {version}")
+        if "verdict" in metrics:
+            (out / "verdict.json").write_text(json.dumps({"verdict": metrics["verdict"]}))
         entries = {
             v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
             for v in inputs
@@ -38,14 +48,33 @@ def test_only_an_unsound_checkpoint_is_passed_over(store, verdict, sound):
     assert sound_checkpoint(store, checkpoint) is sound
 
 
-def test_a_checkpoint_without_a_verdict_yet_is_sound(store):
-    assert sound_checkpoint(store, publish(store, "checkpoint", DAYS[0]))
+# Fault H11.
+def test_a_checkpoint_without_a_verdict_is_no_parent_unless_asked_for(store):
+    checkpoint = publish(store, "checkpoint", DAYS[0])
+    assert not sound_checkpoint(store, checkpoint)
+    assert sound_checkpoint(store, checkpoint, unvalidated=True)
 
 
-def test_the_verdict_on_an_older_version_says_nothing_about_a_new_one(store):
+@pytest.mark.parametrize("verdict", ["blessed", "unsound"])
+def test_the_verdict_on_an_older_version_says_nothing_about_a_new_one(store, verdict):
     old = publish(store, "checkpoint", DAYS[0], version="old")
-    publish(store, "validation_report", DAYS[0], [old], verdict="unsound")
-    assert sound_checkpoint(store, publish(store, "checkpoint", DAYS[0], version="new"))
+    publish(store, "validation_report", DAYS[0], [old], verdict=verdict)
+    new = publish(store, "checkpoint", DAYS[0], version="new")
+    assert not sound_checkpoint(store, new)
+    assert sound_checkpoint(store, new, unvalidated=True)
+
+
+@pytest.mark.covers("F35")
+def test_a_verdict_is_read_from_its_own_file_not_from_the_copy_in_the_commit(store):
+    """Fault H5: `refused` edited to `blessed` in `_COMMIT.json`."""
+    report = publish(store, "validation_report", DAYS[0], verdict="refused")
+    report.manifest.write_text(report.manifest.read_text().replace("refused", "blessed"))
+    edited = store.current("validation_report", DAYS[0])
+    assert edited.metrics["verdict"] == "blessed"
+    assert verdict_of(edited) == "refused"
+    (edited.path / "verdict.json").write_text('{"verdict": "blessed"}')
+    with pytest.raises(DamagedError, match=r"verdict\.json: damaged"):
+        verdict_of(edited)
 
 
 def test_the_champion_is_the_latest_that_was_promoted(store):

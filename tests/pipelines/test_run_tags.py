@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.tracking.sync import git_revision, run_tags
+from pipelines.store.source_digest import source_revision
+from pipelines.tracking.sync import run_tags
 
 AIRFLOW = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "ELASTIC_CTR_AIRFLOW_URL")
 
 
 def revision():
     """The tag of the checkout's commit; none where git does not answer (an unpacked archive)."""
-    return {"git.revision": git_revision()} if git_revision() else {}
+    return {"git.revision": source_revision()} if source_revision() else {}
 
 
 @pytest.fixture(autouse=True)
@@ -46,4 +47,5 @@ def test_the_revision_is_the_checkouts_commit():
     asked = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
     )
-    assert git_revision() == (asked.stdout.strip() if asked.returncode == 0 else "")
+    found = source_revision().removesuffix("-dirty")
+    assert found == (asked.stdout.strip() if asked.returncode == 0 else "")

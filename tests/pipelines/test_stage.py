@@ -155,9 +155,9 @@ def test_a_run_that_fails_publishes_nothing_and_leaves_the_version_before(contex
     with pytest.raises(ValueError, match="none"):
         execute(Double(), context)
     assert context.store.current("doubled", DAYS[0]) == before
-    assert sorted(p.name for p in before.path.parent.iterdir()) == sorted(
-        ["CURRENT", before.path.name]
-    )
+    seen = {p.name for p in before.path.parent.iterdir() if not p.name.startswith(".")}
+    assert seen == {"CURRENT", before.path.name}
+    assert list(before.path.parent.glob(".staging-*")) == []
 
 
 def test_a_run_that_failed_is_tried_again(context):

@@ -1,5 +1,6 @@
 """A configuration of ten lines, artifacts with invented content, and trivial stages."""
 
+import json
 from datetime import date
 
 import yaml
@@ -85,6 +86,7 @@ def publish_candidate(store, day, verdict="blessed", content="weights"):
         day,
         f"{verdict}{content}{_name(day)}",
         [export, compressed],
+        files={"verdict.json": json.dumps({"verdict": verdict, "reasons": [verdict]})},
         verdict=verdict,
     )
     return export
