@@ -230,7 +230,7 @@ class Store:
         """Give an empty staging folder; it is removed at the end unless `publish` renamed it.
 
         The partition's lease is held during the block: another process that stages the same
-        partition waits, and `report` is told so.
+        partition waits, and `report` gets a line about it.
         """
         folder = self._folder(artifact, day)
         with lease(folder, report=report):

@@ -41,7 +41,7 @@ def lease(
     Args:
         folder: is made if it is missing.
         wait_s: how long to wait for another holder, seconds.
-        report: is told once that another process is waited for.
+        report: gets one line when another process is waited for.
 
     Raises:
         RetryableError: the other process still holds it after `wait_s`.
@@ -124,7 +124,7 @@ def _heartbeat(path: Path, wait_s: float, report: Callable[[str], None] | None) 
     mine = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4()}"
     until = time.monotonic() + wait_s
     while not _create(path, mine):
-        # Taken over by rename: of two processes that see a dead holder, one succeeds.
+        # Removed by rename: of two processes that see a dead holder, one succeeds.
         with suppress(FileNotFoundError):
             if _age_s(path) > STALE_S:
                 path.rename(path.with_name(f"{path.name}.{uuid.uuid4()}"))
