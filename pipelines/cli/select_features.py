@@ -20,7 +20,7 @@ from pipelines.cli.console import format_bytes
 from pipelines.config import Config, load_config
 from pipelines.stages.chain import track_result
 from pipelines.stages.stage import Context, no_report
-from pipelines.store.lineage import sound_checkpoint
+from pipelines.store.lineage import parent_checkpoint
 
 if TYPE_CHECKING:
     from compression.selection.footprint import Budget
@@ -104,7 +104,8 @@ def _select(
 
     # 1. Find the checkpoint to start from and the days to train on.
     store = context.store
-    checkpoint = store.latest_before("checkpoint", first, lambda v: sound_checkpoint(store, v))
+    unvalidated = context.config.training.unvalidated_parent
+    checkpoint = parent_checkpoint(store, first, context.report, unvalidated=unvalidated)
     if checkpoint is None:
         raise InputError(
             f"no checkpoint before {first} in {store.workspace}: `elastic-ctr run` an earlier "

@@ -48,7 +48,7 @@ from pipelines.follow.records import (
     in_order_of_time,
 )
 from pipelines.store.artifacts import Store
-from pipelines.store.lineage import input_of, sound_checkpoint
+from pipelines.store.lineage import input_of, parent_checkpoint
 from training.data.examples import Examples, examples_of
 from training.fit.checkpoints import read_description
 from training.fit.model_and_baseline import LearnerConfig
@@ -420,9 +420,8 @@ class FollowProcess:
     def _first_follower(self, recipe: LearnerConfig) -> StreamTrainer:
         """Return the learner of the workspace's last sound checkpoint, or a new one."""
         store = self._job.store
-        checkpoint = store.latest_before(
-            "checkpoint", date.max, lambda version: sound_checkpoint(store, version)
-        )
+        unvalidated = self._job.config.training.unvalidated_parent
+        checkpoint = parent_checkpoint(store, date.max, self._report, unvalidated=unvalidated)
         if checkpoint is None:
             self._report(f"no checkpoint in {store.workspace}: starts with an untrained model")
             return StreamTrainer.new(recipe)

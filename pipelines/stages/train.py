@@ -10,7 +10,7 @@ from features.partition import HOURS_PER_DAY, day_of, end_h
 from pipelines.stages.encodings import encodings_for
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
-from pipelines.store.lineage import sound_checkpoint
+from pipelines.store.lineage import parent_checkpoint
 
 if TYPE_CHECKING:
     from training.fit.training_loop import Progress
@@ -25,11 +25,7 @@ def earlier_statistics(context: Context) -> Inputs:
 def warm_start(context: Context) -> Inputs:
     """Return the last sound checkpoint before the day or hour and the impressions it is of."""
     store, unvalidated = context.store, context.config.training.unvalidated_parent
-    checkpoint = store.latest_before(
-        "checkpoint",
-        context.day,
-        lambda version: sound_checkpoint(store, version, unvalidated=unvalidated),
-    )
+    checkpoint = parent_checkpoint(store, context.day, context.report, unvalidated=unvalidated)
     if checkpoint is None:
         return {}
     # The held-out slice of exactly this version has not been trained on yet. The day's current

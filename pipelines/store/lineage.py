@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 
 from features.partition import Partition, parse_partition
-from pipelines.store.artifacts import Store, Version
+from pipelines.store.artifacts import DamagedError, Store, Version
 
 
 def sound_checkpoint(store: Store, checkpoint: Version, *, unvalidated: bool = False) -> bool:
@@ -25,6 +25,32 @@ def sound_checkpoint(store: Store, checkpoint: Version, *, unvalidated: bool = F
     if report is None or report.commit["inputs"]["checkpoint"]["hash"] != checkpoint.hash:
         return unvalidated
     return verdict_of(report) != "unsound"
+
+
+def parent_checkpoint(
+    store: Store, day: Partition, report: Callable[[str], None], *, unvalidated: bool
+) -> Version | None:
+    """Return the checkpoint that training of a day or hour starts from, or None.
+
+    It is the latest before the day that is sound and undamaged; each that is passed over is
+    reported, and a damaged one is set aside.
+    """
+
+    def accept(checkpoint: Version) -> bool:
+        if not sound_checkpoint(store, checkpoint, unvalidated=unvalidated):
+            report(
+                f"no warm start from the checkpoint of {checkpoint.day}: validate-model did not "
+                "find it sound"
+            )
+            return False
+        try:
+            checkpoint.verify()
+        except DamagedError as error:
+            report(f"{error}; it was set aside as {checkpoint.set_aside().name}")
+            return False
+        return True
+
+    return store.latest_before("checkpoint", day, accept)
 
 
 def verdict_of(report: Version) -> str:

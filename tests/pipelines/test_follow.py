@@ -211,6 +211,7 @@ def begun(job, tmp_path):
     request = TrainRequest(config.features, config.model, config.training, (), impressions.path)
     train_day(request, tmp_path / "checkpoint")
     checkpoint = publish(store, "checkpoint", date(2026, 1, 1), inputs=[impressions])
+    publish(store, "validation_report", date(2026, 1, 1), inputs=[checkpoint], verdict="blessed")
     for path in (tmp_path / "checkpoint").iterdir():
         path.rename(checkpoint.path / path.name)
     return checkpoint

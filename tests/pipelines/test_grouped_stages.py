@@ -62,7 +62,11 @@ DOCUMENT = {
         "groups": GROUPS,
         **{part: {"learning_rate": 0.03} for part in ("deep", "wide", "dense")},
     },
-    "training": {"batch_size": 32, "admission": {"min_counts": {"viewer": SEEN}}},
+    "training": {
+        "batch_size": 32,
+        "unvalidated_parent": True,
+        "admission": {"min_counts": {"viewer": SEEN}},
+    },
     "selection": {"learning_rate": 0.05},
 }
 

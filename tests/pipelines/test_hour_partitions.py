@@ -101,7 +101,10 @@ def test_training_of_an_hour_starts_from_the_hour_before_and_the_impressions_it_
         give(context, "encodings", partition, relations_used=1, graph_last_day=None)
         give(context, "data_verdict", partition, passed=True)
         give(context, "feature_statistics", partition)
-        publish(context.store, "checkpoint", partition, inputs=impressions)
+        checkpoint = publish(context.store, "checkpoint", partition, inputs=impressions)
+        publish(
+            context.store, "validation_report", partition, inputs=[checkpoint], verdict="refused"
+        )
     found = Train().inputs(replace(context, day=Hour(DAYS[1], 5)))
     assert {name: str(version.day)[-2:] for name, version in found.items()} == {
         **dict.fromkeys(("impressions", "encodings", "data_verdict"), "05"),

@@ -44,7 +44,7 @@ DOCUMENT = {
         ],
     },
     "model": {"dim": 4, "hidden": [8], "deep": {"learning_rate": 0.005}},
-    "training": {"batch_size": 32},
+    "training": {"batch_size": 32, "unvalidated_parent": True},
     "selection": {"learning_rate": 0.05},
 }
 SCHEMA = Schema.model_validate(DOCUMENT["features"])

@@ -50,6 +50,8 @@ def make_context(folder, day=DAYS[0], overrides=(), report=None, **sections):
 def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics):
     """Publish a version with invented content; inputs are recorded by their artifacts' names."""
     version = version or f"{artifact}{_name(day)}"
+    if "verdict" in metrics and files is None:
+        files = {"verdict.json": json.dumps({"verdict": metrics["verdict"], "reasons": []})}
     entries = {
         v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
         for v in inputs
