@@ -81,8 +81,11 @@ def status(workspace: options.Workspace = None) -> None:
     console.info(f"champion: {version}")
     for damaged in store.damaged():
         console.info(f"set aside because it was damaged: {damaged.relative_to(store.workspace)}")
-    waiting = sum(1 for _ in TrackingJournal(store.workspace).pending())
-    console.info(f"tracking events that wait for MLflow: {waiting}")
+    journal = TrackingJournal(store.workspace)
+    console.info(f"tracking events that wait for MLflow: {len(journal.pending())}")
+    for path, reason in journal.refused().items():
+        shown = path.relative_to(store.workspace)
+        console.info(f"tracking event set aside: {shown} ({reason.splitlines()[0]})")
 
 
 @app.command()

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from features.errors import NoDataError, RetryableError
+from features.errors import ElasticCtrError, NoDataError, RetryableError
 from pipelines.stages.registry import STAGES, make_stage
 from pipelines.stages.report import day_report, figures_of
 from pipelines.stages.stage import Context, Stage, StageResult, execute
@@ -29,10 +29,19 @@ def run_stage(name: str, context: Context) -> StageResult:
         # A day without data is skipped. That is no failure and no run.
         raise
     except Exception as error:
-        _journal_failure(name, context, started_ms, error)
+        try:
+            _journal_failure(name, context, started_ms, error)
+        except (OSError, ElasticCtrError) as second:
+            # The same full disk, as a rule. What the operator must see is the first error.
+            context.report(f"the failure is not in the tracking journal: {second}")
         raise
     if not result.reused:
-        _journal_success(stage, context, result, started_ms)
+        _journal_success(stage, context, result, started_ms, int(time.time() * 1000))
+    elif _is_unknown(context, result):
+        commit = result.version.commit
+        ended_ms = int(commit["committed_at_s"] * 1000)
+        started_ms = ended_ms - int(commit["seconds"] * 1000)
+        _journal_success(stage, context, result, started_ms, ended_ms)
     if name == "monitor":
         sync(context)
     return result
@@ -79,11 +88,19 @@ def sync(context: Context) -> None:
     """Send the journal to MLflow; while MLflow does not answer, the events are kept."""
     try:
         Tracker(context.store.workspace, context.config.tracking.experiment).sync()
-    except RetryableError as error:
+    except ElasticCtrError as error:
         context.report(f"tracking delayed: {error}")
 
 
-def _journal_success(stage: Stage, context: Context, result: StageResult, started_ms: int) -> None:
+def _is_unknown(context: Context, result: StageResult) -> bool:
+    """Whether a version of this day has no event: its process was killed after it published."""
+    version, journal = result.version, TrackingJournal(context.store.workspace)
+    return version.day == context.day and not journal.has(version.day, result.stage, version.hash)
+
+
+def _journal_success(
+    stage: Stage, context: Context, result: StageResult, started_ms: int, ended_ms: int
+) -> None:
     version = result.version
     paths = (version.path / entry for entry in stage.tracked)
     # The last stage also sends the figures of the whole day, for the parent run.
@@ -93,6 +110,7 @@ def _journal_success(stage: Stage, context: Context, result: StageResult, starte
         stage.name,
         version.hash,
         started_ms,
+        ended_ms=ended_ms,
         metrics=figures_of(version.metrics),
         params=_params(version.commit["config"]),
         tags=run_tags(_config_tags(context), {version.artifact: version.digest}),
@@ -116,10 +134,12 @@ def _journal(
     version: str,
     started_ms: int,
     status: str = "FINISHED",
+    ended_ms: int | None = None,
     **details: Any,
 ) -> None:
-    day, ended_ms = context.day.isoformat(), int(time.time() * 1000)
-    event = Event(context.config.name, day, stage, version, status, started_ms, ended_ms, **details)
+    name, day = context.config.name, context.day.isoformat()
+    ended_ms = ended_ms or int(time.time() * 1000)
+    event = Event(name, day, stage, version, status, started_ms, ended_ms, **details)
     TrackingJournal(context.store.workspace).append(event)
 
 

@@ -8,14 +8,18 @@ functions that need it.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.errors import RetryableError
+from features.errors import InputError, RetryableError
+from features.redaction import redact
 from pipelines.store.source_digest import source_revision
+from pipelines.store.lease import lease
 from pipelines.tracking.journal import Event, TrackingJournal
 
 if TYPE_CHECKING:
@@ -32,6 +36,13 @@ _QUIET = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+CONNECT_S, SYNC_S, EVENT_S = 30.0, 60.0, 5.0
+"""Limits in seconds: for the first answer, for a sync, and more for each event that it sends."""
+
+LONGEST_S = 1800.0
+"""Limit in seconds for other work with MLflow, which may upload a model."""
+
+_BAD_REQUEST = 400
 _BATCH = 90
 """Metrics and parameters per request: MLflow accepts at most 100 parameters and tags."""
 
@@ -56,33 +67,40 @@ class Tracker:
         self.workspace.mkdir(parents=True, exist_ok=True)
         from mlflow import MlflowClient
 
-        client = MlflowClient(self.uri, registry_uri=self.uri)
-        with reachable(self.uri):
+        with reachable(self.uri, CONNECT_S):
+            client = MlflowClient(self.uri, registry_uri=self.uri)
             client.search_experiments(max_results=1)
         return client
 
     def sync(self) -> int:
-        """Send the pending events; return how many.
+        """Send the pending events; return how many. One that MLflow refuses is set aside.
 
         Raises:
-            RetryableError: MLflow does not answer.
+            RetryableError: MLflow does not answer, or another process is sending for too long.
         """
         journal = TrackingJournal(self.workspace)
-        pending = list(journal.pending())
-        if not pending:
+        if not journal.pending():
             return 0
-        client = self.client()
-        with reachable(self.uri):
-            experiment_id = self.experiment_id(client)
-            for path, event in pending:
-                _send(client, experiment_id, journal, event)
-                # After a kill between these lines the event is sent again, which changes nothing.
-                journal.mark_sent(path)
-        return len(pending)
+        client, sent = self.client(), 0
+        with lease(self.workspace / "tracking", SYNC_S):
+            # Listed under the lock: another process may just have sent them.
+            pending = journal.pending()
+            # The limit is for all: a server that sends a byte now and then never times out.
+            with reachable(self.uri, SYNC_S + EVENT_S * len(pending)):
+                experiment_id = self.experiment_id(client)
+                for path in pending:
+                    sent += _send_or_set_aside(client, experiment_id, journal, path)
+        return sent
 
     def experiment_id(self, client: MlflowClient) -> str:
         """Return the experiment's id; create the experiment if it does not exist."""
         found = client.get_experiment_by_name(self.experiment)
+        if found and found.lifecycle_stage == "deleted":
+            raise RetryableError(
+                f"the experiment {self.experiment} was deleted in MLflow: restore it "
+                f"(`mlflow experiments restore -x {found.experiment_id}`), or name another in "
+                "`tracking.experiment`"
+            )
         if found:
             return str(found.experiment_id)
         # A server chooses where files go. Without a server they go to the workspace.
@@ -97,19 +115,96 @@ class Tracker:
 
 
 @contextmanager
-def reachable(uri: str) -> Iterator[None]:
-    """Turn what MLflow raises while it does not answer into a RetryableError with a hint."""
+def reachable(uri: str, within_s: float = LONGEST_S) -> Iterator[None]:
+    """Turn what MLflow raises into an error that says whether trying again helps.
+
+    Args:
+        uri: the tracking server or database; shown without credentials.
+        within_s: limit of the whole block in seconds. It holds in the main thread only, which has
+            the signals; stages and commands run there.
+
+    Raises:
+        RetryableError: no answer, or not in time; access refused; database locked or full.
+        InputError: MLflow refuses a name or value.
+    """
     from mlflow.exceptions import MlflowException
-    from requests.exceptions import ConnectionError as HttpConnectionError
+    from requests.exceptions import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
-        yield
-    except (MlflowException, HttpConnectionError) as error:
+        with _limited(within_s):
+            yield
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        said = redact(str(error).strip().partition("\n")[0])[:300]
+        if is_refusal(error):
+            raise InputError(
+                f"MLflow at {redact(uri)} refuses a name or value: {said}. "
+                "Correct it in the section `tracking` of the configuration"
+            ) from error
         raise RetryableError(
-            f"MLflow at {uri} did not answer as expected ({str(error).splitlines()[0][:200]}). "
-            "Events stay in the journal; start the server (`make up`) and run `elastic-ctr sync`, "
-            "or run the stage again"
+            f"MLflow at {redact(uri)} did not answer as expected ({said}). "
+            f"Events stay in the journal; {_remedy(said)}, then run `elastic-ctr sync` or the "
+            "stage again"
         ) from error
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether MLflow answered that a request is wrong, which trying again does not change."""
+    from mlflow.exceptions import MlflowException
+
+    return isinstance(error, MlflowException) and error.get_http_status_code() == _BAD_REQUEST
+
+
+def _remedy(said: str) -> str:
+    if "locked" in said:
+        return "another process writes to the database: let it end"
+    if "disk" in said or "space" in said:
+        return "free disk space (`elastic-ctr clean --keep DAYS`)"
+    return "start the server (`make up`), or correct address and credentials"
+
+
+@contextmanager
+def _limited(seconds: float) -> Iterator[None]:
+    """Raise RetryableError in a block that takes longer, also while it waits for an answer."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(*_: object) -> None:
+        raise RetryableError(
+            f"MLflow answered too slowly: not done after {seconds:.0f} s. Events stay in the "
+            "journal; look at the server, then run `elastic-ctr sync` or the stage again"
+        )
+
+    before = signal.signal(signal.SIGALRM, end)
+    # Again after a second: a library may swallow the first error.
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _send_or_set_aside(
+    client: MlflowClient, experiment_id: str, journal: TrackingJournal, path: Path
+) -> bool:
+    """Send an event and mark it as sent; return False when it was set aside instead."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _send(client, experiment_id, journal, journal.read(path))
+    except MlflowException as error:
+        if not is_refusal(error):
+            raise
+        journal.set_aside(path, f"MLflow refuses it: {error}")
+        return False
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        journal.set_aside(path, f"not an event of this release: {type(error).__name__}: {error}")
+        return False
+    # After a kill before this line the event is sent again, which changes nothing.
+    journal.mark_sent(path)
+    return True
 
 
 def _send(client: MlflowClient, experiment_id: str, journal: TrackingJournal, event: Event) -> None:
@@ -161,9 +256,9 @@ def _log(
 
     # MLflow does not allow to change a parameter, so the ones that the run has are not sent again.
     known = client.get_run(run).data.params
-    params = [Param(k, v[:500]) for k, v in sorted(event.params.items()) if k not in known]
+    params = [Param(k, v) for k, v in sorted(event.params.items()) if k not in known]
     values = [Metric(k, float(v), event.ended_ms, 0) for k, v in sorted(metrics.items())]
-    labels = [RunTag(k, v[:4000]) for k, v in sorted(tags.items())]
+    labels = [RunTag(k, v) for k, v in sorted(tags.items())]
     for start in range(0, max(len(params), len(values), 1), _BATCH):
         part = slice(start, start + _BATCH)
         client.log_batch(run, values[part], params[part], labels if start == 0 else [])

@@ -75,7 +75,8 @@ def test_exit_2_for_an_input_that_is_missing_and_the_failure_is_journalled(shell
     done = shell("compress", "--config", write_config(tmp_path), "--date", "2026-01-01", code=2)
     assert is_one_clear_error(done.stderr)
     assert "run `elastic-ctr train` for that day first" in done.stderr
-    assert [e.status for _, e in TrackingJournal(store.workspace).pending()] == ["FAILED"]
+    journal = TrackingJournal(store.workspace)
+    assert [journal.read(path).status for path in journal.pending()] == ["FAILED"]
 
 
 def test_exit_3_for_an_unsound_model(shell, tmp_path, store):

@@ -1,10 +1,23 @@
 """The journal keeps what happened until MLflow has it, and MLflow gets it once."""
 
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from contextlib import closing, suppress
 from datetime import date
 
 import pytest
+from tiny_days import make_context
 
 from features.errors import RetryableError
+from pipelines.stages.chain import run_stage
+from pipelines.tracking import sync
 from pipelines.tracking.journal import Event, TrackingJournal
 from pipelines.tracking.sync import RUN_KEY, Tracker
 
@@ -37,11 +50,12 @@ def test_events_wait_in_order_until_marked(tmp_path):
     journal = TrackingJournal(tmp_path)
     journal.append(event("train", ended_ms=1_700_000_009_000))
     journal.append(event("ingest", ended_ms=1_700_000_001_000, artifacts=("a", "b")))
-    paths, events = zip(*journal.pending(), strict=True)
+    paths = journal.pending()
+    events = [journal.read(path) for path in paths]
     assert [e.stage for e in events] == ["ingest", "train"]
     assert events[0].artifacts == ("a", "b")
     journal.mark_sent(paths[0])
-    assert [e.stage for _, e in journal.pending()] == ["train"]
+    assert [journal.read(path).stage for path in journal.pending()] == ["train"]
 
 
 def test_the_run_id_of_a_day_is_remembered(tmp_path):
@@ -99,3 +113,145 @@ def test_a_server_that_is_away_keeps_the_events_and_says_how_to_send_them(tmp_pa
     with pytest.raises(RetryableError, match="elastic-ctr sync"):
         Tracker(tmp_path, "tests").sync()
     assert len(list(journal.pending())) == 1
+
+
+def test_names_and_values_are_made_fit_for_mlflow(tracker):
+    """Fault H6: a documented setting with an ordinary CSV header stopped all tracking."""
+    journal = TrackingJournal(tracker.workspace)
+    names = {
+        "source.rename.Click (0/1)": "click",
+        "a//b": "1",
+        "../up": "2",
+        "": "3",
+        "x" * 300: "4",
+        "größe": "y" * 9000,
+        "plain.name": "5",
+    }
+    path = journal.append(
+        event(params=names, metrics={"auc %": 0.7, "loss": math.nan, "norm": math.inf})
+    )
+    kept = journal.read(path)
+    assert kept.params["plain.name"] == "5"
+    assert len(kept.params) == len(names)
+    assert json.loads(kept.tags["elastic_ctr.not_finite"]) == ["loss", "norm"]
+    renamed = json.loads(kept.tags["elastic_ctr.renamed"])
+    assert set(renamed.values()) == {*names, "auc %"} - {"plain.name"}
+    assert tracker.sync() == 1
+    run = runs(tracker)["p/2024-01-02/train/aa"]
+    assert set(run.data.params) == set(kept.params)
+    assert list(run.data.metrics.values()) == [0.7]
+
+
+def test_an_event_that_can_never_be_sent_is_set_aside_and_the_others_go_on(tracker, here):
+    """Fault H6: zero bytes, a field of a newer release, a name that MLflow refuses."""
+    journal = TrackingJournal(tracker.workspace)
+    empty, newer, refused, sound = (
+        journal.append(event(ended_ms=1_700_000_005_000 + n, version=f"v{n}")) for n in range(4)
+    )
+    empty.write_bytes(b"")
+    newer.write_text(json.dumps({**json.loads(newer.read_text()), "mood": "good"}))
+    refused.write_text(refused.read_text().replace('"metrics": {}', '"metrics": {"a?": 1.0}'))
+    assert tracker.sync() == 1
+    assert journal.pending() == []
+    assert sound.with_name(sound.name.replace(".pending.", ".sent.")).is_file()
+    reasons = {path.name: reason for path, reason in journal.refused().items()}
+    assert list(reasons) == [empty.name, newer.name, refused.name]
+    assert "mood" in reasons[newer.name]
+    assert "a?" in reasons[refused.name]
+    code, out, _ = here("status", "--workspace", tracker.workspace)
+    assert code == 0
+    assert all(f"set aside: tracking/refused/dt=2024-01-02/{name}" in out for name in reasons)
+
+
+def sync_at(barrier, sent, workspace):
+    """Send as soon as the other processes are ready too."""
+    barrier.wait()
+    sent.put(Tracker(workspace, "tests").sync())
+
+
+def test_six_syncs_at_once_send_each_event_once(mlflow_here):
+    """Fault H16: five of six ended with a traceback."""
+    journal = TrackingJournal(mlflow_here)
+    for n in range(5):
+        journal.append(event(version=f"v{n}", ended_ms=1_700_000_005_000 + n))
+    # Forked: each has a connection of its own, and none imports MLflow for seconds.
+    processes = multiprocessing.get_context("fork")
+    barrier, sent = processes.Barrier(6), processes.Queue()
+    several = [
+        processes.Process(target=sync_at, args=(barrier, sent, mlflow_here)) for _ in range(6)
+    ]
+    for each in several:
+        each.start()
+    for each in several:
+        each.join(timeout=200)
+    assert [each.exitcode for each in several] == [0] * 6
+    assert sum(sent.get(timeout=5) for _ in several) == 5
+    assert len(runs(Tracker(mlflow_here, "tests"))) == 6
+
+
+def test_a_locked_database_is_worth_another_try(mlflow_here, monkeypatch):
+    """Fault F19: another process writes to the database for longer than the limit."""
+    tracker = Tracker(mlflow_here, "tests")
+    TrackingJournal(mlflow_here).append(event())
+    monkeypatch.setattr(sync, "SYNC_S", 1.0)
+    monkeypatch.setattr(sync, "CONNECT_S", 1.0)
+    with closing(sqlite3.connect(mlflow_here / "mlflow.db")) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(RetryableError, match=r"locked|too slowly"):
+            tracker.sync()
+    assert len(TrackingJournal(mlflow_here).pending()) == 1
+
+
+def test_a_server_that_drips_bytes_is_left_in_time(tmp_path, monkeypatch):
+    """Fault F18: each byte comes in time, the answer never."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip():
+            with server.accept()[0] as client, suppress(OSError):
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+                while True:
+                    client.sendall(b" ")
+                    time.sleep(0.1)
+
+        threading.Thread(target=drip, daemon=True).start()
+        port = server.getsockname()[1]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:hunter22@127.0.0.1:{port}")
+        monkeypatch.setattr(sync, "CONNECT_S", 1.5)
+        TrackingJournal(tmp_path).append(event())
+        began = time.monotonic()
+        with pytest.raises(RetryableError, match="MLflow") as caught:
+            Tracker(tmp_path, "tests").sync()
+    assert time.monotonic() - began < 10
+    assert "hunter22" not in str(caught.value)
+
+
+def test_a_deleted_experiment_keeps_the_events(mlflow_here):
+    """A setting of the server is not the fault of the events."""
+    tracker = Tracker(mlflow_here, "tests")
+    client = tracker.client()
+    client.delete_experiment(tracker.experiment_id(client))
+    TrackingJournal(mlflow_here).append(event())
+    with pytest.raises(RetryableError, match="experiments restore"):
+        tracker.sync()
+    assert len(TrackingJournal(mlflow_here).pending()) == 1
+
+
+def test_a_run_killed_between_publication_and_journal_reaches_mlflow_later(
+    tmp_path, tiny_chain, mlflow_away
+):
+    """Fault H16: the next run was "already committed" and wrote no event."""
+    context = make_context(tmp_path)
+    child = os.fork()
+    if child == 0:
+        TrackingJournal.append = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        run_stage("ingest", context)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    journal = TrackingJournal(context.store.workspace)
+    version = context.store.current("impressions", context.day)
+    assert version is not None
+    assert journal.pending() == []
+    for _ in range(2):
+        assert run_stage("ingest", context).reused
+        (found,) = map(journal.read, journal.pending())
+        assert (found.stage, found.version, found.status) == ("ingest", version.hash, "FINISHED")
+        assert found.ended_ms == version.commit["committed_at_s"] * 1000

@@ -139,9 +139,10 @@ def test_it_is_told_as_it_goes_and_journalled_for_mlflow(search, trained, tmp_pa
     assert code == 0
     assert "×  AUC" in out
     assert "rows" in out
+    journal = TrackingJournal(trained[1].workspace)
     events = [
         event
-        for _, event in TrackingJournal(trained[1].workspace).pending()
+        for event in map(journal.read, journal.pending())
         if event.stage == "search-compression"
     ]
     newest = events[-1]

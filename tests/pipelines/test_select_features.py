@@ -144,10 +144,9 @@ def test_noise_is_dropped_and_everything_is_written(select, planted, tmp_path):
 
 def test_it_is_journalled_for_mlflow(select, planted, tmp_path):
     assert select("--keep", "3")[0] == 0
+    journal = TrackingJournal(planted[1].workspace)
     events = [
-        event
-        for _, event in TrackingJournal(planted[1].workspace).pending()
-        if event.stage == "select-features"
+        event for event in map(journal.read, journal.pending()) if event.stage == "select-features"
     ]
     newest = events[-1]
     assert (newest.pipeline, newest.day, newest.status) == ("tiny", "2026-01-03", "FINISHED")

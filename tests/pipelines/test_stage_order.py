@@ -25,7 +25,8 @@ def context(tmp_path):
 
 
 def events(context):
-    return [event for _, event in TrackingJournal(context.store.workspace).pending()]
+    journal = TrackingJournal(context.store.workspace)
+    return [journal.read(path) for path in journal.pending()]
 
 
 @pytest.mark.parametrize("name", STAGES)
