@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 from features.errors import InputError, RetryableError
 from features.redaction import redact
-from pipelines.store.source_digest import source_revision
 from pipelines.store.lease import lease
+from pipelines.store.source_digest import source_revision
 from pipelines.tracking.journal import Event, TrackingJournal
 
 if TYPE_CHECKING:

@@ -115,8 +115,9 @@ def test_a_server_that_is_away_keeps_the_events_and_says_how_to_send_them(tmp_pa
     assert len(list(journal.pending())) == 1
 
 
-def test_names_and_values_are_made_fit_for_mlflow(tracker):
+def test_names_and_values_are_made_fit_for_mlflow(mlflow_here):
     """Fault H6: a documented setting with an ordinary CSV header stopped all tracking."""
+    tracker = Tracker(mlflow_here, "tests")
     journal = TrackingJournal(tracker.workspace)
     names = {
         "source.rename.Click (0/1)": "click",
@@ -142,8 +143,9 @@ def test_names_and_values_are_made_fit_for_mlflow(tracker):
     assert list(run.data.metrics.values()) == [0.7]
 
 
-def test_an_event_that_can_never_be_sent_is_set_aside_and_the_others_go_on(tracker, here):
+def test_an_event_that_can_never_be_sent_is_set_aside_and_the_others_go_on(mlflow_here, here):
     """Fault H6: zero bytes, a field of a newer release, a name that MLflow refuses."""
+    tracker = Tracker(mlflow_here, "tests")
     journal = TrackingJournal(tracker.workspace)
     empty, newer, refused, sound = (
         journal.append(event(ended_ms=1_700_000_005_000 + n, version=f"v{n}")) for n in range(4)
