@@ -93,7 +93,7 @@ class TrackingJournal:
         path.rename(path.with_name(path.name.replace(_PENDING, _SENT)))
 
     def set_aside(self, path: Path, reason: str) -> None:
-        """Move an event that can never be sent to `refused/`, with the reason in a file beside."""
+        """Move an event that can never be sent to `refused/`, with the reason in a second file."""
         target = self._refused / path.relative_to(self.workspace / "tracking")
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target.with_name(target.name + _REASON), redact(reason) + "\n")
@@ -137,7 +137,7 @@ def fit_name(name: str) -> str:
     >>> fit_name("model.dim")
     'model.dim'
     >>> fit_name("source.rename.Click (0/1)")
-    'source.rename.Click _0/1_-e3b6a70d'
+    'source.rename.Click _0/1_-a3bb4ea7'
     """
     fit = _FORBIDDEN.sub("_", name)[:_LONGEST_NAME]
     if posixpath.normpath(fit) != fit or fit.startswith((".", "/")):
