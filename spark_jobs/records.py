@@ -6,15 +6,31 @@ from collections.abc import Callable
 
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
-from pyspark.sql.types import IntegralType, TimestampType
+from pyspark.sql.types import (
+    DateType,
+    DoubleType,
+    FloatType,
+    IntegralType,
+    StringType,
+    TimestampNTZType,
+    TimestampType,
+)
 
-from features.canonical import NULL
+from features.canonical import NULL, NUMBER
 from features.errors import InputError
 from features.ingest_rules import LABELS, IngestMode, IngestRule, RecordCheck, ingest_rules
 from features.partition import Hour, Partition, day_of
-from features.schema import ColumnField, MultiValued, Schema, TimeUnit
+from features.schema import ColumnField, MultiValued, Numeric, Schema, TimeUnit
 from spark_jobs.settings import Partitioning, Source
-from spark_jobs.sources import CORRUPT, canonical_column, column_type, describe, require_columns
+from spark_jobs.sources import (
+    CORRUPT,
+    DAMAGE,
+    FILE,
+    canonical_column,
+    column_type,
+    describe,
+    require_columns,
+)
 from spark_jobs.times import epoch_ms, in_partition, last_hour, whole_ms
 from spark_jobs.values import (
     as_text,
@@ -47,9 +63,11 @@ def moments(raw: DataFrame, schema: Schema, where: str) -> Column:
     column, unit = schema.timestamp.column, schema.timestamp.unit
     require_columns(raw.columns, {column: "the timestamp"}, where)
     kind = column_type(raw, column)
-    if isinstance(kind, TimestampType) and unit is not TimeUnit.ISO:
+    if isinstance(kind, DateType | TimestampNTZType | TimestampType) and unit is not TimeUnit.ISO:
+        zone = " (and `timestamp.assume_offset`)" if not isinstance(kind, TimestampType) else ""
         raise InputError(
-            f"column {column!r} of {where} holds times, not epochs: set `timestamp.unit: iso`"
+            f"column {column!r} of {where} holds times ({kind.simpleString()}), not epochs: set"
+            f" `timestamp.unit: iso`{zone}"
         )
     if isinstance(kind, IntegralType) and unit is not TimeUnit.ISO:
         # Equal to the conversion by way of text, without a regular expression for each record.
@@ -94,7 +112,7 @@ def validated_records(
     Added columns are the moment, the identity, `REASON` and `UNDATED`. A malformed line belongs to
     the partition of the moment that can be read from it, if any.
     """
-    where = describe(source.path)
+    where = describe(source, partition)
     needed = {schema.label: "the label", schema.user: "the user", schema.item: "the item"}
     require_columns(raw.columns, needed, where)
     stamped = raw.withColumn(_MS, moments(raw, schema, where)).where(
@@ -115,7 +133,7 @@ def validated_records(
 
 def as_json(records: DataFrame) -> Column:
     """Return the raw record (JSON) of each of `validated_records`."""
-    added = (_MS, _ID, REASON, UNDATED)
+    added = (_MS, _ID, REASON, UNDATED, DAMAGE)
     return F.to_json(F.struct(*(quoted(name) for name in records.columns if name not in added)))
 
 
@@ -174,7 +192,8 @@ def digest(raw: DataFrame) -> Column:
         # `xxhash64` skips nulls: unmarked, (null, "a") and ("a", null) would be equal.
         return F.coalesce(as_text(quoted(name), column_type(raw, name)), F.lit(_NULL_MARK))
 
-    return F.xxhash64(*(text(name) for name in raw.columns))
+    # A record is the same one in whichever file it is.
+    return F.xxhash64(*(text(name) for name in raw.columns if name not in (DAMAGE, FILE)))
 
 
 def _reason(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> Column:
@@ -185,10 +204,13 @@ def _reason(raw: DataFrame, source: Source, schema: Schema, partition: Partition
 
     failed: dict[RecordCheck, Callable[[IngestRule], Column]] = {
         RecordCheck.PARSED: lambda _: F.col(CORRUPT).isNotNull(),
+        RecordCheck.DECODED: lambda rule: F.col(DAMAGE).eqNullSafe(rule.reason),
+        RecordCheck.CELL_SIZE: lambda rule: F.col(DAMAGE).eqNullSafe(rule.reason),
         RecordCheck.READABLE_TIME: lambda _: F.col(_MS).isNull(),
         RecordCheck.IN_PARTITION: lambda _: ~in_partition(F.col(_MS), partition, schema.timezone),
         RecordCheck.KNOWN_LABEL: lambda _: _label(raw, schema).isNull(),
         RecordCheck.NOT_NULL: null_column,
+        RecordCheck.FINITE: lambda _: _overflows(raw, schema),
         RecordCheck.FIRST_COPY: lambda _: F.col("__n") > 1,
     }
     rules = [
@@ -200,6 +222,20 @@ def _reason(raw: DataFrame, source: Source, schema: Schema, partition: Partition
     for rule in rules[1:]:
         reason = reason.when(failed[rule.check](rule), rule.reason)
     return reason
+
+
+def _overflows(raw: DataFrame, schema: Schema) -> Column:
+    """Return whether a numeric field of the log is written as a number but is no finite one."""
+    names = {field.source for field in schema.fields if isinstance(field, Numeric)}
+    found = F.lit(False)
+    for name in sorted(names & set(raw.columns)):
+        kind = column_type(raw, name)
+        if isinstance(kind, FloatType | DoubleType):
+            found = found | (F.abs(quoted(name)) == float("inf"))
+        elif isinstance(kind, StringType):
+            text = quoted(name)
+            found = found | (text.rlike(NUMBER) & number(text).isNull())
+    return F.coalesce(found, F.lit(False))
 
 
 def _label(frame: DataFrame, schema: Schema) -> Column:

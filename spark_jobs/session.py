@@ -101,5 +101,7 @@ def _settings(settings: SparkSettings) -> dict[str, str]:
         # With pruning a line with too few values counts as valid if the query does not read the
         # missing columns.
         "spark.sql.csv.parser.columnPruning.enabled": "false",
+        # `source.encoding` may be any encoding that Java knows, such as cp1252.
+        "spark.sql.legacy.javaCharsets": "true",
         "spark.sql.shuffle.partitions": str(settings.shuffle_partitions),
     }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 from enum import StrEnum
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from features.partition import Hour, Partition, day_of
 from features.schema import EvolvingSettings, Relation, Settings
@@ -58,14 +59,17 @@ class Negatives(Settings):
     seed: int = 0
 
 
-class Source(Settings):
+class Source(EvolvingSettings):
     """The location of the log and its format.
 
     `path` is one or more file patterns (`*`, `?`, `[..]`, `{a,b}`); with `partition: path` it holds
     `{date}`, and `{hour}` (two digits, of the schema's zone) if each hour has its own files.
     `rename` maps a column of the file to the name in the schema. `null_values` are read as null in
-    CSV.
+    CSV, whose text is of `encoding`. A record with a longer cell than `max_cell_bytes` is
+    quarantined. With `follow_links` a file may be a symbolic link that leads out of the folder.
     """
+
+    added_later = ("encoding", "max_cell_bytes", "follow_links")
 
     path: str | tuple[str, ...]
     format: Format = Format.PARQUET
@@ -76,6 +80,9 @@ class Source(Settings):
     side_tables: tuple[SideTable, ...] = ()
     negatives: Negatives | None = None
     deduplicate: bool = True
+    encoding: str = "utf-8"
+    max_cell_bytes: Annotated[int, Field(ge=1)] = 65_536
+    follow_links: bool = False
 
     @property
     def patterns(self) -> tuple[str, ...]:
@@ -86,6 +93,21 @@ class Source(Settings):
     def files_by_hour(self) -> bool:
         """Whether each hour has its own files."""
         return all("{hour}" in pattern for pattern in self.patterns)
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str) -> str:
+        # Lines are split before they are decoded, so a line break must be the byte 10.
+        try:
+            splits = "a\n".encode(name) == b"a\n"
+        except LookupError:
+            splits = False
+        if not splits:
+            raise ValueError(
+                f"encoding {name!r} is unknown or not a superset of ASCII: use utf-8, latin-1,"
+                " cp1252 or another one with the same line break"
+            )
+        return codecs.lookup(name).name
 
     @model_validator(mode="after")
     def _hour_needs_date(self) -> Self:

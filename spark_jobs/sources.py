@@ -7,12 +7,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import reduce
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import DataType, StringType, StructField, StructType
+from pyspark.sql.types import BinaryType, DataType, StringType, StructField, StructType
 
 from features.canonical import NULL
 from features.errors import InputError, NoDataError
@@ -23,6 +27,12 @@ from spark_jobs.values import quoted, single_value
 CORRUPT = "__corrupt"
 """Text of a CSV line that does not fit the header, else null; always null for Parquet."""
 
+DAMAGE = "__damage"
+"""Reason (`encoding` or `cell_size`) of a record whose values cannot be used as they are."""
+
+FILE = "__file"
+"""The file of a record with `DAMAGE`, else null."""
+
 # Damaged files have no error condition in common: these occur in the messages of pyspark 4.3.
 _READ_FAILURES = re.compile(
     r"FAILED_READ_FILE|CANNOT_READ_FILE_FOOTER|CANNOT_MERGE_SCHEMAS|CSV header|EOFException"
@@ -32,18 +42,31 @@ _FILE = re.compile(r"(?:file:/+|[a-z0-9]+://)[^\s,;'\"]+?(?=[.,;:'\"]?(?:\s|$))"
 _JOIN_KEY = "__join_key"
 _SHOWN_COLUMNS = 40
 _SHOWN_REPEATS = 5
+_SHOWN_CHARACTERS = 200
+_LOST = "\ufffd"
+"""What a decoder writes for a byte that is not in the encoding."""
 
 
-def read_log(spark: SparkSession, source: Source, partition: Partition) -> DataFrame:
-    """Return the raw records of a source: the log's columns under their schema names and `CORRUPT`.
+def read_log(
+    spark: SparkSession, source: Source, partition: Partition, needed: Iterable[str] = ()
+) -> DataFrame:
+    """Return the raw records of a source: the log's columns under their schema names.
+
+    `CORRUPT`, `DAMAGE` and `FILE` are added. Values that are too long are cut.
 
     CSV columns are strings; Parquet columns keep their types. With `partition: path` only the files
     of the day (or of the hour, if hours have files) are read, else all that the pattern matches.
 
+    Args:
+        spark: the session.
+        source: the location of the log and its format.
+        partition: the day or hour.
+        needed: columns, by their schema names, that no Parquet file may lack if another has them.
+
     Raises:
         NoDataError: `partition: path` and the day or hour has no file.
-        InputError: the pattern matches nothing, a column to rename is missing, or a file cannot be
-            read.
+        InputError: the pattern matches nothing, a column is missing, or a file cannot be read, is
+            empty or is a link that leads out of the source's folder.
     """
     # 1. The files.
     paths = [fill_pattern(pattern, partition) for pattern in source.patterns]
@@ -51,16 +74,21 @@ def read_log(spark: SparkSession, source: Source, partition: Partition) -> DataF
     unmatched = [path for path in paths if path not in matched]
     if source.partition is Partitioning.PATH and not matched:
         cause = f"the {kind_of(partition)} has no data, or `source.path` is wrong"
-        raise NoDataError(f"no file for {partition} at {describe(tuple(paths))}: {cause}")
+        raise NoDataError(f"no file for {partition} at {', '.join(paths)}: {cause}")
     if source.partition is Partitioning.TIMESTAMP and unmatched:
         raise InputError(
-            f"`source.path` matches no file: {describe(tuple(unmatched))}. Correct the pattern or"
+            f"`source.path` matches no file: {', '.join(unmatched)}. Correct the pattern or"
             " the working folder."
         )
+    _check_files(spark, source, partition, needed)
     with read_errors():
-        frame = _read_table(spark, matched, source.format, source.separator, source.null_values)
+        frame = _read_table(spark, matched, source)
     # 2. The names.
-    where = describe(source.path)
+    where = describe(source, partition)
+    if any(_LOST in name for name in frame.columns):
+        raise InputError(
+            f"{where}: the header is not text in {source.encoding}: correct `source.encoding`"
+        )
     require_columns(frame.columns, dict.fromkeys(source.rename, "`rename`"), where)
     names = [source.rename.get(name, name) for name in frame.columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -68,7 +96,8 @@ def read_log(spark: SparkSession, source: Source, partition: Partition) -> DataF
             f"{where}: after `rename` two columns are called {twice}: choose other names"
         )
     renamed = (quoted(old).alias(new) for old, new in zip(frame.columns, names, strict=True))
-    return frame.select(*renamed)
+    # 3. What cannot be used.
+    return _with_damage(frame, source).select(*renamed, DAMAGE, FILE)
 
 
 def join_side_tables(
@@ -112,7 +141,8 @@ def require_columns(columns: Iterable[str], wanted: Mapping[str, str], where: st
     Raises:
         InputError: names the missing columns, the closest ones, and those that exist.
     """
-    present = [name for name in columns if name != CORRUPT]
+    # Names that begin with `__` are of this project, such as `CORRUPT`.
+    present = [name for name in columns if not name.startswith("__")]
     missing = []
     for name, use in wanted.items():
         if name not in present:
@@ -146,9 +176,9 @@ def read_errors() -> Iterator[None]:
         ) from error
 
 
-def describe(path: str | tuple[str, ...]) -> str:
-    """Return a source's pattern(s) for a message."""
-    return path if isinstance(path, str) else ", ".join(path)
+def describe(source: Source, partition: Partition) -> str:
+    """Return a source's pattern(s), with the date filled in, for a message."""
+    return ", ".join(fill_pattern(pattern, partition) for pattern in source.patterns)
 
 
 def column_type(frame: DataFrame, name: str) -> DataType:
@@ -161,19 +191,14 @@ def canonical_column(frame: DataFrame, name: str) -> Column:
     return single_value(name, column_type(frame, name))
 
 
-def _read_table(
-    spark: SparkSession,
-    paths: list[str],
-    kind: Format,
-    separator: str,
-    null_values: tuple[str, ...] = (),
-) -> DataFrame:
+def _read_table(spark: SparkSession, paths: list[str], table: Source | SideTable) -> DataFrame:
     """Return the records of files of one format, with the column `CORRUPT` last."""
-    if kind is Format.PARQUET:
+    if table.format is Format.PARQUET:
         return spark.read.parquet(*paths).withColumn(CORRUPT, F.lit(None).cast("string"))
     options = {
         "header": True,
-        "sep": separator,
+        "sep": table.separator,
+        "encoding": table.encoding if isinstance(table, Source) else "utf-8",
         # RFC 4180: a quote inside a quoted value is doubled. Spark's default is a backslash.
         "quote": '"',
         "escape": '"',
@@ -185,10 +210,94 @@ def _read_table(
     fields = StructType([StructField(name, StringType()) for name in (*header, CORRUPT)])
     reader = spark.read.options(**options, columnNameOfCorruptRecord=CORRUPT)
     frame = reader.schema(fields).csv(paths)
-    if not null_values:
+    if not (isinstance(table, Source) and table.null_values):
         return frame
-    values = (F.when(~quoted(name).isin(*null_values), quoted(name)).alias(name) for name in header)
+    values = (
+        F.when(~quoted(name).isin(*table.null_values), quoted(name)).alias(name) for name in header
+    )
     return frame.select(*values, CORRUPT)
+
+
+def _with_damage(frame: DataFrame, source: Source) -> DataFrame:
+    """Return the frame with `DAMAGE` and `FILE`; texts that are too long are cut."""
+    kinds = {field.name: field.dataType for field in frame.schema.fields}
+    texts = [name for name, kind in kinds.items() if isinstance(kind, StringType | BinaryType)]
+    if not texts:
+        return frame.withColumns({DAMAGE: F.lit(None).cast("string"), FILE: F.lit(None)})
+    sizes = {name: F.octet_length(quoted(name)) for name in texts}
+    giant = F.array_max(F.array(*sizes.values())) > source.max_cell_bytes
+    joined = F.concat_ws("", *(quoted(name).cast("string") for name in texts))
+    # Spark's CSV reader writes U+FFFD for what it cannot decode; Parquet's bytes are kept.
+    lost = joined.contains(_LOST) if source.format is Format.CSV else ~F.is_valid_utf8(joined)
+    damage = F.when(giant, "cell_size").when(lost, "encoding")
+
+    def cut(name: str) -> Column:
+        if name not in sizes:
+            return quoted(name)
+        shown = F.substring(quoted(name), 1, _SHOWN_CHARACTERS).cast("string")
+        size = F.format_string("… (%d bytes)", sizes[name])
+        short = F.concat(shown, size).cast(kinds[name])
+        return F.when(sizes[name] > source.max_cell_bytes, short).otherwise(quoted(name))
+
+    file = F.when(damage.isNotNull(), F.col("_metadata.file_path"))
+    columns = (cut(name).alias(name) for name in frame.columns)
+    return frame.select(*columns, damage.alias(DAMAGE), file.alias(FILE))
+
+
+def _check_files(
+    spark: SparkSession, source: Source, partition: Partition, needed: Iterable[str]
+) -> None:
+    """Check what Spark does not say of the files on this machine; see `read_log`."""
+    names = {new: old for old, new in source.rename.items()}
+    columns: dict[Path, set[str]] = {}
+    for pattern in source.patterns:
+        root, filled = _folder_of(pattern), fill_pattern(pattern, partition)
+        for path in _local_files(spark, filled) if _matches(spark, filled) else ():
+            if not source.follow_links and not path.resolve().is_relative_to(root.resolve()):
+                raise InputError(
+                    f"{path} is a link to {path.resolve()}, outside of {root}: move the file there,"
+                    " or set `source.follow_links: true`"
+                )
+            if path.stat().st_size == 0:
+                raise InputError(f"file {path} is empty (0 bytes): replace or remove it")
+            if source.format is Format.PARQUET:
+                columns[path] = _parquet_columns(path)
+    everywhere = set().union(*columns.values())
+    for path, present in columns.items():
+        if lacking := sorted({names.get(name, name) for name in needed} & everywhere - present):
+            raise InputError(
+                f"file {path} lacks the columns {lacking}, which other files of the source have:"
+                " replace or remove it"
+            )
+
+
+def _folder_of(pattern: str) -> Path:
+    """Return the folder that holds all files of a pattern: its part before the first wildcard."""
+    plain = re.split(r"[*?\[{]", pattern.removeprefix("file:"), maxsplit=1)[0]
+    path = Path(plain)
+    whole = plain == pattern.removeprefix("file:")
+    return path if plain.endswith("/") or (whole and path.is_dir()) else path.parent
+
+
+def _local_files(spark: SparkSession, pattern: str) -> list[Path]:
+    uris = spark.read.format("binaryFile").load(pattern).inputFiles()
+    return [Path(unquote(urlsplit(uri).path)) for uri in uris if uri.startswith("file:")]
+
+
+def _parquet_columns(path: Path) -> set[str]:
+    """Return the columns of a Parquet file; none if it is damaged, which Spark will say."""
+    try:
+        schema = pq.read_schema(path)
+    except (OSError, pa.ArrowInvalid):
+        return set()
+    for field in schema:
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            raise InputError(
+                f"file {path}: column {field.name!r} is {field.type}, which Spark cannot read:"
+                " write it in microseconds (pyarrow: `coerce_timestamps='us'`) and set"
+                " `timestamp.unit: iso` if it is the timestamp"
+            )
+    return set(schema.names)
 
 
 def _matches(spark: SparkSession, pattern: str) -> bool:
@@ -211,7 +320,7 @@ def _side_columns(spark: SparkSession, table: SideTable, partition: Partition) -
     if not _matches(spark, path):
         raise InputError(f"side table {path} does not exist: correct `side_tables` in the YAML")
     with read_errors():
-        side = _read_table(spark, [path], table.format, table.separator)
+        side = _read_table(spark, [path], table)
     key = table.table_key or table.key
     names = table.columns or tuple(name for name in side.columns if name not in (key, CORRUPT))
     needed = {key: "the join", **dict.fromkeys(names, "`columns`")}

@@ -46,7 +46,10 @@ class Ingest(Stage):
 
         config = context.config
         with spark_session(config.spark) as spark:
-            return asdict(ingest(spark, config.source, config.features, context.day, out))
+            report = ingest(spark, config.source, config.features, context.day, out)
+        if report.columns_not_used:
+            context.report(f"columns not used: {', '.join(report.columns_not_used)}")
+        return asdict(report)
 
 
 def source_files(source: Source, partition: Partition) -> list[Path]:

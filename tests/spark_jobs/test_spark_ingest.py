@@ -88,7 +88,7 @@ def test_every_record_is_kept_or_quarantined_for_its_first_reason(messy):
         "item": 1,
         "duplicate": 2,
     }
-    assert report.reasons == expected
+    assert {reason: n for reason, n in report.reasons.items() if n} == expected
 
 
 def test_kept_records_are_canonical_sorted_and_typed(messy):

@@ -1,0 +1,160 @@
+"""Bad input costs the record or is named: encodings, long cells, numbers, files, links."""
+
+import json
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from features.errors import InputError
+from features.schema import Categorical, Numeric, Schema, Timestamp
+from spark_jobs.ingest import ingest
+from spark_jobs.settings import Source
+
+pytestmark = pytest.mark.spark
+
+DAY = date(2022, 5, 1)
+NOON = int(datetime(2022, 5, 1, 12, tzinfo=UTC).timestamp() * 1000)
+SCHEMA = Schema(
+    label="click",
+    user="user",
+    item="item",
+    timestamp=Timestamp(column="ts"),
+    fields=(Categorical(name="site"), Numeric(name="price")),
+)
+HEADER = "click,user,item,ts,site,price,new\n"
+
+
+def csv(folder: Path, text: bytes) -> str:
+    (folder / "2022-05-01.csv").write_bytes(HEADER.encode() + text)
+    return str(folder / "{date}.csv")
+
+
+def quarantined(out: Path) -> dict[str, dict]:
+    rows = pd.read_parquet(out / "quarantine").itertuples(index=False)
+    return {reason: json.loads(record) for reason, record in rows}
+
+
+# Faults F7 (encoding, cell size, one number) and F9 (added columns).
+def test_a_bad_value_costs_its_record_and_the_counts_add_up(spark, tmp_path):
+    rows = [
+        f"1,u1,i,{NOON},good,1e4,".encode(),
+        f"1,u2,i,{NOON},{'x' * 70_000},2,".encode(),
+        f"1,u3,i,{NOON},M\xfcnchen,2,".encode("latin-1"),
+        f"1,u4,i,{NOON},good,1e400,".encode(),
+        f"1,u5,i,{NOON},{'x' * 70_000}".encode(),
+        f"1,u1,i,{NOON},good,1e4,".encode(),
+    ]
+    path = csv(tmp_path, b"\n".join(rows))
+    source = Source(path=path, format="csv", partition="path")
+    report = ingest(spark, source, SCHEMA, DAY, tmp_path / "out")
+    found = {reason: count for reason, count in report.reasons.items() if count}
+    once = ("malformed", "encoding", "cell_size", "number", "duplicate")
+    assert found == dict.fromkeys(once, 1)
+    assert (report.rows_in, report.rows_kept, report.rows_quarantined) == (6, 1, 5)
+    assert report.columns_not_used == ("new",)
+    records = quarantined(tmp_path / "out")
+    assert records["number"]["price"] == "1e400"
+    for reason in ("encoding", "cell_size"):
+        assert records[reason]["__file"].endswith("2022-05-01.csv")
+    assert records["cell_size"]["user"] == "u2"
+    assert records["cell_size"]["site"] == "x" * 200 + "… (70000 bytes)"
+    assert len(records["malformed"]["__corrupt"]) < 300
+
+
+# Fault F7.
+def test_a_declared_encoding_is_read_right(spark, tmp_path):
+    path = csv(tmp_path, f"1,u1,i,{NOON},5 € in Zürich,1,".encode("cp1252"))
+    source = Source(path=path, format="csv", partition="path", encoding="cp1252")
+    ingest(spark, source, SCHEMA, DAY, tmp_path / "out")
+    sites = pq.read_table(tmp_path / "out" / "impressions")["site"].to_pylist()
+    assert sites == ["5 € in Zürich"]
+    with pytest.raises(ValueError, match="not a superset of ASCII"):
+        Source(path=path, encoding="utf-16")
+
+
+# Fault F9: a day that is quarantined as a whole says why; F7.
+def test_a_day_without_a_good_record_gives_the_reason_and_an_example(spark, tmp_path):
+    path = csv(tmp_path, f"1,u1,i,{NOON},Zürich,1,\n0,u2,i,{NOON},Köln,1,".encode("latin-1"))
+    with pytest.raises(
+        InputError,
+        match=r"2022-05-01\.csv: all 2 records .* 'encoding'.*source\.encoding.*Example: .*u[12]",
+    ):
+        ingest(
+            spark, Source(path=path, format="csv", partition="path"), SCHEMA, DAY, tmp_path / "out"
+        )
+
+
+def log(**columns) -> pd.DataFrame:
+    good = {"click": [1], "user": ["u"], "item": ["i"], "ts": [NOON], "site": ["s"], "price": [1.0]}
+    return pd.DataFrame({**good, **columns})
+
+
+def lacking_first(folder: Path) -> None:
+    log().drop(columns="site").to_parquet(folder / "a.parquet")
+    log().to_parquet(folder / "b.parquet")
+
+
+def lacking_second(folder: Path) -> None:
+    log().to_parquet(folder / "0.parquet")
+    log().drop(columns="site").to_parquet(folder / "a.parquet")
+
+
+def empty(folder: Path) -> None:
+    log().to_parquet(folder / "b.parquet")
+    (folder / "a.parquet").touch()
+
+
+def linked(folder: Path) -> None:
+    log().to_parquet(folder.parents[1] / "elsewhere.parquet")
+    (folder / "a.parquet").symlink_to(folder.parents[1] / "elsewhere.parquet")
+
+
+def nanoseconds(folder: Path) -> None:
+    times = pd.Series(pd.to_datetime([NOON], unit="ms")).astype("datetime64[ns]")
+    log(ts=times).to_parquet(folder / "a.parquet")
+
+
+def microseconds(folder: Path) -> None:
+    times = pd.Series(pd.to_datetime([NOON], unit="ms")).astype("datetime64[us]")
+    log(ts=times).to_parquet(folder / "a.parquet")
+
+
+def absent(folder: Path) -> None:
+    log().drop(columns="click").to_parquet(folder / "a.parquet")
+
+
+# Faults F8 (empty files), F9 (columns and types of Parquet), F36 (links).
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lacking_first, r"a\.parquet lacks the columns \['site'\]"),
+        (lacking_second, r"a\.parquet lacks the columns \['site'\]"),
+        (empty, r"a\.parquet is empty \(0 bytes\)"),
+        (linked, r"a\.parquet is a link to .*elsewhere\.parquet.*follow_links"),
+        (nanoseconds, r"'ts' is timestamp\[ns\].*microseconds.*timestamp\.unit: iso"),
+        (microseconds, r"'ts' of .* holds times \(timestamp_ntz\).*unit: iso.*assume_offset"),
+        (
+            absent,
+            r"2022-05-01/\*\.parquet has no column 'click'.*are: user, item, ts, site, price\.",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(spark, tmp_path, make, message):
+    folder = tmp_path / "log" / "2022-05-01"
+    folder.mkdir(parents=True)
+    make(folder)
+    source = Source(path=str(tmp_path / "log/{date}/*.parquet"), partition="path")
+    # `linked` leads out of the folder of the log.
+    with pytest.raises(InputError, match=message):
+        ingest(spark, source, SCHEMA, DAY, tmp_path / "out")
+
+
+# Fault F36.
+def test_links_are_followed_where_that_is_allowed(spark, tmp_path):
+    (tmp_path / "log" / "in").mkdir(parents=True)
+    linked(tmp_path / "log" / "in")
+    source = Source(path=str(tmp_path / "log/in/*.parquet"), follow_links=True)
+    assert ingest(spark, source, SCHEMA, DAY, tmp_path / "out").rows_kept == 1
