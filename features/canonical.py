@@ -21,6 +21,10 @@ NULL_MARK = "\x1e"
 """Follows a vocabulary's name in the text whose hash is the key of null."""
 
 
+INT64_LIMIT = 2.0**63
+"""Integral floats below it are spelled as integers, at any size of it as floats."""
+
+
 class Rule(NamedTuple):
     """Replaces a value that `pattern` matches as a whole by `replacement` (`{1}`: first group)."""
 
@@ -57,6 +61,22 @@ ISO = (
     r"(?:[.]([0-9]{1,9}))?(Z|[-+][0-9]{2}:?[0-9]{2})?\z"
 )
 """An ISO time: date, time, optional fraction of a second, optional fixed offset."""
+
+
+def float_text(value: float) -> str:
+    """Return the spelling of a float, which ingest, follow mode and `predict` give ids.
+
+    Integral values below 2⁶³ are written as integers, others as Python's `repr` does. `value` may
+    be a NumPy scalar, whose own precision then decides the digits.
+
+    >>> float_text(7.0), float_text(1.5e-5), float_text(12345678.9), float_text(1e22)
+    ('7', '1.5e-05', '12345678.9', '1e+22')
+    """
+    number = float(value)
+    if number.is_integer() and abs(number) < INT64_LIMIT:
+        return str(int(number))
+    # `str` of a NumPy scalar has the digits of its precision; it has another rule for exponents.
+    return repr(float(str(value)))
 
 
 def canonical(value: object) -> str:

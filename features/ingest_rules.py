@@ -53,8 +53,8 @@ class IngestRule:
 
 INGEST_RULES = (
     IngestRule("malformed", RecordCheck.PARSED),
-    IngestRule("encoding", RecordCheck.DECODED, modes=(IngestMode.SPARK,)),
-    IngestRule("cell_size", RecordCheck.CELL_SIZE, modes=(IngestMode.SPARK,)),
+    IngestRule("encoding", RecordCheck.DECODED),
+    IngestRule("cell_size", RecordCheck.CELL_SIZE),
     IngestRule("timestamp", RecordCheck.READABLE_TIME, "timestamp"),
     # Follow mode has no partitions. A day has one, so a time of the future is of another day.
     IngestRule("future", RecordCheck.NOT_FUTURE, "timestamp", (IngestMode.FOLLOW,)),
@@ -64,7 +64,7 @@ INGEST_RULES = (
     IngestRule("item", RecordCheck.NOT_NULL, "item"),
     # Of a day, `training.data` rejects the whole partition if a weight is invalid.
     IngestRule("weight", RecordCheck.NOT_NEGATIVE, "weight", (IngestMode.FOLLOW,)),
-    IngestRule("number", RecordCheck.FINITE, modes=(IngestMode.SPARK,)),
+    IngestRule("number", RecordCheck.FINITE),
     IngestRule("duplicate", RecordCheck.FIRST_COPY),
 )
 """In order: a record that fails several checks gets the reason of the first."""

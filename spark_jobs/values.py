@@ -12,10 +12,11 @@ from pyspark.sql import Column
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from features.canonical import NULL, NUMBER, RULES, python_pattern
+from features.canonical import INT64_LIMIT, NULL, NUMBER, RULES, python_pattern
 from features.errors import InputError
 
-_INT64_LIMIT = 2.0**63
+_SHORT_FLOAT = 8
+"""Java's spelling of a float with at most so many characters is the shortest one."""
 _ANY_RULE = "|".join(f"(?:{rule.pattern})" for rule in RULES)
 _NUMBER = re.compile(python_pattern(NUMBER))
 
@@ -44,13 +45,58 @@ def as_text(value: Column, kind: T.DataType) -> Column:
     if isinstance(kind, T.StringType):
         return value
     if isinstance(kind, T.FloatType | T.DoubleType):
-        integral = (value == F.rint(value)) & (F.abs(value) < _INT64_LIMIT)
+        integral = (value == F.rint(value)) & (F.abs(value) < INT64_LIMIT)
         # The inner `when` keeps the cast from values that overflow: ANSI mode raises on them.
         whole = F.when(integral, value).cast("long").cast("string")
         return F.when(integral, whole).otherwise(value.cast("string"))
     if isinstance(kind, T.TimestampType):
         return F.date_format(value, "yyyy-MM-dd'T'HH:mm:ss.SSSSSS'Z'")
     return F.to_json(value) if is_nested(kind) else value.cast("string")
+
+
+def spelled(value: Column, kind: T.DataType) -> Column:
+    """Return `as_text`, with floats in the spelling of `features.canonical.float_text`."""
+    text = as_text(value, kind)
+    if not isinstance(kind, T.FloatType | T.DoubleType):
+        return text
+    short = ~text.contains("E") & (F.length(text) <= _SHORT_FLOAT)
+    names = F.when(value == float("inf"), "inf").when(value == -float("inf"), "-inf")
+    whole = text.rlike(r"\A-?[0-9]+\z")
+    return (
+        F.when(value.isNull() | F.isnan(value), text)
+        .when(F.abs(value) == float("inf"), names)
+        .when(short | whole, text)
+        .otherwise(_python_float(value, kind))
+    )
+
+
+def _python_float(value: Column, kind: T.DataType) -> Column:
+    """Return finite floats, not 0, as Python's `repr` writes them.
+
+    The last digit of a 32-bit float differs where two decimals are equally near to it.
+    """
+    # 1. The shortest digits that denote the value. Java before 19 writes a digit too many for some.
+    precisions = (0, 5, 6, 7) if isinstance(kind, T.FloatType) else (0, 13, 14, 15)
+    size = F.abs(value)
+    written = F.format_string(f"%.{8 if isinstance(kind, T.FloatType) else 16}e", size)
+    for precision in reversed(precisions):
+        shorter = F.format_string(f"%.{precision}e", size)
+        written = F.when(shorter.try_cast(kind) == size, shorter).otherwise(written)
+    exponent = F.regexp_extract(written, r"e([-+][0-9]+)", 1).cast("int")
+    digits = F.regexp_replace(F.regexp_extract(written, r"\A([0-9.]+)", 1), r"[.]|0+\z", "")
+    # 2. Plain between 1e-4 and 1e16. Only fractions are: integers were written as such.
+    small = F.concat(F.lit("0."), F.repeat(F.lit("0"), -exponent - 1), digits)
+    head, rest = F.substring(digits, F.lit(1), exponent + 1), F.substr(digits, exponent + 2)
+    plain = F.when(exponent < 0, small).otherwise(F.concat(head, F.lit("."), rest))
+    # 3. Otherwise with an exponent of two digits or more.
+    fraction = F.when(F.length(digits) > 1, F.concat(F.lit("."), F.substr(digits, F.lit(2))))
+    power = F.concat(
+        F.when(exponent < 0, "e-").otherwise("e+"), F.format_string("%02d", F.abs(exponent))
+    )
+    mantissa = F.concat(F.substr(digits, F.lit(1), F.lit(1)), F.coalesce(fraction, F.lit("")))
+    scientific = F.concat(mantissa, power)
+    sign = F.when(value < 0, "-").otherwise("")
+    return F.concat(sign, F.when(exponent.between(-4, 15), plain).otherwise(scientific))
 
 
 def single_value(name: str, kind: T.DataType) -> Column:
@@ -64,7 +110,7 @@ def single_value(name: str, kind: T.DataType) -> Column:
             f"column {name!r} holds {kind.simpleString()}: declare its field as kind"
             " `multi_valued`, or leave it out"
         )
-    text = as_text(quoted(name), kind)
+    text = spelled(quoted(name), kind)
     # An integer has one form only.
     return F.coalesce(text, F.lit(NULL)) if isinstance(kind, T.IntegralType) else canonical(text)
 
@@ -79,7 +125,7 @@ def value_list(name: str, kind: T.DataType, separator: str) -> Column:
     """
     if isinstance(kind, T.ArrayType) and not is_nested(kind.elementType):
         element = kind.elementType
-        values = F.transform(quoted(name), lambda value: canonical(as_text(value, element)))
+        values = F.transform(quoted(name), lambda value: canonical(spelled(value, element)))
     elif is_nested(kind):
         raise InputError(
             f"column {name!r} holds {kind.simpleString()}: a multi-valued field needs text or a"
@@ -88,7 +134,7 @@ def value_list(name: str, kind: T.DataType, separator: str) -> Column:
     else:
         # `split` expects a Java pattern: between \Q and \E every character stands for itself.
         literal = "\\Q" + separator.replace("\\E", "\\E\\\\E\\Q") + "\\E"
-        values = F.transform(F.split(as_text(quoted(name), kind), literal, -1), canonical)
+        values = F.transform(F.split(spelled(quoted(name), kind), literal, -1), canonical)
     present = F.filter(values, lambda value: value != NULL)
     return F.coalesce(present, F.array().cast("array<string>"))
 

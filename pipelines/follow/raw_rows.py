@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from features.canonical import NULL, canonical
+from features.canonical import NULL, canonical, float_text
 from features.errors import InputError
 from spark_jobs.settings import Format, SideTable, Source
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _ENDINGS = (".parquet", ".csv", ".csv.gz")
 _INCOMPLETE = (".", "_")
 _JOIN_KEY = "__join_key"
-_INT64_LIMIT = 2.0**63
 _LONGEST_CELL = 2**31 - 1
 
 
@@ -91,7 +90,7 @@ def read_file(path: Path, source: Source, data: bytes | None = None) -> RawFile:
         return RawFile(_unique(normalize(_parquet_rows(path, io.BytesIO(data)), parquet), path))
     # 1. Decode the file.
     try:
-        text = _decoded(gzip.decompress(data) if path.suffix == ".gz" else data)
+        text = _decoded(gzip.decompress(data) if path.suffix == ".gz" else data, source.encoding)
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise InputError(f"{path}: cannot be read as CSV: {error}") from error
     # 2. Split the lines by their number of values. pandas would fail on the whole file instead.
@@ -116,9 +115,9 @@ def _unique(rows: pd.DataFrame, path: Path) -> pd.DataFrame:
     return rows
 
 
-def _decoded(data: bytes) -> str:
+def _decoded(data: bytes, encoding: str) -> str:
     # As ingest reads it: a byte that is not in the encoding costs a character, not the file.
-    return data.decode("utf-8", errors="replace").removeprefix("\ufeff")
+    return data.decode(encoding, errors="replace").removeprefix("\ufeff")
 
 
 def _records(text: str, separator: str) -> Iterator[list[str]]:
@@ -235,10 +234,7 @@ def raw_strings(column: pd.Series, separator: str | None) -> np.ndarray:
 def raw_string(value: object) -> str:
     """Return a value as text, as ingest does: null is empty, an integral float has no fraction."""
     if isinstance(value, float | np.floating):
-        number = float(value)
-        # Spark casts through a 64-bit integer, which holds no larger number.
-        if number.is_integer() and abs(number) < _INT64_LIMIT:
-            return str(int(number))
+        return NULL if _is_null(value) else float_text(value)
     if isinstance(value, bytes):
         # Spark casts bytes to text as UTF-8.
         return value.decode("utf-8", "replace")

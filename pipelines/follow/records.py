@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from features.canonical import NULL, NUMBER, canonical, python_pattern
 from features.errors import InputError
 from features.ingest_rules import LABELS, IngestMode, RecordCheck, ingest_rules
-from features.schema import ColumnField, MultiValued, Schema
+from features.schema import ColumnField, MultiValued, Numeric, Schema
 from features.times import epoch_ms
 from pipelines.follow.raw_rows import (
     RawFile,
@@ -47,6 +47,7 @@ DELIVERED_TWICE = "delivered_twice"
 _RULES = ingest_rules(IngestMode.FOLLOW)
 _MALFORMED = next(rule.reason for rule in _RULES if rule.check is RecordCheck.PARSED)
 _SEPARATOR = "\x00"
+_LOST = "\ufffd"
 
 _TYPES = {
     "record_id": pa.int64(),
@@ -170,6 +171,7 @@ class RecordValidator:
             RecordCheck.READABLE_TIME: readable,
             RecordCheck.NOT_FUTURE: moments <= latest_ms,
             RecordCheck.KNOWN_LABEL: known,
+            **self._check_cells(raw.rows),
         }
         if self._source.deduplicate:
             passed[RecordCheck.FIRST_COPY] = first
@@ -198,6 +200,30 @@ class RecordValidator:
         records = _json_records(raw.rows)
         lost = [(str(reasons[row]), records[row]) for row in np.flatnonzero(reasons != NULL)]
         return table, lost
+
+    def _check_cells(self, rows: pd.DataFrame) -> dict[RecordCheck, NDArray[np.bool_]]:
+        """Return the checks of all values of a record, bool [n] each."""
+        decoded, sized, finite = (np.ones(len(rows), bool) for _ in range(3))
+        numeric = {field.source for field in self._schema.fields if isinstance(field, Numeric)}
+        pattern = re.compile(python_pattern(NUMBER))
+
+        def is_finite(text: str) -> bool:
+            return text not in ("inf", "-inf") and not (
+                pattern.match(text) and np.isinf(float(text))
+            )
+
+        for name in rows.columns:
+            cells = [raw_string(value) for value in rows[name]]
+            decoded &= np.array([_LOST not in cell for cell in cells], bool)
+            sizes = [len(cell.encode("utf-8", "surrogatepass")) for cell in cells]
+            sized &= np.array(sizes, int) <= self._source.max_cell_bytes
+            if name in numeric:
+                finite &= np.array([is_finite(cell) for cell in cells], bool)
+        return {
+            RecordCheck.DECODED: decoded,
+            RecordCheck.CELL_SIZE: sized,
+            RecordCheck.FINITE: finite,
+        }
 
     def _labels(self, values: Texts) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
         """Return labels int8 [n] and whether each is known, bool [n]."""

@@ -4,14 +4,18 @@ import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from features.canonical import canonical
 from features.errors import InputError
 from features.schema import Categorical, Numeric, Schema, Timestamp
+from pipelines.follow.raw_rows import raw_string, read_rows
 from spark_jobs.ingest import ingest
 from spark_jobs.settings import Source
+from spark_jobs.values import single_value
 
 pytestmark = pytest.mark.spark
 
@@ -150,6 +154,31 @@ def test_a_file_that_cannot_be_used_is_named(spark, tmp_path, make, message):
     # `linked` leads out of the folder of the log.
     with pytest.raises(InputError, match=message):
         ingest(spark, source, SCHEMA, DAY, tmp_path / "out")
+
+
+# Audit M9: floats, and bytes, as ids.
+def test_spark_and_python_spell_floats_alike(spark, tmp_path):
+    dice = np.random.default_rng(7)
+    random = dice.standard_normal(6000) * 10.0 ** dice.integers(-12, 20, 6000)
+    bits = dice.integers(2**52, 2**63 - 2**52, 2000).view(np.float64)
+    named = [1.5e-5, 12345678.9, 0.00012, 1e22, 1e23, 2.0**63, -0.0, 5e-324, 1e16, 1e-4, 0.1]
+    values = np.concatenate([random, bits, named, [np.inf, -np.inf, np.nan]])
+    tiny = np.finfo(np.float64).tiny
+    values = values[(np.abs(values) >= tiny) | (values == 0) | ~np.isfinite(values)]
+    frame = pd.DataFrame({"x": values, "b": [b"ab"] * len(values)})
+    frame.to_parquet(tmp_path / "x.parquet")
+    read = spark.read.parquet(str(tmp_path / "x.parquet"))
+    kinds = {field.name: field.dataType for field in read.schema}
+    spelled = read.select(*(single_value(name, kinds[name]).alias(name) for name in ("x", "b")))
+    found = spelled.toPandas()
+    rows = read_rows(tmp_path / "x.parquet")
+    wrong = [
+        (value, spark_text, text)
+        for name in ("x", "b")
+        for value, spark_text in zip(rows[name], found[name], strict=True)
+        if spark_text != (text := canonical(raw_string(value)))
+    ]
+    assert wrong == []
 
 
 # Fault F36.

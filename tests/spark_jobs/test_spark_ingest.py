@@ -407,7 +407,7 @@ def test_a_wrong_time_unit_is_an_error_and_not_a_day_without_data(spark, tmp_pat
         ),
         (
             {"timestamp": Timestamp(column="when")},
-            r"'when' .* holds times, not epochs: set `timestamp\.unit: iso`",
+            r"'when' .* holds times \(timestamp\), not epochs: set `timestamp\.unit: iso`",
         ),
     ],
 )
