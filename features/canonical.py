@@ -9,7 +9,7 @@ three different values.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import NamedTuple, SupportsFloat
 
 NULL = ""
 """The null value. In a multi-valued field it is padding; in any other field it has its own key."""
@@ -63,7 +63,7 @@ ISO = (
 """An ISO time: date, time, optional fraction of a second, optional fixed offset."""
 
 
-def float_text(value: float) -> str:
+def float_text(value: SupportsFloat) -> str:
     """Return the spelling of a float, which ingest, follow mode and `predict` give ids.
 
     Integral values below 2⁶³ are written as integers, others as Python's `repr` does. `value` may
