@@ -22,7 +22,7 @@ NULL_MARK = "\x1e"
 
 
 INT64_LIMIT = 2.0**63
-"""Integral floats below it are spelled as integers, at any size of it as floats."""
+"""Integral floats below it are written as integers, others as floats."""
 
 
 class Rule(NamedTuple):

@@ -39,8 +39,8 @@ from spark_jobs.values import (
     number,
     quoted,
     single_value,
-    spelled,
     value_list,
+    written_text,
 )
 
 REASON = "__reason"
@@ -161,7 +161,7 @@ def impressions(records: DataFrame, schema: Schema, where: str) -> DataFrame:
     ]
     place = {name: position for position, name in enumerate(names)}
     # The rules are planned once, for an array of all texts, and not once per column.
-    texts = F.array(*(spelled(quoted(name), kinds[name]) for name in names))
+    texts = F.array(*(written_text(quoted(name), kinds[name]) for name in names))
     rewritten = F.transform(texts, canonical)
     stamped = records.withColumn(_CANONICAL, rewritten) if names else records
 

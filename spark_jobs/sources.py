@@ -28,7 +28,7 @@ CORRUPT = "__corrupt"
 """Text of a CSV line that does not fit the header, else null; always null for Parquet."""
 
 DAMAGE = "__damage"
-"""Reason (`encoding` or `cell_size`) of a record whose values cannot be used as they are."""
+"""Reason (`encoding` or `cell_size`) of a record whose values cannot be used."""
 
 FILE = "__file"
 """The file of a record with `DAMAGE`, else null."""

@@ -54,7 +54,7 @@ def as_text(value: Column, kind: T.DataType) -> Column:
     return F.to_json(value) if is_nested(kind) else value.cast("string")
 
 
-def spelled(value: Column, kind: T.DataType) -> Column:
+def written_text(value: Column, kind: T.DataType) -> Column:
     """Return `as_text`, with floats in the spelling of `features.canonical.float_text`."""
     text = as_text(value, kind)
     if not isinstance(kind, T.FloatType | T.DoubleType):
@@ -110,7 +110,7 @@ def single_value(name: str, kind: T.DataType) -> Column:
             f"column {name!r} holds {kind.simpleString()}: declare its field as kind"
             " `multi_valued`, or leave it out"
         )
-    text = spelled(quoted(name), kind)
+    text = written_text(quoted(name), kind)
     # An integer has one form only.
     return F.coalesce(text, F.lit(NULL)) if isinstance(kind, T.IntegralType) else canonical(text)
 
@@ -125,7 +125,7 @@ def value_list(name: str, kind: T.DataType, separator: str) -> Column:
     """
     if isinstance(kind, T.ArrayType) and not is_nested(kind.elementType):
         element = kind.elementType
-        values = F.transform(quoted(name), lambda value: canonical(spelled(value, element)))
+        values = F.transform(quoted(name), lambda value: canonical(written_text(value, element)))
     elif is_nested(kind):
         raise InputError(
             f"column {name!r} holds {kind.simpleString()}: a multi-valued field needs text or a"
@@ -134,7 +134,7 @@ def value_list(name: str, kind: T.DataType, separator: str) -> Column:
     else:
         # `split` expects a Java pattern: between \Q and \E every character stands for itself.
         literal = "\\Q" + separator.replace("\\E", "\\E\\\\E\\Q") + "\\E"
-        values = F.transform(F.split(spelled(quoted(name), kind), literal, -1), canonical)
+        values = F.transform(F.split(written_text(quoted(name), kind), literal, -1), canonical)
     present = F.filter(values, lambda value: value != NULL)
     return F.coalesce(present, F.array().cast("array<string>"))
 
