@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from features.errors import InputError
+from features.errors import InputError, RetryableError
 
 SUPPORTED = (17, 21)
 """Major versions that this Spark runs on."""
@@ -45,6 +45,14 @@ def find_java(environment: Mapping[str, str], prefix: Path) -> Java | None:
         environment: has JAVA_HOME and PATH.
         prefix: the Python environment's folder.
     """
+    for home in _homes(environment, prefix):
+        version = java_version(home / "bin" / "java")
+        if version in SUPPORTED:
+            return Java(home, version)
+    return None
+
+
+def _homes(environment: Mapping[str, str], prefix: Path) -> list[Path]:
     homes = [Path(environment["JAVA_HOME"])] if environment.get("JAVA_HOME") else []
     for folder in filter(None, environment.get("PATH", "").split(os.pathsep)):
         executable = Path(folder) / "java"
@@ -52,18 +60,41 @@ def find_java(environment: Mapping[str, str], prefix: Path) -> Java | None:
             # On PATH there is often a link to the executable, outside its home.
             homes.append(executable.resolve().parent.parent)
     downloaded = sorted((prefix / "java").glob("**/bin/java"))
-    homes += [executable.parent.parent for executable in downloaded]
-    for home in homes:
-        version = java_version(home / "bin" / "java")
-        if version in SUPPORTED:
-            return Java(home, version)
-    return None
+    return homes + [executable.parent.parent for executable in downloaded]
+
+
+def _why_not(environment: Mapping[str, str]) -> str:
+    """Return what the first Java that cannot start says, `""` if each starts or there is none."""
+    for home in _homes(environment, Path(sys.prefix)):
+        command = [str(home / "bin" / "java"), "-version"]
+        try:
+            probe = subprocess.run(
+                command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False
+            )
+        except FileNotFoundError:
+            continue
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"{command[0]}: {error}"
+        if probe.returncode:
+            said = " ".join((probe.stderr + probe.stdout).split())[:200]
+            return f"{command[0]}: {said or f'exit code {probe.returncode}'}"
+    return ""
 
 
 def require_java() -> Java:
-    """Return the Java of this process' environment; raises InputError with a hint if none."""
+    """Return the Java of this process' environment.
+
+    Raises:
+        InputError: there is none; the message says what to install.
+        RetryableError: there is one, but it does not start, for instance for want of memory.
+    """
     java = find_java(os.environ, Path(sys.prefix))
     if java is None:
+        if said := _why_not(os.environ):
+            raise RetryableError(
+                f"Java is installed but does not start ({said}): free memory, or raise the limit "
+                "of this process' memory (`ulimit -v`)"
+            )
         folder = Path(sys.prefix) / "java"
         raise InputError(f"no Java 17 or 21 in JAVA_HOME, on PATH or in {folder}. {_HINT}")
     return java

@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from features.redaction import redact
+
 if TYPE_CHECKING:
     from pipelines.stages.stage import StageResult
 
@@ -24,7 +26,7 @@ _err = Console(stderr=True, highlight=False, soft_wrap=True)
 def info(text: str) -> None:
     """Print one line of progress."""
     # Without markup: paths and values may contain brackets.
-    _out.print(f"  {text}", markup=False)
+    _out.print(f"  {redact(text)}", markup=False)
 
 
 def heading(text: str) -> None:
@@ -35,7 +37,7 @@ def heading(text: str) -> None:
 def error(text: str) -> None:
     """Print an error to standard error."""
     _err.print("[bold red]error:[/bold red] ", end="")
-    _err.print(text, markup=False)
+    _err.print(redact(text), markup=False)
 
 
 def show_result(result: StageResult) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +17,11 @@ from typing import Annotated
 
 import typer
 
-from features.errors import ElasticCtrError, InputError, NoDataError
+from features.errors import InputError, NoDataError
 from features.partition import kind_of, parse_partition, partitions_between
+from features.redaction import redact
 from pipelines.cli import commands, console, options
+from pipelines.failures import TRACEBACK_VARIABLE, explain, log_failure
 from pipelines.services.environment import QUIET
 from pipelines.stages.chain import run_day, run_stage, sync
 from pipelines.stages.registry import STAGES
@@ -122,11 +125,24 @@ def main() -> None:
     quiet_libraries()
     try:
         app(standalone_mode=True)
-    except ElasticCtrError as error:
+    except Exception as error:
+        known = explain(error)
         # No traceback: the message says what is wrong and what to do.
-        console.error(str(error))
+        console.error(str(known) if known else _unforeseen(error))
         sys.stdout.flush()
-        sys.exit(error.exit_code)
+        sys.exit(known.exit_code if known else 1)
+
+
+def _unforeseen(error: Exception) -> str:
+    """Write the traceback to a log file and return the sentence that names it."""
+    if os.environ.get(TRACEBACK_VARIABLE):
+        console.error(redact("".join(traceback.format_exception(error))))
+    try:
+        where = f"the traceback is in {log_failure(error, options.chosen_workspace(sys.argv))}"
+    except OSError as second:
+        where = f"no log file could be written ({second.strerror})"
+    said = " ".join(str(error).split())[:300]
+    return f"unforeseen {type(error).__name__}: {said}; {where}"
 
 
 def quiet_libraries() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -52,6 +53,14 @@ Out = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def chosen_workspace(arguments: Sequence[str]) -> Path:
+    """Return the workspace that a command line names, for an error that ended its parsing."""
+    for option, value in pairwise(arguments):
+        if option in ("--workspace", "-w"):
+            return Path(value)
+    return default_workspace()
 
 
 def open_store(workspace: Path | None) -> Store:

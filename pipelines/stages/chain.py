@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import ElasticCtrError, NoDataError, RetryableError
+from pipelines.failures import explain
 from pipelines.stages.registry import STAGES, make_stage
 from pipelines.stages.report import day_report, figures_of
 from pipelines.stages.stage import Context, Stage, StageResult, execute
@@ -124,7 +125,7 @@ def _journal_failure(name: str, context: Context, started_ms: int, error: Except
     # There is no version; the time keeps the runs of two failures apart.
     _journal(context, name, f"failed-{started_ms}", started_ms, "FAILED", tags=tags)
     # A retryable error is often MLflow itself not answering; the next stage sends the event.
-    if not isinstance(error, RetryableError):
+    if not isinstance(explain(error), RetryableError):
         sync(context)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
 
-from features.errors import InputError
+from features.errors import InputError, RetryableError
 from features.partition import Partition, kind_of
 from pipelines.config import Config
 from pipelines.store.artifacts import DamagedError, Store, Version
@@ -27,6 +28,9 @@ from pipelines.store.source_digest import source_digest, source_revision
 
 Metrics: TypeAlias = Mapping[str, Any]
 Inputs: TypeAlias = Mapping[str, Version]
+
+LEAST_FREE_BYTES = 64_000_000
+"""Free disk space without which no stage begins."""
 
 
 def no_report(_: str) -> None:
@@ -217,6 +221,7 @@ def _run_and_publish(
     with in_use(folders), staging as out:
         if (published := _committed(stage, context, version_hash)) is not None:
             return published, True
+        _check_space(stage, context)
         started = time.monotonic()
         metrics = stage.run(context, inputs, out)
         facts = {
@@ -231,6 +236,21 @@ def _run_and_publish(
             "revision": source_revision(),
         }
         return store.publish(out, stage.artifact, context.day, version_hash, facts), False
+
+
+def _check_space(stage: Stage, context: Context) -> None:
+    """Raise RetryableError when the disk can hardly hold the result: better now than in hours."""
+    last = context.store.current(stage.artifact, context.day) or context.store.latest_before(
+        stage.artifact, context.day
+    )
+    needed = max(LEAST_FREE_BYTES, int(1.5 * last.bytes) if last else 0)
+    free = shutil.disk_usage(context.store.workspace).free
+    if free < needed:
+        raise RetryableError(
+            f"{context.store.workspace} has {free / 1e6:.0f} MB of free disk space, and "
+            f"{stage.name} may need {needed / 1e6:.0f} MB: free some "
+            "(`elastic-ctr clean --keep DAYS`) and try again"
+        )
 
 
 def _registry() -> ModuleType:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from features.errors import InputError
+from features.errors import InputError, RetryableError
 from spark_jobs import java
 from spark_jobs.java import find_java, java_version, require_java
 
@@ -127,3 +127,16 @@ def test_the_module_prints_the_java_it_uses(tmp_path):
     fake_java(tmp_path / "jvm", 'version "21.0.4"')
     done = run_module(tmp_path, str(tmp_path / "jvm" / "bin"))
     assert (done.returncode, done.stdout) == (0, f"Java 21 in {tmp_path / 'jvm'}\n")
+
+
+def test_a_java_that_cannot_start_is_not_called_missing(tmp_path, monkeypatch):
+    """Fault H13: under `ulimit -v` the message was "no Java 17 or 21"."""
+    executable = tmp_path / "bin" / "java"
+    executable.parent.mkdir()
+    executable.write_text("#!/bin/sh\necho 'Could not reserve enough space' >&2\nexit 1\n")
+    executable.chmod(0o755)
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "none"))
+    with pytest.raises(RetryableError, match=r"does not start.*Could not reserve.*ulimit -v"):
+        require_java()
