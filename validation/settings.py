@@ -5,7 +5,7 @@ A gate without thresholds would pass everything: every threshold has a value, an
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -40,7 +40,8 @@ class ModelGateSettings(EvolvingSettings):
 
     AUC differences are candidate minus rival on the same held-out impressions; `calibration` is
     Σp / Σy. `max_auc_drop_by_compression` limits what lossy compression steps may cost against the
-    trained model itself.
+    trained model itself. Without a champion to compare with, a candidate is blessed only if
+    `bootstrap` is `always`, or `first` and no version was ever promoted.
     """
 
     added_later = ("max_auc_drop_by_compression",)
@@ -50,6 +51,7 @@ class ModelGateSettings(EvolvingSettings):
     max_calibration: Positive = 1.4
     min_auc: Share = 0.5
     max_auc_drop_to_champion: Share = 0.005
+    bootstrap: Literal["never", "first", "always"] = "first"
     max_auc_drop_to_baseline: Share = 0.01
     max_auc_drop_by_compression: Share = 0.0005
     max_p99_ms: Positive = 250.0

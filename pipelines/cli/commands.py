@@ -15,6 +15,7 @@ from features.errors import InputError
 from features.partition import days_between, parse_partition
 from pipelines.cli import console, options
 from pipelines.cli.explain import explain_admission
+from pipelines.cli.rollback import block, rollback
 from pipelines.cli.search_compression import search_compression
 from pipelines.cli.select_features import select_features
 from pipelines.cli.serve_check import serve_check
@@ -24,7 +25,8 @@ from pipelines.services.__main__ import down, up
 from pipelines.stages.registry import artifacts
 from pipelines.stages.report import day_report, days_with_artifacts, report_json
 from pipelines.store.artifacts import Store
-from pipelines.store.lineage import ancestry_text, champion
+from pipelines.store.lineage import ancestry_text, read_blocked
+from pipelines.tracking.champion import known_champion, known_models
 from simulator.settings import SimulatorSettings
 
 app = typer.Typer()
@@ -37,6 +39,8 @@ app.command("explain-admission")(explain_admission)
 app.command("search-compression")(search_compression)
 app.command("select-features")(select_features)
 app.command("serve-check")(serve_check)
+app.command("rollback")(rollback)
+app.command("block")(block)
 app.command("up")(up)
 app.command("down")(down)
 
@@ -74,11 +78,12 @@ def status(workspace: options.Workspace = None) -> None:
     # Month and day are enough for the head of a column.
     heads = [day.isoformat().partition("-")[2] for day in days]
     console.table(f"workspace {store.workspace}", ("artifact", *heads), rows)
-    serving = champion(store)
-    version = (
-        f"version {serving.metrics['model_version']} of {serving.day}" if serving else "none yet"
-    )
-    console.info(f"champion: {version}")
+    for model in known_models(store):
+        console.info(f"champion of {model}: {known_champion(store, model, console.warning)}")
+    if not known_models(store):
+        console.info("champion: none yet")
+    for name, entry in read_blocked(store).items():
+        console.info(f"blocked: version {name} of {entry['day']}: {entry['reason']}")
     for damaged in store.damaged():
         console.info(f"set aside because it was damaged: {damaged.relative_to(store.workspace)}")
     journal = TrackingJournal(store.workspace)

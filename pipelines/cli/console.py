@@ -29,6 +29,11 @@ def info(text: str) -> None:
     _out.print(f"  {redact(text)}", markup=False)
 
 
+def warning(text: str) -> None:
+    """Print one line to standard error: what a script that reads the output must not get."""
+    _err.print(f"  {text}", markup=False)
+
+
 def heading(text: str) -> None:
     """Print a heading."""
     _out.print(f"[bold]{text}[/bold]")

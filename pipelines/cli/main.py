@@ -37,10 +37,22 @@ app = typer.Typer(
 )
 app.add_typer(commands.app)
 
+_BOOTSTRAP = ("model_gate.bootstrap=always",)
+
 Plan = Annotated[
     Path | None,
     typer.Option(
         "--plan", help="Use this plan of `search-compression` instead of the section `compression`."
+    ),
+]
+
+
+Bootstrap = Annotated[
+    bool,
+    typer.Option(
+        "--bootstrap",
+        help="Accept a candidate without a champion to compare it with: the same as "
+        "--set model_gate.bootstrap=always.",
     ),
 ]
 
@@ -52,9 +64,11 @@ def _stage_command(name: str) -> Callable[..., None]:
         day: options.DayOrChampion,
         workspace: options.Workspace = None,
         plan: Plan = None,
+        bootstrap: Bootstrap = False,
         overrides: options.Overrides = [],  # noqa: B006
     ) -> None:
         """Run the stage."""
+        overrides = [*overrides, *_BOOTSTRAP] if bootstrap else overrides
         partition = options.day_or_champion(day, options.open_store(workspace))
         context = options.stage_context(
             config, workspace, options.with_plan(overrides, plan), partition
@@ -82,6 +96,7 @@ def run(
     last: Annotated[str, typer.Option("--to", help="Last day or hour, inclusive.")],
     workspace: options.Workspace = None,
     overrides: options.Overrides = [],  # noqa: B006
+    bootstrap: Bootstrap = False,
     missing: Annotated[
         str, typer.Option(help="What to do with a day or hour without data: `skip` or `fail`.")
     ] = "skip",
@@ -93,6 +108,7 @@ def run(
     if missing not in ("skip", "fail"):
         raise InputError(f"--missing {missing!r}: expected skip or fail")
     partitions = partitions_between(parse_partition(first), parse_partition(last))
+    overrides = [*overrides, *_BOOTSTRAP] if bootstrap else overrides
     base = options.stage_context(config, workspace, overrides, partitions[0])
     ran = 0
     for partition in partitions:

@@ -17,7 +17,7 @@ from pipelines.cli import console
 from pipelines.config import default_workspace, load_config
 from pipelines.stages.stage import Context
 from pipelines.store.artifacts import Store
-from pipelines.store.lineage import champion
+from pipelines.tracking.champion import known_champion, named_model
 
 ConfigFile = Annotated[
     Path,
@@ -88,13 +88,10 @@ def day_or_champion(text: str, store: Store) -> Partition:
     """
     if text != "champion":
         return parse_partition(text)
-    serving = champion(store)
-    if serving is None:
-        raise InputError(
-            f"--date champion: nothing was promoted in {store.workspace} yet; run the chain until "
-            "a model is promoted (`elastic-ctr status` shows how far it is)"
-        )
-    return serving.day
+    serving = known_champion(store, named_model(store), console.warning)
+    if serving is None or not serving.day:
+        raise InputError(f"--date champion: MLflow names no champion of {named_model(store)}")
+    return serving.partition
 
 
 def with_plan(overrides: list[str], plan: Path | None) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from features.errors import InputError
 from features.schema import MultiValued, Schema
+from pipelines.cli import console
 from pipelines.config import Config
 from pipelines.follow.raw_rows import (
     join_side_tables,
@@ -19,7 +20,7 @@ from pipelines.follow.raw_rows import (
     require_columns,
 )
 from pipelines.store.artifacts import Store
-from pipelines.store.lineage import champion, input_of
+from pipelines.tracking.champion import known_champion
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,13 +38,20 @@ def predict_file(config: Config, store: Store, path: Path) -> pd.DataFrame:
             missing.
     """
     # 1. Find the model that serves: the export that the champion's decision was about.
-    decision = champion(store)
-    export = input_of(store, decision, "export") if decision else None
-    if export is None:
+    model = config.tracking.registered_model
+    champion = known_champion(store, model, console.warning)
+    if champion is None:
         raise InputError(
-            f"no champion in {store.workspace}: run the chain until a model is promoted "
+            f"no champion of {model} yet: run the chain until a model is promoted "
             "(`elastic-ctr status` shows how far it is)"
         )
+    export = champion.export(store)
+    if export is None:
+        raise InputError(
+            f"the champion of {model}, {champion}, is not in {store.workspace}: restore its "
+            "artifacts, or `elastic-ctr rollback` to a version that is there"
+        )
+    export.verify()
     # 2. Read and join the rows by the rules of ingest, so that the model sees what it was
     #    trained on.
     rows = read_rows(path, config.source.separator)

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from features.errors import UnsoundError
+from features.errors import RetryableError, UnsoundError
 from features.partition import end_h, parse_partition
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.lineage import verdict_of
+from pipelines.tracking.champion import registry_lease, serving_champion
 from pipelines.tracking.mlflow_model import SAVED_MODEL, write_model
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.sync import Tracker, reachable
@@ -49,7 +50,8 @@ class Promote(Stage):
             )
         decision = Decision(False, "refused by the model gate")
         if verdict == "blessed":
-            decision = _promote(context, inputs)
+            with registry_lease(context.store, context.config.tracking.registered_model):
+                decision = _promote(context, inputs)
         facts = asdict(decision)
         (out / "decision.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         context.report(f"{'promoted' if decision.promoted else 'not promoted'}: {decision.reason}")
@@ -83,19 +85,32 @@ def _promote(context: Context, inputs: Inputs) -> Decision:
             write, run_id, day, inputs["export"].hash, {"elastic_ctr.pipeline": name}
         )
 
-        # 2. A version that was promoted before keeps that decision, also if a later day serves now.
-        # If it replaced the model that still serves, the move was interrupted and is done again.
-        replaced = registry.predecessor_of(version)
-        if replaced is not None and replaced != (serving or ""):
+        # 2. A blocked version stays blocked. One that was promoted before keeps that decision, also
+        # if another one serves now. If it replaced the model that still serves and the move was not
+        # finished, it was interrupted and is done again.
+        found = registry.read(version)
+        if found.blocked:
+            return Decision(False, f"version {version} is blocked: {found.blocked}", version)
+        replaced = found.replaced
+        if replaced is not None and (found.finished or replaced != (serving or "")):
             return Decision(True, "blessed by the model gate", version, replaced or None)
 
-        # 3. Move the alias, but never back in time.
+        # 3. Move the alias, but never back in time, and only away from the model that the candidate
+        # was compared with.
         if serving is not None:
-            served_day = registry.day_of(serving)
+            served_day = registry.read(serving).day
             if served_day not in ("", day) and end_h(parse_partition(served_day)) >= end_h(
                 context.day
             ):
                 reason = f"version {serving} of {served_day}, which is not earlier, serves"
                 return Decision(False, reason, version)
+        compared = inputs["validation_report"].metrics.get("champion_version")
+        if compared != serving and context.config.model_gate.bootstrap != "always":
+            raise RetryableError(
+                f"version {serving} of {registry.name} serves, and the candidate of {day} was "
+                f"compared with {f'version {compared}' if compared else 'no champion'}: run "
+                "`elastic-ctr validate-model` again, then promote"
+            )
         registry.move(version, serving)
+    serving_champion(context.store, registry.name)
     return Decision(True, "blessed by the model gate", version, serving)

@@ -5,17 +5,79 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from features.errors import UnsoundError
+from features.errors import InputError, UnsoundError
+from features.partition import end_h
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
-from pipelines.store.lineage import champion_before, input_of, verdict_of
+from pipelines.store.lineage import input_of, verdict_of
+from pipelines.tracking.champion import (
+    Champion,
+    champion_before,
+    known_champion,
+    version_of,
+    was_ever_promoted,
+)
 
 
 def champion_model(context: Context) -> Inputs:
-    """Return the compressed model of the last champion before the day or hour, if there is one."""
-    decision = champion_before(context.store, context.day)
-    champion = input_of(context.store, decision, "compressed") if decision else None
-    return {"champion": champion} if champion else {}
+    """Return the compressed model that the candidate must be compared with.
+
+    Raises:
+        UnsoundError: there is none although there should be: its artifacts are missing, or the
+            registry names none and a first model is not expected.
+        RetryableError: MLflow does not answer, and no earlier answer is known.
+    """
+    champion = champion_to_beat(context)
+    if champion is None:
+        return {}
+    try:
+        return {"champion": champion.compressed(context.store)}
+    except InputError as error:
+        if context.config.model_gate.bootstrap == "always":
+            return {}
+        raise UnsoundError(
+            f"the candidate of {context.day} cannot be compared with the champion, {champion} of "
+            f"{champion.model}: {error}. Restore its artifacts, or `elastic-ctr rollback` to a "
+            "version that is there, or accept the candidate as it is with --bootstrap"
+        ) from error
+
+
+def champion_to_beat(context: Context) -> Champion | None:
+    """Return the version that the candidate is compared with, or None for a first model.
+
+    That is the one that serves. If the candidate itself serves, it is the one that it replaced, so
+    that a day that is decided again gets the same verdict. If a model of a later day serves, which
+    a candidate cannot replace, it is the last one of an earlier day.
+    """
+    store, model = context.store, context.config.tracking.registered_model
+    serving = known_champion(store, model, context.report)
+    if serving is None:
+        _check_bootstrap(context)
+        return None
+    own = store.current("export", context.day)
+    if own is not None and own.hash == serving.digest:
+        return version_of(store, model, serving.replaced) if serving.replaced else None
+    if not serving.day or end_h(serving.partition) <= end_h(context.day):
+        return serving
+    earlier = champion_before(store, model, context.day)
+    export = earlier.export(store) if earlier else None
+    if earlier is None or export is None or input_of(store, export, "compressed") is None:
+        context.report(f"{serving} serves; no champion of a day before {context.day} is left")
+        return None
+    return earlier
+
+
+def _check_bootstrap(context: Context) -> None:
+    """Raise UnsoundError unless a model without a champion to compare with may be blessed."""
+    store, model = context.store, context.config.tracking.registered_model
+    allowed = context.config.model_gate.bootstrap
+    if allowed == "always" or (allowed == "first" and not was_ever_promoted(store, model)):
+        return
+    raise UnsoundError(
+        f"{model} has no champion in MLflow, so the candidate of {context.day} cannot be compared "
+        "with the model that serves. Set the alias `champion` in MLflow, or accept the candidate "
+        "as it is with --bootstrap (model_gate.bootstrap: always)"
+    )
 
 
 class ValidateModel(Stage):
@@ -43,7 +105,10 @@ class ValidateModel(Stage):
             paths.get("champion"),
             paths["compressed"],
         )
-        return check_model(candidate, context.config.features, context.config.model_gate, out)
+        figures = check_model(candidate, context.config.features, context.config.model_gate, out)
+        # `promote` moves the alias only away from the version that the candidate was compared with.
+        compared = champion_to_beat(context) if "champion" in inputs else None
+        return {**figures, "champion_version": compared.version if compared else None}
 
     def check_result(self, version: Version) -> None:
         """Stop the day when the model is unsound."""

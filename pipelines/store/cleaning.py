@@ -15,6 +15,7 @@ from pipelines.stages.report import days_with_artifacts
 from pipelines.store.artifacts import COMMIT, FOLDERS, POINTER, Store, Version
 from pipelines.store.lease import IN_USE, LEASE, unused
 from pipelines.store.lineage import champions, inputs_of
+from pipelines.tracking.champion import kept_exports
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def clean(store: Store, keep_days: int) -> Freed:
     first = trained[-keep_days:][0] if trained else date.min
     recent = [partition for partition in partitions if day_of(partition) >= first]
     roots = [store.current(artifact, day) for day in recent for artifact in artifacts()]
-    roots += itertools.islice(champions(store), 2)
+    roots += [*itertools.islice(champions(store), 2), *kept_exports(store)]
     kept: set[Path] = set()
     seen: set[Path] = set()
     for version in filter(None, roots):

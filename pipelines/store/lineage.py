@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 
+from features.files import write_atomically
 from features.partition import Partition, parse_partition
 from pipelines.store.artifacts import DamagedError, Store, Version
 
+BLOCKED = "tracking/blocked.json"
+
 
 def sound_checkpoint(store: Store, checkpoint: Version, *, unvalidated: bool = False) -> bool:
-    """Whether training may start from a checkpoint: it was validated and not found `unsound`.
+    """Whether training may start from a checkpoint: validated, not `unsound`, not blocked.
 
     A refused candidate is sound: it was merely not better than the champion.
 
@@ -22,6 +25,8 @@ def sound_checkpoint(store: Store, checkpoint: Version, *, unvalidated: bool = F
     """
     report = store.current("validation_report", checkpoint.day)
     # A report on an older version of the day or hour says nothing about this one.
+    if checkpoint.hash in {entry["checkpoint"] for entry in read_blocked(store).values()}:
+        return False
     if report is None or report.commit["inputs"]["checkpoint"]["hash"] != checkpoint.hash:
         return unvalidated
     return verdict_of(report) != "unsound"
@@ -53,6 +58,25 @@ def parent_checkpoint(
     return store.latest_before("checkpoint", day, accept)
 
 
+def read_blocked(store: Store) -> dict[str, dict[str, str]]:
+    """Return the blocked versions by `<model>/<version>`.
+
+    Each has `version`, `day`, `reason`, and `checkpoint`, the hash of the checkpoint it came from.
+    """
+    path = store.workspace / BLOCKED
+    if not path.is_file():
+        return {}
+    found: dict[str, dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def write_blocked(store: Store, blocked: Mapping[str, Mapping[str, str]]) -> None:
+    """Replace the list of blocked versions."""
+    path = store.workspace / BLOCKED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps(blocked, indent=1))
+
+
 def verdict_of(report: Version) -> str:
     """Return `blessed`, `refused` or `unsound`, from the report's own file.
 
@@ -64,19 +88,9 @@ def verdict_of(report: Version) -> str:
     return str(document["verdict"])
 
 
-def champion_before(store: Store, day: Partition) -> Version | None:
-    """Return the latest decision before a day or hour that promoted its candidate, or None."""
-    return store.latest_before("promotion", day, lambda v: bool(v.metrics["promoted"]))
-
-
 def champions(store: Store) -> Iterator[Version]:
     """Yield the promotion decisions that made a champion, the latest first."""
     return (v for v in store.before("promotion", date.max) if v.metrics["promoted"])
-
-
-def champion(store: Store) -> Version | None:
-    """Return the promotion decision of the model that serves now, or None."""
-    return champion_before(store, date.max)
 
 
 def inputs_of(store: Store, version: Version) -> dict[str, Version | None]:

@@ -8,19 +8,50 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.errors import RetryableError
+from features.errors import InputError, RetryableError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION = "champion"
 PREVIOUS = "previous"
 DAY = "elastic_ctr.day"
 _DIGEST = "elastic_ctr.digest"
 _REPLACED = "elastic_ctr.replaced"
+_PROMOTED = "elastic_ctr.promoted"
+_BLOCKED = "elastic_ctr.blocked"
 
 Writer = Callable[[Path], object]
 """Writes an MLflow model to a folder that does not exist yet."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What the tags of a version say.
+
+    Attributes:
+        version: the version.
+        day: the day or hour that it was trained on (ISO), "" if it has none.
+        digest: hash of the export that it holds.
+        replaced: the version that it replaced as the champion, "" if there was none, None if it
+            was never promoted.
+        finished: whether the alias was moved to it, so that an alias that is elsewhere was moved
+            away later. Versions of earlier releases do not say.
+        blocked: why it must not serve, "" if it may.
+    """
+
+    version: str
+    day: str
+    digest: str
+    replaced: str | None
+    finished: bool
+    blocked: str
+
+    @property
+    def promoted(self) -> bool:
+        """Whether it became the champion, or began to."""
+        return self.replaced is not None
 
 
 @dataclass(frozen=True)
@@ -42,9 +73,28 @@ class Registry:
                 return None
             raise
 
-    def day_of(self, version: str) -> str:
-        """Return the day or hour (ISO) that a version was trained on, `""` if it has none."""
-        return str(self.client.get_model_version(self.name, version).tags.get(DAY, ""))
+    def read(self, version: str) -> Registered:
+        """Return what is known of a version; raises InputError if there is none of that number."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _registered(self.client.get_model_version(self.name, version))
+        except MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise InputError(f"{self.name} has no version {version!r}") from error
+            raise
+
+    def versions(self) -> list[Registered]:
+        """Return all versions, in any order."""
+        found, token = [], None
+        while True:
+            page = self.client.search_model_versions(
+                f"name = '{self.name}'", max_results=1000, page_token=token
+            )
+            found += [_registered(version) for version in page]
+            token = page.token
+            if not token:
+                return found
 
     def register(
         self, write: Writer, run_id: str, day: str, digest: str, tags: dict[str, str]
@@ -58,26 +108,27 @@ class Registry:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         # A retry after a kill finds the version that was registered before.
-        found = self.client.search_model_versions(
-            f"name = '{self.name}' and tags.`{_DIGEST}` = '{digest}'"
-        )
-        if found:
-            return str(found[0].version)
+        if found := self._with_digest(digest):
+            return found[0]
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             write(folder)
             self.client.log_artifacts(run_id, str(folder), "model")
         source = f"{self.client.get_run(run_id).info.artifact_uri}/model"
         labels = {_DIGEST: digest, DAY: day, **tags}
-        return str(self.client.create_model_version(self.name, source, run_id, tags=labels).version)
+        made = str(self.client.create_model_version(self.name, source, run_id, tags=labels).version)
+        # The registry does not keep tags unique. If another host registered the same export in the
+        # meantime, the first version stays.
+        first = self._with_digest(digest)[0]
+        if first != made:
+            self.client.delete_model_version(self.name, made)
+        return first
 
-    def predecessor_of(self, version: str) -> str | None:
-        """Return the version that this one replaced as the champion.
-
-        `""` means that there was no champion before, None that this version was never promoted.
-        """
-        replaced = self.client.get_model_version(self.name, version).tags.get(_REPLACED)
-        return None if replaced is None else str(replaced)
+    def _with_digest(self, digest: str) -> list[str]:
+        found = self.client.search_model_versions(
+            f"name = '{self.name}' and tags.`{_DIGEST}` = '{digest}'"
+        )
+        return sorted((str(version.version) for version in found), key=int)
 
     def move(self, version: str, expected: str | None) -> None:
         """Make `version` the champion and the old champion `previous`.
@@ -101,3 +152,34 @@ class Registry:
         if now is not None:
             self.client.set_registered_model_alias(self.name, PREVIOUS, now)
         self.client.set_registered_model_alias(self.name, CHAMPION, version)
+        # Written last: an alias that is elsewhere although this is set was moved by a person.
+        self.client.set_model_version_tag(self.name, version, _PROMOTED, "true")
+
+    def roll_back(self, version: str, previous: str | None) -> None:
+        """Make an earlier version the champion again, and `previous` the one before it."""
+        if previous is None:
+            self.client.delete_registered_model_alias(self.name, PREVIOUS)
+        else:
+            self.client.set_registered_model_alias(self.name, PREVIOUS, previous)
+        self.client.set_registered_model_alias(self.name, CHAMPION, version)
+
+    def block(self, version: str, reason: str) -> None:
+        """Note that a version must not become the champion."""
+        self.client.set_model_version_tag(self.name, version, _BLOCKED, reason)
+
+    def unblock(self, version: str) -> None:
+        """Undo `block`."""
+        self.client.delete_model_version_tag(self.name, version, _BLOCKED)
+
+
+def _registered(version: ModelVersion) -> Registered:
+    tags = version.tags
+    replaced = tags.get(_REPLACED)
+    return Registered(
+        version=str(version.version),
+        day=str(tags.get(DAY, "")),
+        digest=str(tags.get(_DIGEST, "")),
+        replaced=None if replaced is None else str(replaced),
+        finished=_PROMOTED in tags,
+        blocked=str(tags.get(_BLOCKED, "")),
+    )

@@ -47,7 +47,7 @@ def test_a_blessed_export_becomes_the_champion(context, registry):
     assert json.loads((decision.path / "decision.json").read_text()) == decision.metrics
     assert registry.alias(CHAMPION) == "1"
     assert registry.alias(PREVIOUS) is None
-    assert registry.day_of("1") == "2026-01-01"
+    assert registry.read("1").day == "2026-01-01"
 
 
 def test_the_version_holds_the_exports_files_as_a_tensorflow_model(context, registry, tmp_path):
