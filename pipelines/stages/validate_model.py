@@ -38,7 +38,7 @@ def champion_model(context: Context) -> Inputs:
         raise UnsoundError(
             f"the candidate of {context.day} cannot be compared with the champion, {champion} of "
             f"{champion.model}: {error}. Restore its artifacts, or `elastic-ctr rollback` to a "
-            "version that is there, or accept the candidate as it is with --bootstrap"
+            "version that is there, or accept the candidate with --bootstrap"
         ) from error
 
 
@@ -76,7 +76,7 @@ def _check_bootstrap(context: Context) -> None:
     raise UnsoundError(
         f"{model} has no champion in MLflow, so the candidate of {context.day} cannot be compared "
         "with the model that serves. Set the alias `champion` in MLflow, or accept the candidate "
-        "as it is with --bootstrap (model_gate.bootstrap: always)"
+        "with --bootstrap (model_gate.bootstrap: always)"
     )
 
 

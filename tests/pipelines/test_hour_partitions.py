@@ -5,13 +5,12 @@ from dataclasses import replace
 from datetime import date
 
 import pytest
-from tiny_days import DAYS, make_context, publish, publish_candidate, write_config
+from tiny_days import DAYS, make_context, promote_candidate, publish, write_config
 
 from features.partition import Hour, folder_of
 from pipelines.stages.cross_graph import BuildCrossGraph
 from pipelines.stages.feature_statistics import FeatureStatistics
 from pipelines.stages.monitor import Monitor
-from pipelines.stages.promote import Promote
 from pipelines.stages.registry import artifacts
 from pipelines.stages.report import days_with_artifacts
 from pipelines.stages.stage import execute
@@ -19,7 +18,8 @@ from pipelines.stages.train import Train, begins_day, gap_days
 from pipelines.stages.validate_data import ValidateData
 from pipelines.store.artifacts import Store
 from pipelines.store.cleaning import clean
-from pipelines.store.lineage import ancestry, champion
+from pipelines.store.lineage import ancestry
+from pipelines.tracking.champion import serving_champion
 from pipelines.tracking.journal import Event, TrackingJournal
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.sync import RUN_KEY, Tracker
@@ -193,8 +193,7 @@ def test_the_champion_moves_forward_in_time_over_days_and_hours(mlflow_here, tmp
     registry = Registry(Tracker(mlflow_here, "elastic-ctr").client(), "ctr")
 
     def promoted(partition):
-        publish_candidate(context.store, partition)
-        return execute(Promote(), replace(context, day=partition)).version.metrics["promoted"]
+        return promote_candidate(context, partition).metrics["promoted"]
 
     order = [
         DAYS[0],
@@ -213,11 +212,8 @@ def test_the_champion_moves_forward_in_time_over_days_and_hours(mlflow_here, tmp
         False,
         True,
     ]
-    assert (
-        registry.day_of(registry.alias(CHAMPION))
-        == str(champion(context.store).day)
-        == "2026-01-03T00"
-    )
+    assert registry.read(registry.alias(CHAMPION)).day == "2026-01-03T00"
+    assert serving_champion(context.store, "ctr").day == "2026-01-03T00"
     runs = registry.client.search_runs(
         [Tracker(mlflow_here, "elastic-ctr").experiment_id(registry.client)]
     )

@@ -7,14 +7,7 @@ import pytest
 
 from pipelines.store.artifacts import DamagedError, Store
 from pipelines.store.cleaning import clean
-from pipelines.store.lineage import (
-    ancestry,
-    champion,
-    champion_before,
-    input_of,
-    sound_checkpoint,
-    verdict_of,
-)
+from pipelines.store.lineage import ancestry, champions, input_of, sound_checkpoint, verdict_of
 
 DAYS = [date(2024, 1, d) for d in range(1, 6)]
 
@@ -77,13 +70,11 @@ def test_a_verdict_is_read_from_its_own_file_not_from_the_copy_in_the_commit(sto
         verdict_of(edited)
 
 
-def test_the_champion_is_the_latest_that_was_promoted(store):
+def test_decisions_that_promoted_the_latest_first(store):
     for day, decision in zip(DAYS[:3], [True, True, False], strict=True):
         publish(store, "promotion", day, [publish(store, "export", day)], promoted=decision)
-    assert champion(store).day == DAYS[1]
-    assert champion_before(store, DAYS[1]).day == DAYS[0]
-    assert champion_before(store, DAYS[0]) is None
-    assert input_of(store, champion(store), "export").day == DAYS[1]
+    assert [decision.day for decision in champions(store)] == [DAYS[1], DAYS[0]]
+    assert input_of(store, next(champions(store)), "export").day == DAYS[1]
 
 
 def test_ancestry_goes_to_the_root_and_marks_what_is_gone(store):

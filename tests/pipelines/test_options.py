@@ -2,7 +2,7 @@
 
 import pytest
 import yaml
-from tiny_days import DAYS, make_context, publish
+from tiny_days import DAYS, make_context, promote_candidate
 
 from features.errors import InputError
 from pipelines.cli.options import day_or_champion, with_plan
@@ -13,17 +13,17 @@ def context(tmp_path):
     return make_context(tmp_path)
 
 
-def test_a_date_is_itself_and_champion_is_the_last_promoted_day(context):
+def test_a_date_is_itself_and_champion_is_the_day_of_the_serving_model(mlflow_here, context):
     store = context.store
-    publish(store, "promotion", DAYS[0], promoted=True)
-    publish(store, "promotion", DAYS[1], promoted=True)
-    publish(store, "promotion", DAYS[2], promoted=False)
+    promote_candidate(context, DAYS[0])
+    promote_candidate(context, DAYS[1])
+    promote_candidate(context, DAYS[2], "refused")
     assert day_or_champion("champion", store) == DAYS[1]
     assert day_or_champion("2026-01-01", store) == DAYS[0]
 
 
 def test_without_a_champion_the_hint_is_named(context):
-    with pytest.raises(InputError, match=r"nothing was promoted in .*run the chain"):
+    with pytest.raises(InputError, match=r"no model was promoted in .*run the chain"):
         day_or_champion("champion", context.store)
 
 

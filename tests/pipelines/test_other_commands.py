@@ -8,7 +8,7 @@ import jsonschema
 import pandas as pd
 import pytest
 import yaml
-from tiny_days import DAYS, DOCUMENT, publish, write_config
+from tiny_days import DAYS, DOCUMENT, make_context, promote_candidate, publish, write_config
 
 from pipelines.config import Config
 from pipelines.stages.registry import artifacts
@@ -44,9 +44,8 @@ def test_status_of_an_empty_workspace(here):
     assert "wait for MLflow: 0" in out
 
 
-def test_status_names_days_champion_and_waiting_events(here, store):
-    export = publish(store, "export", DAYS[0])
-    publish(store, "promotion", DAYS[0], inputs=[export], promoted=True, model_version="3")
+def test_status_names_days_champion_and_waiting_events(mlflow_here, here, store, tmp_path):
+    promote_candidate(make_context(tmp_path), DAYS[0])
     publish(store, "export", DAYS[1])
     TrackingJournal(store.workspace).append(
         Event("tiny", "2026-01-01", "train", "aa", "FINISHED", 1, 2)
@@ -60,7 +59,7 @@ def test_status_names_days_champion_and_waiting_events(here, store):
     assert code == 0
     assert ["export", "yes", "yes"] in cells
     assert ["promotion", "yes", "–"] in cells
-    assert "champion: version 3 of 2026-01-01" in out
+    assert "champion of ctr: version 1 of 2026-01-01" in out
     assert "wait for MLflow: 1" in out
 
 
@@ -170,7 +169,7 @@ def test_init_without_a_file_says_so(here, tmp_path):
     assert "no file matches" in err
 
 
-def test_predict_without_a_champion_says_so(here, tmp_path, log):
+def test_predict_without_a_champion_says_so(mlflow_here, here, tmp_path, log):
     code, out, err = here("predict", "--config", write_config(tmp_path), "--input", log)
     assert (code, out) == (2, "")
     assert "no champion" in err

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_days import DAYS, DOCUMENT, make_context, publish
+from tiny_days import DAYS, DOCUMENT, make_context, promote_candidate
 
 from features.errors import InputError
 from pipelines.cli.predict import escape_formulas, predict_file
@@ -220,14 +220,18 @@ def test_a_truncated_archive_is_named(tmp_path, kept):
         read_rows(tmp_path / "rows.csv.gz")
 
 
+@pytest.fixture(autouse=True)
+def registry(mlflow_here):
+    """An MLflow of its own."""
+
+
 def serve(context):
-    export = publish(context.store, "export", DAYS[0])
-    publish(context.store, "promotion", DAYS[0], inputs=[export], promoted=True)
+    promote_candidate(context, DAYS[0])
 
 
 def test_without_a_champion_it_says_how_to_get_one(tmp_path):
     context = make_context(tmp_path)
-    with pytest.raises(InputError, match=r"no champion in .*workspace: run the chain"):
+    with pytest.raises(InputError, match="no champion of ctr yet: run the chain"):
         predict_file(context.config, context.store, tmp_path / "rows.csv")
 
 

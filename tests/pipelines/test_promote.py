@@ -2,11 +2,10 @@
 
 import json
 import shutil
-from dataclasses import replace
 
 import pytest
 import yaml
-from tiny_days import DAYS, make_context, publish_candidate
+from tiny_days import DAYS, make_context, promote_candidate, publish_candidate
 
 from features.errors import RetryableError, UnsoundError
 from pipelines.stages.promote import Promote
@@ -26,10 +25,7 @@ def registry(context):
     return Registry(Tracker(context.store.workspace, "elastic-ctr").client(), "ctr")
 
 
-def promote(context, day=DAYS[0], verdict="blessed", content="weights"):
-    """Publish a candidate and decide on it; returns the committed decision."""
-    publish_candidate(context.store, day, verdict, content)
-    return execute(Promote(), replace(context, day=day)).version
+promote = promote_candidate
 
 
 def versions(registry):
@@ -156,15 +152,18 @@ def test_a_decision_is_made_once_and_needs_no_server_the_second_time(context, re
 
 def test_while_mlflow_is_away_a_blessed_candidate_waits(mlflow_away, tmp_path):
     context = make_context(tmp_path)
+    publish_candidate(context.store, DAYS[0])
     with pytest.raises(RetryableError, match=r"MLflow at http://127\.0\.0\.1:9 did not answer"):
-        promote(context)
+        execute(Promote(), context)
     assert context.store.current("promotion", DAYS[0]) is None
     assert list((context.store.workspace / "promotion").rglob("*.json")) == []
 
 
 def test_while_mlflow_is_away_a_refused_candidate_is_decided_all_the_same(mlflow_away, tmp_path):
     reports = []
-    decision = promote(make_context(tmp_path, report=reports.append), verdict="refused")
+    context = make_context(tmp_path, report=reports.append)
+    publish_candidate(context.store, DAYS[0], "refused")
+    decision = execute(Promote(), context).version
     assert decision.metrics["promoted"] is False
     assert reports == ["not promoted: refused by the model gate"]
 

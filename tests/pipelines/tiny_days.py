@@ -1,13 +1,16 @@
 """A configuration of ten lines, artifacts with invented content, and trivial stages."""
 
 import json
+from dataclasses import replace
 from datetime import date
 
 import yaml
 
 from features.errors import NoDataError
 from pipelines.config import load_config
-from pipelines.stages.stage import Context, Stage
+from pipelines.stages.promote import Promote
+from pipelines.stages.stage import Context, Stage, execute
+from pipelines.stages.validate_model import champion_to_beat
 from pipelines.store.artifacts import Store
 
 DAYS = [date(2026, 1, d) for d in range(1, 6)]
@@ -70,28 +73,38 @@ def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics
         return store.publish(out, artifact, day, version, facts)
 
 
-def publish_candidate(store, day, verdict="blessed", content="weights"):
-    """Publish what `promote` reads: an export, its compressed model, and the verdict on them."""
-    export = publish(
-        store,
-        "export",
-        day,
-        f"{content}{_name(day)}",
-        files={"saved_model/saved_model.pb": f"{content} {day}"},
-    )
+def publish_candidate(store, day, verdict="blessed", content="weights", champion=None):
+    """Publish what `promote` reads: an export, its compressed model, and the verdict on them.
+
+    `champion` is the version that the candidate was compared with.
+    """
+    name = f"{content}{_name(day)}"
+    checkpoint = publish(store, "checkpoint", day, f"k{name}", files={"data.txt": name})
     compressed = publish(
-        store, "compressed", day, f"c{content}{_name(day)}", files={"data.txt": f"{content} {day}"}
+        store, "compressed", day, f"c{name}", [checkpoint], files={"data.txt": name}
     )
+    files = {"saved_model/saved_model.pb": f"{content} {day}"}
+    export = publish(store, "export", day, name, [compressed], files=files)
     publish(
         store,
         "validation_report",
         day,
-        f"{verdict}{content}{_name(day)}",
-        [export, compressed],
+        f"{verdict}{name}{champion or ''}",
+        [checkpoint, export, compressed],
         files={"verdict.json": json.dumps({"verdict": verdict, "reasons": [verdict]})},
         verdict=verdict,
+        champion_version=champion,
     )
     return export
+
+
+def promote_candidate(context, day=DAYS[0], verdict="blessed", content="weights"):
+    """Publish a candidate that was compared with the champion, and decide on it."""
+    today = replace(context, day=day)
+    publish_candidate(context.store, day, verdict, content)
+    beaten = champion_to_beat(today)
+    publish_candidate(context.store, day, verdict, content, beaten.version if beaten else None)
+    return execute(Promote(), today).version
 
 
 def _name(day):

@@ -1,0 +1,305 @@
+"""The gate meets the model that serves, whatever happened to days, folders and aliases."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_days import (
+    AWAY,
+    DAYS,
+    make_context,
+    promote_candidate,
+    publish,
+    publish_candidate,
+    write_config,
+)
+
+from features.errors import InputError, RetryableError, UnsoundError
+from pipelines.cli.options import day_or_champion
+from pipelines.stages.promote import Promote
+from pipelines.stages.stage import execute
+from pipelines.stages.validate_model import champion_model, champion_to_beat
+from pipelines.store.cleaning import clean
+from pipelines.store.lineage import parent_checkpoint
+from pipelines.tracking.champion import (
+    COPY,
+    block,
+    known_champion,
+    roll_back,
+    serving_champion,
+    unblock,
+)
+from pipelines.tracking.registry import CHAMPION, PREVIOUS, Registry
+from pipelines.tracking.sync import Tracker
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def context(mlflow_here, tmp_path):
+    return make_context(tmp_path)
+
+
+@pytest.fixture
+def registry(context):
+    return Registry(Tracker(context.store.workspace, "elastic-ctr").client(), "ctr")
+
+
+def three_days(context):
+    for day in DAYS[:3]:
+        assert promote_candidate(context, day).metrics["promoted"]
+
+
+def set_bootstrap(context, value):
+    gate = context.config.model_gate.model_copy(update={"bootstrap": value})
+    return replace(context, config=context.config.model_copy(update={"model_gate": gate}))
+
+
+def beaten(context, day):
+    found = champion_to_beat(replace(context, day=day))
+    return found and found.version
+
+
+@pytest.mark.covers("F5", "F26")
+def test_a_backfill_neither_moves_nor_forgets_the_champion(context, registry):
+    """Fault H1a: late rows made days 1 to 3 anew, and day 3 was blessed as a first model."""
+    three_days(context)
+    for day in DAYS[:2]:
+        decision = promote_candidate(context, day, content="late rows")
+        assert "2026-01-03, which is not earlier, serves" in decision.metrics["reason"]
+    publish_candidate(context.store, DAYS[2], content="late rows")
+    assert beaten(context, DAYS[2]) == "3"
+    assert champion_model(replace(context, day=DAYS[2]))["champion"].hash == "cweights3"
+    assert registry.alias(CHAMPION) == "3"
+    assert serving_champion(context.store, "ctr").version == "3"
+
+
+def test_a_day_that_is_decided_again_is_compared_with_the_model_it_replaced(context):
+    three_days(context)
+    assert [beaten(context, day) for day in DAYS[:4]] == [None, "1", "2", "3"]
+
+
+@pytest.mark.covers("F26", "infrastructure-4")
+@pytest.mark.parametrize("artifact", ["compressed", "export"])
+def test_a_champion_whose_artifacts_are_gone_refuses_the_candidate(context, artifact):
+    """Fault H1b."""
+    three_days(context)
+    shutil.rmtree(context.store.workspace / artifact / f"dt={DAYS[2]}")
+    publish_candidate(context.store, DAYS[3])
+    today = replace(context, day=DAYS[3])
+    with pytest.raises(UnsoundError, match=r"version 3 of 2026-01-03 .*rollback.*--bootstrap"):
+        champion_model(today)
+    assert champion_model(set_bootstrap(today, "always")) == {}
+
+
+@pytest.mark.covers("F26")
+def test_a_champion_that_was_damaged_refuses_the_candidate(context):
+    three_days(context)
+    champion = context.store.current("compressed", DAYS[2])
+    (champion.path / "data.txt").write_text("x")
+    with pytest.raises(UnsoundError, match=r"data\.txt: damaged"):
+        champion_model(replace(context, day=DAYS[3]))
+
+
+@pytest.mark.covers("F26")
+def test_a_lost_workspace_does_not_make_the_next_model_a_first_one(context, tmp_path):
+    """Fault H1c: the registry decides, not the folders of this workspace."""
+    three_days(context)
+    lost = tmp_path / "lost"
+    shutil.copytree(
+        context.store.workspace,
+        lost,
+        ignore=shutil.ignore_patterns("promotion", "champion.json", "export"),
+    )
+    empty = replace(context, store=replace(context.store, workspace=lost), day=DAYS[3])
+    with pytest.raises(UnsoundError, match="version 3 of 2026-01-03"):
+        champion_model(empty)
+
+
+@pytest.mark.covers("F26")
+def test_a_first_model_needs_a_registry_that_never_had_a_champion(context, registry):
+    today = replace(context, day=DAYS[3])
+    assert champion_model(today) == {}
+    with pytest.raises(UnsoundError, match="no champion in MLflow"):
+        champion_model(set_bootstrap(today, "never"))
+    three_days(context)
+    registry.client.delete_registered_model_alias("ctr", CHAMPION)
+    with pytest.raises(UnsoundError, match=r"Set the alias `champion` .*--bootstrap"):
+        champion_model(today)
+    assert champion_model(set_bootstrap(today, "always")) == {}
+
+
+def test_a_registry_that_was_wiped_does_not_make_the_next_model_a_first_one(context, empty_mlflow):
+    three_days(context)
+    shutil.copy(empty_mlflow, context.store.workspace / "mlflow.db")
+    with pytest.raises(UnsoundError, match="no champion in MLflow"):
+        champion_model(replace(context, day=DAYS[3]))
+
+
+@pytest.mark.covers("F29")
+def test_an_alias_that_was_moved_by_hand_is_what_everybody_sees(context, registry):
+    """Fault H3: status, predict, validate-model and compress_champion ignored and undid it."""
+    three_days(context)
+    registry.client.set_registered_model_alias("ctr", CHAMPION, "1")
+    assert serving_champion(context.store, "ctr").day == "2026-01-01"
+    assert day_or_champion("champion", context.store) == DAYS[0]
+    assert beaten(context, DAYS[3]) == "1"
+    shutil.rmtree(context.store.workspace / "promotion" / f"dt={DAYS[2]}")
+    again = execute(Promote(), replace(context, day=DAYS[2])).version
+    assert again.metrics["promoted"]  # it was; the alias is left where a person put it
+    assert registry.alias(CHAMPION) == "1"
+
+
+def test_a_champion_that_moved_between_gate_and_promotion_is_met_first(context, registry):
+    three_days(context)
+    publish_candidate(context.store, DAYS[3], champion="3")
+    registry.client.set_registered_model_alias("ctr", CHAMPION, "1")
+    with pytest.raises(RetryableError, match=r"version 1 of ctr serves.*with version 3.*validate"):
+        execute(Promote(), replace(context, day=DAYS[3]))
+    assert registry.alias(CHAMPION) == "1"
+
+
+@pytest.mark.covers("F18")
+def test_while_mlflow_is_away_its_last_answer_is_used_and_said(context, monkeypatch):
+    three_days(context)
+    for name, value in AWAY.items():
+        monkeypatch.setenv(name, value)
+    lines = []
+    found = known_champion(context.store, "ctr", lines.append)
+    assert (found.version, found.day) == ("3", "2026-01-03")
+    assert "as MLflow said at 20" in str(found)
+    assert "its last answer is used" in lines[0]
+    (context.store.workspace / COPY).unlink()
+    with pytest.raises(RetryableError, match="did not answer"):
+        champion_model(replace(context, day=DAYS[3]))
+
+
+@pytest.mark.covers("F29", "infrastructure-7")
+def test_a_rollback_moves_alias_and_lineage_and_is_not_undone(context, registry):
+    """Faults H3 and H11."""
+    three_days(context)
+    served = {
+        p: p.read_bytes() for p in context.store.current("export", DAYS[1]).path.rglob("*.pb")
+    }
+    champion = roll_back(context.store, "ctr", None, "CTR fell", print)
+    assert champion.version == "2"
+    assert (registry.alias(CHAMPION), registry.alias(PREVIOUS)) == ("2", "1")
+    assert champion.export(context.store) == context.store.current("export", DAYS[1])
+    assert {path: path.read_bytes() for path in served} == served
+    assert day_or_champion("champion", context.store) == DAYS[1]
+    # The bad day is decided again: it stays blocked, and the next one does not start from it.
+    shutil.rmtree(context.store.workspace / "promotion" / f"dt={DAYS[2]}")
+    decision = execute(Promote(), replace(context, day=DAYS[2])).version.metrics
+    assert (decision["promoted"], decision["reason"]) == (False, "version 3 is blocked: CTR fell")
+    assert registry.alias(CHAMPION) == "2"
+    parent = parent_checkpoint(context.store, DAYS[3], print, unvalidated=True)
+    assert parent.day == DAYS[1]
+    assert beaten(context, DAYS[3]) == "2"
+    assert promote_candidate(context, DAYS[3]).metrics["replaced"] == "2"
+
+
+def test_a_rollback_passes_over_blocked_versions_and_may_name_one(context, registry):
+    three_days(context)
+    block(context.store, "ctr", registry.read("2"), "bad labels")
+    assert roll_back(context.store, "ctr", None, "worse", print).version == "1"
+    with pytest.raises(InputError, match="version 1 of ctr serves already"):
+        roll_back(context.store, "ctr", "1", "worse", print)
+    with pytest.raises(InputError, match=r"version 3 is blocked \(worse\): .*--undo"):
+        roll_back(context.store, "ctr", "3", "again", print)
+    unblock(context.store, "ctr", "3")
+    assert roll_back(context.store, "ctr", "3", "fine after all", print).version == "3"
+    with pytest.raises(InputError, match="no version '9'"):
+        roll_back(context.store, "ctr", "9", "", print)
+
+
+def test_a_rollback_that_was_killed_is_done_again(context, registry, monkeypatch):
+    three_days(context)
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "roll_back", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            roll_back(context.store, "ctr", None, "bad", print)
+    assert (registry.alias(CHAMPION), registry.read("3").blocked) == ("3", "bad")
+    assert roll_back(context.store, "ctr", None, "bad", print).version == "2"
+
+
+@pytest.mark.covers("F29")
+def test_clean_keeps_what_a_rollback_needs(context):
+    three_days(context)
+    promote_candidate(context, DAYS[3], "refused")
+    promote_candidate(context, DAYS[4], "refused")
+    clean(context.store, 1)
+    assert roll_back(context.store, "ctr", None, "bad", print).compressed(context.store)
+
+
+@pytest.mark.covers("infrastructure-7")
+def test_the_commands(context, here, registry, tmp_path):
+    three_days(context)
+    code, out, _ = here("block", "1", "--reason", "old")
+    assert (code, out.strip()) == (0, "version 1 of ctr is blocked: old")
+    assert here("block", "3")[0] == 2  # it serves
+    code, out, _ = here("rollback", "--reason", "worse")
+    assert (code, out.strip()) == (0, "champion of ctr: version 2 of 2026-01-02")
+    code, out, _ = here("status")
+    assert "champion of ctr: version 2 of 2026-01-02" in out
+    assert "blocked: version ctr/3 of 2026-01-03: worse" in out
+    assert here("block", "3", "--undo", "--config", write_config(tmp_path))[0] == 0
+    assert registry.read("3").blocked == ""
+
+
+@pytest.mark.process
+@pytest.mark.covers("F4")
+def test_two_promotions_at_once_register_one_version(context, registry, tmp_path):
+    """Fault H16."""
+    publish_candidate(context.store, DAYS[0])
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "promote",
+        "--config",
+        str(tmp_path / "tiny.yaml"),
+    ]
+    command += ["--date", "2026-01-01", "--workspace", str(context.store.workspace)]
+    both = [
+        subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in both]
+    assert {process.returncode for process in both} <= {0, 75}, errors
+    assert 0 in {process.returncode for process in both}, errors
+    assert [version.version for version in registry.versions()] == ["1"]
+
+
+def test_registered_twice_by_two_hosts_the_first_version_stays(context, registry):
+    promote_candidate(context)
+    digest = registry.read("1").digest
+    real = registry.client.search_model_versions
+
+    class Late:
+        """A client that does not see the other host's version when it looks first."""
+
+        def __init__(self):
+            self.looks = 0
+
+        def __getattr__(self, name):
+            return getattr(registry.client, name)
+
+        def search_model_versions(self, *arguments, **options):
+            self.looks += 1
+            return [] if self.looks == 1 else real(*arguments, **options)
+
+    run = registry.client.get_model_version("ctr", "1").run_id
+    other = Registry(Late(), "ctr")
+    assert other.register(lambda folder: folder.mkdir(), run, "2026-01-01", digest, {}) == "1"
+    assert [version.version for version in registry.versions()] == ["1"]
+
+
+def test_a_candidate_of_no_day_before_the_champion_is_compared_with_nothing(context):
+    promote_candidate(context, DAYS[2])
+    publish(context.store, "impressions", DAYS[0])
+    lines = []
+    assert champion_model(replace(context, day=DAYS[0], report=lines.append)) == {}
+    assert "version 1 of 2026-01-03 serves; no champion of a day before 2026-01-01" in lines[0]
