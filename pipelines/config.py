@@ -41,6 +41,16 @@ class TrackingSettings(Settings):
     registered_model: Annotated[str, Field(min_length=1)] = "ctr"
 
 
+class ScheduleSettings(Settings):
+    """What is expected of a day or hour, and when.
+
+    `deadline_hours` after its end a day (or hour) is expected to be complete; `elastic-ctr check`
+    calls it late from then on.
+    """
+
+    deadline_hours: Annotated[float, Field(ge=0)] = 6
+
+
 class Config(Settings):
     """Everything a run depends on, except the date and the workspace."""
 
@@ -62,6 +72,7 @@ class Config(Settings):
     model_gate: ModelGateSettings = ModelGateSettings()
     follow: FollowSettings = FollowSettings()
     tracking: TrackingSettings = TrackingSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), workspace: Path | None = None) -> Config:

@@ -11,9 +11,16 @@ from typing import Annotated
 
 import typer
 
-from features.errors import InputError
-from features.partition import days_between, parse_partition
+from features.errors import InputError, NoDataError
+from features.partition import (
+    days_between,
+    in_order,
+    parse_partition,
+    partitions_between,
+    same_kind,
+)
 from pipelines.cli import console, options
+from pipelines.cli.check import check
 from pipelines.cli.explain import explain_admission
 from pipelines.cli.rollback import block, rollback
 from pipelines.cli.search_compression import search_compression
@@ -34,6 +41,7 @@ app = typer.Typer()
 STATUS_DAYS = 7
 """How many of the latest days and hours `status` shows."""
 
+app.command("check")(check)
 app.command("demo")(demo)
 app.command("explain-admission")(explain_admission)
 app.command("search-compression")(search_compression)
@@ -49,8 +57,14 @@ app.command("down")(down)
 def report(
     day: options.Day, workspace: options.Workspace = None, as_json: options.Json = False
 ) -> None:
-    """Print the metrics of a day or hour."""
-    figures = day_report(options.open_store(workspace), parse_partition(day))
+    """Print the metrics of a day or hour; exit code 4: nothing of it is committed."""
+    store, partition = options.open_store(workspace), parse_partition(day)
+    if partition not in days_with_artifacts(store):
+        raise NoDataError(
+            f"nothing of {day} is committed in {store.workspace}: `elastic-ctr status` lists the "
+            "days that are there, `elastic-ctr check` says which are missing"
+        )
+    figures = day_report(store, partition)
     if as_json:
         typer.echo(report_json(figures))
     else:
@@ -70,7 +84,16 @@ def status(workspace: options.Workspace = None) -> None:
     from pipelines.tracking.journal import TrackingJournal
 
     store = options.open_store(workspace)
-    days = list(days_with_artifacts(store))[-STATUS_DAYS:]
+    there = list(days_with_artifacts(store))
+    if not there:
+        raise NoDataError(
+            f"nothing is committed in {store.workspace}: run the chain (`elastic-ctr run`), or "
+            "name another folder with --workspace"
+        )
+    # A day without anything in between is shown too.
+    alike = [day for day in there if same_kind(day, there[-1])]
+    others = [day for day in there if not same_kind(day, there[-1])]
+    days = in_order([*partitions_between(alike[0], alike[-1]), *others])[-STATUS_DAYS:]
     rows = [
         [artifact, *("yes" if store.current(artifact, day) else "–" for day in days)]
         for artifact in artifacts()

@@ -24,6 +24,7 @@ from pipelines.cli import commands, console, options
 from pipelines.failures import TRACEBACK_VARIABLE, explain, log_failure
 from pipelines.services.environment import QUIET
 from pipelines.stages.chain import run_day, run_stage, sync
+from pipelines.stages.freshness import skip_record
 from pipelines.stages.registry import STAGES
 from pipelines.stages.stage import Context
 
@@ -118,6 +119,9 @@ def run(
         except NoDataError as error:
             if missing == "fail":
                 raise
+            record = skip_record(base.store, partition)
+            record.parent.mkdir(parents=True, exist_ok=True)
+            record.touch()
             console.info(f"skipped: {error}")
     # Sends what is left in the journal. Events stay there while MLflow does not answer.
     sync(base)

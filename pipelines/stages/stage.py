@@ -223,6 +223,8 @@ def _run_and_publish(
             return published, True
         _check_space(stage, context)
         started = time.monotonic()
+        # Computed before the run: a file that arrives meanwhile makes the result stale.
+        fingerprint = fingerprint_digest(stage.fingerprint(context))
         metrics = stage.run(context, inputs, out)
         facts = {
             "stage": stage.name,
@@ -232,6 +234,7 @@ def _run_and_publish(
             },
             "config": {name: config_section(context.config, name) for name in stage.sections},
             "metrics": dict(metrics),
+            "fingerprint": fingerprint,
             "seconds": round(time.monotonic() - started, 3),
             "revision": source_revision(),
         }
@@ -270,6 +273,13 @@ def _version_hash(stage: Stage, context: Context, inputs: Inputs) -> str:
         "source": source_digest(type(stage).__module__),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint_digest(fingerprint: object) -> str | None:
+    """Return the digest of a stage's fingerprint, which may be long, or None if it has none."""
+    if fingerprint is None:
+        return None
+    return hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:16]
 
 
 def config_section(config: Config, name: str) -> Any:

@@ -38,10 +38,10 @@ def test_report_as_json_and_as_a_table(here, store):
 
 
 def test_status_of_an_empty_workspace(here):
-    code, out, _ = here("status")
-    assert code == 0
-    assert "champion: none yet" in out
-    assert "wait for MLflow: 0" in out
+    # Fault H4: it printed an empty table and exit code 0.
+    code, _, err = here("status")
+    assert code == 4
+    assert "nothing is committed in" in err
 
 
 def test_status_names_days_champion_and_waiting_events(mlflow_here, here, store, tmp_path):
@@ -233,8 +233,10 @@ def test_sync_sends_what_waited(here, tmp_path, mlflow_here):
 
 
 def test_looking_at_a_workspace_that_is_not_there_makes_none(here, tmp_path):
-    code, out, _ = here(
+    # Fault H4: the report of a day that never ran had exit code 0.
+    code, _, err = here(
         "report", "--date", "2026-01-01", "--json", "--workspace", tmp_path / "nowhere"
     )
-    assert (code, json.loads(out)["rows"]) == (0, None)
+    assert code == 4
+    assert "nothing of 2026-01-01 is committed" in err
     assert not (tmp_path / "nowhere").exists()
