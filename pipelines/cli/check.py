@@ -24,7 +24,7 @@ from pipelines.cli import console, options
 from pipelines.stages.freshness import Freshness, State
 from pipelines.stages.report import days_with_artifacts
 from pipelines.stages.stage import Context
-from pipelines.store.lineage import champion
+from pipelines.store.lineage import champions
 
 EXIT_CODES = {
     State.OK: 0,
@@ -54,7 +54,7 @@ def check(
     max_age: Annotated[
         str | None,
         typer.Option(
-            help="Most time since the end of the last complete day and of the champion's: 26h, 2d."
+            help="Most time since the end of the last complete day and of the last promoted: 26h, 2d."
         ),
     ] = None,
     as_json: options.Json = False,
@@ -75,10 +75,11 @@ def check(
     last_there = there[-1] if there else None
     found = [(day, *freshness.state(day, last_there)) for day in expected]
     complete = [day for day, state, _ in found if state in (State.OK, State.STALE)]
-    serving = champion(base.store)
+    # The decisions of this workspace: the registry may be down.
+    promoted = next(champions(base.store), None)
     ages = {
         "last complete": _age(base, complete[-1] if complete else None, now),
-        "champion": _age(base, serving.day if serving else None, now),
+        "last promoted": _age(base, promoted.day if promoted else None, now),
     }
     too_old = limit is not None and any(age is None or age > limit for age in ages.values())
     code = max((EXIT_CODES[state] for _, state, _ in found), default=0)
