@@ -54,7 +54,7 @@ def check(
     max_age: Annotated[
         str | None,
         typer.Option(
-            help="Most time since the end of the last complete day and of the last promoted: 26h, 2d."
+            help="Greatest age of the last complete day and the last promoted one: 26h, 2d."
         ),
     ] = None,
     as_json: options.Json = False,
