@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,9 +91,9 @@ class SmallNorm:
     below: float
 
     def __post_init__(self) -> None:
-        if not self.below > 0:
+        if not 0 < self.below < math.inf:
             raise InputError(
-                f"{self}: below must be positive; ZeroRows() evicts rows that are exactly zero"
+                f"{self}: below must be positive and finite; ZeroRows() evicts zero rows"
             )
 
     def select(self, keys: KeyStats) -> NDArray[np.bool_]:

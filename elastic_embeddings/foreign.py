@@ -100,8 +100,10 @@ def vector_intrinsics() -> VectorIntrinsics:
         ) -> Any:
             def generate(context: Any, builder: Any, *call: Any) -> Any:
                 addresses = [_vector_address(context, builder, call, at, lanes) for at in (0, 2)]
-                vectors = [builder.load(each, align=_ALIGNMENT_BYTES) for each in addresses]
-                builder.store(combine(builder, *vectors), addresses[0], align=_ALIGNMENT_BYTES)
+                # Rows of odd width of a 16-bit type start at any multiple of 2 bytes.
+                align = min(_ALIGNMENT_BYTES, target.dtype.bitwidth // 8)
+                vectors = [builder.load(each, align=align) for each in addresses]
+                builder.store(combine(builder, *vectors), addresses[0], align=align)
                 return context.get_dummy_value()
 
             return types.void(target, i, source, j, lanes), generate

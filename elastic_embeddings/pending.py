@@ -87,6 +87,7 @@ class PendingBatch:
         counters: the batch's share of the table's counters.
         visible: whether lookups may see the new rows.
         initialised: whether the new rows' vectors are written.
+        begun: whether it is being trained on.
     """
 
     batch: Batch
@@ -96,6 +97,7 @@ class PendingBatch:
     counters: FieldCounters
     visible: bool
     initialised: bool = False
+    begun: bool = False
 
 
 class PendingBatches:
@@ -134,6 +136,9 @@ class PendingBatches:
 
     def prepare(self, keys: NDArray[np.int64], fields: FieldCodes, visible: bool) -> Batch:
         """Count the keys, admit, give rows, and keep what undoes it."""
+        # Copies: a save or an eviction prepares the batch again from its keys, and the caller may
+        # have filled the arrays with other ones by then.
+        keys, fields = keys.copy(), None if fields is None else fields.copy()
         pending = self._prepare(self._number + 1, keys, fields, visible)
         self._number += 1
         self._pending.append(pending)
@@ -142,7 +147,8 @@ class PendingBatches:
     def oldest(self, batch: Batch) -> PendingBatch | None:
         """Return the pending batch of this number if it is the oldest, else None."""
         first = self._pending[0] if self._pending else None
-        return first if first and first.batch.number == batch.number else None
+        # The copied keys are passed on whenever a batch is prepared again, so they identify it.
+        return first if first and first.batch.keys is batch.keys else None
 
     def begin(self, batch: Batch) -> PendingBatch:
         """Return a pending batch with its current rows; undo those prepared before it for good.
@@ -151,7 +157,13 @@ class PendingBatches:
             InputError: it was trained on, skipped or discarded.
         """
         numbers = [pending.batch.number for pending in self._pending]
-        if batch.number not in numbers:
+        if batch.number in numbers:
+            own = self._pending[numbers.index(batch.number)].batch
+            if own.keys is not batch.keys:
+                raise InputError(
+                    f"batch {batch.number} was prepared by another table: prepare its keys here"
+                )
+        else:
             raise InputError(
                 f"batch {batch.number} was trained on, skipped or discarded: prepare its keys again"
             )
@@ -164,6 +176,12 @@ class PendingBatches:
 
     def commit(self) -> None:
         """Keep the changes of the oldest pending batch, after it was trained on."""
+        if not self._pending:
+            raise InputError(
+                "the batch was undone while it was trained on: another thread called save, "
+                "statistics, evict or the like; beside training, call only prepare(ahead=True), "
+                "and restore this table"
+            )
         self.step += 1
         self._pending.popleft()
 
@@ -198,6 +216,7 @@ class PendingBatches:
                 self._pending.append(
                     self._prepare(old.batch.number, old.batch.keys, old.batch.fields, old.visible)
                 )
+                self._pending[-1].begun = old.begun
 
     def hidden_rows(self) -> NDArray[np.int32]:
         """Return the rows int32 [k] of pending batches that lookups must not see yet."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,9 +40,21 @@ class Tombstones:
         return np.concatenate([np.zeros(0, np.int64), *self.keys]), steps
 
     def drop_after(self, step: int) -> None:
-        """Forget the deletions of later steps."""
-        kept = [i for i, deleted in enumerate(self.steps) if deleted <= step]
-        self.keys, self.steps = [self.keys[i] for i in kept], [self.steps[i] for i in kept]
+        """Drop the deletions of later steps, which are loaded again."""
+        self._keep([deleted <= step for deleted in self.steps])
+
+    def forget(self, step: int) -> None:
+        """Forget the deletions up to a step."""
+        self._keep([deleted > step for deleted in self.steps])
+        self.floor = max(self.floor, step)
+
+    def nbytes(self) -> int:
+        """Return the bytes of the keys and their steps."""
+        return sum(keys.nbytes + 4 for keys in self.keys)
+
+    def _keep(self, kept: Sequence[bool]) -> None:
+        self.keys = list(compress(self.keys, kept))
+        self.steps = list(compress(self.steps, kept))
 
 
 @dataclass

@@ -104,7 +104,7 @@ class TableStatistics(FieldStatistics):
     """All fields together. Here `bytes` is all allocated memory: the sum of the four below.
 
     Attributes:
-        index_bytes: keys, counts, stamps and hash slots.
+        index_bytes: keys, counts, stamps, hash slots and deleted keys.
         weight_bytes: vectors.
         slot_bytes: optimizer state.
         sketch_bytes: counting sketches of keys without a row.
@@ -165,7 +165,7 @@ class TableSnapshot:
         field_names: by code.
         slabs: by name.
         counters: running counters by field.
-        index_bytes: of keys, counts, stamps and hash slots, allocated.
+        index_bytes: of keys, counts, stamps, hash slots and deleted keys, allocated.
         sketch_bytes: of the counting sketches.
     """
 
@@ -207,7 +207,7 @@ def take_snapshot(state: TableState) -> TableSnapshot:
         field_names=state.fields,
         slabs=slabs,
         counters=pending.counters,
-        index_bytes=index.nbytes(),
+        index_bytes=index.nbytes() + state.tombstones.nbytes(),
         sketch_bytes=pending.nbytes() - index.nbytes(),
     )
 

@@ -159,7 +159,7 @@ class ElasticTable:
         if pending is None:
             with self._lock:
                 pending = self._pending.begin(batch)
-        pending.visible = True
+        pending.visible = pending.begun = True
         self._initialise_rows(pending)
         return pending.batch
 
@@ -172,12 +172,23 @@ class ElasticTable:
         return {name: slab.gather(batch) for name, slab in self.slabs.items()}
 
     def apply(self, batch: Batch, gradients: Mapping[str, Any]) -> None:
-        """Make one optimizer step with the gradients float32 [n, dim] by slab."""
+        """Make one optimizer step with the gradients float32 [n, dim] by slab.
+
+        Raises:
+            InputError: as `apply_gradients`.
+        """
         slabs = {name: self._slab(name) for name in gradients}
-        # Unknown slabs were an error above, before anything is changed.
+        for name, slab in slabs.items():
+            expected, shape = (len(batch), slab.spec.dim), tuple(np.shape(gradients[name]))
+            if shape != expected:
+                raise InputError(
+                    f"gradients of slab {name!r} have shape {shape}: "
+                    f"give {expected}, shaped as lookup(keys)"
+                )
+        # Everything was checked above, before anything is changed.
         current = self.begin(batch)
         for name, slab in slabs.items():
-            slab.apply(current, gradients[name], self.step + 1)
+            slab.apply(current, gradients[name], self.step + 1, slab_seed(self.seed, name))
         self._pending.commit()
         if self.eviction and self.eviction.due(self.step):
             self.evict()
@@ -195,15 +206,7 @@ class ElasticTable:
                 shape; or a slab is not one of the table's.
         """
         by_name = gradients if isinstance(gradients, Mapping) else {self._only_slab(): gradients}
-        arrays = {name: np.asarray(values, np.float32) for name, values in by_name.items()}
-        for name, values in arrays.items():
-            expected = (len(batch), self._slab(name).spec.dim)
-            if values.shape != expected:
-                raise InputError(
-                    f"gradients of slab {name!r} have shape {values.shape}: "
-                    f"give {expected}, shaped as lookup(keys)"
-                )
-        self.apply(batch, arrays)
+        self.apply(batch, {n: np.asarray(values, np.float32) for n, values in by_name.items()})
 
     def discard(self) -> None:
         """Undo every batch that is prepared and not trained on."""
@@ -249,7 +252,7 @@ class ElasticTable:
     def evict(self, eviction: Eviction | None = None) -> int:
         """Delete keys and free their rows; return how many.
 
-        Keys of a batch that is being trained on are kept.
+        Keys of a batch that is being trained on, from `begin` to `apply`, are kept.
 
         Args:
             eviction: the policies; None uses the table's own.
@@ -263,9 +266,10 @@ class ElasticTable:
                 "evict: the table has no eviction, give one such as Eviction((ZeroRows(),))"
             )
         with self._lock:
-            # Rows of visible batches are about to be updated, so their keys are kept. Batches
-            # prepared ahead are prepared again, and simply do not find the deleted keys.
-            held = [p.batch.keys for p in self._pending.batches() if p.visible]
+            # Rows of a begun batch are about to be updated, so their keys are kept. Other prepared
+            # batches are prepared again, and simply do not find the deleted keys: they may never
+            # be trained on, and must leave no trace.
+            held = [p.batch.keys for p in self._pending.batches() if p.begun]
             with self._pending.rolled_back():
                 index = self._pending.index
                 entries = index.live()
@@ -331,6 +335,14 @@ class ElasticTable:
             save_restore.apply_delta(Path(folder), self._state)
         return self
 
+    def forget_deletions(self) -> None:
+        """Forget which keys were deleted up to now; a delta cannot start before this step then.
+
+        Deleted keys are kept for deltas, 12 bytes each, until this is called: for instance before a
+        full save, from which later deltas start.
+        """
+        self._state.tombstones.forget(self.step)
+
     def start_day(self) -> None:
         """Mark the start of a day; `Idle(days=…)` counts them."""
         self._state.days.append(self.step)
@@ -341,10 +353,14 @@ class ElasticTable:
             return summarise(take_snapshot(self._state))
 
     def memory_bytes(self) -> int:
-        """Return the bytes of index, sketches, vectors and optimizer state."""
+        """Return the bytes of index, sketches, vectors, optimizer state and deleted keys."""
         rows = self._pending.index.row_limit
         slabs = sum(sum(slab.nbytes(rows)) for slab in self.slabs.values())
-        return slabs + self._pending.nbytes()
+        return slabs + self._pending.nbytes() + self._state.tombstones.nbytes()
+
+    def __reduce__(self) -> Any:
+        # The slabs reserve address space of the machine's size, which a copy would fill.
+        raise TypeError("an ElasticTable cannot be pickled or copied: use save and restore")
 
     def _initialise_rows(self, pending: PendingBatch) -> None:
         """Write the vectors of a batch's new rows, once."""

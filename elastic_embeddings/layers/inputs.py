@@ -197,7 +197,7 @@ def pool(vectors: tf.Tensor, lists: tf.Tensor, count: tf.Tensor, combiner: Combi
     summed = tf.math.unsorted_segment_sum(vectors, lists, count)
     if combiner == "sum":
         return summed
-    ones = tf.ones_like(lists, tf.float32)
+    ones = tf.ones_like(lists, summed.dtype)  # 16-bit in mixed precision
     sizes = tf.math.unsorted_segment_sum(ones, lists, count)[:, tf.newaxis]
     # An empty list has size 0: `divide_no_nan` gives zeros, where a division would give NaN.
     return tf.math.divide_no_nan(summed, sizes if combiner == "mean" else tf.sqrt(sizes))

@@ -42,7 +42,7 @@ from elastic_embeddings.optimizers.row_storage import (
     Block,
     Storage,
     Stored,
-    row_stream,
+    key_stream,
 )
 
 # 2 KiB. The seven areas of AMSGrad, the rule with the most slots, take 14 KiB.
@@ -114,6 +114,7 @@ def update_kernel(
         weights: Stored,
         state: Stored,
         rows: Int32s,
+        keys: NDArray[np.int64],
         order: Int32s,
         offsets: Int32s,
         gradients: NDArray[np.float32],
@@ -157,8 +158,12 @@ def update_kernel(
             # 5. Write back. The random bits of the state's columns follow those of the weights.
             for i in range(first, last):
                 at, slot_at = WEIGHTS_AT + (i - first) * dim, STATE_AT + (i - first) * width
-                _save(weights, rows[i], scratch, at, 1, dim, lanes, write, salt, 0)
-                _save(state, rows[i], scratch, slot_at, slots, width, slot_lanes, write, salt, dim)
+                # By the key, which a row keeps for life: its number changes at a restore.
+                stream = key_stream(salt, keys[order[offsets[i]]])
+                _save(weights, rows[i], scratch, at, 1, dim, lanes, write, stream, 0)
+                _save(
+                    state, rows[i], scratch, slot_at, slots, width, slot_lanes, write, stream, dim
+                )
 
     return update
 
@@ -189,12 +194,11 @@ def _save(
     width: int,
     lanes: int,
     write: Copy,
-    salt: np.uint64,
+    stream: np.uint64,
     draw: int,
 ) -> None:
     """Write back what `_load` read; `draw` is the first column of the random bits."""
     if row > 0:  # row 0 is the fallback of keys without a row: it is never trained
-        stream = row_stream(salt, np.int64(row))
         for slot in range(slots):
             start, column = (np.int64(row) * slots + slot) * width, draw + slot * width
             write(slab, start, scratch, at + slot * AREA, width, lanes, stream, column)
@@ -291,7 +295,9 @@ def rowwise_block(k: RowwiseConstants, scratch: Block, rows: int, dim: int) -> N
     for row in range(rows):
         largest = np.float32(0)
         for i in range(row * dim, (row + 1) * dim):
-            largest = max(largest, scratch[LINEAR_AT + i] * scratch[LINEAR_AT + i])
+            square = scratch[LINEAR_AT + i] * scratch[LINEAR_AT + i]
+            # A NaN stays the largest.
+            largest = largest if largest > square or largest != largest else square
         curvature, scratch[_SLOT_0_AT + row] = formulas.rowwise(
             k, largest, scratch[_SLOT_0_AT + row]
         )
@@ -316,7 +322,10 @@ def soft_threshold(scratch: Block, start: int, end: int, l1: Value) -> None:
 def shrink_closed(scratch: Block, start: int, dim: int, lanes: int, c: Value) -> None:
     """Shrink s of one row by the closed form. `lanes` is `lanes_of(dim)`."""
     norm = _norm(scratch, start, dim, lanes)
-    factor = np.float32(1) - c / norm if norm > c else np.float32(0)
+    if c == 0:
+        return  # no group: a column of NaN leaves the others alone
+    # Not `norm > c`: a norm of NaN makes the row NaN.
+    factor = np.float32(0) if norm <= c else np.float32(1) - c / norm
     for i in range(start, start + dim):
         scratch[LINEAR_AT + i] *= factor
 

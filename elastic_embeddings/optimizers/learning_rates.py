@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from elastic_embeddings.errors import InputError
-from elastic_embeddings.optimizers.formulas import Value, cos, minimum
+from elastic_embeddings.optimizers.formulas import Value, cos, maximum, minimum
 
 
 class LearningRate(ABC):
@@ -46,7 +46,7 @@ class ExponentialDecay(LearningRate):
     every: int
 
     def __post_init__(self) -> None:
-        if self.initial <= 0 or not 0 < self.factor <= 1 or self.every < 1:
+        if not 0 < self.initial < math.inf or not 0 < self.factor <= 1 or self.every < 1:
             raise InputError(
                 f"{self}: initial must be positive, factor in (0, 1], every at least 1 step"
             )
@@ -75,7 +75,8 @@ class CosineDecay(LearningRate):
     final_fraction: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.initial <= 0 or self.steps < 1 or not 0 < self.final_fraction <= 1:
+        valid = 0 < self.initial < math.inf and 0 < self.final_fraction <= 1
+        if not valid or self.steps < 1:
             raise InputError(
                 f"{self}: initial must be positive, steps at least 1, final_fraction in (0, 1]"
             )
@@ -102,7 +103,8 @@ class Warmup(LearningRate):
     Attributes:
         after: the other rate, a constant or a schedule, of the same step.
         steps: the factor is 1 from step `since + steps` on.
-        since: the factor is 0 at this step: the last step before a pause in training.
+        since: the last step before a pause in training. Steps up to it have the factor of the
+            step after it.
 
     Raises:
         InputError: the rate is not positive, `steps` below 1, or `since` negative.
@@ -113,7 +115,7 @@ class Warmup(LearningRate):
     since: int = 0
 
     def __post_init__(self) -> None:
-        if self.base <= 0 or self.steps < 1 or self.since < 0:
+        if not 0 < self.base < math.inf or self.steps < 1 or self.since < 0:
             raise InputError(
                 f"{self}: after must be positive, steps at least 1, since not negative"
             )
@@ -124,7 +126,10 @@ class Warmup(LearningRate):
         return base_rate(self.after)
 
     def _at(self, step: Value) -> Value:
-        return minimum((step - self.since) / self.steps, 0 * step + 1) * rate_at(self.after, step)
+        one = 0 * step + 1
+        # At least one step after `since`: a rate is never 0 or negative.
+        share = minimum(maximum(step - self.since, one) / self.steps, one)
+        return share * rate_at(self.after, step)
 
 
 def base_rate(rate: float | LearningRate) -> float:

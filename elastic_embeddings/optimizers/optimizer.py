@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,9 @@ class Optimizer(ABC):
       between a rare row's batches. This regularises rare rows as L2 on a whole table does.
     * A row that was set to zero keeps its state, and becomes nonzero when its z passes the
       threshold again.
+    * A gradient that is not finite, or whose square overflows (above 1.8e19), makes its row NaN:
+      the whole row with l21, otherwise the columns concerned. No step repairs that; training checks
+      the loss and the weights.
     * A learning rate schedule weights the gradients: that of step t by η_t/η₀, where η₀ is the
       schedule's base rate. The state stays in units of η₀, so a change of the rate does not change
       the weights, and rows that are zero stay zero as the rate decreases.
@@ -78,9 +82,15 @@ class Optimizer(ABC):
     """The rule on a block of rows in compiled code, of `elastic_embeddings.optimizers.kernel`."""
 
     def __post_init__(self) -> None:
-        if base_rate(self.learning_rate) <= 0 or min(self.l1, self.l2, self.l21) < 0:
-            raise InputError(f"{self}: learning_rate must be positive, l1, l2 and l21 not negative")
-        if self.decay < 0 or self.decay_steps < 1:
+        # `not` before comparisons: they are false for NaN.
+        strengths = self.l1, self.l2, self.l21
+        if not 0 < base_rate(self.learning_rate) < math.inf or not all(
+            0 <= strength < math.inf for strength in strengths
+        ):
+            raise InputError(
+                f"{self}: learning_rate must be positive, l1, l2 and l21 not negative, all finite"
+            )
+        if not 0 <= self.decay < math.inf or self.decay_steps < 1:
             raise InputError(f"{self}: decay must not be negative, decay_steps must be at least 1")
 
     @abstractmethod
@@ -96,16 +106,21 @@ class Optimizer(ABC):
         """Return the packed state float32 [k, S] of new rows with weights float32 [k, dim]."""
         return np.zeros((len(weights), sum(self.slots(weights.shape[1]).values())), np.float32)
 
-    def rescaled_state(
-        self, state: NDArray[np.float32], previous: Optimizer, dim: int
+    def restated(
+        self,
+        state: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        previous: Optimizer,
+        counts: NDArray[np.integer] | None = None,
     ) -> NDArray[np.float32]:
-        """Return the state of the same weights under this optimizer's learning rate.
+        """Return the state in which these weights stay, under this optimizer's learning rate.
 
         Args:
             state: packed state [k, S], of this class's slots.
-            previous: the optimizer that made it, of the same class. If its penalties differ, the
+            weights: float32 [k, dim], that belong to the state.
+            previous: the optimizer that made both, of the same class. If its penalties differ, the
                 weights change at the next step of a row.
-            dim: width of the vectors.
+            counts: [k], how often each row was seen, for `dynamic_l1`; None: often enough.
         """
         return state
 
@@ -153,16 +168,16 @@ class Optimizer(ABC):
         """Return the update of rows in host memory at one step.
 
         The result is called with weights [N, dim] and state [N, S] (as stored), rows int32 [U]
-        (distinct; row 0 is not updated), order int32 [n], offsets int32 [U + 1], gradients
-        float32 [n, dim], counts int32 [U], begin and end. The gradients of rows[u] are those at
-        `order[offsets[u]:offsets[u + 1]]`, and are added in that order. Rows at positions begin to
-        end - 1 are updated without the GIL, so disjoint ranges may run in parallel.
+        (distinct; row 0 is not updated), keys int64 [n], order int32 [n], offsets int32 [U + 1],
+        gradients float32 [n, dim], counts int32 [U], begin and end. The gradients of rows[u] are
+        those at `order[offsets[u]:offsets[u + 1]]`, and are added in that order. Rows at positions
+        begin to end - 1 are updated without the GIL, so disjoint ranges may run in parallel.
 
         Args:
             dim: width of the vectors.
             step: 1 at the first step.
             storage: of weights and state; 16-bit numbers are rounded stochastically.
-            seed: seed of the rounding.
+            seed: seed of the rounding, which draws by (seed, step, key).
 
         Raises:
             InputError: kernels do not support the width.
@@ -238,15 +253,47 @@ class DualOptimizer(Optimizer):
         curvature, *new_state = type(self).formula(constants, x, g, *state)
         return new_state[0], curvature, dict(zip(self.slot_names, new_state, strict=True))
 
-    def rescaled_state(
-        self, state: NDArray[np.float32], previous: Optimizer, dim: int
+    @property
+    @abstractmethod
+    def _offset(self) -> float:
+        """What is added to the root of the last slot: the curvature is (√slot + offset) / η₀."""
+
+    def restated(
+        self,
+        state: NDArray[np.float32],
+        weights: NDArray[np.float32],
+        previous: Optimizer,
+        counts: NDArray[np.integer] | None = None,
     ) -> NDArray[np.float32]:
-        """Return the state with z ∝ x/η₀ rescaled; see `Optimizer.rescaled_state`."""
-        # Without it, the next step would multiply x by the ratio of the learning rates.
-        ratio = base_rate(previous.learning_rate) / base_rate(self.learning_rate)
-        scaled = state.copy()
-        scaled[:, :dim] *= np.float32(ratio)
-        return scaled
+        """Return the state with the z whose proximal step is x; see `Optimizer.restated`.
+
+        With the new curvatures A (2 l2 included) and c = l21 √dim, the closed form of the step is
+        inverted by s = A x (1 + c / ‖A x‖), the exact one by s = (A + c / ‖x‖) x. In both cases
+        z = -(s + l1 · sign s).
+        """
+        rate, dim = base_rate(self.learning_rate), weights.shape[1]
+        assert isinstance(previous, DualOptimizer)
+        if (rate, self._offset) == (base_rate(previous.learning_rate), previous._offset):
+            return state
+        # The penalties are those that made x: other ones act at the row's next step.
+        x, root = weights.astype(np.float64), np.sqrt(state[:, -dim:].astype(np.float64))
+        curvature, c = (root + self._offset) / rate + 2 * previous.l2, previous._threshold(dim)
+        scaled = x if previous.exact else curvature * x
+        norm = np.linalg.norm(scaled, axis=1, keepdims=True)
+        added = np.divide(c, norm, out=np.zeros_like(norm), where=norm > 0)
+        s = (curvature + added) * x if previous.exact else curvature * x * (1 + added)
+        l1: Any = previous.l1
+        if previous.dynamic_l1 and counts is not None:
+            rule = previous.dynamic_l1
+            missing = np.maximum(rule.min_count - counts[:, np.newaxis], 0) / rule.min_count
+            l1 = l1 * (1 + rule.multiple * missing)
+        # Where x is 0, z is below the thresholds, which have not changed, and stays. So does the z
+        # of rows that were never updated, which is 0.
+        z = state[:, :dim]
+        kept = (x == 0) | ~z.any(axis=1, keepdims=True)
+        restated = state.copy()
+        restated[:, :dim] = np.where(kept, z, -(s + l1 * np.sign(s)))
+        return restated
 
 
 def _as_tensor(number: Value, dtype: tf.DType) -> tf.Tensor:

@@ -18,6 +18,7 @@ without safeguards. `elastic_embeddings.optimizers.kernel` has the same step for
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -51,7 +52,7 @@ class DynamicL1:
     min_count: int
 
     def __post_init__(self) -> None:
-        if self.multiple < 0 or self.min_count < 1:
+        if not 0 <= self.multiple < math.inf or self.min_count < 1:
             raise InputError(f"{self}: multiple must not be negative, min_count must be at least 1")
 
     def factor(self, count: float) -> float:
@@ -76,13 +77,15 @@ def proximal_step(
         return s / curvature
     norm = tf.norm(s, axis=-1, keepdims=True)
     c = tf.constant(threshold, s.dtype)
-    nonzero = norm > c
+    # Not `norm > c`, nor its negation, which TensorFlow turns into that: a norm of NaN makes the
+    # row NaN, as in the kernel.
+    zero = norm <= c
     if exact:
         # 2c in place of the norm keeps Newton's start positive in rows that become zero.
-        shrunk = s / (curvature + c / _root(s, curvature, c, tf.where(nonzero, norm, 2 * c)))
+        shrunk = s / (curvature + c / _root(s, curvature, c, tf.where(zero, 2 * c, norm)))
     else:
         shrunk = s * (1 - tf.math.divide_no_nan(c, norm)) / curvature
-    return tf.where(nonzero, shrunk, tf.zeros_like(s))
+    return tf.where(zero, tf.zeros_like(s), shrunk)
 
 
 def _root(s: tf.Tensor, a: tf.Tensor, c: tf.Tensor, norm: tf.Tensor) -> tf.Tensor:

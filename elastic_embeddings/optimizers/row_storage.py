@@ -3,7 +3,8 @@
 16-bit numbers are written with stochastic rounding: a number between two representable ones is
 rounded up with a probability equal to its distance from the lower one, so its expectation is
 unchanged. The small steps of an optimizer then add up; rounding to nearest would lose them.
-The random bits are a function of (seed, step, row, column), not of threads or the order of rows.
+The random bits are a function of (seed, step, key, column), not of threads or of row numbers,
+which change when a table is restored.
 """
 
 from __future__ import annotations
@@ -70,9 +71,9 @@ def rounding_salt(seed: int, step: int) -> np.uint64:
 
 
 @inlined
-def row_stream(salt: np.uint64, row: np.int64) -> np.uint64:
-    """Return the stream of random bits of one row in one step."""
-    return mix(salt ^ np.uint64(row))
+def key_stream(salt: np.uint64, key: np.int64) -> np.uint64:
+    """Return the stream of random bits of one key's row in one step."""
+    return mix(salt ^ np.uint64(key))
 
 
 @inlined

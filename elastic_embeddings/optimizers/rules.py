@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -54,12 +55,16 @@ class GroupAdam(DualOptimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not (0 <= self.beta_1 < 1 and 0 <= self.beta_2 < 1) or self.epsilon <= 0:
+        if not (0 <= self.beta_1 < 1 and 0 <= self.beta_2 < 1 and 0 < self.epsilon < math.inf):
             raise InputError(f"{self}: betas must be in [0, 1), epsilon positive")
 
     def slots(self, dim: int) -> dict[str, int]:
         """The dual sum z and the moments m and v; all start at 0."""
         return {"z": dim, "m": dim, "v": dim}
+
+    @property
+    def _offset(self) -> float:
+        return self.epsilon
 
     def _step_constants(self, step: Value) -> AdamConstants:
         bias_correction = sqrt(1 - self.beta_2**step) / (1 - self.beta_1**step)
@@ -135,6 +140,10 @@ class GroupFTRL(DualOptimizer):
         z = -np.float32(curvature if self.keep_initial else 0.0) * weights
         return np.concatenate([z, np.full_like(z, self.initial_accumulator)], axis=1)
 
+    @property
+    def _offset(self) -> float:
+        return self.beta
+
     def _step_constants(self, step: Value) -> FtrlConstants:
         return FtrlConstants(self.beta, self._gain(step), 1 / base_rate(self.learning_rate))
 
@@ -205,7 +214,7 @@ class RowwiseGroupAdagrad(Optimizer):
 
 
 def _check_curvature(optimizer: Optimizer, beta: float, initial_accumulator: float) -> None:
-    if beta < 0 or initial_accumulator <= 0:
+    if not (0 <= beta < math.inf and 0 < initial_accumulator < math.inf):
         raise InputError(
             f"{optimizer}: beta must not be negative, initial_accumulator must be positive"
         )

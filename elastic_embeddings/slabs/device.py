@@ -108,7 +108,7 @@ class DeviceSlab:
         """Return the vectors float32 [n, dim] of a batch's keys."""
         return self._gather(batch.rows, batch.inverse)
 
-    def apply(self, batch: Batch, gradients: Any, step: int) -> None:
+    def apply(self, batch: Batch, gradients: Any, step: int, seed: int) -> None:
         """Run one optimizer step on the batch's rows; see `Slab.apply`."""
         step_tensor = tf.constant(step, tf.int64)
         self._update(batch.rows, batch.inverse, gradients, step_tensor, batch.counts)

@@ -72,11 +72,11 @@ class HostSlab:
         """Return the vectors float32 [k, dim] of rows int32 [k]."""
         return self._gather(rows, np.arange(len(rows), dtype=np.int32))
 
-    def apply(self, batch: Batch, gradients: Any, step: int) -> None:
+    def apply(self, batch: Batch, gradients: Any, step: int, seed: int) -> None:
         """Run one optimizer step on the batch's rows; see `Slab.apply`."""
-        kernel = self.spec.optimizer.row_kernel(self.spec.dim, step, self.spec.dtype)
+        kernel = self.spec.optimizer.row_kernel(self.spec.dim, step, self.spec.dtype, seed)
         summed = np.ascontiguousarray(gradients, np.float32).reshape(len(batch), self.spec.dim)
-        occurrences = (batch.rows, batch.order, batch.offsets, summed, batch.counts)
+        occurrences = (batch.rows, batch.keys, batch.order, batch.offsets, summed, batch.counts)
         arrays = (self._weights, self._state, *occurrences)
         # The rows are distinct, so several threads can update ranges of them.
         split_rows(kernel, len(batch.rows), *arrays, at_least=_ROWS_PER_THREAD)

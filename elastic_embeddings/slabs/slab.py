@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -46,8 +47,11 @@ class SlabSpec:
     fallback: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.dim < 1 or self.init_scale < 0:
-            raise InputError(f"{self}: dim must be at least 1 and init_scale not negative")
+        if self.dim < 1 or not 0 <= self.init_scale < math.inf or not math.isfinite(self.fallback):
+            raise InputError(
+                f"{self}: dim must be at least 1, init_scale finite and not negative, fallback "
+                "finite"
+            )
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise InputError(f"{self}: dtype must be float32, bfloat16 or float16")
         if self.dtype == "float16" and isinstance(self.optimizer, GroupAdam):
@@ -74,13 +78,14 @@ class Slab(Protocol):
     def gather(self, batch: Batch) -> Any:  # an array or a tensor, depending on the slab
         """Return the vectors float32 [n, dim] of a batch's keys: an array or a tensor."""
 
-    def apply(self, batch: Batch, gradients: Any, step: int) -> None:
+    def apply(self, batch: Batch, gradients: Any, step: int, seed: int) -> None:
         """Run one optimizer step on the batch's rows.
 
         Args:
             batch: the batch.
             gradients: float32 [n, dim], array or tensor; those of repeated keys are added.
             step: 1 at the table's first step.
+            seed: of the stochastic rounding of 16-bit rows.
         """
 
     def vectors(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:

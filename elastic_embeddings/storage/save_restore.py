@@ -80,7 +80,7 @@ def restore(folder: Path, state: TableState) -> None:
     for name, slab in state.slabs.items():
         # To keep no row frees all rows of the old content.
         slab.compact(rows[:0])
-        _load_slab(folder, header, name, slab, rows)
+        _load_slab(folder, header, name, slab, rows, counts[admitted])
     # 4. Replace everything else.
     _load_rest(folder, header, state)
 
@@ -106,7 +106,7 @@ def apply_delta(folder: Path, state: TableState) -> None:
     rows = index.rows[entries[delta.admitted]]
     # 4. Overwrite their rows, and everything else.
     for name, slab in state.slabs.items():
-        _load_slab(folder, delta.header, name, slab, rows)
+        _load_slab(folder, delta.header, name, slab, rows, delta.counts[delta.admitted])
     _load_rest(folder, delta.header, state)
 
 
@@ -185,9 +185,14 @@ def _stream(
 
 
 def _load_slab(
-    folder: Path, header: TableHeader, name: str, slab: Slab, rows: NDArray[np.int32]
+    folder: Path,
+    header: TableHeader,
+    name: str,
+    slab: Slab,
+    rows: NDArray[np.int32],
+    counts: NDArray[Any],
 ) -> None:
-    """Write a saved slab's vectors and optimizer state into the rows int32 [k]."""
+    """Write a saved slab's vectors and optimizer state into the rows int32 [k] with counts [k]."""
     if len(rows):
         slab.ensure(int(rows.max()))
     saved, rule, dim = header.slabs[name], slab.spec.optimizer, slab.spec.dim
@@ -200,7 +205,7 @@ def _load_slab(
             saved.optimizer,
         )
     slots: Mapping[str, int] = saved.slots if same_rule else {}
-    # The optimizer that made the state: `rescaled_state` needs its learning rate.
+    # The optimizer that made the state: `restated` needs its learning rate.
     before = from_plain({"kind": saved.optimizer, **saved.parameters}) if same_rule else rule
     variables = [
         read_chunks(folder, header, array_name(name, variable), _BLOCK)
@@ -212,7 +217,8 @@ def _load_slab(
         if same_rule:
             # The first part has no columns, as an optimizer may have no slots.
             packed = np.concatenate([vectors[:, :0], *parts], axis=1)
-            optimizer_state = rule.rescaled_state(packed, before, dim)
+            seen = counts[start : start + len(vectors)]
+            optimizer_state = rule.restated(packed, vectors, before, seen)
         else:
             optimizer_state = rule.initial_state(vectors)
         block = rows[start : start + len(vectors)]

@@ -120,7 +120,7 @@ def selected_arrays(tables: Sequence[SavedTable], entries: RowSelection) -> dict
 
 
 def check_same_arrays(tables: Sequence[SavedTable]) -> None:
-    """Raise InputError unless the tables have the same slabs, slots and dtypes."""
+    """Raise InputError unless the tables have the same slabs, slots, dtypes and rules."""
     layouts = []
     for table in tables:
         header = table.header
@@ -130,4 +130,14 @@ def check_same_arrays(tables: Sequence[SavedTable]) -> None:
             raise InputError(
                 f"{tables[0].folder} holds {layouts[0]}, {table.folder} holds {layouts[-1]}: "
                 "save both with the same slabs and slots"
+            )
+        rules = [
+            {n: (s.optimizer, s.parameters) for n, s in t.header.slabs.items()}
+            for t in (tables[0], table)
+        ]
+        # Optimizer state is in units of its rule's parameters, such as the learning rate.
+        if rules[0] != rules[1]:
+            raise InputError(
+                f"{tables[0].folder} was trained with {rules[0]}, {table.folder} with {rules[1]}: "
+                "restore the first in a table and apply the others there, which converts the state"
             )

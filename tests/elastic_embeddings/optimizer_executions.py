@@ -69,6 +69,7 @@ class HostRows:
         arrays = (
             *self.stored,
             batch.rows,
+            batch.rows[batch.inverse].astype(np.int64),  # a row's number is its key
             batch.order,
             batch.offsets,
             batch.gradients,

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import optimizer_reference as reference
 import pytest
-from optimizer_executions import GraphRows, HostRows, batches
+from optimizer_executions import GraphRows, HostRows, RowBatch, batches
 
 from elastic_embeddings.optimizers.learning_rates import CosineDecay
 from elastic_embeddings.optimizers.proximal import DynamicL1
@@ -199,13 +199,51 @@ def test_a_restated_row_goes_on_from_where_it_was(rule):
         before.learn(batch, t)
     after = GraphRows(replace(rule, learning_rate=rule.learning_rate / 10), start, np.float64)
     after.weights = before.weights.copy()
-    after.state = after.optimizer.rescaled_state(before.state, rule, DIM)
+    after.state = after.optimizer.restated(before.state, before.weights, rule)
     for t, batch in enumerate(batches(rng, ROWS, DIM, 1), start=100_000):
         rows = batch.rows[batch.rows > 0]
         after.learn(replace(batch, gradients=0 * batch.gradients), t)
     momentum = 0.03 if isinstance(rule, GroupAdam) else 1e-6
     np.testing.assert_allclose(after.weights[rows], before.weights[rows], atol=momentum)
     assert np.abs(before.weights[rows]).max() > 0.05
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["closed", "exact"])
+@pytest.mark.parametrize(
+    "penalties",
+    [{"l21": 0.1}, {"l1": 0.1}, {"l2": 3.0}, {"l1": 0.01, "l2": 1.0, "l21": 0.02},
+     {"l1": 0.01, "l21": 0.02, "dynamic_l1": DynamicL1(3.0, 12)}],
+    ids=["l21", "l1", "l2", "all", "dynamic"],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    ("rule", "change"),
+    [
+        (GroupAdam(0.05, 0.0), {"learning_rate": 0.005}),
+        (GroupAdam(0.05, 0.0), {"learning_rate": 0.1, "epsilon": 1e-3}),
+        (GroupAMSGrad(0.05, 0.0), {"learning_rate": 0.2}),
+        (GroupFTRL(0.05), {"learning_rate": 0.005, "beta": 1.0}),
+        (GroupAdagrad(0.05), {"learning_rate": 0.5}),
+    ],
+)
+def test_another_rate_moves_no_row_and_revives_none(rule, change, penalties, exact):
+    """Fault H3: rows that group lasso had set to zero came back under another learning rate."""
+    rule = replace(rule, **penalties, exact=exact)
+    rng = np.random.default_rng(4)
+    start = rng.uniform(-0.3, 0.3, (ROWS, DIM)).astype(np.float32)
+    before, seen = GraphRows(rule, start, np.float64), np.ones(ROWS + 1, np.int32)
+    for t, batch in enumerate(batches(rng, ROWS, DIM, 25, scale=1.0), start=1):
+        before.learn(batch, t)
+        seen[batch.rows] = batch.counts
+    after = GraphRows(replace(rule, **change), start, np.float64)
+    after.weights = before.weights.copy()
+    after.state = after.optimizer.restated(before.state, before.weights, rule, seen)
+    rows = np.arange(1, ROWS + 1, dtype=np.int32)
+    still = RowBatch(rows, np.arange(ROWS), np.zeros((ROWS, DIM), np.float32), seen[1:])
+    after.learn(still, 100_000)
+    # Second moments decay in the step, which turns rows of unequal curvatures a little.
+    np.testing.assert_allclose(after.weights, before.weights, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(after.weights == 0, before.weights == 0)
+    assert before.weights.any()
 
 
 @pytest.mark.parametrize("rule", [rule for rule, _ in RULES.values()], ids=RULES.keys())

@@ -221,6 +221,18 @@ def test_no_rows_give_nan(metric):
     assert math.isnan(metric(NONE, NONE))
 
 
+def test_a_probability_that_is_nan_has_no_rank():
+    """Fault L1: scikit-learn raised, and the other figures ranked a NaN highest."""
+    p = np.where(np.arange(4) == 1, np.nan, P)
+    assert math.isnan(auc(LABEL, p))
+    assert math.isnan(weighted_auc(LABEL, p, np.ones(4)))
+    assert math.isnan(grouped_auc(LABEL, p, np.zeros(4, int)))
+    # A group without it, and weights without it, are as before.
+    others = LABEL[[0, 2, 3]], P[[0, 2, 3]]
+    assert weighted_auc(LABEL, p, np.array([1.0, 0, 1, 1])) == auc(*others)
+    assert grouped_auc(LABEL, p, np.array([0, 1, 0, 0])) == auc(*others)
+
+
 def test_one_class_gives_nan():
     ones = np.ones(3, np.float32)
     assert math.isnan(auc(ones, ones))

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from training_data import MODEL, SCHEMA, TRAINING, planted_day, write_impressions
 
 from features.schema import Categorical, MultiValued, Numeric, Relation, Schema
 from training.data.examples import read_examples
 from training.evaluation.scoring import Scorer
-from training.fit.checkpoints import Description, write_description
+from training.fit.checkpoints import Description, read_description, write_description
 from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.fit.trainer import TrainRequest, train_day
 from training.models.ctr import CtrModel
@@ -35,7 +36,8 @@ def learned(tmp_path_factory):
     for learner in (learners.model, learners.baseline):
         for name, variable in learner.model.variables_by_name().items():
             for state in (variable, *learner.slots[name].values()):
-                state.assign(draw.normal(size=variable.shape).astype(np.float32))
+                # Second moments have no sign.
+                state.assign(np.abs(draw.normal(size=variable.shape)).astype(np.float32))
     learners.save(folder)
     description = Description(SCHEMA, MODEL, TRAINING, {}, (), 0)
     write_description(folder, description)
@@ -122,13 +124,33 @@ def test_a_changed_learning_rate_restates_the_dual_sums_only(learned, factor):
         learned, SCHEMA, MODEL.model_copy(update={"dense": OptimizerSettings(learning_rate=rate)})
     )
     before = learned[1].model
-    np.testing.assert_allclose(
-        block(after.model, "field:tags", "z"), block(before, "field:tags", "z") / factor, rtol=1e-6
-    )
+    # Without penalties, the dual sum of x is -(√v + ε) x / rate.
+    curvature = (np.sqrt(block(before, "field:tags", "v")) + before.optimizer.epsilon) / rate
+    expected = -curvature * block(before, "field:tags")
+    if factor != 1:
+        np.testing.assert_allclose(block(after.model, "field:tags", "z"), expected, rtol=1e-6)
     np.testing.assert_array_equal(
         block(after.model, "field:tags", "m"), block(before, "field:tags", "m")
     )
     np.testing.assert_array_equal(block(after.model, "field:tags"), block(before, "field:tags"))
+
+
+@pytest.mark.parametrize(("old", "new"), [("adam", "amsgrad"), ("amsgrad", "adam")])
+def test_dense_weights_stay_when_the_optimizer_changes(tmp_path, old, new):
+    """Fault H2: the state of another rule doubled every dense weight in one step."""
+    day = planted_day(tmp_path / "day", 0, rows=400)
+    rule = OptimizerSettings(kind=old, beta_1=0.0)
+    model = MODEL.model_copy(update={"dense": rule})
+    train_day(TrainRequest(SCHEMA, model, TRAINING, (), day), tmp_path / "checkpoint")
+    saved = read_description(tmp_path / "checkpoint")
+    changed = MODEL.model_copy(update={"dense": rule.model_copy(update={"kind": new})})
+    config = LearnerConfig(SCHEMA, changed, TRAINING, ())
+    learner = ModelAndBaseline.from_checkpoint(config, tmp_path / "checkpoint", saved).model
+    before = learner.model.weights()
+    zero = {name: tf.zeros_like(value) for name, value in before.items()}
+    learner.apply_dense(zero, tf.constant(saved.step + 1, tf.int64))
+    for name, value in learner.model.weights().items():
+        np.testing.assert_allclose(value, before[name], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

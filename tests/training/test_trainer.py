@@ -272,6 +272,15 @@ def test_a_loss_that_is_not_finite_is_unsound_and_nothing_is_written(days, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_weights_that_are_not_finite_after_the_last_step_are_unsound(days, tmp_path):
+    """Fault L1: the losses are those before each step, so the last step's damage was not seen."""
+    wild = MODEL.model_copy(update={"dense": OptimizerSettings(learning_rate=1e38)})
+    one_step = TRAINING.model_copy(update={"batch_size": 1 << 20, "passes": 1})
+    with pytest.raises(UnsoundError, match="dense weights"):
+        train_day(request(days[0], model=wild, training=one_step), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_rare_ids_get_no_row_until_admitted(days, first, tmp_path):
     picky = TRAINING.model_copy(update={"admission": AdmissionSettings(min_count=20), "passes": 1})
     figures = train_day(request(days[0], training=picky), tmp_path / "out")

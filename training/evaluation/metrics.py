@@ -136,7 +136,7 @@ def wilson_interval(
 
 def auc(label: Floats, probability: Floats) -> float:
     """Return the area under the ROC curve: how often a click ranks above a non-click."""
-    if not len(label) or label.min() == label.max():
+    if not len(label) or label.min() == label.max() or np.isnan(probability).any():
         return float("nan")
     return float(roc_auc_score(label, probability))
 
@@ -179,6 +179,8 @@ def auc_by_group(
     clicks = _sum_by_run(clicked, starts)
     above = _sum_by_run(ranks * clicked, starts) - clicks * (clicks + 1) / 2
     pairs = clicks * (rows - clicks)
+    # A NaN has no rank, although a sort puts it last.
+    pairs[_sum_by_run(np.isnan(probability[order]).astype(np.float64), starts) > 0] = 0
     return np.divide(above, pairs, out=np.full(len(starts), np.nan), where=pairs > 0), rows
 
 
@@ -189,26 +191,32 @@ class RankedLabels:
     Attributes:
         order: int64 [n], row numbers by ascending probability.
         ends: int64 [t], the last position of each run of equal probabilities in that order.
+            NaN are last.
+        ranked: rows before the first NaN.
         clicked: float64 [n], 0 or 1, in that order.
     """
 
     order: NDArray[np.int64]
     ends: NDArray[np.int64]
     clicked: NDArray[np.float64]
+    ranked: int
 
     @classmethod
     def of(cls, label: Floats, probability: Floats) -> Self:
         """Sort impressions: label [n], 0 or 1, probability [n]."""
         order = np.argsort(probability, kind="stable")
         starts, sizes = _runs(_changes(probability[order]))
-        return cls(order, starts + sizes - 1, (label[order] > 0).astype(np.float64))
+        ranked = int(np.count_nonzero(~np.isnan(probability)))
+        return cls(order, starts + sizes - 1, (label[order] > 0).astype(np.float64), ranked)
 
     def weighted_auc(self, weight: NDArray[np.float64]) -> float:
         """Return the AUC where a pair of click and non-click counts as the product of its weights.
 
         Weights float64 [n], none negative, are in the order of the probabilities. Ties count half.
-        NaN without both classes among the rows of positive weight.
+        NaN without both classes among the rows of positive weight, or with a NaN among them.
         """
+        if weight[self.ranked :].any():
+            return float("nan")
         # The area below the curve of clicks over non-clicks, counted from the least probable row.
         of_clicks = weight * self.clicked
         clicks, others = (

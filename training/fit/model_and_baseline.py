@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from elastic_embeddings.optimizers.learning_rates import base_rate
 from elastic_embeddings.optimizers.optimizer import Optimizer
 from elastic_embeddings.optimizers.rules import GroupAdam
 from elastic_embeddings.slabs.slab import SlabSpec
@@ -91,7 +90,8 @@ class ModelAndBaseline:
         """Build both and load a checkpoint, as far as the config still has a place for it.
 
         Rows are kept by key, so every field that stays in its group keeps its rows. If a learning
-        rate changed, the optimizer's dual sums are rescaled, and the weights stay the same.
+        rate changed, the optimizer's dual sums are restated, and the weights stay the same. State
+        of another rule starts anew.
 
         Raises:
             InputError: the checkpoint is incomplete or damaged, or an embedding width changed.
@@ -211,6 +211,8 @@ def _save(learner: Learner[Rows], folder: Path) -> None:
     }
     write_arrays(folder / OPTIMIZER, states)
     for name, table in tables_of(learner.table).items():
+        # Deltas of a checkpoint's table start from it or later: older deletions are of no use.
+        table.forget_deletions()
         table.save(rows_folder(folder, name))
 
 
@@ -233,17 +235,25 @@ def _restore(learner: Learner[Rows], before: Learner[Rows], folder: Path) -> Non
 
     learner.model.load(carried(read_arrays(folder / DENSE), learner.model.weights()))
 
-    # 3. The optimizer's state, by slot.
-    states = read_arrays(folder / OPTIMIZER)
-    rates = base_rate(before.optimizer.learning_rate), base_rate(learner.optimizer.learning_rate)
-    for slot in learner.optimizer.slot_names:
+    # 3. The optimizer's state, as long as the rule is the same: another one starts anew, as in
+    #    the tables. Adam's moments under AMSGrad would subtract the attraction to x twice.
+    rule, previous = learner.optimizer, before.optimizer
+    if type(rule) is not type(previous):
+        _log.warning(
+            "%s: the dense weights start with fresh optimizer state, they were trained with %s",
+            folder,
+            type(previous).__name__,
+        )
+        return
+    states, restored = read_arrays(folder / OPTIMIZER), {}
+    for slot in rule.slot_names:
         end = f"/{slot}"
         saved = {n.removesuffix(end): array for n, array in states.items() if n.endswith(end)}
         initial = {name: slots[slot].numpy() for name, slots in learner.slots.items()}
-        for name, array in carried(saved, initial).items():
-            state = learner.slots[name][slot]
-            state.assign(array)
-            # The dual sum z is proportional to x / rate: without the rescaling, the next step would
-            # scale x by the ratio of the rates.
-            if slot == "z" and rates[0] != rates[1]:
-                state.assign(state * (rates[0] / rates[1]))
+        restored[slot] = carried(saved, initial)
+    for name, weight in learner.model.weights().items():
+        # Dense weights are no groups: each number is a row of width 1.
+        packed = np.stack([restored[slot][name].ravel() for slot in restored], axis=1)
+        packed = rule.restated(packed, weight.reshape(-1, 1), previous)
+        for column, slot in zip(packed.T, restored, strict=True):
+            learner.slots[name][slot].assign(column.reshape(weight.shape))

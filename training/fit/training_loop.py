@@ -143,7 +143,7 @@ def train_model_and_baseline(
     Impressions are shuffled within blocks by the seed, the step and the pass.
 
     Raises:
-        UnsoundError: the loss is not finite.
+        UnsoundError: the loss or, at the end, a dense weight is not finite.
     """
     meter = Meter(phase, len(inputs) * settings.passes, listener)
     hint = "the learning rates or check the numbers"
@@ -156,6 +156,15 @@ def train_model_and_baseline(
             _check_loss(loss, f"{learners.model.table.step} ({phase})", hint)
             # The batches of both learners are of the same impressions: count them once.
             meter.step_done(prepared[0].size, loss)
+    # The losses are those before each step: the last one does not show what its step did.
+    for learner in learners:
+        weights = learner.model.weights()
+        wrong = [name for name, weight in weights.items() if not np.isfinite(weight).all()]
+        if wrong:
+            raise UnsoundError(
+                f"the dense weights {wrong} are not finite after {phase}: nothing was saved; "
+                f"lower {hint}"
+            )
     return meter.timing()
 
 
