@@ -11,11 +11,11 @@ from elastic_embeddings.core.native import compiled
 from elastic_embeddings.optimizers.row_storage import (
     decode,
     encode,
+    key_stream,
     narrow_bfloat16,
     narrow_float16,
     random_bits,
     rounding_salt,
-    row_stream,
     storage_dtype,
     widen_bfloat16,
     widen_float16,
@@ -55,7 +55,7 @@ def _widen_float16(bits, out):
 def _draws(salt, rows, columns, out):
     for r in range(rows):
         for c in range(columns):
-            out[r, c] = random_bits(row_stream(salt, r), c)
+            out[r, c] = random_bits(key_stream(salt, r), c)
 
 
 def narrow(values, noise, kind):
