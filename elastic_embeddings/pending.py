@@ -179,7 +179,7 @@ class PendingBatches:
         if not self._pending:
             raise InputError(
                 "the batch was undone while it was trained on: another thread called save, "
-                "statistics, evict or the like; beside training, call only prepare(ahead=True), "
+                "statistics, evict or the like; during training, call only prepare(ahead=True), "
                 "and restore this table"
             )
         self.step += 1

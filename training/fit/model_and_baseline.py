@@ -91,7 +91,7 @@ class ModelAndBaseline:
 
         Rows are kept by key, so every field that stays in its group keeps its rows. If a learning
         rate changed, the optimizer's dual sums are restated, and the weights stay the same. State
-        of another rule starts anew.
+        of another rule is not taken over.
 
         Raises:
             InputError: the checkpoint is incomplete or damaged, or an embedding width changed.
@@ -235,7 +235,7 @@ def _restore(learner: Learner[Rows], before: Learner[Rows], folder: Path) -> Non
 
     learner.model.load(carried(read_arrays(folder / DENSE), learner.model.weights()))
 
-    # 3. The optimizer's state, as long as the rule is the same: another one starts anew, as in
+    # 3. The optimizer's state, as long as the rule is the same: another one starts from zero, as in
     #    the tables. Adam's moments under AMSGrad would subtract the attraction to x twice.
     rule, previous = learner.optimizer, before.optimizer
     if type(rule) is not type(previous):
