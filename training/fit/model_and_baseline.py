@@ -91,7 +91,7 @@ class ModelAndBaseline:
 
         Rows are kept by key, so every field that stays in its group keeps its rows. If a learning
         rate changed, the optimizer's dual sums are restated, and the weights stay the same. State
-        of another rule is not taken over.
+        of another rule is not used.
 
         Raises:
             InputError: the checkpoint is incomplete or damaged, or an embedding width changed.
