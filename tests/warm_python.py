@@ -44,9 +44,11 @@ def started(folder, modules, environment):
 
 
 def serve(address, *modules):
-    """Fork for each connection, one after the other, until standard input ends."""
+    """Fork for each connection until standard input ends."""
     for name in modules:
         __import__(name)
+    # The forks that answer are not waited for: without this they would stay as zombies.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listening:
         os.chdir(Path(address).parent)  # the address of a socket has at most 107 bytes
         listening.bind(Path(address).name)
@@ -58,7 +60,10 @@ def serve(address, *modules):
                 return
             connection, _ = listening.accept()
             with connection:
-                _answer(connection, listening)
+                if os.fork() == 0:
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    _answer(connection, listening)
+                    os._exit(0)
 
 
 def _answer(connection, listening):

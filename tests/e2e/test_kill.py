@@ -24,7 +24,9 @@ def kill_when_staged(world, artifact):
     return subprocess.run(
         [
             str(world.python),
-            str(Path(__file__).with_name("killed_run.py")),
+            str(Path(__file__).with_name("faulty_run.py")),
+            "SIGKILL",
+            str(world.workspace),
             str(folder),
             *arguments,
         ],
