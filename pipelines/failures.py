@@ -54,6 +54,11 @@ def _of_system(error: BaseException) -> ElasticCtrError | None:
             f"no space left for {where} ({error.strerror}). Nothing was published; free space "
             "(`elastic-ctr clean --keep DAYS`) and try again"
         )
+    if error.errno == errno.EIO:
+        return RetryableError(
+            f"{where}: {error.strerror}. The disk or the network behind it failed; nothing was "
+            "published. Try again, and look at the system's log if it happens again"
+        )
     if error.errno in _READ_ONLY:
         return InputError(
             f"{where}: {error.strerror}. This user must be allowed to use it; a workspace must be "

@@ -25,7 +25,7 @@ EXITS = {
     "SIGKILL": {-9},
     "SIGTERM": {-15, 143},
     "ENOSPC": {TEMPORARY},
-    "EIO": {2, TEMPORARY},
+    "EIO": {TEMPORARY},
     "slow": {0},
     "twin": {0, TEMPORARY},
     "clean": {0},
@@ -83,6 +83,7 @@ def digests(world, days):
     return {key: version.digest for key, version in found.items() if version}
 
 
+@pytest.mark.covers("F1", "F16")
 @pytest.mark.parametrize(
     ("stage", "fault"),
     [
