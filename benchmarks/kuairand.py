@@ -76,6 +76,8 @@ def main(
 
 def _figures(overrides: list[str], workspace: Path) -> dict[str, Any]:
     started = time.monotonic()
+    # No model is validated here, so each day starts from a checkpoint without a verdict.
+    overrides = [*overrides, "training.unvalidated_parent=true"]
     config = load_config(
         Path(__file__).parents[1] / "conf" / "kuairand_pure.yaml", overrides, workspace
     )

@@ -232,5 +232,5 @@ class TrainingSettings(Settings):
     staleness: StalenessSettings = StalenessSettings()
     admission: AdmissionSettings = AdmissionSettings()
     eviction: EvictionSettings = EvictionSettings()
-    baseline_learning_rate: Positive = 5e-3
+    baseline_learning_rate: Positive = 1e-2
     unvalidated_parent: bool = False

@@ -40,8 +40,11 @@ class ModelGateSettings(EvolvingSettings):
 
     AUC differences are candidate minus rival on the same held-out impressions; `calibration` is
     Σp / Σy. `max_auc_drop_by_compression` limits what lossy compression steps may cost against the
-    trained model itself. Without a champion to compare with, a candidate is blessed only if
-    `bootstrap` is `always`, or `first` and no version was ever promoted.
+    trained model itself, on the users that did not choose them. A drop against champion or baseline
+    is also refused when it is more than `max_standard_errors` of its standard error, that is, shown
+    to be real. An AUC above `max_auc` is unsound: a field then tells the label. Without a champion
+    to compare with, a candidate is blessed only if `bootstrap` is `always`, or `first` and no
+    version was ever promoted.
     """
 
     added_later = ("max_auc_drop_by_compression",)
@@ -50,10 +53,12 @@ class ModelGateSettings(EvolvingSettings):
     min_calibration: Positive = 0.7
     max_calibration: Positive = 1.4
     min_auc: Share = 0.5
+    max_auc: Share = 0.99
     max_auc_drop_to_champion: Share = 0.005
     bootstrap: Literal["never", "first", "always"] = "first"
     max_auc_drop_to_baseline: Share = 0.01
     max_auc_drop_by_compression: Share = 0.0005
+    max_standard_errors: Positive = 2.0
     max_p99_ms: Positive = 250.0
 
     @model_validator(mode="after")

@@ -5,7 +5,6 @@ Plans are chosen on one half of the held-out users and reported on the other.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,15 @@ from compression.steps.settings import StepSettings
 from compression.steps.step import CompressionState, read_state
 from features.errors import InputError
 from training.data.examples import Examples, heldout_start, read_examples
-from training.evaluation.metrics import Interval, auc, interval, log_loss, resample_users
+from training.evaluation.metrics import (
+    Interval,
+    auc,
+    auc_difference_error,
+    in_reported_half,
+    interval,
+    log_loss,
+    resample_users,
+)
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import Description, read_checkpoint
 
@@ -79,13 +86,6 @@ class HeldOutHalves:
         day = read_examples(self.partition, description.schema, description.relations)
         # Counted from the end: the day has the same rows for every set of fields.
         return day.slice(len(day) - self.rows, len(day))
-
-
-def in_reported_half(users: NDArray[np.object_]) -> NDArray[np.bool_]:
-    """Return which users, bool [u], are in the reported half."""
-    # Python's own hash of a string is salted: it differs from process to process.
-    bits = (hashlib.blake2b(str(user).encode(), digest_size=1).digest()[0] & 1 for user in users)
-    return np.fromiter(bits, bool, len(users))
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class PlanEvaluator:
             bytes=size,
             rows=rows,
             drop=auc(label[choosing], trained[choosing]) - auc(label[choosing], scores[choosing]),
-            error=auc_drop_error(
+            error=auc_difference_error(
                 label[choosing], trained[choosing], scores[choosing], heldout.user[choosing]
             ),
             drop_reported=auc(label[reported], trained[reported]) - auc_reported,
@@ -211,41 +211,3 @@ class PlanEvaluator:
         if inputs not in self._examples:
             self._examples = {inputs: self._heldout.examples(description)}
         return Scorer(model.trained()).score(self._examples[inputs])
-
-
-def auc_drop_error(label: Floats, first: Floats, second: Floats, user: NDArray[np.int64]) -> float:
-    """Return the standard error of AUC(first) - AUC(second) on the same impressions.
-
-    The contribution of an impression is the share of impressions of the other label that it is
-    ranked correctly against (DeLong et al., Biometrics 1988). Those of one user are summed before
-    squaring, because they are not independent (Obuchowski, Biometrics 1997).
-
-    Args:
-        label: [n], 0 or 1; both occur.
-        first: [n], scores of one model.
-        second: [n], scores of the other one.
-        user: [n] ≥ 0.
-    """
-    difference = _contributions(label, first) - _contributions(label, second)
-    return float(np.sqrt(np.sum(np.square(np.bincount(user, difference)))))
-
-
-def _contributions(label: Floats, scores: Floats) -> NDArray[np.float64]:
-    """By how much each impression moves the AUC, float64 [n], with sum 0."""
-    # The share of the other label that an impression beats, centred, over the size of its label.
-    clicked = label > 0
-    shares = np.empty(len(label))
-    shares[clicked] = _share_below(scores[~clicked], scores[clicked])
-    shares[~clicked] = 1 - _share_below(scores[clicked], scores[~clicked])
-    # The mean share of either label is the AUC.
-    shares -= shares[clicked].mean()
-    return shares / np.where(clicked, clicked.sum(), (~clicked).sum())
-
-
-def _share_below(others: Floats, scores: Floats) -> NDArray[np.float64]:
-    """Share of others below each score; ties count half."""
-    ordered = np.sort(others)
-    low = np.searchsorted(ordered, scores, side="left")
-    high = np.searchsorted(ordered, scores, side="right")
-    shares: NDArray[np.float64] = (low + high) / (2 * len(ordered))
-    return shares

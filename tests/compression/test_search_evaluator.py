@@ -11,12 +11,7 @@ from step_models import SCALERS, state_of
 
 from compression.model import read_compact
 from compression.pruning import compress
-from compression.search.evaluator import (
-    HeldOutHalves,
-    PlanEvaluator,
-    auc_drop_error,
-    in_reported_half,
-)
+from compression.search.evaluator import HeldOutHalves, PlanEvaluator
 from compression.search.greedy_search import Goal
 from compression.search.search import SEARCHED, TUNED, search, with_tuning
 from compression.search.space import SearchSpace, baselines
@@ -26,7 +21,7 @@ from compression.steps.sequence import run_steps
 from compression.steps.settings import ProductCodes, PruneRows
 from features.errors import InputError
 from training.data.examples import heldout_start, read_examples
-from training.evaluation.metrics import auc, resample_users
+from training.evaluation.metrics import auc, auc_difference_error, in_reported_half, resample_users
 from training.evaluation.scoring import Scorer
 from training.fit.checkpoints import Description
 from training.settings import TrainingSettings
@@ -117,14 +112,14 @@ def scored(rows=4000, users=800):
 
 def test_the_standard_error_is_that_of_the_definition_and_of_drawing():
     label, first, second, user = scored()
-    found = auc_drop_error(label, first, second, user)
+    found = auc_difference_error(label, first, second, user)
     assert found == pytest.approx(pairwise_error(label, first, second, user), rel=1e-6)
     as_probability = {
         name: 1 / (1 + np.exp(-s)) for name, s in (("first", first), ("second", second))
     }
     drawn = resample_users(label, as_probability, user, resamples=400)
     assert found == pytest.approx(np.std(drawn["first"].auc - drawn["second"].auc), rel=0.15)
-    assert auc_drop_error(label, first, first, user) == 0
+    assert auc_difference_error(label, first, first, user) == 0
 
 
 def test_a_user_is_in_one_half_in_every_process():

@@ -8,10 +8,13 @@ import pytest
 from training.evaluation.metrics import (
     _draws,
     auc,
+    auc_difference_error,
+    auc_error,
     calibration,
     grouped_auc,
     interval,
     log_loss,
+    normal_interval,
     resample_users,
 )
 
@@ -147,3 +150,32 @@ def test_intervals_by_user_cover_and_intervals_by_row_do_not():
         )
     assert 0.89 <= by_user / 120 <= 0.99
     assert by_row / 120 <= 0.8
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "worlds", [pytest.param(200, id="200"), pytest.param(1000, id="1000", marks=pytest.mark.sweep)]
+)
+def test_intervals_of_an_auc_and_of_a_paired_gain_cover_what_they_say(worlds):
+    """Percentiles of 200 resamples covered 0.90 to 0.93 of 95 % (finding L9 of the audit)."""
+    held = {"auc": 0, "gain": 0}
+    truth_label, truth_p, _ = clicks_of_users(np.random.default_rng(100), users=40_000)
+    worse = truth_p + np.random.default_rng(5).normal(0, 0.1, len(truth_p))
+    truths = {"auc": auc(truth_label, truth_p)}
+    truths["gain"] = truths["auc"] - auc(truth_label, worse)
+    for seed in range(worlds):
+        draw = np.random.default_rng(seed)
+        label, p, user = clicks_of_users(draw)
+        rival = p + draw.normal(0, 0.1, len(p))
+        own = auc(label, p)
+        found = {
+            "auc": normal_interval(own, auc_error(label, p, user)),
+            "gain": normal_interval(
+                own - auc(label, rival), auc_difference_error(label, p, rival, user)
+            ),
+        }
+        for name, interval_found in found.items():
+            held[name] += covered(truths[name], interval_found)
+    spread = 3 * np.sqrt(0.95 * 0.05 / worlds)
+    for name, count in held.items():
+        assert abs(count / worlds - 0.95) < spread, name

@@ -11,10 +11,12 @@ from matplotlib.image import imread
 from training.evaluation.metrics import (
     Slice,
     auc,
+    auc_error,
     calibration_curve,
     everything,
     expected_calibration_error,
     grouped_auc,
+    normal_interval,
     relative_information_gain,
     resample_users,
     slice_table,
@@ -63,9 +65,13 @@ def test_intervals_hold_their_figures_and_are_by_user(heldout, quality):
     gain = "auc_gain_over_baseline"
     assert 0 < figures[f"{gain}_low"] < figures[gain] < figures[f"{gain}_high"]
     own = resample_users(heldout.label, {"m": heldout.model}, heldout.user)["m"].intervals()
+    del own["auc"]
     assert {
         f"model.{name}": found for name, found in own.items()
     }.items() <= quality.intervals.items()
+    error = auc_error(heldout.label, heldout.model, heldout.user)
+    figure = auc(heldout.label, heldout.model)
+    assert quality.intervals["model.auc"] == normal_interval(figure, error)
 
 
 def test_a_model_gains_nothing_over_itself(heldout):

@@ -336,3 +336,25 @@ def test_a_damaged_checkpoint_is_refused(second_request, first, tmp_path):
     (copy / "optimizer.npz").write_bytes(b"")
     with pytest.raises(InputError, match="optimizer"):
         train_day(replace(second_request, previous_checkpoint=copy), tmp_path / "out")
+
+
+# Mutant M12 of the audit.
+def test_the_slice_is_of_the_share_that_the_checkpoint_held_out(second_request, first, tmp_path):
+    """A changed `holdout_fraction` trains on no impression twice, and leaves none out."""
+    training = TRAINING.model_copy(update={"holdout_fraction": 0.5})
+    train_day(replace(second_request, training=training), tmp_path / "out")
+    own = math.ceil(600 / 64)  # half of today's 1,200
+    assert read_description(tmp_path / "out").step == (
+        read_description(first[0]).step + math.ceil(240 / 64) + own
+    )
+
+
+# Mutant M13 of the audit.
+def test_yesterdays_model_is_scored_with_its_own_scalers(second_request, second, tmp_path):
+    """Statistics of today scale today's training alone, not yesterday's model."""
+    pd.DataFrame({"field": ["price"], "mean": [50.0], "std": [0.01]}).to_parquet(
+        tmp_path / "fields.parquet"
+    )
+    figures = train_day(replace(second_request, statistics=tmp_path), tmp_path / "out")
+    assert read_description(tmp_path / "out").scalers == {"price": Scaler(50.0, 0.01)}
+    assert figures["auc_progressive"] == second[1]["auc_progressive"]

@@ -23,6 +23,8 @@ GOOD = Evidence(
     parity_max_abs_diff=2e-7,
     bytes_exported=5_000_000,
     p99_ms=4.0,
+    impressions=20_000,
+    errors={"baseline": 0.01, "champion": 0.01, "compressed": 0.0001},
 )
 SETTINGS = ModelGateSettings()
 
@@ -111,15 +113,47 @@ def test_the_truth_table(changes, outcome, failed):
 
 
 @pytest.mark.parametrize(
-    ("auc_compressed", "passes"), [(0.7396, True), (0.7394, False), (0.75, True), (math.nan, False)]
+    ("change", "passes"), [(-0.0004, True), (-0.0006, False), (0.01, True), (math.nan, False)]
 )
-def test_lossy_compression_may_cost_so_much_and_no_more(auc_compressed, passes):
-    verdict = decide(replace(GOOD, auc_compressed=auc_compressed), SETTINGS)
+def test_lossy_compression_may_cost_so_much_and_no_more(change, passes):
+    lossy = replace(GOOD, auc_compressed=0.74, auc_change_by_compression=change)
+    verdict = decide(lossy, SETTINGS)
     assert verdict.result is (GateResult.BLESSED if passes else GateResult.REFUSED)
     assert {c.name for c in verdict.checks if not c.passed} == (
         set() if passes else {"auc_minus_trained"}
     )
     assert "compressed model's probability" in verdict.checks[0].words
+
+
+@pytest.mark.covers("F26", "model-5")
+@pytest.mark.parametrize("rival", ["champion", "baseline"])
+@pytest.mark.parametrize(
+    ("drop", "error", "passes"),
+    [
+        (0.004, 0.0015, False),  # shown to be worse, though within the allowed drop
+        (0.0029, 0.0015, True),
+        (0.0051, 0.004, False),  # not shown, but more than any drop that is allowed
+        (0.004, 0.004, True),
+        (-0.1, 0.0001, True),
+        (-0.1, math.nan, False),
+    ],
+)
+def test_a_drop_is_judged_by_its_standard_error(rival, drop, error, passes):
+    """Point estimates alone let through what is worse by several standard errors."""
+    settings = ModelGateSettings(max_auc_drop_to_baseline=0.005)
+    auc = {"auc_champion": 0.7, "auc_baseline": 0.7, f"auc_{rival}": 0.74 + drop}
+    verdict = decide(replace(GOOD, **auc, errors={**GOOD.errors, rival: error}), settings)
+    assert verdict.result is (GateResult.BLESSED if passes else GateResult.REFUSED)
+    if not passes:
+        assert f"standard error {error:.2g}, 20,000 impressions" in verdict.reasons[0]
+
+
+@pytest.mark.covers("F15")
+def test_an_auc_that_is_too_good_to_be_true_is_unsound():
+    """Fault H12: a field that spells the label had AUC 1.0 and was blessed."""
+    verdict = decide(replace(GOOD, auc_exported=1.0), SETTINGS)
+    assert verdict.result is GateResult.UNSOUND
+    assert "a field tells the label" in verdict.reasons[0]
 
 
 def test_without_a_champion_the_bootstrap_is_explicit():
@@ -136,7 +170,10 @@ def test_a_bootstrap_does_not_excuse_the_other_gates():
     assert worse.reasons[-1] == unsound.reasons[-1] == BOOTSTRAP
 
 
-@given(st.sampled_from([f.name for f in fields(Evidence) if f.name != "bytes_exported"]))
+NO_FIGURES = {"bytes_exported", "impressions", "errors", "auc_compressed"}
+
+
+@given(st.sampled_from([f.name for f in fields(Evidence) if f.name not in NO_FIGURES]))
 def test_no_figure_may_be_nan(name):
     assert decide(replace(GOOD, **{name: math.nan}), SETTINGS).result is not GateResult.BLESSED
 

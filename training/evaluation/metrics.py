@@ -5,6 +5,7 @@ A figure that is undefined on the data is NaN, never an error.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import NormalDist
@@ -182,6 +183,79 @@ def auc_by_group(
     # A NaN has no rank, although a sort puts it last.
     pairs[_sum_by_run(np.isnan(probability[order]).astype(np.float64), starts) > 0] = 0
     return np.divide(above, pairs, out=np.full(len(starts), np.nan), where=pairs > 0), rows
+
+
+def auc_error(label: Floats, scores: Floats, user: Integers) -> float:
+    """Return the standard error of an AUC; arguments and source as for `auc_difference_error`."""
+    if not 0 < np.count_nonzero(label > 0) < len(label):
+        return float("nan")
+    return _error(_contributions(label, scores), user)
+
+
+def normal_interval(figure: float, error: float, level: float = LEVEL) -> Interval:
+    """Return the interval of a figure with this standard error, by the normal distribution.
+
+    For AUCs and their differences it covers what it says; 200 resamples of the same users covered
+    0.90 to 0.93 where they said 0.95 (`tests/training/test_metrics_bootstrap.py`).
+    """
+    reach = NormalDist().inv_cdf((1 + level) / 2) * error
+    return Interval(figure - reach, figure + reach)
+
+
+def auc_difference_error(label: Floats, first: Floats, second: Floats, user: Integers) -> float:
+    """Return the standard error of AUC(first) - AUC(second) on the same impressions.
+
+    The contribution of an impression is the share of impressions of the other label that it is
+    ranked correctly against (DeLong et al., Biometrics 1988). Those of one user are summed before
+    squaring, because they are not independent (Obuchowski, Biometrics 1997).
+
+    Args:
+        label: [n], 0 or 1; NaN unless both occur.
+        first: [n], scores of one model.
+        second: [n], scores of the other one.
+        user: [n] ≥ 0.
+    """
+    if not 0 < np.count_nonzero(label > 0) < len(label):
+        return float("nan")
+    return _error(_contributions(label, first) - _contributions(label, second), user)
+
+
+def _error(contributions: NDArray[np.float64], user: Integers) -> float:
+    by_user = np.bincount(user, contributions)
+    # One user says nothing about another one.
+    return float(np.sqrt(np.sum(np.square(by_user)))) if len(by_user) > 1 else float("nan")
+
+
+def _contributions(label: Floats, scores: Floats) -> NDArray[np.float64]:
+    """By how much each impression moves the AUC, float64 [n], with sum 0."""
+    # The share of the other label that an impression beats, centred, over the size of its label.
+    clicked = label > 0
+    shares = np.empty(len(label))
+    shares[clicked] = _share_below(scores[~clicked], scores[clicked])
+    shares[~clicked] = 1 - _share_below(scores[clicked], scores[~clicked])
+    # The mean share of either label is the AUC.
+    shares -= shares[clicked].mean()
+    return shares / np.where(clicked, clicked.sum(), (~clicked).sum())
+
+
+def _share_below(others: Floats, scores: Floats) -> NDArray[np.float64]:
+    """Share of others below each score; ties count half."""
+    ordered = np.sort(others)
+    low = np.searchsorted(ordered, scores, side="left")
+    high = np.searchsorted(ordered, scores, side="right")
+    shares: NDArray[np.float64] = (low + high) / (2 * len(ordered))
+    return shares
+
+
+def in_reported_half(users: NDArray[np.object_]) -> NDArray[np.bool_]:
+    """Return which users, bool [u], are in the half on which a choice is reported.
+
+    The other half is for choosing: a figure of the same impressions that made the choice would be
+    too good.
+    """
+    # Python's own hash of a string is salted: it differs from process to process.
+    bits = (hashlib.blake2b(str(user).encode(), digest_size=1).digest()[0] & 1 for user in users)
+    return np.fromiter(bits, bool, len(users))
 
 
 @dataclass(frozen=True)

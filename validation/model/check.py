@@ -24,9 +24,11 @@ from features.json_safe import json_safe
 from features.schema import Schema
 from training.evaluation.metrics import (
     auc,
+    auc_difference_error,
     calibration,
     expected_calibration_error,
     grouped_auc,
+    in_reported_half,
     log_loss,
 )
 from training.fit.checkpoints import read_description
@@ -63,6 +65,7 @@ class HeldOutScores:
     """The day's held-out slice with the scores of model and baseline.
 
     `record` and `user` (codes) are int64 [n]; `label`, `model` and `baseline` are float32 [n].
+    `reported`, bool [n], are the users that had no part in the choice of a compression.
     """
 
     record: NDArray[np.int64]
@@ -70,6 +73,7 @@ class HeldOutScores:
     label: Scores
     model: Scores
     baseline: Scores
+    reported: NDArray[np.bool_]
 
 
 def check_model(
@@ -92,10 +96,14 @@ def check_model(
     # 1. Score the compressed model, if it differs from the trained one.
     heldout = read_heldout(candidate.checkpoint / "heldout.parquet")
     label, partition = heldout.label, candidate.partition
-    expected, auc_compressed = heldout.model, None
+    expected, auc_compressed, change = heldout.model, None, None
     if candidate.compressed is not None and not is_lossless(candidate.compressed):
         expected = score_compressed(candidate.compressed, partition, heldout)
         auc_compressed = auc(label, expected)
+        # A search chose the steps on the other half of the users. In a small slice that half may
+        # have clicks and no others, or the reverse.
+        half = heldout.reported if len(np.unique(label[heldout.reported])) == 2 else label >= 0
+        change = auc(label[half], expected[half]) - auc(label[half], heldout.model[half])
         # Lossy steps may drop fields, and the export takes only those that are left.
         schema = read_description(candidate.compressed).schema
 
@@ -122,6 +130,17 @@ def check_model(
         bytes_exported=folder_bytes(candidate.export),
         p99_ms=parity.serving.answers[1].p99_ms,
         auc_compressed=auc_compressed,
+        auc_change_by_compression=change,
+        impressions=len(label),
+        errors={
+            name: auc_difference_error(label, first, second, heldout.user)
+            for name, first, second in (
+                ("baseline", exported, heldout.baseline),
+                ("champion", exported, champion),
+                ("compressed", expected, heldout.model),
+            )
+            if second is not None
+        },
     )
     verdict = decide(evidence, settings)
 
@@ -143,10 +162,12 @@ def read_heldout(path: Path) -> HeldOutScores:
         raise InputError(f"{path}: not there; train that day again")
     table = pq.read_table(path)
     # Codes in place of the users' ids, which only group the impressions.
-    user = np.unique(table["user"].to_numpy(zero_copy_only=False), return_inverse=True)[1]
+    users, user = np.unique(table["user"].to_numpy(zero_copy_only=False), return_inverse=True)
+    reported = in_reported_half(users)[user]
     columns = [table[name].to_numpy() for name in ("label", "p_model", "p_baseline")]
-    scores = (column.astype(np.float32) for column in columns)
-    return HeldOutScores(table["record_id"].to_numpy(), user, *scores)
+    label, model, baseline = (column.astype(np.float32) for column in columns)
+    record = table["record_id"].to_numpy()
+    return HeldOutScores(record, user, label, model, baseline, reported)
 
 
 def is_lossless(compressed: Path) -> bool:

@@ -7,7 +7,9 @@ baseline and the latency limit? If not, it is refused; the day succeeds and the 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +21,9 @@ BOOTSTRAP = (
     "there is no champion yet: bootstrap, the candidate was compared with the baseline alone"
 )
 """The reason given when a model is blessed without a champion to compare with."""
+
+
+_TOO_GOOD = "AUC of the exported model (one that is too high means that a field tells the label)"
 
 
 class GateResult(StrEnum):
@@ -44,6 +49,11 @@ class Evidence:
         bytes_exported: size of the exported folder.
         p99_ms: 99th percentile of the latency of one request.
         auc_compressed: of the compressed model; None if compression was lossless.
+        auc_change_by_compression: AUC of the compressed minus that of the trained model, on the
+            half of the users that had no part in the choice of the compression.
+        impressions: held-out impressions.
+        errors: standard errors of the exported model's AUC minus that of `baseline` and of
+            `champion`, and of `compressed` minus the trained model's, by that name.
     """
 
     auc: float
@@ -56,6 +66,9 @@ class Evidence:
     bytes_exported: int
     p99_ms: float
     auc_compressed: float | None = None
+    auc_change_by_compression: float | None = None
+    impressions: int = 0
+    errors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,28 +112,49 @@ def _soundness(evidence: Evidence, settings: ModelGateSettings) -> list[Check]:
     return [
         Check("parity_max_abs_diff", diff, 0, max_diff, parity),
         Check("auc", evidence.auc, settings.min_auc, 1, "AUC of the trained model"),
-        Check("auc_exported", exported, settings.min_auc, 1, "AUC of the exported model"),
+        Check("auc_exported", exported, settings.min_auc, settings.max_auc, _TOO_GOOD),
         Check("log_loss", evidence.log_loss, 0, None, "log loss of the exported model"),
         Check("calibration", evidence.calibration, low, high, "predicted over observed clicks"),
     ]
 
 
 def _merit(evidence: Evidence, settings: ModelGateSettings) -> list[Check]:
-    change = evidence.auc_exported - evidence.auc_baseline
-    words = "AUC of the exported model minus the baseline's"
-    limit = -settings.max_auc_drop_to_baseline
-    checks = [Check("auc_minus_baseline", change, limit, None, words)]
-    if evidence.auc_compressed is not None:
-        change = evidence.auc_compressed - evidence.auc
-        words = "AUC of the compressed model minus the trained model's"
+    exported = evidence.auc_exported
+    checks = [_drop_check("baseline", exported - evidence.auc_baseline, evidence, settings)]
+    if evidence.auc_change_by_compression is not None:
+        words = _with_error(
+            "AUC of the compressed model minus the trained model's", "compressed", evidence
+        )
         limit = -settings.max_auc_drop_by_compression
+        change = evidence.auc_change_by_compression
         checks.append(Check("auc_minus_trained", change, limit, None, words))
     if evidence.auc_champion is not None:
-        change = evidence.auc_exported - evidence.auc_champion
-        words = "AUC of the exported model minus the champion's"
-        limit = -settings.max_auc_drop_to_champion
-        checks.append(Check("auc_minus_champion", change, limit, None, words))
+        checks.append(_drop_check("champion", exported - evidence.auc_champion, evidence, settings))
     # Latency is no matter of soundness: a slow model predicts well, but must not be served.
     words = "99th percentile of the latency of one request, in ms"
     checks.append(Check("p99_ms", evidence.p99_ms, None, settings.max_p99_ms, words))
     return checks
+
+
+def _drop_check(
+    rival: str, change: float, evidence: Evidence, settings: ModelGateSettings
+) -> Check:
+    """Return the check of the exported model's AUC minus a rival's.
+
+    The limit is the smaller of the allowed drop and of so many standard errors: a drop that is
+    shown to be one is refused also where it is small.
+    """
+    limit: float = getattr(settings, f"max_auc_drop_to_{rival}")
+    error = evidence.errors.get(rival, math.nan)
+    if math.isfinite(error):
+        limit = min(limit, settings.max_standard_errors * error)
+    else:
+        # Without a standard error nothing is known about chance: the check fails.
+        change = math.nan
+    words = _with_error(f"AUC of the exported model minus the {rival}'s", rival, evidence)
+    return Check(f"auc_minus_{rival}", change, -limit, None, words)
+
+
+def _with_error(words: str, rival: str, evidence: Evidence) -> str:
+    error = evidence.errors.get(rival, math.nan)
+    return f"{words} (standard error {error:.2g}, {evidence.impressions:,} impressions)"
