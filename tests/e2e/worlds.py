@@ -28,6 +28,7 @@ SMALL = {
         "max_auc_drop_to_champion": 0.2,
         "max_auc_drop_to_baseline": 0.2,
         "max_p99_ms": 10_000,
+        "max_standard_errors": 100,
         "min_calibration": 0.2,
         "max_calibration": 5,
     },
