@@ -217,6 +217,8 @@ class TrainingSettings(Settings):
     all impressions, unweighted. `slices` are single-valued id fields whose values get their own
     held-out figures. `unvalidated_parent` allows a warm start from a checkpoint that has no verdict
     of `validate-model`; without it, training starts from the last one that was not unsound.
+    `device: auto` uses a GPU if there is one; `gpu` fails where there is none, so that a day that
+    needs one is not trained on the CPU for hours.
     """
 
     batch_size: Count = 512
@@ -234,3 +236,4 @@ class TrainingSettings(Settings):
     eviction: EvictionSettings = EvictionSettings()
     baseline_learning_rate: Positive = 1e-2
     unvalidated_parent: bool = False
+    device: Literal["auto", "cpu", "gpu"] = "auto"

@@ -119,7 +119,7 @@ def make_slab(spec: SlabSpec, device: Device | None = None) -> Slab:
     from elastic_embeddings.slabs.host import HostSlab
 
     if device is None:
-        device = "device" if tf.config.list_physical_devices("GPU") else "host"
+        device = "device" if tf.config.get_visible_devices("GPU") else "host"
     return HostSlab(spec) if device == "host" else DeviceSlab(spec)
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from features.errors import InputError
+from features.errors import InputError, RetryableError
 from features.partition import HOURS_PER_DAY, day_of, end_h
 from pipelines.stages.encodings import encodings_for
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
+from pipelines.store.lease import lease
 from pipelines.store.lineage import parent_checkpoint
 
 if TYPE_CHECKING:
@@ -76,9 +80,36 @@ class Train(Stage):
             gap_days=gap_days(context, checkpoint),
             begins_day=begins_day(context, checkpoint),
         )
-        return train_day(
-            request, out, lambda p: context.report(_format_progress(p)), context.report
-        )
+        with device(config.training.device, context.report):
+            return train_day(
+                request, out, lambda p: context.report(_format_progress(p)), context.report
+            )
+
+
+@contextmanager
+def device(wanted: str, report: Callable[[str], None]) -> Iterator[None]:
+    """Train on the device that is asked for (`training.device`); hold the GPU, if it is one.
+
+    Raises:
+        RetryableError: a GPU is asked for and there is none, or another training holds it for long.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.get_visible_devices("GPU")
+    if wanted == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+        gpus = []
+    if not gpus:
+        if wanted == "gpu":
+            raise RetryableError(
+                "training.device is gpu, and TensorFlow finds none on this machine "
+                "(CUDA_VISIBLE_DEVICES, driver): try again where there is one, or set it to auto"
+            )
+        yield
+        return
+    # One training at a time, also of other workspaces: two would share the memory and fail.
+    with lease(Path(tempfile.gettempdir()) / "elastic-ctr-gpu", report=report):
+        yield
 
 
 def gap_days(context: Context, checkpoint: Version | None) -> float:

@@ -1,11 +1,15 @@
-"""How old the checkpoint is that a day starts from."""
+"""How old the checkpoint is that a day starts from, and the device that it is trained on."""
 
+import fcntl
+import tempfile
 from datetime import date
 
 import pytest
+import tensorflow as tf
 from tiny_days import make_context
 
-from pipelines.stages.train import gap_days
+from features.errors import RetryableError
+from pipelines.stages.train import device, gap_days
 from pipelines.store.artifacts import Store
 
 
@@ -30,3 +34,34 @@ def test_a_gap_is_counted_in_days(tmp_path, before, day, gap):
 
 def test_without_a_checkpoint_there_is_no_gap(tmp_path):
     assert gap_days(make_context(tmp_path), None) == 1
+
+
+@pytest.mark.covers("F24")
+def test_a_day_that_needs_a_gpu_is_not_trained_without_one():
+    """Fault F24: without a GPU the CPU was used in silence."""
+    refused = pytest.raises(RetryableError, match=r"training\.device is gpu, and TensorFlow finds")
+    with refused, device("gpu", print):
+        pass
+    for wanted in ("auto", "cpu"):
+        with device(wanted, print):
+            assert tf.config.get_visible_devices("GPU") == []
+
+
+@pytest.mark.covers("F24")
+def test_trainings_take_turns_on_a_gpu(monkeypatch, tmp_path):
+    """A machine with one GPU, as TensorFlow reports it; the lease is a real one."""
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda _kind: ["GPU:0"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    path = tmp_path / "elastic-ctr-gpu" / ".lease"
+
+    def free():
+        with path.open("a") as other:
+            try:
+                fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    with device("gpu", print):
+        assert not free()
+    assert free()
