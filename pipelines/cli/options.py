@@ -91,7 +91,15 @@ def day_or_champion(text: str, store: Store) -> Partition:
     serving = known_champion(store, named_model(store), console.warning)
     if serving is None or not serving.day:
         raise InputError(f"--date champion: MLflow names no champion of {named_model(store)}")
-    return serving.partition
+    day = serving.partition
+    trained, now = serving.checkpoint(store), store.current("checkpoint", day)
+    if trained is None or trained != now:
+        raise InputError(
+            f"--date champion: the checkpoint of {day} in {store.workspace} is not the one that "
+            f"{serving} was made from; the day was trained again, or deleted. Name the day, or "
+            "`elastic-ctr rollback` to a version that is there"
+        )
+    return day
 
 
 def with_plan(overrides: list[str], plan: Path | None) -> list[str]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from features.errors import RetryableError, UnsoundError
 from features.partition import end_h, parse_partition
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
+from pipelines.store.artifacts import Version
 from pipelines.store.lineage import verdict_of
-from pipelines.tracking.champion import registry_lease, serving_champion
+from pipelines.tracking.champion import registry_lease, serving_champion, version_of
 from pipelines.tracking.mlflow_model import SAVED_MODEL, write_model
 from pipelines.tracking.registry import CHAMPION, Registry
 from pipelines.tracking.sync import Tracker, reachable
@@ -104,13 +105,27 @@ def _promote(context: Context, inputs: Inputs) -> Decision:
             ):
                 reason = f"version {serving} of {served_day}, which is not earlier, serves"
                 return Decision(False, reason, version)
-        compared = inputs["validation_report"].metrics.get("champion_version")
-        if compared != serving and context.config.model_gate.bootstrap != "always":
-            raise RetryableError(
-                f"version {serving} of {registry.name} serves, and the candidate of {day} was "
-                f"compared with {f'version {compared}' if compared else 'no champion'}: run "
-                "`elastic-ctr validate-model` again, then promote"
-            )
+        if serving is not None:
+            _require_compared(context, inputs["validation_report"], serving)
         registry.move(version, serving)
     serving_champion(context.store, registry.name)
     return Decision(True, "blessed by the model gate", version, serving)
+
+
+def _require_compared(context: Context, report: Version, serving: str) -> None:
+    """Check that the candidate was compared with the content of the version that serves.
+
+    Raises:
+        RetryableError: it was not.
+    """
+    compared = report.commit["inputs"].get("champion")
+    if compared is None and context.config.model_gate.bootstrap == "always":
+        return
+    model = context.config.tracking.registered_model
+    champion = version_of(context.store, model, serving)
+    if compared is None or compared["hash"] != champion.compressed(context.store).hash:
+        raise RetryableError(
+            f"{champion} of {model} serves, and the candidate of {context.day} was compared with "
+            f"{'no champion' if compared is None else 'another model'}: run "
+            "`elastic-ctr validate-model` again, then promote"
+        )

@@ -105,10 +105,7 @@ class ValidateModel(Stage):
             paths.get("champion"),
             paths["compressed"],
         )
-        figures = check_model(candidate, context.config.features, context.config.model_gate, out)
-        # `promote` moves the alias only away from the version that the candidate was compared with.
-        compared = champion_to_beat(context) if "champion" in inputs else None
-        return {**figures, "champion_version": compared.version if compared else None}
+        return check_model(candidate, context.config.features, context.config.model_gate, out)
 
     def check_result(self, version: Version) -> None:
         """Stop the day when the model is unsound."""

@@ -25,7 +25,9 @@ def sound_checkpoint(store: Store, checkpoint: Version, *, unvalidated: bool = F
     """
     report = store.current("validation_report", checkpoint.day)
     # A report on an older version of the day or hour says nothing about this one.
-    if checkpoint.hash in {entry["checkpoint"] for entry in read_blocked(store).values()}:
+    # A blocked version whose artifacts were missing when it was blocked blocks its whole day.
+    blocked = {entry["checkpoint"] or entry["day"] for entry in read_blocked(store).values()}
+    if blocked & {checkpoint.hash, checkpoint.day.isoformat()}:
         return False
     if report is None or report.commit["inputs"]["checkpoint"]["hash"] != checkpoint.hash:
         return unvalidated

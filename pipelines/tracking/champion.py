@@ -24,6 +24,9 @@ from pipelines.tracking.registry import CHAMPION, Registered, Registry
 from pipelines.tracking.sync import Tracker, reachable
 
 COPY = "tracking/champion.json"
+INTENT = "tracking/rollback.json"
+"""Exists while a rollback is under way."""
+
 _WAIT_S = 120.0
 
 
@@ -60,6 +63,12 @@ class Champion:
         """Return the export in a workspace, or None when it is not there."""
         return store.find("export", self.partition, self.digest) if self.day else None
 
+    def checkpoint(self, store: Store) -> Version | None:
+        """Return the checkpoint that it was made from, or None when it is not there."""
+        export = self.export(store)
+        compressed = input_of(store, export, "compressed") if export else None
+        return input_of(store, compressed, "checkpoint") if compressed else None
+
     def compressed(self, store: Store) -> Version:
         """Return the compressed model, every file checked.
 
@@ -90,10 +99,8 @@ def serving_champion(store: Store, model: str) -> Champion | None:
     with answered:
         version = registry.alias(CHAMPION)
         found = None if version is None else _champion(registry.read(version), model)
-        previous = None
-        if found and found.replaced:
-            previous = _champion(registry.read(found.replaced), model)
-    remember(store, model, found, previous)
+        previous = _before(registry, found.version) if found else None
+    remember(store, model, found, _champion(previous, model) if previous else None)
     return found
 
 
@@ -198,18 +205,29 @@ def roll_back(
     Raises:
         InputError: there is no such version, it is blocked, or it serves.
     """
+    intent = store.workspace / INTENT
     with registry_lease(store, model):
         registry, answered = connect(store, model)
         with answered:
-            serving = registry.alias(CHAMPION)
-            target = _target(registry, serving, to)
-            # Blocked first: if the process is killed in between, the version that is rolled back
-            # cannot be promoted again by another process.
-            if serving is not None:
-                block(store, model, registry.read(serving), reason)
-            registry.roll_back(target.version, target.replaced or None)
+            # A rollback that was killed is finished, whatever is asked for now: with the alias
+            # moved already, "the version before" would be one too far.
+            if intent.is_file():
+                plan = json.loads(intent.read_bytes())
+                report(f"finishes the rollback to version {plan['to']} that was interrupted")
+            else:
+                serving = registry.alias(CHAMPION)
+                target = _target(registry, serving, to)
+                plan = {"from": serving, "to": target.version, "reason": reason}
+                intent.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(intent, json.dumps(plan))
+            # Blocked first: the version must not be promoted again by another process.
+            if plan["from"] is not None:
+                block(store, model, registry.read(plan["from"]), plan["reason"])
+            before = _before(registry, plan["to"])
+            registry.roll_back(plan["to"], before.version if before else None)
         champion = serving_champion(store, model)
         assert champion is not None
+        intent.unlink()
     export = champion.export(store)
     if export is None:
         report(
@@ -226,10 +244,7 @@ def block(store: Store, model: str, version: Registered, reason: str) -> None:
     registry, answered = connect(store, model)
     with answered:
         registry.block(version.version, reason)
-    champion = _champion(version, model)
-    export = champion.export(store)
-    compressed = input_of(store, export, "compressed") if export else None
-    checkpoint = input_of(store, compressed, "checkpoint") if compressed else None
+    checkpoint = _champion(version, model).checkpoint(store)
     entry = {"version": version.version, "day": version.day, "reason": reason}
     entry["checkpoint"] = checkpoint.hash if checkpoint else ""
     write_blocked(store, {**read_blocked(store), f"{model}/{version.version}": entry})
@@ -238,11 +253,11 @@ def block(store: Store, model: str, version: Registered, reason: str) -> None:
 def unblock(store: Store, model: str, version: str) -> None:
     """Undo `block`."""
     registry, answered = connect(store, model)
-    with answered:
+    with registry_lease(store, model), answered:
         registry.unblock(version)
-    blocked = read_blocked(store)
-    blocked.pop(f"{model}/{version}", None)
-    write_blocked(store, blocked)
+        blocked = read_blocked(store)
+        blocked.pop(f"{model}/{version}", None)
+        write_blocked(store, blocked)
 
 
 def remember(
@@ -272,14 +287,12 @@ def remember(
 def _target(registry: Registry, serving: str | None, to: str | None) -> Registered:
     if to is None and serving is None:
         raise InputError(f"no version of {registry.name} serves: name one by --to")
-    version = to or registry.read(serving or "").replaced
-    while version and to is None and registry.read(version).blocked:
-        version = registry.read(version).replaced
-    if not version:
+    found = registry.read(to) if to else _before(registry, serving or "")
+    if found is None:
         raise InputError(
             f"no version of {registry.name} served before version {serving}: name one by --to"
         )
-    found = registry.read(version)
+    version = found.version
     if version == serving:
         raise InputError(f"version {version} of {registry.name} serves already")
     if found.blocked:
@@ -287,6 +300,21 @@ def _target(registry: Registry, serving: str | None, to: str | None) -> Register
             f"version {version} is blocked ({found.blocked}): `elastic-ctr block {version} --undo`"
         )
     return found
+
+
+def _before(registry: Registry, version: str) -> Registered | None:
+    """Return the last version that served before another one and is neither blocked nor deleted."""
+    earlier = registry.read(version).replaced
+    while earlier:
+        try:
+            found = registry.read(earlier)
+        except InputError:
+            # Deleted in MLflow, and with it the answer to what it replaced.
+            return None
+        if not found.blocked:
+            return found
+        earlier = found.replaced
+    return None
 
 
 def _champion(found: Registered, model: str) -> Champion:

@@ -21,7 +21,7 @@ from features.errors import InputError, RetryableError, UnsoundError
 from pipelines.cli.options import day_or_champion
 from pipelines.stages.promote import Promote
 from pipelines.stages.stage import execute
-from pipelines.stages.validate_model import champion_model, champion_to_beat
+from pipelines.stages.validate_model import ValidateModel, champion_model, champion_to_beat
 from pipelines.store.cleaning import clean
 from pipelines.store.lineage import parent_checkpoint
 from pipelines.tracking.champion import (
@@ -153,13 +153,48 @@ def test_an_alias_that_was_moved_by_hand_is_what_everybody_sees(context, registr
     assert registry.alias(CHAMPION) == "1"
 
 
-def test_a_champion_that_moved_between_gate_and_promotion_is_met_first(context, registry):
+@pytest.mark.covers("F19")
+@pytest.mark.parametrize("bootstrap", ["first", "always"])
+def test_a_champion_that_moved_between_gate_and_promotion_is_met_first(
+    context, registry, bootstrap
+):
     three_days(context)
-    publish_candidate(context.store, DAYS[3], champion="3")
+    today = set_bootstrap(replace(context, day=DAYS[3]), bootstrap)
+    publish_candidate(context.store, DAYS[3], champion=champion_model(today)["champion"])
     registry.client.set_registered_model_alias("ctr", CHAMPION, "1")
-    with pytest.raises(RetryableError, match=r"version 1 of ctr serves.*with version 3.*validate"):
-        execute(Promote(), replace(context, day=DAYS[3]))
+    with pytest.raises(RetryableError, match=r"version 1 of .* with another model: run .*validate"):
+        execute(Promote(), today)
     assert registry.alias(CHAMPION) == "1"
+    # Without a comparison, `always` accepts the candidate as it is.
+    publish_candidate(context.store, DAYS[3])
+    assert execute(Promote(), set_bootstrap(today, "always")).version.metrics["promoted"]
+
+
+def test_an_unsound_model_stops_the_day(context):
+    """Mutant P12 of the audit."""
+    publish_candidate(context.store, DAYS[0], "unsound")
+    report = context.store.current("validation_report", DAYS[0])
+    with pytest.raises(UnsoundError, match="the model of 2026-01-01 is unsound: unsound"):
+        ValidateModel().check_result(report)
+    for verdict in ("refused", "blessed"):
+        publish_candidate(context.store, DAYS[0], verdict)
+        ValidateModel().check_result(context.store.current("validation_report", DAYS[0]))
+
+
+def test_a_predecessor_that_was_deleted_in_mlflow_is_none(context, registry):
+    three_days(context)
+    registry.client.delete_model_version("ctr", "2")
+    assert serving_champion(context.store, "ctr").version == "3"
+    with pytest.raises(InputError, match=r"no version of ctr served before version 3.*--to"):
+        roll_back(context.store, "ctr", None, "bad", print)
+    assert roll_back(context.store, "ctr", "1", "bad", print).version == "1"
+
+
+def test_the_day_of_the_champion_must_still_hold_its_checkpoint(context):
+    three_days(context)
+    publish_candidate(context.store, DAYS[2], content="late rows")
+    with pytest.raises(InputError, match=r"checkpoint of 2026-01-03 .* is not the one"):
+        day_or_champion("champion", context.store)
 
 
 @pytest.mark.covers("F18")
@@ -215,23 +250,29 @@ def test_a_rollback_passes_over_blocked_versions_and_may_name_one(context, regis
         roll_back(context.store, "ctr", "9", "", print)
 
 
-def test_a_rollback_that_was_killed_is_done_again(context, registry, monkeypatch):
+@pytest.mark.parametrize("step", ["block", "Registry.roll_back", "serving_champion"])
+def test_a_rollback_that_was_killed_at_any_step_is_finished(context, registry, monkeypatch, step):
     three_days(context)
     with monkeypatch.context() as patch:
-        patch.setattr(Registry, "roll_back", lambda *_: 1 / 0)
+        patch.setattr(f"pipelines.tracking.champion.{step}", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             roll_back(context.store, "ctr", None, "bad", print)
-    assert (registry.alias(CHAMPION), registry.read("3").blocked) == ("3", "bad")
     assert roll_back(context.store, "ctr", None, "bad", print).version == "2"
+    assert (registry.alias(CHAMPION), registry.read("3").blocked) == ("2", "bad")
+    assert not registry.read("2").blocked
+    assert roll_back(context.store, "ctr", None, "bad", print).version == "1"
 
 
 @pytest.mark.covers("F29")
-def test_clean_keeps_what_a_rollback_needs(context):
+def test_clean_keeps_what_a_rollback_needs(context, registry):
     three_days(context)
     promote_candidate(context, DAYS[3], "refused")
     promote_candidate(context, DAYS[4], "refused")
+    block(context.store, "ctr", registry.read("2"), "labels")
+    serving_champion(context.store, "ctr")
     clean(context.store, 1)
-    assert roll_back(context.store, "ctr", None, "bad", print).compressed(context.store)
+    found = roll_back(context.store, "ctr", None, "bad", print)
+    assert (found.version, found.compressed(context.store).hash) == ("1", "cweights1")
 
 
 @pytest.mark.covers("infrastructure-7")

@@ -10,7 +10,7 @@ from features.errors import NoDataError
 from pipelines.config import load_config
 from pipelines.stages.promote import Promote
 from pipelines.stages.stage import Context, Stage, execute
-from pipelines.stages.validate_model import champion_to_beat
+from pipelines.stages.validate_model import champion_model
 from pipelines.store.artifacts import Store
 
 DAYS = [date(2026, 1, d) for d in range(1, 6)]
@@ -50,14 +50,17 @@ def make_context(folder, day=DAYS[0], overrides=(), report=None, **sections):
     return Context(config, day, Store(workspace), *([report] if report else []))
 
 
-def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics):
-    """Publish a version with invented content; inputs are recorded by their artifacts' names."""
+def publish(store, artifact, day, version=None, inputs=(), files=None, named=None, **metrics):
+    """Publish a version with invented content.
+
+    Inputs are recorded by their artifacts' names, those of `named` by the names given.
+    """
     version = version or f"{artifact}{_name(day)}"
     if "verdict" in metrics and files is None:
         files = {"verdict.json": json.dumps({"verdict": metrics["verdict"], "reasons": []})}
     entries = {
-        v.artifact: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
-        for v in inputs
+        name: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
+        for name, v in ({v.artifact: v for v in inputs} | (named or {})).items()
     }
     with store.staging(artifact, day, version) as out:
         for name, text in (files or {"data.txt": f"{artifact} {day} {version}"}).items():
@@ -76,7 +79,7 @@ def publish(store, artifact, day, version=None, inputs=(), files=None, **metrics
 def publish_candidate(store, day, verdict="blessed", content="weights", champion=None):
     """Publish what `promote` reads: an export, its compressed model, and the verdict on them.
 
-    `champion` is the version that the candidate was compared with.
+    `champion` is the compressed model that the candidate was compared with.
     """
     name = f"{content}{_name(day)}"
     checkpoint = publish(store, "checkpoint", day, f"k{name}", files={"data.txt": name})
@@ -89,11 +92,11 @@ def publish_candidate(store, day, verdict="blessed", content="weights", champion
         store,
         "validation_report",
         day,
-        f"{verdict}{name}{champion or ''}",
+        f"{verdict}{name}{champion.hash if champion else ''}",
         [checkpoint, export, compressed],
+        named={"champion": champion} if champion else None,
         files={"verdict.json": json.dumps({"verdict": verdict, "reasons": [verdict]})},
         verdict=verdict,
-        champion_version=champion,
     )
     return export
 
@@ -102,8 +105,7 @@ def promote_candidate(context, day=DAYS[0], verdict="blessed", content="weights"
     """Publish a candidate that was compared with the champion, and decide on it."""
     today = replace(context, day=day)
     publish_candidate(context.store, day, verdict, content)
-    beaten = champion_to_beat(today)
-    publish_candidate(context.store, day, verdict, content, beaten.version if beaten else None)
+    publish_candidate(context.store, day, verdict, content, champion_model(today).get("champion"))
     return execute(Promote(), today).version
 
 
