@@ -12,20 +12,29 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from features.errors import InputError, NoDataError
-from features.partition import kind_of, parse_partition, partitions_between
+from features.partition import (
+    Partition,
+    end_h,
+    kind_of,
+    parse_partition,
+    partitions_between,
+    start_h,
+)
 from features.redaction import redact
 from pipelines.cli import commands, console, options
 from pipelines.failures import TRACEBACK_VARIABLE, explain, log_failure
 from pipelines.services.environment import QUIET
 from pipelines.stages.chain import run_day, run_stage, sync
-from pipelines.stages.freshness import skip_record
-from pipelines.stages.registry import STAGES
+from pipelines.stages.freshness import changed_inputs, skip_record
+from pipelines.stages.registry import STAGES, make_stage
+from pipelines.stages.report import days_with_artifacts
 from pipelines.stages.stage import Context
 
 app = typer.Typer(
@@ -92,43 +101,95 @@ for _name in STAGES:
 def run(
     config: options.ConfigFile,
     first: Annotated[
-        str, typer.Option("--from", help="First day (YYYY-MM-DD) or hour (YYYY-MM-DDTHH).")
-    ],
-    last: Annotated[str, typer.Option("--to", help="Last day or hour, inclusive.")],
+        str | None, typer.Option("--from", help="First day (YYYY-MM-DD) or hour (YYYY-MM-DDTHH).")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day or hour, inclusive.")] = None,
     workspace: options.Workspace = None,
     overrides: options.Overrides = [],  # noqa: B006
     bootstrap: Bootstrap = False,
     missing: Annotated[
         str, typer.Option(help="What to do with a day or hour without data: `skip` or `fail`.")
     ] = "skip",
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Run only stages whose inputs changed since, of days and hours that are there "
+            "(default: of all).",
+        ),
+    ] = False,
 ) -> None:
     """Run all stages for days or hours in order.
 
-    Does not need Airflow. Stages whose result is already committed are not run again.
+    Does not need Airflow. Stages whose result is already committed are not run again. Exit code 4:
+    none of the days or hours had data.
     """
     if missing not in ("skip", "fail"):
         raise InputError(f"--missing {missing!r}: expected skip or fail")
-    partitions = partitions_between(parse_partition(first), parse_partition(last))
     overrides = [*overrides, *_BOOTSTRAP] if bootstrap else overrides
-    base = options.stage_context(config, workspace, overrides, partitions[0])
-    ran = 0
+    begin, end = (parse_partition(text) if text else None for text in (first, last))
+    base = options.stage_context(config, workspace, overrides, begin or date.min)
+    if repair:
+        _repair(base, begin, end)
+        return
+    if not begin or not end:
+        raise InputError("name the days: --from DAY --to DAY (only --repair finds them itself)")
+    partitions = partitions_between(begin, end)
+    without_data, ran = _run_partitions(base, partitions, missing == "skip")
+    # Sends what is left in the journal. Events stay there while MLflow does not answer.
+    sync(base)
+    if len(without_data) == len(partitions):
+        raise NoDataError(
+            f"no {kind_of(begin)} from {begin} to {end} has data, nothing was trained: "
+            "see `source.path`, and `elastic-ctr check` for what is missing"
+        )
+    if without_data:
+        console.info(f"without data: {', '.join(without_data)}")
+    if not ran:
+        with_data = " with data" if without_data else ""
+        console.info(
+            f"nothing to do: every stage of every {kind_of(begin)}{with_data} is already committed"
+        )
+
+
+def _run_partitions(
+    base: Context, partitions: list[Partition], skip: bool
+) -> tuple[list[str], int]:
+    """Run all stages of days or hours; return those without data, and how many stages ran."""
+    without_data, ran = [], 0
     for partition in partitions:
         console.heading(str(partition))
         try:
             ran += _run_stages(replace(base, day=partition))
         except NoDataError as error:
-            if missing == "fail":
+            if not skip:
                 raise
             record = skip_record(base.store, partition)
             record.parent.mkdir(parents=True, exist_ok=True)
             record.touch()
+            without_data.append(str(partition))
             console.info(f"skipped: {error}")
-    # Sends what is left in the journal. Events stay there while MLflow does not answer.
+    return without_data, ran
+
+
+def _repair(base: Context, begin: Partition | None, end: Partition | None) -> None:
+    """Run the stages whose inputs changed, of the days and hours that are there, in order."""
+    repaired = 0
+    for day in list(days_with_artifacts(base.store)):
+        if (begin and start_h(day) < start_h(begin)) or (end and end_h(day) > end_h(end)):
+            continue
+        context = replace(base, day=day)
+        for name in STAGES:
+            # Only now: what was made again before may have changed the inputs of this one.
+            stage = make_stage(name)
+            version = base.store.current(stage.artifact, day)
+            reason = version and changed_inputs(stage, base, version)
+            if reason:
+                console.info(f"{day} {name}: {reason}")
+                console.show_result(run_stage(name, context))
+                repaired += 1
     sync(base)
-    if not ran:
-        console.info(
-            f"nothing to do: every stage of every {kind_of(partitions[0])} is already committed"
-        )
+    console.info(f"made again: {repaired} stages" if repaired else "nothing to repair")
 
 
 def _run_stages(context: Context) -> int:

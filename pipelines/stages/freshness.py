@@ -122,7 +122,7 @@ def changed_inputs(stage: Stage, context: Context, version: Version) -> str | No
         context: gives configuration and store.
         version: a committed version.
     """
-    here = Context(context.config, version.day, context.store)
+    here = Context(context.config, version.day, context.store, looks_only=True)
     if stage.name == "ingest" and _source_changed(stage, here, version):
         return "the files of the source changed since"
     try:

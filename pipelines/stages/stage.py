@@ -39,12 +39,16 @@ def no_report(_: str) -> None:
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage works with: configuration, day or hour, artifacts, receiver of progress."""
+    """What a stage works with: configuration, day or hour, artifacts, receiver of progress.
+
+    With `looks_only` the inputs are found without setting damaged versions aside.
+    """
 
     config: Config
     day: Partition
     store: Store
     report: Callable[[str], None] = no_report
+    looks_only: bool = False
 
 
 Resolver: TypeAlias = Callable[[Context], Inputs]

@@ -29,7 +29,9 @@ def earlier_statistics(context: Context) -> Inputs:
 def warm_start(context: Context) -> Inputs:
     """Return the last sound checkpoint before the day or hour and the impressions it is of."""
     store, unvalidated = context.store, context.config.training.unvalidated_parent
-    checkpoint = parent_checkpoint(store, context.day, context.report, unvalidated=unvalidated)
+    checkpoint = parent_checkpoint(
+        store, context.day, context.report, unvalidated=unvalidated, looks_only=context.looks_only
+    )
     if checkpoint is None:
         return {}
     # The held-out slice of exactly this version has not been trained on yet. The day's current

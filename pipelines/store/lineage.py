@@ -35,12 +35,20 @@ def sound_checkpoint(store: Store, checkpoint: Version, *, unvalidated: bool = F
 
 
 def parent_checkpoint(
-    store: Store, day: Partition, report: Callable[[str], None], *, unvalidated: bool
+    store: Store,
+    day: Partition,
+    report: Callable[[str], None],
+    *,
+    unvalidated: bool,
+    looks_only: bool = False,
 ) -> Version | None:
     """Return the checkpoint that training of a day or hour starts from, or None.
 
     It is the latest before the day that is sound and undamaged; each that is passed over is
     reported, and a damaged one is set aside.
+
+    Raises:
+        DamagedError: `looks_only`, and a checkpoint that would be set aside is damaged.
     """
 
     def accept(checkpoint: Version) -> bool:
@@ -53,6 +61,8 @@ def parent_checkpoint(
         try:
             checkpoint.verify()
         except DamagedError as error:
+            if looks_only:
+                raise
             report(f"{error}; it was set aside as {checkpoint.set_aside().name}")
             return False
         return True

@@ -42,10 +42,10 @@ def test_a_missing_column_is_named_with_what_there_is(faulty):
 def test_an_empty_day_is_skipped_and_the_champion_stays(faulty):
     before = champion_line(faulty)
     done = faulty.run(
-        "run", "--config", str(faulty.config), "--from", "2026-01-06", "--to", "2026-01-06"
+        "run", "--config", str(faulty.config), "--from", "2026-01-06", "--to", "2026-01-06", code=4
     )
     assert "skipped" in done.stdout
-    assert "2026-01-06" in done.stdout
+    assert "no day from 2026-01-06 to 2026-01-06 has data" in done.stderr
     assert champion_line(faulty) == before
 
 
