@@ -1,9 +1,10 @@
 """Train, compress, check and promote the model of one day or of one hour.
 
 Each task is one stage of `elastic-ctr`, in its own process. The first task waits until every
-earlier day (or hour) that was requested is done, so that they are trained on in order. A day
-without data is skipped. A candidate that is not better is refused, and the run is green; unsound
-data or an unsound model makes the run red.
+earlier day (or hour) that was requested is done, so that they are trained on in order. `ingest`
+waits for a day without data until its deadline (`schedule.deadline_hours`); then the run is red, or
+the day is skipped (`schedule.missing_input: skip`). A candidate that is not better is refused, and
+the run is green; unsound data or an unsound model makes the run red.
 
 **To run it:** trigger a run and pick a date (and an hour of it), or create a backfill over a range
 of days with *max active runs* 1 (Airflow ignores the DAG's own limit there). Settings that are left

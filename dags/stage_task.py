@@ -3,8 +3,10 @@
 | exit code | the task |
 |---|---|
 | 0 | succeeds; its XCom is the path of the stage's manifest and nothing else |
-| 4 | is skipped: the source has no data for the day or hour |
-| 75, or killed by a signal | fails and is tried again |
+| 4 | fails without another try: the source has no data for the day or hour; with |
+|   | `schedule.missing_input: skip` it is skipped |
+| 75 before the day's deadline, without data | starts again in ten minutes |
+| 75 otherwise, or killed by a signal | fails and is tried again |
 | 2, 3, any other | fails without another try, which would fail as well |
 """
 
@@ -13,11 +15,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
 
 from dags.request import read_request
 from dags.stage_process import StageProcess
@@ -29,13 +36,20 @@ if TYPE_CHECKING:
 EXIT_NO_DATA = 4
 EXIT_RETRY = 75
 MANIFEST = "manifest="
+MISSING_INPUT = "missing_input="
+WAIT = timedelta(minutes=10)
+"""Time between two looks for the data of a day or hour whose deadline has not passed."""
 # An XCom is a row of Airflow's database: a path, never data.
 MAX_XCOM_CHARACTERS = 500
 RUN_URL_VARIABLE = "ELASTIC_CTR_AIRFLOW_URL"
 
 # A shell reports a command that signal n killed as 128 + n.
 _SHELL_SIGNAL_BASE = 128
-_MEANINGS = {2: "bad input or configuration", 3: "unsound data or model"}
+_MEANINGS = {
+    2: "bad input or configuration",
+    3: "unsound data or model",
+    EXIT_NO_DATA: "the source has no data for this day or hour",
+}
 
 
 def dag_arguments() -> dict[str, Any]:
@@ -91,17 +105,20 @@ class StageTask(BaseOperator):
 
     def run_command(self, argv: list[str], environment: Mapping[str, str]) -> str:
         """Run a command as a stage: log its output and raise by its exit code."""
-        manifest = ""
+        manifest = missing_input = ""
 
         def forward(line: str) -> None:
-            nonlocal manifest
+            nonlocal manifest, missing_input
             self.log.info("%s", line)
             if line.startswith(MANIFEST):
                 manifest = line.removeprefix(MANIFEST).strip()
+            if line.startswith(MISSING_INPUT):
+                missing_input = line.removeprefix(MISSING_INPUT).strip()
 
         self.log.info("Running %s", argv)
         self._process = StageProcess(argv, environment)
-        raise_for_exit_code(self.stage, self._process.run(forward))
+        exit_code = self._process.run(forward)
+        raise_for_exit_code(self.stage, exit_code, missing_input)
         if not manifest or len(manifest) > MAX_XCOM_CHARACTERS:
             raise AirflowFailException(
                 f"{self.stage}: expected a line `{MANIFEST}<path>` of at most "
@@ -123,14 +140,24 @@ def stage_environment(environment: Mapping[str, str], run_url: str) -> dict[str,
     return {**kept, "PYTHONUNBUFFERED": "1", RUN_URL_VARIABLE: run_url}
 
 
-def raise_for_exit_code(stage: str, exit_code: int) -> None:
-    """Raise the exception by which Airflow does what the table says; exit code 0 raises none."""
+def raise_for_exit_code(stage: str, exit_code: int, missing_input: str = "") -> None:
+    """Raise the exception by which Airflow does what the table says; exit code 0 raises none.
+
+    Args:
+        stage: the command.
+        exit_code: of its process.
+        missing_input: what the command said of a day or hour without data: `wait`, `skip`, or
+            nothing.
+    """
     if exit_code == 0:
         return
-    if exit_code == EXIT_NO_DATA:
+    if exit_code == EXIT_NO_DATA and missing_input == "skip":
         raise AirflowSkipException(
             f"{stage}: the source has no data for this day or hour; it is skipped"
         )
+    if exit_code == EXIT_RETRY and missing_input == "wait":
+        # No retry: those are few, and for failures.
+        raise AirflowRescheduleException(datetime.now(UTC) + WAIT)
     if exit_code == EXIT_RETRY:
         raise AirflowException(
             f"{stage}: a service it depends on failed (exit code {exit_code}); worth another try"

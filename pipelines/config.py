@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError
@@ -45,10 +45,12 @@ class ScheduleSettings(Settings):
     """What is expected of a day or hour, and when.
 
     `deadline_hours` after its end a day (or hour) is expected to be complete; `elastic-ctr check`
-    calls it late from then on.
+    calls it late from then on. Until then Airflow waits for a day without data; afterwards its run
+    fails, or skips the day (`missing_input: skip`).
     """
 
     deadline_hours: Annotated[float, Field(ge=0)] = 6
+    missing_input: Literal["fail", "skip"] = "fail"
 
 
 class Config(Settings):

@@ -6,7 +6,6 @@ import json
 import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated
-from zoneinfo import ZoneInfo
 
 import typer
 
@@ -20,8 +19,9 @@ from features.partition import (
     partitions_between,
     same_kind,
 )
+from features.timezones import parse_timezone
 from pipelines.cli import console, options
-from pipelines.stages.freshness import Freshness, State
+from pipelines.stages.freshness import Freshness, State, end_of
 from pipelines.stages.report import days_with_artifacts
 from pipelines.stages.stage import Context
 from pipelines.store.lineage import champions
@@ -62,7 +62,7 @@ def check(
     """Say whether every expected day or hour is there, complete, and made from current inputs.
 
     Needs neither Airflow nor MLflow. Exit codes, the worst wins: 0 all are complete, 10 skipped
-    (without data, as `run --missing skip` allows), 11 stale (its inputs changed since),
+    (without data, by `run` or by `schedule.missing_input`), 11 stale (its inputs changed since),
     12 incomplete, 13 late (deadline passed, nothing committed), 14 missing (later ones exist),
     15 blocked (its data or model is unsound), 16 older than --max-age.
     """
@@ -109,7 +109,7 @@ def _expected(
     begin = parse_partition(first) if first else there[0]
     if last:
         return partitions_between(begin, parse_partition(last))
-    zone = ZoneInfo(context.config.features.timezone)
+    zone = parse_timezone(context.config.features.timezone)
     due = now.astimezone(zone) - timedelta(hours=context.config.schedule.deadline_hours)
     # The last that ended before the deadline began to run.
     hour = due.date().toordinal() * HOURS_PER_DAY + due.hour - 1
@@ -128,10 +128,7 @@ def _expected(
 def _age(context: Context, day: Partition | None, now: datetime) -> timedelta | None:
     if day is None:
         return None
-    days, hours = divmod(end_h(day), HOURS_PER_DAY)
-    zone = ZoneInfo(context.config.features.timezone)
-    end = datetime.combine(date.fromordinal(days), datetime.min.time(), zone)
-    return now - (end + timedelta(hours=hours))
+    return now - end_of(context, day)
 
 
 def _parse_age(text: str) -> timedelta:

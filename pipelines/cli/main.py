@@ -12,13 +12,13 @@ import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from features.errors import InputError, NoDataError
+from features.errors import InputError, NoDataError, RetryableError
 from features.partition import (
     Partition,
     end_h,
@@ -32,7 +32,7 @@ from pipelines.cli import commands, console, options
 from pipelines.failures import TRACEBACK_VARIABLE, explain, log_failure
 from pipelines.services.environment import QUIET
 from pipelines.stages.chain import run_day, run_stage, sync
-from pipelines.stages.freshness import changed_inputs, skip_record
+from pipelines.stages.freshness import changed_inputs, end_of, record_skip
 from pipelines.stages.registry import STAGES, make_stage
 from pipelines.stages.report import days_with_artifacts
 from pipelines.stages.stage import Context
@@ -83,7 +83,11 @@ def _stage_command(name: str) -> Callable[..., None]:
         context = options.stage_context(
             config, workspace, options.with_plan(overrides, plan), partition
         )
-        result = run_stage(name, context)
+        try:
+            result = run_stage(name, context)
+        except NoDataError as error:
+            _say_missing_input(name, context, error)
+            raise
         console.show_result(result)
         # The DAG reads the last line of the output.
         typer.echo(f"manifest={result.version.manifest}")
@@ -95,6 +99,24 @@ for _name in STAGES:
     app.command(
         _name, help=f"Run the stage {_name} for one day or hour.", rich_help_panel="Stages"
     )(_stage_command(_name))
+
+
+def _say_missing_input(stage: str, context: Context, error: NoDataError) -> None:
+    """Print what becomes of a day or hour without data; the DAG reads the line.
+
+    Raises:
+        RetryableError: data may still come, because the deadline has not passed.
+    """
+    schedule = context.config.schedule
+    deadline = end_of(context, context.day) + timedelta(hours=schedule.deadline_hours)
+    if stage == "ingest" and datetime.now(UTC) < deadline:
+        typer.echo("missing_input=wait")
+        raise RetryableError(
+            f"{error}; it is waited for until {deadline:%Y-%m-%d %H:%M %Z}: try again"
+        ) from error
+    if schedule.missing_input == "skip":
+        record_skip(context.store, context.day)
+        typer.echo("missing_input=skip")
 
 
 @app.command()
@@ -164,9 +186,7 @@ def _run_partitions(
         except NoDataError as error:
             if not skip:
                 raise
-            record = skip_record(base.store, partition)
-            record.parent.mkdir(parents=True, exist_ok=True)
-            record.touch()
+            record_skip(base.store, partition)
             without_data.append(str(partition))
             console.info(f"skipped: {error}")
     return without_data, ran

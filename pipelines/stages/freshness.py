@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
 from features.errors import InputError
-from features.partition import Partition, end_h, parse_partition
+from features.partition import HOURS_PER_DAY, Partition, end_h, parse_partition
+from features.timezones import parse_timezone
 from pipelines.stages.registry import STAGES, artifacts, make_stage
 from pipelines.stages.stage import Context, Inputs, Stage, fingerprint_digest, parse_read
 from pipelines.store.artifacts import Store, Version
@@ -56,7 +58,7 @@ class Freshness:
         versions = {name: store.current(name, day) for name in artifacts()}
         if not any(versions.values()):
             if skip_record(store, day).exists():
-                return State.SKIPPED, "the source had no data, and `run --missing skip` went on"
+                return State.SKIPPED, "the source had no data, and the day was skipped"
             late = last is None or end_h(day) > end_h(last)
             return (State.LATE if late else State.MISSING), "no stage has committed anything"
         if blocked := _blocked_by(versions):
@@ -110,6 +112,22 @@ class Freshness:
 def skip_record(store: Store, day: Partition) -> Path:
     """Return the path of the file that says that a day or hour without data was skipped."""
     return store.workspace / "skipped" / str(day)
+
+
+def record_skip(store: Store, day: Partition) -> None:
+    """Note that a day or hour without data was skipped on purpose."""
+    path = skip_record(store, day)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def end_of(context: Context, day: Partition) -> datetime:
+    """Return when a day or hour ends, in the schema's time zone."""
+    days, hours = divmod(end_h(day), HOURS_PER_DAY)
+    zone = parse_timezone(context.config.features.timezone)
+    return datetime.combine(date.fromordinal(days), datetime.min.time(), zone) + timedelta(
+        hours=hours
+    )
 
 
 def changed_inputs(stage: Stage, context: Context, version: Version) -> str | None:

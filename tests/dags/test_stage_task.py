@@ -5,9 +5,15 @@ import signal
 import sys
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowRescheduleException,
+    AirflowSkipException,
+)
 
 from dags.stage_task import MAX_XCOM_CHARACTERS, RUN_URL_VARIABLE, StageTask, stage_environment
 
@@ -57,9 +63,21 @@ def test_the_longest_manifest_passes():
 
 
 @pytest.mark.process
-def test_no_data_skips_the_task():
-    with pytest.raises(AirflowSkipException, match="no data"):
+def test_no_data_fails_the_task_unless_the_stage_says_skip():
+    # Faults H4, F11: a day that did not happen is red.
+    with pytest.raises(AirflowFailException, match="no data"):
         run_script("raise SystemExit(4)")
+    with pytest.raises(AirflowSkipException, match="no data"):
+        run_script("print('missing_input=skip'); raise SystemExit(4)")
+
+
+@pytest.mark.process
+def test_before_the_deadline_the_task_starts_again_later_without_using_a_retry():
+    # Faults H4, F11.
+    now = datetime.now(UTC)
+    with pytest.raises(AirflowRescheduleException) as error:
+        run_script("print('missing_input=wait'); raise SystemExit(75)")
+    assert timedelta(0) < error.value.reschedule_date - now < timedelta(minutes=11)
 
 
 @pytest.mark.process

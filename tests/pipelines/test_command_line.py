@@ -1,9 +1,11 @@
 """The command line as a shell sees it: exit codes, one message per error, days in order."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import tiny_days
 from tiny_days import DAYS, EMPTY_DAY, publish_candidate, write_config
 
 from pipelines.stages.registry import STAGES, artifacts
@@ -98,6 +100,31 @@ def test_exit_4_for_a_day_without_data(here, tmp_path, tiny_chain, mlflow_away):
     code, _, err = here("ingest", "--config", write_config(tmp_path), "--date", EMPTY_DAY)
     assert code == 4
     assert err == f"error: no file for {EMPTY_DAY} at logs/*.csv\n"
+
+
+def test_a_day_whose_deadline_has_not_passed_may_still_get_data(
+    here, tmp_path, tiny_chain, mlflow_away, monkeypatch
+):
+    # Faults H4, F11: the day ends in the future.
+    today = datetime.now(UTC).date()
+    monkeypatch.setattr(tiny_days, "EMPTY_DAY", today)
+    code, out, err = here("ingest", "--config", write_config(tmp_path), "--date", today)
+    assert (code, out.splitlines()[-1]) == (75, "missing_input=wait")
+    assert "it is waited for until" in err
+    assert here("train", "--config", write_config(tmp_path), "--date", today)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("choice", "said", "state"), [("skip", "missing_input=skip", 10), ("fail", "", 13)]
+)
+def test_a_day_without_data_after_the_deadline_is_skipped_only_if_the_settings_say_so(
+    here, tmp_path, tiny_chain, mlflow_away, choice, said, state
+):
+    # Faults H4, F11.
+    config = write_config(tmp_path, schedule={"missing_input": choice})
+    code, out, _ = here("ingest", "--config", config, "--date", EMPTY_DAY)
+    assert (code, said in out, "missing_input" in out) == (4, True, bool(said))
+    assert here("check", "-c", config, "--from", EMPTY_DAY, "--to", EMPTY_DAY)[0] == state
 
 
 def test_exit_0_for_a_refused_model_and_the_manifest_is_the_last_line(shell, tmp_path, store):

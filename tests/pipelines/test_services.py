@@ -230,7 +230,12 @@ def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_faile
         assert unknown["ingest"][0] == "upstream_failed"
         (refused,) = _outcome(api, date(2022, 4, 28), 1, {"config": "other.yaml", "batchsize": 1})
         assert refused["earlier_days"] == ("failed", 1)  # unknown parameter
-        empty = {"config": str(_with_an_empty_day(tmp_path)), "workspace": str(tmp_path / "ws")}
+        config = _with_an_empty_day(tmp_path, "fail")
+        empty = {"config": str(config), "workspace": str(tmp_path / "ws")}
+        (absent,) = _outcome(api, last_of(SIMULATED.first, 2), 1, empty)
+        # Faults H4, F11: red by default, and at once: waiting does not help a past day.
+        assert absent["ingest"] == ("failed", 1)
+        empty["config"] = str(_with_an_empty_day(tmp_path, "skip"))
         (skipped,) = _outcome(api, SIMULATED.first, 1, empty)
         assert {state for task, (state, _) in skipped.items() if task != "earlier_days"} == {
             "skipped"
@@ -269,12 +274,13 @@ def _outcome(api, first: date, days: int, conf: dict) -> list[dict[str, tuple[st
     return [{task.task_id: (task.state, task.tries) for task in run.tasks} for run in runs]
 
 
-def _with_an_empty_day(folder: Path) -> Path:
-    """Write the simulator's profile, small, with no record on its first day."""
+def _with_an_empty_day(folder: Path, missing_input: str) -> Path:
+    """Write the simulator's profile, small, with no record on its first two days."""
     document = yaml.safe_load(SIMULATED.config.read_text())
-    faults = [{"kind": "empty_day", "days": [SIMULATED.first]}]
+    faults = [{"kind": "empty_day", "days": [SIMULATED.first, last_of(SIMULATED.first, 2)]}]
     document["simulator"].update(impressions_per_day=200, faults=faults)
-    path = folder / "empty_day.yaml"
+    document["schedule"] = {"missing_input": missing_input}
+    path = folder / f"empty_day_{missing_input}.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
 
