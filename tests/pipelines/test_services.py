@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from datetime import date
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -241,6 +242,20 @@ def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_faile
             "skipped"
         }
         assert skipped["earlier_days"][0] == "success"
+        # Faults H4, F11: before its deadline a day is waited for, without using up a retry.
+        empty["config"] = str(_with_an_empty_day(tmp_path, "fail", deadline_hours=1_000_000))
+        day, zone = last_of(SIMULATED.first, 3), ZoneInfo("UTC")
+        api.backfill(DAG_ID, day, day, empty, zone)
+
+        def ingest() -> set[tuple[str, int]]:
+            runs = api.runs(DAG_ID, day, day, zone)
+            tasks = [task for run in runs for task in api.task_instances(DAG_ID, run.run_id)]
+            return {(task.state, task.tries) for task in tasks if task.task_id == "ingest"}
+
+        waits = {("up_for_reschedule", 1)}
+        wait_until(lambda: ingest() == waits, services.processes, 120, "ingest")
+        time.sleep(5)
+        assert ingest() == waits
         log = (folder / "logs" / "stage-server.log").read_text()
         assert "pipelines.cli ingest" in log  # stages were forked from the server
         assert "refused" not in log
@@ -274,13 +289,13 @@ def _outcome(api, first: date, days: int, conf: dict) -> list[dict[str, tuple[st
     return [{task.task_id: (task.state, task.tries) for task in run.tasks} for run in runs]
 
 
-def _with_an_empty_day(folder: Path, missing_input: str) -> Path:
-    """Write the simulator's profile, small, with no record on its first two days."""
+def _with_an_empty_day(folder: Path, missing_input: str, deadline_hours: int = 6) -> Path:
+    """Write the simulator's profile, small, with no record on its first three days."""
     document = yaml.safe_load(SIMULATED.config.read_text())
-    faults = [{"kind": "empty_day", "days": [SIMULATED.first, last_of(SIMULATED.first, 2)]}]
+    faults = [{"kind": "empty_day", "days": [last_of(SIMULATED.first, n) for n in (1, 2, 3)]}]
     document["simulator"].update(impressions_per_day=200, faults=faults)
-    document["schedule"] = {"missing_input": missing_input}
-    path = folder / f"empty_day_{missing_input}.yaml"
+    document["schedule"] = {"missing_input": missing_input, "deadline_hours": deadline_hours}
+    path = folder / f"empty_day_{missing_input}_{deadline_hours}.yaml"
     path.write_text(yaml.safe_dump(document))
     return path
 
