@@ -39,19 +39,23 @@ class ModelGateSettings(EvolvingSettings):
     """When a candidate is sound (parity, calibration), and when it is blessed (AUC, latency).
 
     AUC differences are candidate minus rival on the same held-out impressions; `calibration` is
-    Σp / Σy. `max_auc_drop_by_compression` limits what lossy compression steps may cost against the
-    trained model itself, on the users that did not choose them. A drop against champion or baseline
-    is also refused when it is more than `max_standard_errors` of its standard error, that is, shown
-    to be real. An AUC above `max_auc` is unsound: a field then tells the label. Without a champion
-    to compare with, a candidate is blessed only if `bootstrap` is `always`, or `first` and no
-    version was ever promoted.
+    Σp / Σy. At the end of a day people click more or less than before, which no model of the day
+    can know; so the model's calibration is also held against the baseline's on the same
+    impressions: neither may be more than `max_calibration_ratio` times the other.
+    `max_auc_drop_by_compression` limits what lossy compression steps may cost against the trained
+    model itself, on the users that did not choose them. A drop against champion or baseline is also
+    refused when it is more than `max_standard_errors` of its standard error, that is, shown to be
+    real. An AUC above `max_auc` is unsound: a field then tells the label. Without a champion to
+    compare with, a candidate is blessed only if `bootstrap` is `always`, or `first` and no version
+    was ever promoted.
     """
 
     added_later = ("max_auc_drop_by_compression",)
 
     max_parity_diff: Positive = 1e-6
-    min_calibration: Positive = 0.7
-    max_calibration: Positive = 1.4
+    min_calibration: Positive = 0.5
+    max_calibration: Positive = 2.0
+    max_calibration_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.4
     min_auc: Share = 0.5
     max_auc: Share = 0.99
     max_auc_drop_to_champion: Share = 0.005

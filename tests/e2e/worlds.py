@@ -31,6 +31,7 @@ SMALL = {
         "max_standard_errors": 100,
         "min_calibration": 0.2,
         "max_calibration": 5,
+        "max_calibration_ratio": 5,
     },
     "spark": {"master": "local[2]", "shuffle_partitions": 2},
 }

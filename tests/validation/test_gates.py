@@ -18,6 +18,7 @@ GOOD = Evidence(
     auc_exported=0.74,
     log_loss=0.55,
     calibration=1.02,
+    calibration_baseline=1.0,
     auc_baseline=0.72,
     auc_champion=0.735,
     parity_max_abs_diff=2e-7,
@@ -65,9 +66,36 @@ TABLE = [
         {"parity_max_abs_diff"},
     ),
     ("parity missing", {"parity_max_abs_diff": None}, GateResult.UNSOUND, {"parity_max_abs_diff"}),
-    ("predicts half the clicks", {"calibration": 0.5}, GateResult.UNSOUND, {"calibration"}),
-    ("predicts twice the clicks", {"calibration": 2.0}, GateResult.UNSOUND, {"calibration"}),
-    ("no click to calibrate on", {"calibration": math.inf}, GateResult.UNSOUND, {"calibration"}),
+    (
+        "predicts too few clicks",
+        {"calibration": 0.49},
+        GateResult.UNSOUND,
+        {"calibration", "calibration_ratio"},
+    ),
+    (
+        "predicts too many clicks",
+        {"calibration": 2.1},
+        GateResult.UNSOUND,
+        {"calibration", "calibration_ratio"},
+    ),
+    (
+        "an evening with more clicks, for the baseline too",
+        {"calibration": 0.6, "calibration_baseline": 0.65},
+        GateResult.BLESSED,
+        set(),
+    ),
+    (
+        "predicts fewer clicks than the baseline",
+        {"calibration": 0.7, "calibration_baseline": 1.0},
+        GateResult.UNSOUND,
+        {"calibration_ratio"},
+    ),
+    (
+        "no click to calibrate on",
+        {"calibration": math.inf},
+        GateResult.UNSOUND,
+        {"calibration", "calibration_ratio"},
+    ),
     ("worse than chance", {"auc": 0.49}, GateResult.UNSOUND, {"auc"}),
     ("AUC undefined", {"auc": math.nan}, GateResult.UNSOUND, {"auc"}),
     ("log loss is NaN", {"log_loss": math.nan}, GateResult.UNSOUND, {"log_loss"}),
@@ -89,7 +117,7 @@ TABLE = [
         "unsound beats refused",
         {"calibration": 9.0, "p99_ms": 999.0},
         GateResult.UNSOUND,
-        {"calibration", "p99_ms"},
+        {"calibration", "calibration_ratio", "p99_ms"},
     ),
     (
         "the export lost what training learned",
@@ -109,7 +137,7 @@ def test_the_truth_table(changes, outcome, failed):
     assert verdict.result is outcome
     assert {c.name for c in verdict.checks if not c.passed} == failed
     assert len(verdict.reasons) == len(failed)
-    assert len(verdict.checks) == 8
+    assert len(verdict.checks) == 9
 
 
 @pytest.mark.parametrize(

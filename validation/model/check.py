@@ -124,6 +124,7 @@ def check_model(
         auc_exported=auc(label, exported),
         log_loss=log_loss(label, exported),
         calibration=calibration(label, exported),
+        calibration_baseline=calibration(label, heldout.baseline),
         auc_baseline=auc(label, heldout.baseline),
         auc_champion=None if champion is None else auc(label, champion),
         parity_max_abs_diff=parity.max_abs_diff,

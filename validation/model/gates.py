@@ -23,6 +23,7 @@ BOOTSTRAP = (
 """The reason given when a model is blessed without a champion to compare with."""
 
 
+_RATIO = "calibration of the exported model over the baseline's on the same impressions"
 _TOO_GOOD = "AUC of the exported model (one that is too high means that a field tells the label)"
 
 
@@ -43,6 +44,7 @@ class Evidence:
         auc_exported: of the exported model's answers, which is what would be served.
         log_loss: mean negative log-likelihood of the exported model, in nats.
         calibration: Σp / Σy of the exported model.
+        calibration_baseline: of the baseline.
         auc_baseline: of the logistic regression that is trained with the model.
         auc_champion: of the model that serves now; None if there is none (bootstrap).
         parity_max_abs_diff: largest difference between exported and expected probability.
@@ -60,6 +62,7 @@ class Evidence:
     auc_exported: float
     log_loss: float
     calibration: float
+    calibration_baseline: float
     auc_baseline: float
     auc_champion: float | None
     parity_max_abs_diff: float
@@ -105,6 +108,8 @@ def decide(evidence: Evidence, settings: ModelGateSettings) -> Verdict:
 
 def _soundness(evidence: Evidence, settings: ModelGateSettings) -> list[Check]:
     exported, low, high = evidence.auc_exported, settings.min_calibration, settings.max_calibration
+    most, baseline = settings.max_calibration_ratio, evidence.calibration_baseline
+    ratio = evidence.calibration / baseline if baseline else math.nan
     diff, max_diff = evidence.parity_max_abs_diff, settings.max_parity_diff
     # Lossy steps change predictions on purpose: the export must then equal the compressed model.
     origin = "trained" if evidence.auc_compressed is None else "compressed"
@@ -115,6 +120,7 @@ def _soundness(evidence: Evidence, settings: ModelGateSettings) -> list[Check]:
         Check("auc_exported", exported, settings.min_auc, settings.max_auc, _TOO_GOOD),
         Check("log_loss", evidence.log_loss, 0, None, "log loss of the exported model"),
         Check("calibration", evidence.calibration, low, high, "predicted over observed clicks"),
+        Check("calibration_ratio", ratio, 1 / most, most, _RATIO),
     ]
 
 
