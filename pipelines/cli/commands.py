@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ import typer
 
 from features.errors import InputError, NoDataError
 from features.partition import (
+    Partition,
     days_between,
     in_order,
     parse_partition,
@@ -29,7 +31,8 @@ from pipelines.cli.serve_check import serve_check
 from pipelines.config import Config, default_workspace, load_config
 from pipelines.demo.__main__ import demo
 from pipelines.services.__main__ import down, up
-from pipelines.stages.registry import artifacts
+from pipelines.stages.freshness import Freshness
+from pipelines.stages.registry import artifacts, make_stage
 from pipelines.stages.report import day_report, days_with_artifacts, report_json
 from pipelines.store.artifacts import Store
 from pipelines.store.lineage import ancestry_text, read_blocked
@@ -55,7 +58,10 @@ app.command("down")(down)
 
 @app.command()
 def report(
-    day: options.Day, workspace: options.Workspace = None, as_json: options.Json = False
+    day: options.Day,
+    config: options.ConfigToCompare = None,
+    workspace: options.Workspace = None,
+    as_json: options.Json = False,
 ) -> None:
     """Print the metrics of a day or hour; exit code 4: nothing of it is committed."""
     store, partition = options.open_store(workspace), parse_partition(day)
@@ -65,18 +71,27 @@ def report(
             "days that are there, `elastic-ctr check` says which are missing"
         )
     figures = day_report(store, partition)
+    stale = _stale(config, workspace, [partition])
     if as_json:
-        typer.echo(report_json(figures))
+        reasons = {artifact: reason for (artifact, _), reason in stale.items()}
+        typer.echo(report_json({**figures, "stale": reasons} if config else figures))
     else:
         seconds, revisions = figures.pop("seconds"), figures.pop("revisions")
         console.table(f"{figures['date']}", ("figure", "value"), figures.items())
         console.table("seconds by stage", ("stage", "seconds"), seconds.items())
         if len(revisions) > 1:
             console.info(f"stages ran with different source code: {', '.join(revisions)}")
+        if figures["days_missing"]:
+            console.info(
+                f"trained over a hole: no sound checkpoint of the {figures['days_missing']:.3g} "
+                "days before"
+            )
+        for (artifact, _), reason in stale.items():
+            console.info(f"stale: {artifact}: {reason}")
 
 
 @app.command()
-def status(workspace: options.Workspace = None) -> None:
+def status(config: options.ConfigToCompare = None, workspace: options.Workspace = None) -> None:
     """Print committed artifacts and the serving model.
 
     Shows the artifacts of the latest days, and how many tracking events wait for MLflow.
@@ -94,8 +109,9 @@ def status(workspace: options.Workspace = None) -> None:
     alike = [day for day in there if same_kind(day, there[-1])]
     others = [day for day in there if not same_kind(day, there[-1])]
     days = in_order([*partitions_between(alike[0], alike[-1]), *others])[-STATUS_DAYS:]
+    stale = _stale(config, workspace, days)
     rows = [
-        [artifact, *("yes" if store.current(artifact, day) else "–" for day in days)]
+        [artifact, *(_cell(store, artifact, day, stale) for day in days)]
         for artifact in artifacts()
     ]
     # Month and day are enough for the head of a column.
@@ -114,6 +130,28 @@ def status(workspace: options.Workspace = None) -> None:
     for path, reason in journal.refused().items():
         shown = path.relative_to(store.workspace)
         console.info(f"tracking event set aside: {shown} ({reason.splitlines()[0]})")
+
+
+def _cell(
+    store: Store, artifact: str, day: Partition, stale: Collection[tuple[str, Partition]]
+) -> str:
+    if (artifact, day) in stale:
+        return "stale"
+    return "yes" if store.current(artifact, day) else "–"
+
+
+def _stale(
+    config: Path | None, workspace: Path | None, days: list[Partition]
+) -> dict[tuple[str, Partition], str]:
+    """Return the reason for each stale artifact of some days; nothing without a configuration."""
+    if config is None:
+        return {}
+    freshness = Freshness(options.stage_context(config, workspace, [], days[0]))
+    return {
+        (make_stage(name).artifact, day): reason
+        for day in days
+        for name, reason in freshness.stale_stages(day)
+    }
 
 
 @app.command()

@@ -25,6 +25,15 @@ ConfigFile = Annotated[
         "--config", "-c", envvar="ELASTIC_CTR_CONFIG", help="YAML file of the configuration."
     ),
 ]
+ConfigToCompare = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="ELASTIC_CTR_CONFIG",
+        help="YAML file: with it, stages whose inputs changed since are shown as stale.",
+    ),
+]
 Workspace = Annotated[
     Path | None,
     typer.Option(

@@ -21,6 +21,7 @@ _SOURCES = {
     "log_loss": ("checkpoint", "log_loss"),
     "calibration": ("checkpoint", "calibration"),
     "auc_lr_baseline": ("checkpoint", "auc_lr_baseline"),
+    "days_missing": ("checkpoint", "days_missing"),
     "rows_in_table": ("checkpoint", "rows_in_table"),
     "keys_seen": ("checkpoint", "keys_seen"),
     "zero_rows": ("checkpoint", "zero_rows"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import InputError, RetryableError
-from features.partition import HOURS_PER_DAY, day_of, end_h
+from features.partition import HOURS_PER_DAY, day_of, end_h, start_h
 from pipelines.stages.encodings import encodings_for
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
@@ -82,10 +82,14 @@ class Train(Stage):
             gap_days=gap_days(context, checkpoint),
             begins_day=begins_day(context, checkpoint),
         )
+        missing = days_missing(context, checkpoint)
+        if missing:
+            context.report(f"trains over a hole: the {missing:.3g} days before are not trained on")
         with device(config.training.device, context.report):
-            return train_day(
+            figures = train_day(
                 request, out, lambda p: context.report(_format_progress(p)), context.report
             )
+        return {**figures, "days_missing": missing}
 
 
 @contextmanager
@@ -120,6 +124,11 @@ def gap_days(context: Context, checkpoint: Version | None) -> float:
     Between neighbouring days, or without a checkpoint, this is 1.
     """
     return (end_h(context.day) - end_h(checkpoint.day)) / HOURS_PER_DAY if checkpoint else 1
+
+
+def days_missing(context: Context, checkpoint: Version | None) -> float:
+    """Return the days from the end of the checkpoint's day or hour to the start of this one."""
+    return max(0, start_h(context.day) - end_h(checkpoint.day)) / HOURS_PER_DAY if checkpoint else 0
 
 
 def begins_day(context: Context, checkpoint: Version | None) -> bool:

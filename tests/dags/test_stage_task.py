@@ -63,6 +63,7 @@ def test_the_longest_manifest_passes():
 
 
 @pytest.mark.process
+@pytest.mark.covers("H4", "F11")
 def test_no_data_fails_the_task_unless_the_stage_says_skip():
     # Faults H4, F11: a day that did not happen is red.
     with pytest.raises(AirflowFailException, match="no data"):
@@ -72,8 +73,8 @@ def test_no_data_fails_the_task_unless_the_stage_says_skip():
 
 
 @pytest.mark.process
+@pytest.mark.covers("H4", "F11")
 def test_before_the_deadline_the_task_starts_again_later_without_using_a_retry():
-    # Faults H4, F11.
     now = datetime.now(UTC)
     with pytest.raises(AirflowRescheduleException) as error:
         run_script("print('missing_input=wait'); raise SystemExit(75)")

@@ -39,6 +39,7 @@ def test_a_missing_column_is_named_with_what_there_is(faulty):
     assert "user_id" in done.stderr
 
 
+@pytest.mark.covers("H4", "F10")
 def test_an_empty_day_is_skipped_and_the_champion_stays(faulty):
     before = champion_line(faulty)
     done = faulty.run(

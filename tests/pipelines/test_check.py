@@ -47,8 +47,8 @@ def chain_start(context):
     return {"checkpoint": before} if before else {}
 
 
+@pytest.mark.covers("H4", "F10", "F11")
 def test_complete_skipped_missing_and_late_days(check, run_days):
-    # Faults H4, F10, F11.
     run_days(DAYS[0], DAYS[0])
     assert check(DAYS[0], DAYS[0])[:2] == (0, {"2026-01-01": "ok"})
     assert check(DAYS[0], EMPTY_DAY)[:2] == (13, {"2026-01-01": "ok", "2026-01-02": "late"})
@@ -59,8 +59,8 @@ def test_complete_skipped_missing_and_late_days(check, run_days):
     assert (code, states["2026-01-02"]) == (10, "skipped")
 
 
+@pytest.mark.covers("H4", "F10")
 def test_a_run_of_days_without_data_says_so_and_is_exit_4(run_days):
-    # Faults H4, F10.
     code, out, err = run_days(EMPTY_DAY, EMPTY_DAY)
     assert code == 4
     assert "no day from 2026-01-02 to 2026-01-02 has data" in err
@@ -69,8 +69,8 @@ def test_a_run_of_days_without_data_says_so_and_is_exit_4(run_days):
     assert (code, "without data: 2026-01-02" in out) == (0, True)
 
 
+@pytest.mark.covers("H15", "F12")
 def test_late_rows_make_what_was_made_of_them_stale(check, run_days, repair, tmp_path):
-    # Faults H15, F12.
     run_days(DAYS[0], DAYS[2])
     store = Store(tmp_path / "workspace")
     assert "nothing to repair" in repair()[1]
@@ -88,6 +88,7 @@ def test_late_rows_make_what_was_made_of_them_stale(check, run_days, repair, tmp
     assert changed == ["data_verdict"]
 
 
+@pytest.mark.covers("H15")
 def test_looking_for_changed_inputs_sets_no_damaged_checkpoint_aside(tmp_path):
     # Fault H15: `check` and `status` only look.
     context = make_context(tmp_path, overrides=["training.unvalidated_parent=true"])
@@ -101,6 +102,7 @@ def test_looking_for_changed_inputs_sets_no_damaged_checkpoint_aside(tmp_path):
     assert len(store.damaged()) == 1
 
 
+@pytest.mark.covers("H15", "F5")
 def test_a_day_backfilled_after_its_successor_marks_it(
     check, run_days, repair, monkeypatch, tmp_path
 ):

@@ -102,6 +102,7 @@ def test_exit_4_for_a_day_without_data(here, tmp_path, tiny_chain, mlflow_away):
     assert err == f"error: no file for {EMPTY_DAY} at logs/*.csv\n"
 
 
+@pytest.mark.covers("H4", "F11")
 def test_a_day_whose_deadline_has_not_passed_may_still_get_data(
     here, tmp_path, tiny_chain, mlflow_away, monkeypatch
 ):
@@ -117,10 +118,10 @@ def test_a_day_whose_deadline_has_not_passed_may_still_get_data(
 @pytest.mark.parametrize(
     ("choice", "said", "state"), [("skip", "missing_input=skip", 10), ("fail", "", 13)]
 )
+@pytest.mark.covers("H4", "F11")
 def test_a_day_without_data_after_the_deadline_is_skipped_only_if_the_settings_say_so(
     here, tmp_path, tiny_chain, mlflow_away, choice, said, state
 ):
-    # Faults H4, F11.
     config = write_config(tmp_path, schedule={"missing_input": choice})
     code, out, _ = here("ingest", "--config", config, "--date", EMPTY_DAY)
     assert (code, said in out, "missing_input" in out) == (4, True, bool(said))

@@ -13,10 +13,11 @@ from contextlib import closing, suppress
 from datetime import date
 
 import pytest
-from tiny_days import make_context
+from tiny_days import DAYS, make_context, publish
 
 from features.errors import RetryableError
 from pipelines.stages.chain import run_stage
+from pipelines.store.artifacts import Store
 from pipelines.tracking import sync
 from pipelines.tracking.journal import Event, TrackingJournal
 from pipelines.tracking.sync import RUN_KEY, Tracker
@@ -160,6 +161,8 @@ def test_an_event_that_can_never_be_sent_is_set_aside_and_the_others_go_on(mlflo
     assert list(reasons) == [empty.name, newer.name, refused.name]
     assert "mood" in reasons[newer.name]
     assert "a?" in reasons[refused.name]
+    # `status` of a workspace in which nothing is committed is exit code 4.
+    publish(Store(tracker.workspace), "impressions", DAYS[0])
     code, out, _ = here("status", "--workspace", tracker.workspace)
     assert code == 0
     assert all(f"set aside: tracking/refused/dt=2024-01-02/{name}" in out for name in reasons)

@@ -63,6 +63,33 @@ def test_status_names_days_champion_and_waiting_events(mlflow_here, here, store,
     assert "wait for MLflow: 1" in out
 
 
+@pytest.mark.covers("H15", "F12")
+def test_status_and_report_mark_what_is_stale(here, store, tmp_path, tiny_chain, mlflow_away):
+    """Late rows of a trained day: both said of it what they say of any other."""
+    config = write_config(tmp_path)
+    here("run", "-c", config, "--from", DAYS[0], "--to", DAYS[0])
+    publish(store, "impressions", DAYS[0], "late")
+
+    def marked(*options):
+        lines = here("status", *options)[1].splitlines()
+        cells = ([cell.strip() for cell in line.split("│")[1:-1]] for line in lines)
+        return [row[0] for row in cells if row[1:] == ["stale"]]
+
+    assert marked("-c", config) == [*artifacts()[1:]]
+    assert marked() == []
+    out = here("report", "-c", config, "--date", DAYS[0])[1]
+    assert "stale: data_verdict: impressions of 2026-01-01 changed since" in out
+    figures = json.loads(here("report", "-c", config, "--date", DAYS[0], "--json")[1])
+    assert set(figures["stale"]) == set(artifacts()[1:])
+
+
+@pytest.mark.covers("H4", "F5")
+def test_report_says_that_a_day_was_trained_over_a_hole(here, store):
+    publish(store, "checkpoint", DAYS[2], days_missing=1.0)
+    out = here("report", "--date", DAYS[2])[1]
+    assert "trained over a hole: no sound checkpoint of the 1 days before" in out
+
+
 def test_clean_frees_the_days_before(here, store):
     for day in DAYS:
         publish(store, "export", day)

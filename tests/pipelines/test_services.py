@@ -203,6 +203,7 @@ def test_status_of_what_is_not_up_has_exit_code_1(tmp_path):
 @pytest.mark.process
 @pytest.mark.slow
 @pytest.mark.airflow
+@pytest.mark.covers("H4", "F11")
 def test_airflow_runs_days_in_order_skips_the_empty_one_and_stops_behind_a_failed_one(
     tmp_path, monkeypatch
 ):

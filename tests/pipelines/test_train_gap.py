@@ -9,7 +9,8 @@ import tensorflow as tf
 from tiny_days import make_context
 
 from features.errors import RetryableError
-from pipelines.stages.train import device, gap_days
+from features.partition import Hour
+from pipelines.stages.train import days_missing, device, gap_days
 from pipelines.store.artifacts import Store
 
 
@@ -22,6 +23,7 @@ from pipelines.store.artifacts import Store
         (date(2024, 2, 28), date(2024, 3, 1), 2),
     ],
 )
+@pytest.mark.covers("H4", "F5")
 def test_a_gap_is_counted_in_days(tmp_path, before, day, gap):
     store = Store(tmp_path)
     with store.staging("checkpoint", before, "v") as out:
@@ -30,10 +32,13 @@ def test_a_gap_is_counted_in_days(tmp_path, before, day, gap):
             out, "checkpoint", before, "v", {"stage": "train", "inputs": {}, "metrics": {}}
         )
     assert gap_days(make_context(tmp_path, day), checkpoint) == gap
+    assert days_missing(make_context(tmp_path, day), checkpoint) == gap - 1
+    assert days_missing(make_context(tmp_path, Hour(day, 6)), checkpoint) == gap - 1 + 0.25
 
 
 def test_without_a_checkpoint_there_is_no_gap(tmp_path):
     assert gap_days(make_context(tmp_path), None) == 1
+    assert days_missing(make_context(tmp_path), None) == 0
 
 
 @pytest.mark.covers("F24")
