@@ -18,6 +18,7 @@ from pydantic import ConfigDict, Field, ValidationError
 from compression.settings import CompressionSettings, SelectionSettings
 from compression.steps.settings import check_step_fields
 from features.errors import InputError
+from features.redaction import remember
 from features.schema import Identifier, Schema, Settings
 from pipelines.follow.settings import FollowSettings
 from simulator.settings import SimulatorSettings
@@ -120,13 +121,35 @@ def _read(path: Path, workspace: Path) -> dict[str, Any]:
         ) from error
     variables = {**os.environ, "WORKSPACE": str(workspace.resolve())}
     try:
-        document = yaml.safe_load(_VARIABLE.sub(lambda m: _value_of(m, path, variables), text))
+        document = yaml.safe_load(text)
         _check_size(document, str(path))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise InputError(f"{path}: expected a mapping of sections at the top level")
-    return document
+    return {name: _substituted(value, path, variables) for name, value in document.items()}
+
+
+def _substituted(node: Any, path: Path, variables: Mapping[str, str]) -> Any:
+    """Replace the variables in every text of a document.
+
+    After YAML was read, so that a value cannot add keys. A text that is one variable and nothing
+    else may become a number or a truth value.
+    """
+    if isinstance(node, dict):
+        return {name: _substituted(value, path, variables) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_substituted(value, path, variables) for value in node]
+    if not isinstance(node, str) or "${" not in node:
+        return node
+    text = _VARIABLE.sub(lambda match: _value_of(match, path, variables), node)
+    if _VARIABLE.fullmatch(node):
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            return text
+        return value if isinstance(value, bool | int | float) else text
+    return text
 
 
 def _value_of(placeholder: re.Match[str], path: Path, variables: Mapping[str, str]) -> str:
@@ -136,8 +159,12 @@ def _value_of(placeholder: re.Match[str], path: Path, variables: Mapping[str, st
             f"{path}: ${{{name}}} is not set in the environment; "
             f"set it or write ${{{name}:-default}}"
         )
+    value = variables.get(name)
+    if value and name != "WORKSPACE":
+        # It may be a secret: it is kept out of manifests, journal, MLflow and messages.
+        remember(name, value)
     # As in a shell, `:-` also applies to a variable that is set but empty.
-    return variables.get(name) or default or ""
+    return value or default or ""
 
 
 def _assign(document: dict[str, Any], override: str) -> None:

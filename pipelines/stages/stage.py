@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from features.errors import InputError, RetryableError
 from features.partition import Partition, kind_of
+from features.redaction import redacted
 from pipelines.config import Config
 from pipelines.store.artifacts import DamagedError, Store, Version
 from pipelines.store.lease import in_use
@@ -236,7 +237,9 @@ def _run_and_publish(
                 name: {"artifact": v.artifact, "day": v.day.isoformat(), "hash": v.hash}
                 for name, v in sorted(inputs.items())
             },
-            "config": {name: config_section(context.config, name) for name in stage.sections},
+            "config": redacted(
+                {name: config_section(context.config, name) for name in stage.sections}
+            ),
             "metrics": dict(metrics),
             "fingerprint": fingerprint,
             "seconds": round(time.monotonic() - started, 3),
