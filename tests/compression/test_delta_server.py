@@ -150,6 +150,7 @@ def _list_as_manifest(folder):
 
 
 # Fault H14: a delta of the wrong width and one full of NaN were applied and believed.
+@pytest.mark.covers("H14")
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
@@ -192,6 +193,7 @@ def _rows(served):
 
 
 # Fault H14: wrong base, and a number that is missing in the sequence.
+@pytest.mark.covers("H14")
 def test_a_delta_of_another_base_or_after_a_gap_waits_for_a_full_export(served, versions):
     served.deliver("full", 0)
     served.look()
@@ -210,6 +212,7 @@ def test_a_delta_of_another_base_or_after_a_gap_waits_for_a_full_export(served, 
 
 
 # Faults H14 and F30: a damaged export, and a folder of which not every file has arrived.
+@pytest.mark.covers("H14", "F30")
 @pytest.mark.parametrize(
     "name",
     ["manifest.json", "saved_model/saved_model.pb", "saved_model/variables/variables.index", "all"],
@@ -236,6 +239,7 @@ def test_an_incomplete_full_export_is_waited_for(name, how, served, versions):
 
 
 # Fault H14.
+@pytest.mark.covers("H14")
 def test_a_server_that_starts_beside_a_damaged_export_begins_with_the_one_before(served, versions):
     shutil.rmtree(served.deliver("full", 3) / "saved_model")
     (line,) = served.look()
@@ -248,6 +252,7 @@ def test_a_server_that_starts_beside_a_damaged_export_begins_with_the_one_before
 
 
 # Fault H14: the failure comes after the checks, such as for memory.
+@pytest.mark.covers("H14")
 def test_a_delta_that_fails_half_way_makes_the_server_load_an_export(served, versions, monkeypatch):
     served.deliver("full", 0)
     served.look()
@@ -282,6 +287,7 @@ class _Failing:
 
 
 # Fault F16: the disk of the log is full or missing.
+@pytest.mark.covers("F16")
 def test_a_log_that_cannot_be_written_does_not_stop_the_server(
     server_module, published, versions, tmp_path, capsys
 ):

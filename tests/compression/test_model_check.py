@@ -119,6 +119,7 @@ def test_a_champion_that_differs_is_scored_and_met(
     assert figures["verdict"] == "refused"
 
 
+@pytest.mark.covers("F28")
 def test_an_export_of_something_else_is_unsound(
     lossy, judged_checkpoint, partition, exported, warm_serving, tmp_path
 ):

@@ -151,6 +151,7 @@ def test_bytes_that_are_no_utf8_do_not_end_the_stream(commands):
     assert lines == ["\ufffd", "after"]
 
 
+@pytest.mark.covers("F22")
 def test_terminate_ends_the_child_and_a_grandchild_that_ignores_sigterm(commands):
     pids = Pids()
     process = commands.process(GRANDCHILD + "time.sleep(60)")

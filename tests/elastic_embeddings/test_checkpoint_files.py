@@ -177,6 +177,7 @@ def test_small_reads_check_the_checksum_themselves(saved):
         read_vectors(saved)
 
 
+@pytest.mark.covers("F32")
 def test_an_array_that_needs_pickle_is_refused(saved):
     np.save(saved / "keys.npy", np.array([{}], object), allow_pickle=True)
     with pytest.raises(InputError, match=r"keys\.npy"):

@@ -208,6 +208,7 @@ def test_a_restated_row_goes_on_from_where_it_was(rule):
     assert np.abs(before.weights[rows]).max() > 0.05
 
 
+@pytest.mark.covers("audit-H3")
 @pytest.mark.parametrize("exact", [False, True], ids=["closed", "exact"])
 @pytest.mark.parametrize(
     "penalties",

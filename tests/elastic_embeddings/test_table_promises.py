@@ -45,6 +45,7 @@ def learn(table, steps, start=0, rows=20):
 # Fault M3: rounding drew by row number, which a restore changes, and without the seed.
 
 
+@pytest.mark.covers("audit-M3")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_16_bit_rows_go_on_with_the_same_bytes_after_restore_and_compact(dtype, tmp_path):
     straight = learn(new_table(dtype=dtype), 6)
@@ -77,6 +78,7 @@ def test_16_bit_rounding_depends_on_the_seed_and_the_slab():
 # Faults M4, M5, L4, L5: batches.
 
 
+@pytest.mark.covers("audit-M4")
 def test_a_batch_that_is_never_trained_on_leaves_no_trace_at_an_eviction(tmp_path):
     """Fault M4: the keys of every visible batch were spared."""
     for name, trace in (("with", True), ("without", False)):
@@ -91,6 +93,7 @@ def test_a_batch_that_is_never_trained_on_leaves_no_trace_at_an_eviction(tmp_pat
     assert digests(tmp_path / "with") == digests(tmp_path / "without")
 
 
+@pytest.mark.covers("audit-M5")
 def test_a_caller_may_fill_its_key_array_again():
     """Fault M5: the table trained on the keys that the caller wrote meanwhile."""
     table, keys, codes = new_table(), np.array([1, 2, 3]), np.zeros(3, np.int16)
@@ -101,6 +104,7 @@ def test_a_caller_may_fill_its_key_array_again():
     assert table.keys().tolist() == [1, 2, 3]
 
 
+@pytest.mark.covers("audit-L5")
 def test_a_batch_of_another_table_is_refused():
     """Fault L5: the same number and length sufficed."""
     one, other = new_table(), new_table()
@@ -119,6 +123,7 @@ def test_apply_refuses_another_shape_of_the_same_size():
     assert table.step == 0
 
 
+@pytest.mark.covers("audit-L4")
 def test_a_step_whose_batch_another_thread_undid_ends_with_a_message(monkeypatch):
     """Fault L4: the trainer died of "pop from an empty deque"."""
     table = new_table()
@@ -134,6 +139,7 @@ def test_a_step_whose_batch_another_thread_undid_ends_with_a_message(monkeypatch
         table.apply_gradients(batch, np.ones((1, 3)))
 
 
+@pytest.mark.covers("audit-L3")
 @pytest.mark.parametrize("copied", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_a_table_is_not_pickled_or_copied(copied):
     """Fault L3: a copy of an empty table filled the machine's memory."""
@@ -151,6 +157,7 @@ def churned(table, steps, start=0):
     return table
 
 
+@pytest.mark.covers("audit-H4")
 def test_saved_bytes_stay_bounded_when_deletions_are_forgotten(tmp_path):
     table = new_table(eviction=Eviction((Idle(steps=1),), every=1))
     sizes, counted = [], []
@@ -216,6 +223,7 @@ def test_a_delta_does_not_repeat_deletions_that_its_base_has(tmp_path):
 # Fault M2: fold mixed optimizer state of different rules.
 
 
+@pytest.mark.covers("audit-M2")
 @pytest.mark.parametrize("other", [GroupFTRL(0.02), GroupFTRL(0.1, beta=1.0), GroupAdagrad(0.1)])
 def test_fold_refuses_deltas_of_another_rule(other, tmp_path):
     learn(new_table(GroupFTRL(0.1)), 3).save(tmp_path / "full")

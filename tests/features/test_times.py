@@ -85,6 +85,7 @@ def test_iso_agrees_with_datetime(moment, offset_minutes):
     assert parse("iso", aware.isoformat(timespec="milliseconds")) == ([expected], [True])
 
 
+@pytest.mark.covers("F25")
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.integers(0, 4_000_000_000), min_size=1, max_size=30),

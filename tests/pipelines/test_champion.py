@@ -63,7 +63,7 @@ def beaten(context, day):
     return found and found.version
 
 
-@pytest.mark.covers("F5", "F26")
+@pytest.mark.covers("F5", "F26", "H1")
 def test_a_backfill_neither_moves_nor_forgets_the_champion(context, registry):
     """Fault H1a: late rows made days 1 to 3 anew, and day 3 was blessed as a first model."""
     three_days(context)
@@ -82,7 +82,7 @@ def test_a_day_that_is_decided_again_is_compared_with_the_model_it_replaced(cont
     assert [beaten(context, day) for day in DAYS[:4]] == [None, "1", "2", "3"]
 
 
-@pytest.mark.covers("F26", "infrastructure-4")
+@pytest.mark.covers("F26", "infrastructure-4", "H1")
 @pytest.mark.parametrize("artifact", ["compressed", "export"])
 def test_a_champion_whose_artifacts_are_gone_refuses_the_candidate(context, artifact):
     """Fault H1b."""
@@ -104,7 +104,7 @@ def test_a_champion_that_was_damaged_refuses_the_candidate(context):
         champion_model(replace(context, day=DAYS[3]))
 
 
-@pytest.mark.covers("F26")
+@pytest.mark.covers("F26", "H1")
 def test_a_lost_workspace_does_not_make_the_next_model_a_first_one(context, tmp_path):
     """Fault H1c: the registry decides, not the folders of this workspace."""
     three_days(context)
@@ -139,7 +139,7 @@ def test_a_registry_that_was_wiped_does_not_make_the_next_model_a_first_one(cont
         champion_model(replace(context, day=DAYS[3]))
 
 
-@pytest.mark.covers("F29")
+@pytest.mark.covers("F29", "H3")
 def test_an_alias_that_was_moved_by_hand_is_what_everybody_sees(context, registry):
     """Fault H3: status, predict, validate-model and compress_champion ignored and undid it."""
     three_days(context)
@@ -170,6 +170,7 @@ def test_a_champion_that_moved_between_gate_and_promotion_is_met_first(
     assert execute(Promote(), set_bootstrap(today, "always")).version.metrics["promoted"]
 
 
+@pytest.mark.covers("audit-P12")
 def test_an_unsound_model_stops_the_day(context):
     """Mutant P12 of the audit."""
     publish_candidate(context.store, DAYS[0], "unsound")
@@ -212,7 +213,7 @@ def test_while_mlflow_is_away_its_last_answer_is_used_and_said(context, monkeypa
         champion_model(replace(context, day=DAYS[3]))
 
 
-@pytest.mark.covers("F29", "infrastructure-7")
+@pytest.mark.covers("F29", "infrastructure-7", "H3", "H11")
 def test_a_rollback_moves_alias_and_lineage_and_is_not_undone(context, registry):
     """Faults H3 and H11."""
     three_days(context)
@@ -291,7 +292,7 @@ def test_the_commands(context, here, registry, tmp_path):
 
 
 @pytest.mark.process
-@pytest.mark.covers("F4")
+@pytest.mark.covers("F4", "H16")
 def test_two_promotions_at_once_register_one_version(context, registry, tmp_path):
     """Fault H16."""
     publish_candidate(context.store, DAYS[0])

@@ -120,6 +120,7 @@ def test_a_day_backfilled_after_its_successor_marks_it(
     assert check(DAYS[0], DAYS[2])[0] == 0
 
 
+@pytest.mark.covers("monitoring-4")
 def test_incomplete_blocked_and_old(check, run_days, tmp_path):
     store = Store(tmp_path / "workspace")
     publish(store, "impressions", DAYS[0])

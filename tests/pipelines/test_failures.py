@@ -47,6 +47,7 @@ RETRIED = {
 }
 
 
+@pytest.mark.covers("H13", "F16", "F19")
 @pytest.mark.parametrize("name", RETRIED)
 def test_a_condition_that_may_pass_is_worth_another_try(name, tmp_path):
     """Faults H13, F16, F19: the text says what to do."""
@@ -57,6 +58,7 @@ def test_a_condition_that_may_pass_is_worth_another_try(name, tmp_path):
     assert part in str(found)
 
 
+@pytest.mark.covers("H13")
 @pytest.mark.slow
 def test_tensorflow_out_of_memory_is_worth_another_try():
     """Fault H13."""
@@ -65,6 +67,7 @@ def test_tensorflow_out_of_memory_is_worth_another_try():
     assert "batch_size" in str(explain(error))
 
 
+@pytest.mark.covers("F23")
 def test_a_killed_jvm_is_worth_another_try():
     """Fault F23: what py4j raises after the JVM was killed."""
     gateway = JavaGateway(gateway_parameters=GatewayParameters(port=1))
@@ -74,6 +77,7 @@ def test_a_killed_jvm_is_worth_another_try():
     assert "spark.driver_memory" in str(explain(error))
 
 
+@pytest.mark.covers("F17")
 def test_a_read_only_workspace_is_named(tmp_path):
     """Fault F17."""
     found = explain(OSError(errno.EROFS, "Read-only file system", str(tmp_path)))
@@ -82,6 +86,7 @@ def test_a_read_only_workspace_is_named(tmp_path):
     assert explain(ValueError("else")) is None
 
 
+@pytest.mark.covers("F16")
 def test_the_second_failure_does_not_hide_the_first(tmp_path, tiny_chain, monkeypatch):
     """Fault F16: on a full disk the journal failed too, and its traceback was shown."""
     said = []
@@ -95,6 +100,7 @@ def test_the_second_failure_does_not_hide_the_first(tmp_path, tiny_chain, monkey
     assert any("not in the tracking journal" in line for line in said)
 
 
+@pytest.mark.covers("F16")
 def test_a_full_disk_is_seen_before_a_stage_begins(tmp_path, tiny_chain, mlflow_away, monkeypatch):
     """Fault F16."""
     context = make_context(tmp_path)
@@ -107,6 +113,7 @@ def test_a_full_disk_is_seen_before_a_stage_begins(tmp_path, tiny_chain, mlflow_
     assert version.bytes < 10**6
 
 
+@pytest.mark.covers("H13")
 def test_an_unforeseen_error_ends_with_a_sentence_and_a_log_file(here, tmp_path, monkeypatch):
     """Fault H13: nobody but a developer reads a traceback."""
     monkeypatch.setattr(

@@ -233,6 +233,7 @@ def test_it_begins_from_the_last_sound_checkpoint_and_its_held_out_slice(job, be
 
 
 # Fault H1 of the audit.
+@pytest.mark.covers("audit-H1")
 @pytest.mark.parametrize("release", ["this", "older"])
 def test_a_start_from_a_checkpoint_is_not_forgotten_before_a_row_was_kept(job, begun, release):
     """A restart continues from the saved model, and publishes no delta from nothing."""
@@ -256,6 +257,7 @@ def test_a_start_from_a_checkpoint_is_not_forgotten_before_a_row_was_kept(job, b
 
 
 # Fault H1 of the audit.
+@pytest.mark.covers("audit-H1")
 def test_an_empty_model_is_never_a_delta(job):
     land(job().watch, 0)
     followed(job())
@@ -343,6 +345,7 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 # Fault H10: a file that was delivered again was trained on twice.
+@pytest.mark.covers("H10")
 @pytest.mark.parametrize("removed", [False, True])
 def test_a_file_delivered_twice_is_known_by_its_content(job, removed):
     first = land(job().watch, 0)
@@ -363,6 +366,7 @@ def test_a_file_delivered_twice_is_known_by_its_content(job, removed):
 
 
 # Fault H10: one file of a micro-batch, whatever it is, costs itself only.
+@pytest.mark.covers("H10")
 def test_strange_files_and_names_cost_themselves_only(job):
     work = job("follow.max_files=64")
     land(work.watch, 0)
@@ -391,6 +395,7 @@ def test_strange_files_and_names_cost_themselves_only(job):
 
 
 # Fault L11: what could not be read once was entered as one bad row and never read again.
+@pytest.mark.covers("audit-L11")
 def test_a_file_that_cannot_be_read_is_tried_again(job):
     work, reports = job("follow.every_s=0.01"), []
     path = land(work.watch, 0)
@@ -405,6 +410,7 @@ def test_a_file_that_cannot_be_read_is_tried_again(job):
 
 
 # Fault L11.
+@pytest.mark.covers("audit-L11")
 @pytest.mark.parametrize("error", ["removed", "input/output"])
 def test_a_file_that_can_never_be_read_is_given_up_with_a_reason(job, error, monkeypatch):
     work = job("follow.every_s=0.01", "follow.read_tries=3")
@@ -439,6 +445,7 @@ def test_a_file_that_can_never_be_read_is_given_up_with_a_reason(job, error, mon
 
 
 # Fault H10: a row of the year 9999 ended the count of days, and so idle eviction, for ever.
+@pytest.mark.covers("H10")
 @pytest.mark.parametrize("unit", ["row", "saved day"])
 def test_a_row_of_the_far_future_ends_no_day(job, unit):
     rows = rows_of(0).astype(object)
@@ -458,6 +465,7 @@ def test_a_row_of_the_far_future_ends_no_day(job, unit):
 
 
 # Fault F38: a flipped bit in the saved state.
+@pytest.mark.covers("F38")
 @pytest.mark.parametrize("name", ["ledger.json", "checkpoint"])
 def test_a_damaged_state_is_set_aside_and_the_one_before_it_continues(job, name):
     for number in range(6):

@@ -57,6 +57,7 @@ def ledger(out):
     return Ledger.read(nth_folder(out / "state", folder_numbers(out / "state")[-1]))
 
 
+@pytest.mark.covers("F13")
 @pytest.mark.slow
 def test_killed_and_started_again_nothing_is_lost_or_doubled(tmp_path, request):
     """Killed after 2 and 5 micro-batches, stopped after 6: the result is that of one process.

@@ -171,6 +171,7 @@ def test_side_tables_are_joined_and_read_once(tmp_path):
     assert validator.validate(tmp_path / "part.csv").kept["price"].to_pylist() == ["9.5", "", "9.5"]
 
 
+@pytest.mark.covers("H10", "F7", "audit-M9")
 @pytest.mark.spark
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_what_is_kept_is_what_ingest_keeps(kind, spark, tmp_path):
@@ -241,6 +242,7 @@ def test_null_values_and_renamed_columns_are_those_of_the_source(tmp_path):
 
 
 # Fault H10: a field above 131,072 bytes ended the process, and every later one.
+@pytest.mark.covers("H10")
 @pytest.mark.parametrize("quote", ["", '"'])
 def test_a_long_cell_and_an_open_quote_cost_at_most_their_line(tmp_path, quote):
     path = csv_file(
@@ -258,6 +260,7 @@ def test_a_long_cell_and_an_open_quote_cost_at_most_their_line(tmp_path, quote):
 
 
 # Fault H10: a latin-1 file was one bad row.
+@pytest.mark.covers("H10")
 def test_bytes_of_another_encoding_cost_their_row(tmp_path):
     path = csv_file(tmp_path, {"user_id": "Müller"}, {"user_id": "b"})
     path.write_bytes(path.read_bytes().decode().encode("latin-1"))
@@ -272,6 +275,7 @@ def test_bytes_of_another_encoding_cost_their_row(tmp_path):
 
 
 # Fault H10: a time of the year 9999 ended the count of days.
+@pytest.mark.covers("H10")
 def test_a_time_of_the_future_is_quarantined(tmp_path):
     path = csv_file(
         tmp_path, {}, {"time": START_MS + 60_001}, {"time": START_MS + 60_000}, {"time": "never"}
@@ -282,6 +286,7 @@ def test_a_time_of_the_future_is_quarantined(tmp_path):
 
 
 # Fault F36: a symbolic link put the lines of any file of the machine into quarantine.
+@pytest.mark.covers("F36")
 def test_links_and_pipes_are_not_read(tmp_path):
     secret = tmp_path / "secret"
     secret.write_text("password\n")

@@ -116,6 +116,7 @@ def test_a_server_that_is_away_keeps_the_events_and_says_how_to_send_them(tmp_pa
     assert len(list(journal.pending())) == 1
 
 
+@pytest.mark.covers("H6")
 def test_names_and_values_are_made_fit_for_mlflow(mlflow_here):
     """Fault H6: a documented setting with an ordinary CSV header stopped all tracking."""
     tracker = Tracker(mlflow_here, "tests")
@@ -144,6 +145,7 @@ def test_names_and_values_are_made_fit_for_mlflow(mlflow_here):
     assert list(run.data.metrics.values()) == [0.7]
 
 
+@pytest.mark.covers("H6")
 def test_an_event_that_can_never_be_sent_is_set_aside_and_the_others_go_on(mlflow_here, here):
     """Fault H6: zero bytes, a field of a newer release, a name that MLflow refuses."""
     tracker = Tracker(mlflow_here, "tests")
@@ -174,6 +176,7 @@ def sync_at(barrier, sent, workspace):
     sent.put(Tracker(workspace, "tests").sync())
 
 
+@pytest.mark.covers("H16")
 def test_six_syncs_at_once_send_each_event_once(mlflow_here):
     """Fault H16: five of six ended with a traceback."""
     journal = TrackingJournal(mlflow_here)
@@ -194,6 +197,7 @@ def test_six_syncs_at_once_send_each_event_once(mlflow_here):
     assert len(runs(Tracker(mlflow_here, "tests"))) == 6
 
 
+@pytest.mark.covers("F19")
 def test_a_locked_database_is_worth_another_try(mlflow_here, monkeypatch):
     """Fault F19: another process writes to the database for longer than the limit."""
     tracker = Tracker(mlflow_here, "tests")
@@ -207,6 +211,7 @@ def test_a_locked_database_is_worth_another_try(mlflow_here, monkeypatch):
     assert len(TrackingJournal(mlflow_here).pending()) == 1
 
 
+@pytest.mark.covers("F18")
 def test_a_server_that_drips_bytes_is_left_in_time(tmp_path, monkeypatch):
     """Fault F18: each byte comes in time, the answer never."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -241,6 +246,7 @@ def test_a_deleted_experiment_keeps_the_events(mlflow_here):
     assert len(TrackingJournal(mlflow_here).pending()) == 1
 
 
+@pytest.mark.covers("H16")
 def test_a_run_killed_between_publication_and_journal_reaches_mlflow_later(
     tmp_path, tiny_chain, mlflow_away
 ):

@@ -42,6 +42,7 @@ def test_only_an_unsound_checkpoint_is_passed_over(store, verdict, sound):
 
 
 # Fault H11.
+@pytest.mark.covers("H11")
 def test_a_checkpoint_without_a_verdict_is_no_parent_unless_asked_for(store):
     checkpoint = publish(store, "checkpoint", DAYS[0])
     assert not sound_checkpoint(store, checkpoint)
@@ -57,7 +58,7 @@ def test_the_verdict_on_an_older_version_says_nothing_about_a_new_one(store, ver
     assert sound_checkpoint(store, new, unvalidated=True)
 
 
-@pytest.mark.covers("F35")
+@pytest.mark.covers("F35", "H5")
 def test_a_verdict_is_read_from_its_own_file_not_from_the_copy_in_the_commit(store):
     """Fault H5: `refused` edited to `blessed` in `_COMMIT.json`."""
     report = publish(store, "validation_report", DAYS[0], verdict="refused")

@@ -36,6 +36,7 @@ def test_the_first_day_has_figures_and_no_growth(context):
     assert [name for name in figures if name.endswith("_change")] == []
 
 
+@pytest.mark.covers("monitoring-7")
 def test_growth_is_the_difference_to_the_last_monitored_day(context):
     monitor(context, DAYS[0], 100, rows_in_table=40, keys_seen=60)
     figures = monitor(context, DAYS[3], 70, rows_in_table=55, keys_seen=61).metrics

@@ -37,6 +37,7 @@ def test_report_as_json_and_as_a_table(here, store):
     assert "12,345" in here("report", "--date", "2026-01-01")[1]
 
 
+@pytest.mark.covers("H4")
 def test_status_of_an_empty_workspace(here):
     # Fault H4: it printed an empty table and exit code 0.
     code, _, err = here("status")
@@ -259,6 +260,7 @@ def test_sync_sends_what_waited(here, tmp_path, mlflow_here):
     assert list(TrackingJournal(mlflow_here).pending()) == []
 
 
+@pytest.mark.covers("H4")
 def test_looking_at_a_workspace_that_is_not_there_makes_none(here, tmp_path):
     # Fault H4: the report of a day that never ran had exit code 0.
     code, _, err = here(

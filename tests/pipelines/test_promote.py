@@ -99,6 +99,7 @@ def test_another_model_of_the_champions_day_replaces_it(context, registry):
     assert registry.alias(CHAMPION) == "2"
 
 
+@pytest.mark.covers("F3")
 def test_a_kill_after_the_alias_moved_makes_no_second_version(context, registry):
     promote(context, DAYS[0])
     before = promote(context, DAYS[1])

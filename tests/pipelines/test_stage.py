@@ -82,6 +82,7 @@ def test_the_commit_says_what_the_result_was_made_of(context):
     assert commit["config"] == {"compression": {"zero_tolerance": 0.0}}
 
 
+@pytest.mark.covers("F3")
 def test_the_second_time_does_nothing(context):
     stage = Double()
     first = execute(stage, context).version

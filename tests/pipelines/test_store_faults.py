@@ -82,7 +82,7 @@ def race(workspace):
 TRIALS = [pytest.param(12, id="12"), pytest.param(200, id="200", marks=pytest.mark.sweep)]
 
 
-@pytest.mark.covers("F4", "F6")
+@pytest.mark.covers("F4", "F6", "H7", "audit-M6")
 @pytest.mark.slow
 @pytest.mark.parametrize("trials", TRIALS)
 def test_a_committed_version_never_vanishes_or_changes(tmp_path, trials):
@@ -93,7 +93,7 @@ def test_a_committed_version_never_vanishes_or_changes(tmp_path, trials):
         Store(tmp_path / str(trial)).current("things", DAY).verify()
 
 
-@pytest.mark.covers("F6")
+@pytest.mark.covers("F6", "H7")
 def test_without_a_lease_the_first_to_publish_wins(store, monkeypatch):
     """Fault H7: the loser keeps the winner's folder also where no lock held them apart."""
     folder = store.workspace / "things" / f"dt={DAY}"
@@ -120,6 +120,7 @@ def test_a_second_process_waits_and_says_so(store, tmp_path):
         pass
 
 
+@pytest.mark.covers("H8")
 @pytest.mark.process
 def test_work_of_a_live_process_is_not_swept_whatever_its_process_id(store):
     """Fault H8: in another container the owner's process id is unknown, or that of another one."""
@@ -220,7 +221,7 @@ class Disk:
 real_sync = artifacts.sync_path
 
 
-@pytest.mark.covers("F1")
+@pytest.mark.covers("F1", "H9")
 def test_after_a_power_cut_a_reader_finds_the_old_or_the_new_version_whole(
     store, tmp_path, monkeypatch
 ):
@@ -252,7 +253,7 @@ class Reader(Step):
     name, artifact, reads = "validate-data", "data_verdict", ("impressions",)
 
 
-@pytest.mark.covers("F35")
+@pytest.mark.covers("F35", "H5")
 def test_a_damaged_input_of_the_day_is_named_and_set_aside(tmp_path):
     """Fault H5: bytes turned over in a committed version."""
     lines = []
@@ -359,7 +360,7 @@ def chain(store, days):
     return parent[0]
 
 
-@pytest.mark.covers("F39")
+@pytest.mark.covers("F39", "H2")
 def test_clean_between_ingest_and_train_keeps_the_last_checkpoints(store):
     """Fault H2: a day that is merely ingested pushed out the checkpoint of the day before."""
     chain(store, DAYS[:3])

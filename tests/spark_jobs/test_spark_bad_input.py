@@ -42,6 +42,7 @@ def quarantined(out: Path) -> dict[str, dict]:
 
 
 # Faults F7 (encoding, cell size, one number) and F9 (added columns).
+@pytest.mark.covers("F7")
 def test_a_bad_value_costs_its_record_and_the_counts_add_up(spark, tmp_path):
     rows = [
         f"1,u1,i,{NOON},good,1e4,".encode(),
@@ -69,6 +70,7 @@ def test_a_bad_value_costs_its_record_and_the_counts_add_up(spark, tmp_path):
 
 
 # Fault F7.
+@pytest.mark.covers("F7")
 def test_a_declared_encoding_is_read_right(spark, tmp_path):
     path = csv(tmp_path, f"1,u1,i,{NOON},5 € in Zürich,1,".encode("cp1252"))
     source = Source(path=path, format="csv", partition="path", encoding="cp1252")
@@ -80,6 +82,7 @@ def test_a_declared_encoding_is_read_right(spark, tmp_path):
 
 
 # Fault F9: a day that is quarantined as a whole says why; F7.
+@pytest.mark.covers("F9")
 def test_a_day_without_a_good_record_gives_the_reason_and_an_example(spark, tmp_path):
     path = csv(tmp_path, f"1,u1,i,{NOON},Zürich,1,\n0,u2,i,{NOON},Köln,1,".encode("latin-1"))
     with pytest.raises(
@@ -131,6 +134,7 @@ def absent(folder: Path) -> None:
 
 
 # Faults F8 (empty files), F9 (columns and types of Parquet), F36 (links).
+@pytest.mark.covers("F8")
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -182,6 +186,7 @@ def test_spark_and_python_spell_floats_alike(spark, tmp_path):
 
 
 # Fault F36.
+@pytest.mark.covers("F36")
 def test_links_are_followed_where_that_is_allowed(spark, tmp_path):
     (tmp_path / "log" / "in").mkdir(parents=True)
     linked(tmp_path / "log" / "in")

@@ -129,6 +129,7 @@ def test_the_module_prints_the_java_it_uses(tmp_path):
     assert (done.returncode, done.stdout) == (0, f"Java 21 in {tmp_path / 'jvm'}\n")
 
 
+@pytest.mark.covers("H13")
 def test_a_java_that_cannot_start_is_not_called_missing(tmp_path, monkeypatch):
     """Fault H13: under `ulimit -v` the message was "no Java 17 or 21"."""
     executable = tmp_path / "bin" / "java"

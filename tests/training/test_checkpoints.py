@@ -147,6 +147,7 @@ def test_a_model_without_a_row_scores(checkpoint):
     assert np.isfinite(Scorer.load(folder).score(examples)).all()
 
 
+@pytest.mark.covers("F32")
 def test_arrays_survive_the_disk_and_pickles_are_refused(tmp_path):
     arrays = {"b/c": np.arange(3), "a": np.array(2.5, np.float32)}
     write_arrays(tmp_path / "x.npz", arrays)

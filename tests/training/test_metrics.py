@@ -221,6 +221,7 @@ def test_no_rows_give_nan(metric):
     assert math.isnan(metric(NONE, NONE))
 
 
+@pytest.mark.covers("audit-L1")
 def test_a_probability_that_is_nan_has_no_rank():
     """Fault L1: scikit-learn raised, and the other figures ranked a NaN highest."""
     p = np.where(np.arange(4) == 1, np.nan, P)

@@ -152,6 +152,7 @@ def test_intervals_by_user_cover_and_intervals_by_row_do_not():
     assert by_row / 120 <= 0.8
 
 
+@pytest.mark.covers("audit-L9")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "worlds", [pytest.param(200, id="200"), pytest.param(1000, id="1000", marks=pytest.mark.sweep)]

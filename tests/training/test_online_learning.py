@@ -141,6 +141,7 @@ def test_an_hour_is_scored_before_it_is_learned_and_after_those_before(
 
 
 # Mutant M18 of the audit: every hour was scored with the scalers of the day before.
+@pytest.mark.covers("audit-M18")
 def test_hours_after_the_first_are_scored_with_the_scalers_of_the_day(days):
     """The model has been trained on them since its first training of the day."""
     examples = read_examples(days[1], SCHEMA)

@@ -81,6 +81,7 @@ def test_a_model_gains_nothing_over_itself(heldout):
     assert [figures[f"auc_gain_over_baseline{end}"] for end in ("", "_low", "_high")] == [0, 0, 0]
 
 
+@pytest.mark.covers("model-6")
 def test_slices_are_those_of_both(heldout, parts, quality):
     own = slice_table(heldout.label, heldout.model, heldout.user, parts)
     assert repr(quality.slices) == repr(own)  # NaN does not equal itself

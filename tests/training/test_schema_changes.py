@@ -135,6 +135,7 @@ def test_a_changed_learning_rate_restates_the_dual_sums_only(learned, factor):
     np.testing.assert_array_equal(block(after.model, "field:tags"), block(before, "field:tags"))
 
 
+@pytest.mark.covers("audit-H2")
 @pytest.mark.parametrize(("old", "new"), [("adam", "amsgrad"), ("amsgrad", "adam")])
 def test_dense_weights_stay_when_the_optimizer_changes(tmp_path, old, new):
     """Fault H2: the state of another rule doubled every dense weight in one step."""

@@ -272,6 +272,7 @@ def test_a_loss_that_is_not_finite_is_unsound_and_nothing_is_written(days, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.covers("audit-L1")
 def test_weights_that_are_not_finite_after_the_last_step_are_unsound(days, tmp_path):
     """Fault L1: the losses are those before each step, so the last step's damage was not seen."""
     wild = MODEL.model_copy(update={"dense": OptimizerSettings(learning_rate=1e38)})
@@ -339,6 +340,7 @@ def test_a_damaged_checkpoint_is_refused(second_request, first, tmp_path):
 
 
 # Mutant M12 of the audit.
+@pytest.mark.covers("audit-M12")
 def test_the_slice_is_of_the_share_that_the_checkpoint_held_out(second_request, first, tmp_path):
     """A changed `holdout_fraction` trains on no impression twice, and leaves none out."""
     training = TRAINING.model_copy(update={"holdout_fraction": 0.5})
@@ -350,6 +352,7 @@ def test_the_slice_is_of_the_share_that_the_checkpoint_held_out(second_request, 
 
 
 # Mutant M13 of the audit.
+@pytest.mark.covers("audit-M13")
 def test_yesterdays_model_is_scored_with_its_own_scalers(second_request, second, tmp_path):
     """Statistics of today scale today's training alone, not yesterday's model."""
     pd.DataFrame({"field": ["price"], "mean": [50.0], "std": [0.01]}).to_parquet(

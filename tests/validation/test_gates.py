@@ -153,7 +153,7 @@ def test_lossy_compression_may_cost_so_much_and_no_more(change, passes):
     assert "compressed model's probability" in verdict.checks[0].words
 
 
-@pytest.mark.covers("F26", "model-5")
+@pytest.mark.covers("F26", "model-5", "audit-M7")
 @pytest.mark.parametrize("rival", ["champion", "baseline"])
 @pytest.mark.parametrize(
     ("drop", "error", "passes"),
@@ -176,7 +176,7 @@ def test_a_drop_is_judged_by_its_standard_error(rival, drop, error, passes):
         assert f"standard error {error:.2g}, 20,000 impressions" in verdict.reasons[0]
 
 
-@pytest.mark.covers("F15")
+@pytest.mark.covers("F15", "H12")
 def test_an_auc_that_is_too_good_to_be_true_is_unsound():
     """Fault H12: a field that spells the label had AUC 1.0 and was blessed."""
     verdict = decide(replace(GOOD, auc_exported=1.0), SETTINGS)
@@ -216,6 +216,7 @@ def test_a_better_candidate_never_gets_a_worse_verdict(first, second):
     assert rank.index(worse) <= rank.index(better)
 
 
+@pytest.mark.covers("F27")
 @pytest.mark.parametrize("name", sorted(ModelGateSettings.model_fields))
 def test_a_gate_cannot_be_switched_off_by_removing_its_threshold(name):
     with pytest.raises(ValidationError):

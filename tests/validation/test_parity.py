@@ -142,6 +142,7 @@ def test_the_report_is_plain_json(report):
     assert set(document["serving"]["latency"]["1"]) == {"calls", "p50_ms", "p99_ms", "per_second"}
 
 
+@pytest.mark.covers("F28")
 def test_a_tampered_weight_is_noticed(tmp_path, served):
     tampered = answer_here(save(tmp_path / "off", 0.2501), REQUESTS, tmp_path, 16)
     assert compare(with_answers(served, tampered), true_probability()).max_abs_diff > 1e-5
