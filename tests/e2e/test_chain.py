@@ -7,7 +7,7 @@ from datetime import date
 import numpy as np
 import pandas as pd
 import pytest
-from worlds import FIRST, LAST
+from worlds import FIRST, LAST, copy_world
 
 from pipelines.stages.registry import artifacts
 
@@ -78,6 +78,29 @@ def test_a_second_run_does_nothing_and_says_so_in_seconds(world):
         for a in artifacts()
         for v in world.store.before(a, date.max)
     }
+
+
+@pytest.mark.covers("H15", "F12")
+def test_late_rows_are_found_by_check_and_only_their_day_is_repaired(world, tmp_path):
+    """Rows of the last day arrive later; nothing said that its model was made without them."""
+    days = ("--config", "{}", "--from", FIRST, "--to", LAST)
+
+    def run(where, command, *more, code=0):
+        return where.run(command, *(d.format(where.config) for d in days), *more, code=code).stdout
+
+    run(world, "check")
+    late = copy_world(world, tmp_path, {})
+    file = late.workspace / "logs" / f"dt={LAST}" / "part-00000.parquet"
+    pd.read_parquet(file).tail(3900).to_parquet(file)
+    run(late, "check", code=11)
+    said = run(late, "run", "--repair")
+    assert f"{LAST} train: impressions of {LAST} changed since" in said
+    run(late, "check")
+    before, after = (
+        [where.store.current("checkpoint", day).hash for day in DAYS] for where in (world, late)
+    )
+    assert [a == b for a, b in zip(after, before, strict=True)] == [True, True, False]
+    assert "nothing to repair" in run(late, "run", "--repair")
 
 
 def test_training_reads_nothing_of_its_own_day_or_later(world):
