@@ -1,5 +1,9 @@
 """The relation network: symmetry, formula, special cases, and an advantage over a perceptron."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -211,3 +215,43 @@ def test_it_recovers_a_planted_symmetric_bilinear_logit_that_a_perceptron_misses
     )
     without = _fitted_loss(ModelSettings(dim=DIM, hidden=(32, 16)), vectors, target)
     assert with_relations < 0.01 * target.var() < without
+
+
+GRADIENTS = """
+import hashlib, sys
+import numpy as np
+import tensorflow as tf
+tf.config.threading.set_intra_op_parallelism_threads(int(sys.argv[1]))
+from training.models.parts.relation_network import RelationNetwork
+from training.settings import RelationNetworkSettings
+class Layout:
+    keyed = tuple("abcdefghi")
+for form, rank in (("scalar", None), ("vector", None), ("scalar", 4)):
+    settings = RelationNetworkSettings(fields="all", heads=2, rank=rank, form=form)
+    net, draw = RelationNetwork(Layout(), 16, settings), np.random.default_rng(0)
+    weights = {k: tf.Variable(v) for k, v in net.initial_weights(draw).items()}
+    vectors = tf.constant(draw.normal(size=(512, 9, 16)).astype(np.float32))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.sin(net.outputs(weights, vectors)))
+    for gradient in tape.gradient(loss, [*weights.values()]):
+        print(hashlib.sha256(gradient.numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.covers("audit-M1")
+@pytest.mark.process
+@pytest.mark.slow
+def test_gradients_do_not_depend_on_the_number_of_threads():
+    """The same request gave another model on a machine with other cores."""
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", GRADIENTS, threads],
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "8")
+    }
+    assert len(printed) == 1
+    assert len(printed.pop().split()) == 4

@@ -12,7 +12,7 @@ formula, FiBiNET's Field-All (Huang et al., RecSys 2019), is not symmetric, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -26,6 +26,12 @@ from training.settings import RelationNetworkSettings
 
 _MATRIX, _BASIS, _SCALES = "relation/matrix", "relation/basis", "relation/scales"
 _NOISE = 0.01
+
+Gradient = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+_ONE_THREAD = 128 * 128
+"""Products of up to so many multiplications are done by one thread each (TensorFlow 2.21,
+`kMaxCostOuterParallelism` of its batched product)."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +115,21 @@ class RelationNetwork:
         if self.settings.rank is None:
             matrix = tf.convert_to_tensor(weights[_MATRIX])
             symmetric = 0.5 * (matrix + tf.transpose(matrix, [0, 2, 1]))
-            u = tf.einsum("bnd,hde->bnhe", chosen, symmetric)
+            u = _times(chosen, symmetric)
         else:
             basis = tf.convert_to_tensor(weights[_BASIS])
-            inner = tf.einsum("bnd,hdr->bnhr", chosen, basis) * weights[_SCALES]
-            u = tf.einsum("bnhr,hdr->bnhd", inner, basis)
+            inner = _times(chosen, basis) * weights[_SCALES]
+            heads, rank = self.settings.heads, self.settings.rank
+            # Each head has its own vectors here: heads take the place of fields, fields of rows.
+            by_head = tf.reshape(tf.transpose(inner, [2, 0, 1, 3]), [heads, -1, 1, rank])
+            u = tf.stack(
+                [
+                    _times(by_head[h], tf.transpose(basis[h : h + 1], [0, 2, 1]))
+                    for h in range(heads)
+                ]
+            )
+            u = tf.reshape(u, [heads, -1, len(positions), self.dim])
+            u = tf.transpose(u, [1, 2, 0, 3])
 
         # 2. The relation of every pair. Both products are summed, so that R_ij and R_ji have the
         #    same bits.
@@ -126,3 +142,41 @@ class RelationNetwork:
         if self.settings.form == "scalar":
             related = tf.reduce_sum(related, axis=3) / self.dim**0.5
         return tf.reshape(related, [tf.shape(vectors)[0], sum(width for _, width in self.widths)])
+
+
+@tf.custom_gradient
+def _times(vectors: tf.Tensor, matrices: tf.Tensor) -> tuple[tf.Tensor, Gradient]:
+    """Return the product of every vector with every matrix.
+
+    As einsum("bnd,hde->bnhe"), but the gradient of the matrices has the same bits for any number of
+    threads. Einsum's is one product as deep as the batch, which TensorFlow 2.21 splits by thread;
+    here it is a sum of products of so few rows that each is done by one thread.
+
+    Args:
+        vectors: float32 [b, n, d].
+        matrices: float32 [h, d, e].
+
+    Returns:
+        float32 [b, n, h, e], and its gradient.
+    """
+    heads, d, e = matrices.shape
+    flat = tf.reshape(tf.transpose(matrices, [1, 0, 2]), [d, heads * e])
+    rows = tf.reshape(vectors, [-1, d])
+    product = tf.matmul(rows, flat)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        given = tf.reshape(upstream, [-1, heads * e])
+        each = max(1, _ONE_THREAD // (d * heads * e))
+        # Rows of zeros fill the last block.
+        missing = -tf.shape(rows)[0] % each
+        left, right = (
+            tf.reshape(tf.pad(part, [[0, missing], [0, 0]]), [-1, each, part.shape[1]])
+            for part in (rows, given)
+        )
+        of_flat = tf.reduce_sum(tf.matmul(left, right, transpose_a=True), axis=0)
+        of_matrices = tf.transpose(tf.reshape(of_flat, [d, heads, e]), [1, 0, 2])
+        of_rows = tf.matmul(given, flat, transpose_b=True)
+        return tf.reshape(of_rows, tf.shape(vectors)), of_matrices
+
+    shape = [tf.shape(vectors)[0], vectors.shape[1], heads, e]
+    return tf.reshape(product, shape), gradient
