@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from features.errors import InputError
 from features.partition import HOURS_PER_DAY, is_before, parse_partition, same_kind, start_h
+from features.redaction import redacted
 from pipelines.stages.stage import Context, Inputs, config_section
 from pipelines.store.artifacts import Version
 
@@ -24,7 +25,8 @@ def recent_encodings(context: Context) -> Version | None:
     """
     last = next((v for v in _until_now(context) if v.day != context.day), None)
     if last is None or any(
-        last.commit["config"].get(n) != config_section(context.config, n) for n in _SECTIONS
+        last.commit["config"].get(n) != redacted(config_section(context.config, n))
+        for n in _SECTIONS
     ):
         return None
     # They must also be younger than the time span of their graph, so that the first encodings,

@@ -212,7 +212,7 @@ def learned_probabilities(shifted=True, **changes):
     """Probabilities by item, of both models, after a stream with left-out impressions."""
     slow, settings = (
         OptimizerSettings(learning_rate=0.003),
-        rates(baseline_learning_rate=0.02, **changes),
+        rates(baseline_learning_rate=0.01, **changes),
     )
     model = MODEL.model_copy(update={"wide": slow, "deep": slow, "dense": slow})
     learners = ModelAndBaseline.new(LearnerConfig(ITEMS, model, settings, ()))

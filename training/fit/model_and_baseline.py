@@ -254,7 +254,10 @@ def _restore(learner: Learner[Rows], before: Learner[Rows], folder: Path) -> Non
         saved = {n.removesuffix(end): array for n, array in states.items() if n.endswith(end)}
         initial = {name: slots[slot].numpy() for name, slots in learner.slots.items()}
         restored[slot] = carried(saved, initial)
-    for name, weight in learner.model.weights().items():
+    weights = learner.model.weights()
+    # The averages of batch norm are weights without an optimizer.
+    for name in learner.slots:
+        weight = weights[name]
         # Dense weights are no groups: each number is a row of width 1.
         packed = np.stack([restored[slot][name].ravel() for slot in restored], axis=1)
         packed = rule.restated(packed, weight.reshape(-1, 1), previous)
