@@ -1,5 +1,7 @@
 """Scores of costs, FSCD's identity between prior and penalty, and sizes of sets by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,6 +15,7 @@ from training.data.inputs import Inputs
 from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.models.encoding_inputs import Encoding, Nodes
 from training.models.weight_transfer import Blocks
+from training.settings import OptimizerSettings
 
 WEIGHT = st.floats(0, 0.5)
 
@@ -165,3 +168,16 @@ def test_shared_vocabularies_crosses_and_relations():
     assert measure(schema, learner, inputs, {}).complexities["clicked__shown"] == Complexity(
         2.0, 1, 0
     )
+
+
+@pytest.mark.covers("audit-C08")
+def test_rows_that_are_zero_cost_nothing():
+    """They are left out of the export, so a field of zero rows is cheap."""
+    strong = OptimizerSettings(learning_rate=0.1, l21=1.0)
+    model = MODEL.model_copy(update={"wide": strong, "deep": strong})
+    learner = ModelAndBaseline.new(replace(RECIPE, model=model)).model
+    learner.train_step(learner.prepare(planted_inputs(300, seed=2)))
+    figures = learner.table.statistics().fields["signal_0"]
+    assert figures.zero_rows > 0
+    found = measure(SCHEMA, learner, planted_inputs(200, seed=3), {}).complexities["signal_0"]
+    assert found.rows == figures.rows - figures.zero_rows

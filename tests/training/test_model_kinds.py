@@ -226,3 +226,15 @@ def test_a_cross_network_keeps_rows_and_columns_of_the_fields_that_stay():
 def test_a_relation_network_without_hidden_layers_is_refused(kind):
     with pytest.raises(ValueError, match="needs hidden layers"):
         settings(kind, relations={"fields": "all"})
+
+
+@pytest.mark.covers("audit-M02")
+def test_a_step_moves_running_averages_by_a_tenth():
+    model = CtrModel(SCHEMA, settings("wide_deep", norm="batch"), RELATIONS)
+    inputs = some_inputs(batch=500)
+    learned = flat(inputs) @ model.weights()["deep/0/kernel"]
+    forward(model, inputs, seed=[0, 0])
+    after = model.weights()
+    np.testing.assert_allclose(after["deep/0/mean"], 0.1 * learned.mean(axis=0), atol=1e-5)
+    variance = 0.9 + 0.1 * learned.var(axis=0)
+    np.testing.assert_allclose(after["deep/0/variance"], variance, rtol=1e-4)

@@ -181,3 +181,15 @@ def test_all_neighbours_are_what_sampling_all_of_them_gives(graph, aggregation):
     sampled, _ = model.encoder.forward(parameters, batch.block, batch.shown)
     for field, nodes in batch.block.nodes[0].items():
         np.testing.assert_allclose(sampled[field], everything[field][nodes], rtol=1e-11)
+
+
+@pytest.mark.covers("audit-R06")
+def test_edges_count_in_a_batch_by_their_weight(graph):
+    """The paper's loss is weighted: a frequent pair counts more than one that was seen once."""
+    model, _, _, settings = model_of(graph, "mean", 1, "dot")
+    edges = targets(graph.edges["user__item"], settings)
+    chosen = np.arange(10)
+    batch = model._batch("user__item", chosen, [0], np.float64)
+    wanted = edges.weight[chosen] / edges.weight[chosen].sum()
+    np.testing.assert_allclose(batch.weight, wanted)
+    assert batch.weight.max() > 1.5 * batch.weight.min()
