@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help env demo test test-fast test-all coverage lint format docs up down lock audit clean
+.PHONY: help env demo test test-fast test-all coverage mutants lint format docs up down lock audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -54,6 +54,9 @@ coverage: env  ## what `make test` runs, with the lines of product code that it 
 	$(BIN)/coverage run $(PYTEST) -m "not (benchmark or sweep)" $(PYTEST_ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+mutants: env  ## put faults into the core on purpose, and print how many the tests notice (SAMPLE=20 SEED=1)
+	$(BIN)/python tests/mutants.py --sample $(or $(SAMPLE),20) --seed $(or $(SEED),1)
 
 up: env  ## start Airflow, MLflow and a Spark server on free loopback ports and leave them running
 	$(BIN)/elastic-ctr up

@@ -21,6 +21,7 @@ from features.partition import (
     partitions_between,
     same_kind,
 )
+from features.redaction import redact
 from pipelines.cli import console, options
 from pipelines.cli.check import check
 from pipelines.cli.explain import explain_admission
@@ -35,7 +36,7 @@ from pipelines.stages.freshness import Freshness
 from pipelines.stages.registry import artifacts, make_stage
 from pipelines.stages.report import day_report, days_with_artifacts, report_json
 from pipelines.store.artifacts import Store
-from pipelines.store.lineage import ancestry_text, read_blocked
+from pipelines.store.lineage import ancestry_text, champions, read_blocked
 from pipelines.tracking.champion import known_champion, known_models
 from simulator.settings import SimulatorSettings
 
@@ -120,7 +121,13 @@ def status(config: options.ConfigToCompare = None, workspace: options.Workspace 
     for model in known_models(store):
         console.info(f"champion of {model}: {known_champion(store, model, console.warning)}")
     if not known_models(store):
-        console.info("champion: none yet")
+        # A workspace of an earlier release has decisions and no copy of MLflow's answer.
+        decided = next(champions(store), None)
+        champion = (
+            f"version {decided.metrics.get('model_version')} of {decided.day}" if decided else ""
+        )
+        by = ", by the decisions of this workspace; MLflow was not asked"
+        console.info(f"champion: {champion + by if decided else 'none yet'}")
     for name, entry in read_blocked(store).items():
         console.info(f"blocked: version {name} of {entry['day']}: {entry['reason']}")
     for damaged in store.damaged():
@@ -168,7 +175,7 @@ def config(
     if schema or path is None:
         typer.echo(json.dumps(Config.model_json_schema(), indent=1))
     else:
-        typer.echo(load_config(path).model_dump_json(indent=1))
+        typer.echo(redact(load_config(path).model_dump_json(indent=1)))
 
 
 @app.command()

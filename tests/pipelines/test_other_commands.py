@@ -269,3 +269,10 @@ def test_looking_at_a_workspace_that_is_not_there_makes_none(here, tmp_path):
     assert code == 4
     assert "nothing of 2026-01-01 is committed" in err
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_status_of_a_workspace_of_an_earlier_release_names_its_decision(here, store):
+    export = publish(store, "export", DAYS[0])
+    publish(store, "promotion", DAYS[0], inputs=[export], promoted=True, model_version="3")
+    _, out, _ = here("status")
+    assert "champion: version 3 of 2026-01-01, by the decisions of this workspace" in out

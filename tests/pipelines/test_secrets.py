@@ -101,3 +101,11 @@ def test_a_variable_may_be_a_number(tmp_path, monkeypatch):
     monkeypatch.delenv("ROWS")
     with pytest.raises(InputError, match=r"\$\{ROWS\} is not set in the environment"):
         load_config(path)
+
+
+@pytest.mark.covers("F33")
+def test_a_printed_configuration_names_the_variable(here, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", VALUE)
+    path = write_config(tmp_path, tracking={"experiment": "${SECRET}"})
+    code, out, _ = here("config", "--config", path)
+    assert (code, json.loads(out)["tracking"]["experiment"]) == (0, "${SECRET}")
