@@ -247,3 +247,8 @@ def test_no_groups_and_no_weights_give_nan():
     assert math.isnan(grouped_auc(NONE, NONE, NONE.astype(int)))
     assert math.isnan(weighted_auc(LABEL, P, np.zeros(4)))
     assert math.isnan(weighted_auc(NONE, NONE, NONE))
+
+
+def test_a_certain_mistake_costs_what_the_least_probability_costs():
+    wrong = np.array([0, 1], np.float32), np.array([1, 0], np.float32)
+    assert log_loss(*wrong) == pytest.approx(-np.log(1e-7), rel=1e-6)
