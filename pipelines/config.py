@@ -30,6 +30,8 @@ from training.settings import ModelSettings, TrainingSettings
 from validation.settings import DataGateSettings, ModelGateSettings
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+_WORD = re.compile(r"variable(247b[0-9a-f]+7d)end")
+"""What stands for a variable while YAML is read: its text in hexadecimal digits."""
 
 MAX_VALUES = 1_000_000
 """How many values a configuration may hold, aliases written out."""
@@ -121,7 +123,9 @@ def _read(path: Path, workspace: Path) -> dict[str, Any]:
         ) from error
     variables = {**os.environ, "WORKSPACE": str(workspace.resolve())}
     try:
-        document = yaml.safe_load(text)
+        # A word stands for each variable: `[${A}, b]` is no YAML, and neither may a value be read
+        # as YAML, which could add keys.
+        document = yaml.safe_load(_VARIABLE.sub(_as_word, text))
         _check_size(document, str(path))
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from error
@@ -140,16 +144,26 @@ def _substituted(node: Any, path: Path, variables: Mapping[str, str]) -> Any:
         return {name: _substituted(value, path, variables) for name, value in node.items()}
     if isinstance(node, list):
         return [_substituted(value, path, variables) for value in node]
-    if not isinstance(node, str) or "${" not in node:
+    if not isinstance(node, str) or not _WORD.search(node):
         return node
-    text = _VARIABLE.sub(lambda match: _value_of(match, path, variables), node)
-    if _VARIABLE.fullmatch(node):
+    text = _WORD.sub(lambda word: _value_of(_from_word(word), path, variables), node)
+    if _WORD.fullmatch(node):
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
             return text
         return value if isinstance(value, bool | int | float) else text
     return text
+
+
+def _as_word(variable: re.Match[str]) -> str:
+    return f"variable{variable.group().encode().hex()}end"
+
+
+def _from_word(word: re.Match[str]) -> re.Match[str]:
+    variable = _VARIABLE.fullmatch(bytes.fromhex(word.group(1)).decode())
+    assert variable is not None
+    return variable
 
 
 def _value_of(placeholder: re.Match[str], path: Path, variables: Mapping[str, str]) -> str:

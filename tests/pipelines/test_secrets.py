@@ -109,3 +109,13 @@ def test_a_printed_configuration_names_the_variable(here, tmp_path, monkeypatch)
     path = write_config(tmp_path, tracking={"experiment": "${SECRET}"})
     code, out, _ = here("config", "--config", path)
     assert (code, json.loads(out)["tracking"]["experiment"]) == (0, "${SECRET}")
+
+
+def test_variables_may_stand_in_flow_lists_and_in_parts_and_not_in_comments(tmp_path, monkeypatch):
+    monkeypatch.setenv("LOGS", "landing")
+    path = write_config(tmp_path)
+    text = path.read_text().replace(
+        "path: logs/*.csv", "path: [${LOGS}/*.csv, ${MORE:-more}/x.csv]"
+    )
+    path.write_text(f"# ${{NOT_SET}} in a comment is no variable\n{text}")
+    assert load_config(path).source.path == ("landing/*.csv", "more/x.csv")
