@@ -204,7 +204,7 @@ class StalenessSettings(Settings):
         return self
 
 
-class TrainingSettings(Settings):
+class TrainingSettings(EvolvingSettings):
     """One day of training: batches, passes, the held-out last slice by time, and the seed.
 
     `learn_by: hour` scores each local hour with the current model and then trains on it; `passes`
@@ -218,8 +218,11 @@ class TrainingSettings(Settings):
     held-out figures. `unvalidated_parent` allows a warm start from a checkpoint that has no verdict
     of `validate-model`; without it, training starts from the last one that was not unsound.
     `device: auto` uses a GPU if there is one; `gpu` fails where there is none, so that a day that
-    needs one is not trained on the CPU for hours.
+    needs one is not trained on the CPU for hours. The state of a training is saved every
+    `save_every_s` seconds (0: never): a killed one continues from it, to the same result.
     """
+
+    added_later = ("save_every_s",)
 
     batch_size: Count = 512
     passes: Count = 1
@@ -237,3 +240,4 @@ class TrainingSettings(Settings):
     baseline_learning_rate: Positive = 1e-2
     unvalidated_parent: bool = False
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    save_every_s: NonNegative = 600.0

@@ -14,7 +14,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, TypeAlias
@@ -42,7 +42,8 @@ def no_report(_: str) -> None:
 class Context:
     """What a stage works with: configuration, day or hour, artifacts, receiver of progress.
 
-    With `looks_only` the inputs are found without setting damaged versions aside.
+    With `looks_only` the inputs are found without setting damaged versions aside. `states` is a
+    folder that outlives a killed run of the same version, and is removed once it is published.
     """
 
     config: Config
@@ -50,6 +51,7 @@ class Context:
     store: Store
     report: Callable[[str], None] = no_report
     looks_only: bool = False
+    states: Path | None = None
 
 
 Resolver: TypeAlias = Callable[[Context], Inputs]
@@ -230,7 +232,8 @@ def _run_and_publish(
         started = time.monotonic()
         # Computed before the run: a file that arrives meanwhile makes the result stale.
         fingerprint = fingerprint_digest(stage.fingerprint(context))
-        metrics = stage.run(context, inputs, out)
+        states = store.states(stage.artifact, context.day, version_hash)
+        metrics = stage.run(replace(context, states=states), inputs, out)
         facts = {
             "stage": stage.name,
             "inputs": {

@@ -81,6 +81,7 @@ class Train(Stage):
             encodings=paths.get("encodings"),
             gap_days=gap_days(context, checkpoint),
             begins_day=begins_day(context, checkpoint),
+            states=context.states,
         )
         missing = days_missing(context, checkpoint)
         if missing:

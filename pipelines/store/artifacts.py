@@ -8,7 +8,8 @@ appears whole or not at all:
 3. The folder is renamed to its final name.
 4. The small file `CURRENT`, which names the version to read, is replaced.
 
-A killed process leaves a staging folder, which the next holder of the lease removes. A stage may
+A killed process leaves a staging folder, which the next holder of the lease removes, and perhaps
+`.states-<hash>`, from which the next run of the same version continues. A stage may
 run more than once, but each version is published once, and a committed one is never removed by a
 publisher. A version whose files differ from its checksums is set aside as `.damaged-…`.
 """
@@ -53,7 +54,11 @@ POINTER = "CURRENT"
 FOLDERS = ("dt=*", "dt=*/hm=*")
 """Patterns of the folders of days and of hours below an artifact."""
 
-DAMAGED = ".damaged-"
+DAMAGED, STATES, STAGING = ".damaged-", ".states-", ".staging-"
+"""Beginnings of the names of a damaged version, of saved states and of a version in the making."""
+LEFT = (STATES, STAGING)
+"""Beginnings of the names of what a killed run leaves behind."""
+
 _NAME = re.compile(rb"[ -.0-~]{1,128}")
 
 
@@ -235,14 +240,21 @@ class Store:
         folder = self._folder(artifact, day)
         with lease(folder, report=report):
             # Whoever staged here before no longer holds the lease, so it has ended.
-            for left in folder.glob(".staging-*"):
-                shutil.rmtree(left, ignore_errors=True)
-            path = folder / f".staging-{version_hash}-{socket.gethostname()}-{uuid.uuid4().hex}"
+            states = self.states(artifact, day, version_hash)
+            for left in (path for name in LEFT for path in folder.glob(f"{name}*")):
+                if left != states:
+                    shutil.rmtree(left, ignore_errors=True)
+            path = folder / f"{STAGING}{version_hash}-{socket.gethostname()}-{uuid.uuid4().hex}"
             path.mkdir()
             try:
                 yield path
             finally:
                 shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(states, ignore_errors=True)
+
+    def states(self, artifact: str, day: Partition, version_hash: str) -> Path:
+        """Return the folder, possibly missing, in which a long run saves its states."""
+        return self._folder(artifact, day) / f"{STATES}{version_hash}"
 
     def publish(
         self,
@@ -260,7 +272,7 @@ class Store:
         _write_commit(staged, {**about, **facts})
         if final.exists() and not (final / COMMIT).is_file():
             # What `clean` left when it was killed; moved, since a removal can be interrupted too.
-            final.rename(final.with_name(f".staging-left-{uuid.uuid4().hex}"))
+            final.rename(final.with_name(f"{STAGING}left-{uuid.uuid4().hex}"))
         try:
             staged.rename(final)
         except OSError:

@@ -9,10 +9,10 @@ from datetime import date
 from pathlib import Path
 
 from features.files import folder_bytes
-from features.partition import day_of
+from features.partition import day_of, partition_of
 from pipelines.stages.registry import artifacts
 from pipelines.stages.report import days_with_artifacts
-from pipelines.store.artifacts import COMMIT, FOLDERS, POINTER, Store, Version
+from pipelines.store.artifacts import COMMIT, FOLDERS, LEFT, POINTER, Store, Version
 from pipelines.store.lease import IN_USE, LEASE, unused
 from pipelines.store.lineage import champions, inputs_of
 from pipelines.tracking.champion import kept_exports
@@ -31,8 +31,9 @@ def clean(store: Store, keep_days: int) -> Freed:
 
     Kept are the current versions of the latest `keep_days` days that have a checkpoint, of the days
     after them, and of their hours; the champion and the one before it; and what all of these were
-    made from. Of a chain of warm starts, only the direct parent is kept. A partition that a running
-    stage writes to or reads from is left alone.
+    made from. Of a chain of warm starts, only the direct parent is kept. What killed runs of days
+    before left behind is deleted too. A partition that a running stage writes to or reads from is
+    left alone.
     """
     partitions = list(days_with_artifacts(store))
     # Days that were ingested and not trained yet must not push the last checkpoints out.
@@ -55,6 +56,15 @@ def clean(store: Store, keep_days: int) -> Freed:
             if free:
                 versions, size = versions + 1, size + folder_bytes(path)
                 _remove(path)
+                _remove_empty(path)
+    # What killed runs of days before left behind. A rerun would continue from it, until now.
+    left = [f"{artifact}/{f}/{name}*" for artifact in artifacts() for f in FOLDERS for name in LEFT]
+    for path in sorted(path for pattern in left for path in store.workspace.glob(pattern)):
+        with unused(path.parent) as free:
+            home = store.workspace / path.relative_to(store.workspace).parts[0]
+            if free and day_of(partition_of(path.parent.relative_to(home))) < first:
+                size += folder_bytes(path)
+                shutil.rmtree(path)
                 _remove_empty(path)
     return Freed(versions, size)
 

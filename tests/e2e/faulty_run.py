@@ -24,7 +24,7 @@ SLOW_S = 0.2
 
 def disturb(fault, workspace, day_folder):
     """Let `fault` happen at this process's accesses to files of the artifact or of its inputs."""
-    staging = f"{day_folder}/.staging-"
+    staging = f"{day_folder}/{'.states-' if fault == 'third state' else '.staging-'}"
     happen = FAULTS[fault]
     count = 0
 
@@ -44,6 +44,16 @@ def disturb(fault, workspace, day_folder):
 def kill(event, path, staged, reads, count):
     if staged:
         os.killpg(0, signal.SIGKILL)
+
+
+def kill_at_third_state(event, path, staged, reads, count):
+    if event == "os.rename" and staged and Path(path).name.startswith(".step-"):
+        saved_states.append(path)
+        if len(saved_states) == 3:
+            os.killpg(0, signal.SIGKILL)
+
+
+saved_states = []
 
 
 def terminate(event, path, staged, reads, count):
@@ -78,6 +88,7 @@ def pause(event, path, staged, reads, count):
 
 
 FAULTS = {
+    "third state": kill_at_third_state,
     "SIGKILL": kill,
     "SIGTERM": terminate,
     "ENOSPC": no_space,

@@ -7,6 +7,7 @@ The whole matrix is a sweep (`make test-all`). `make test` runs a sample; `FAULT
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 from datetime import date
@@ -111,3 +112,25 @@ def test_a_disturbed_stage_ends_in_the_same_content_and_loses_nothing(
     assert digests(copy, kept) == before
     assert list(copy.workspace.rglob(".staging-*")) == []
     copy.store.current(artifact, DAY).verify()
+
+
+@pytest.mark.covers("F2")
+def test_a_killed_training_continues_from_its_last_state(world, tmp_path):
+    copy = copy_world(world, tmp_path, {"training": {"save_every_s": 1e-6}})
+    folder = copy.workspace / "checkpoint" / f"dt={DAY}"
+    code, errors = ended(start(copy, "train"))
+    assert code == 0, errors
+    undisturbed = copy.store.current("checkpoint", DAY).digest
+    shutil.rmtree(folder)
+
+    code, errors = ended(start(copy, "train", "third state"))
+    assert code == -signal.SIGKILL, errors
+    assert len(list(folder.glob(".states-*/step-*"))) == 1
+    assert copy.store.current("checkpoint", DAY) is None
+
+    again = start(copy, "train")
+    lines, errors = again.communicate(timeout=PATIENCE_S)
+    assert again.returncode == 0, errors
+    assert "it continues at step" in lines
+    assert copy.store.current("checkpoint", DAY).digest == undisturbed
+    assert list(copy.workspace.rglob(".states-*")) == []

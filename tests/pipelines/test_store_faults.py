@@ -382,6 +382,22 @@ def test_clean_leaves_alone_what_a_running_stage_reads_or_writes(store):
     assert not folder.exists()
 
 
+@pytest.mark.covers("F2", "F39")
+def test_clean_removes_what_killed_runs_left_of_days_that_are_not_kept(store):
+    chain(store, DAYS[:3])
+    old, new = (store.states("checkpoint", DAYS[day], "killed") for day in (0, 2))
+    for states in (old, new):
+        states.mkdir()
+        (states / "state").write_text("12345")
+    freed = clean(store, 1)
+    assert not old.parent.exists()
+    assert new.exists()
+    assert freed.bytes > 5
+    # Another version of the day begins from the start, and the state of its own is gone once it is there.
+    with store.staging("checkpoint", DAYS[2], "other"):
+        assert not new.exists()
+
+
 @pytest.mark.covers("F29", "F39")
 def test_clean_keeps_the_champion_and_the_one_before_with_what_they_were_made_from(store):
     for day in DAYS[:4]:

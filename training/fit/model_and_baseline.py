@@ -104,6 +104,18 @@ class ModelAndBaseline:
         _restore(learners.baseline, before.baseline, folder / BASELINE)
         return learners
 
+    @classmethod
+    def from_state(cls, config: LearnerConfig, folder: Path) -> ModelAndBaseline:
+        """Build both and load what `save_state` wrote, of the same config.
+
+        Raises:
+            InputError: the state is incomplete or damaged.
+        """
+        learners = cls.new(config)
+        _restore(learners.model, learners.model, folder)
+        _restore(learners.baseline, learners.baseline, folder / BASELINE)
+        return learners
+
     def start_at_click_rate(self, label: NDArray[np.float32]) -> None:
         """Set both biases to the log-odds of labels float32 [n], which steps reach only slowly.
 
@@ -144,6 +156,14 @@ class ModelAndBaseline:
 
     def save(self, folder: Path) -> None:
         """Write both into a checkpoint folder."""
+        for learner in self:
+            # Deltas of a checkpoint's table start from it or later: older deletions are of no use.
+            for table in tables_of(learner.table).values():
+                table.forget_deletions()
+        self.save_state(folder)
+
+    def save_state(self, folder: Path) -> None:
+        """Write both so that `from_state` continues exactly; neither is changed."""
         _save(self.model, folder)
         _save(self.baseline, folder / BASELINE)
 
@@ -214,8 +234,6 @@ def _save(learner: Learner[Rows], folder: Path) -> None:
     }
     write_arrays(folder / OPTIMIZER, states)
     for name, table in tables_of(learner.table).items():
-        # Deltas of a checkpoint's table start from it or later: older deletions are of no use.
-        table.forget_deletions()
         table.save(rows_folder(folder, name))
 
 

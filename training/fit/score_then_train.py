@@ -21,6 +21,7 @@ from features.times import time_part
 from training.data.examples import Examples
 from training.data.inputs import Featurizer
 from training.fit.model_and_baseline import ModelAndBaseline
+from training.fit.resume import WARM_START, SavedStates
 from training.fit.sampling import sampled
 from training.fit.training_loop import ProgressListener, Timing, train_model_and_baseline
 from training.settings import TrainingSettings
@@ -68,37 +69,48 @@ class PassResult:
 
 
 def score_then_train(
-    learners: ModelAndBaseline, stream: DayStream, listener: ProgressListener | None
+    learners: ModelAndBaseline,
+    stream: DayStream,
+    listener: ProgressListener | None,
+    states: SavedStates | None = None,
 ) -> PassResult:
     """Score each slice of a day with the current model, then train on it up to the held-out slice.
 
     Without an earlier model the first slice is not scored, and the learners start at its click
-    rate.
+    rate. An interrupted training goes on from its last saved state, which the learners are of.
 
     Raises:
         UnsoundError: the loss is not finite.
     """
-    progressive = np.full(len(stream.examples), np.nan, np.float32)
+    states = states or SavedStates()
+    progressive = states.progressive(len(stream.examples))
     # Until its first training the model knows the previous day's scalers and encodings only.
-    timings, featurizer = [], stream.before
-    for name, start, stop in stream.slices():
+    timings, featurizer = states.earlier(), stream.before
+    for phase, (name, start, stop) in enumerate(stream.slices(), start=WARM_START + 1):
+        if states.is_over(phase):
+            featurizer = stream.today
+            continue
         part = stream.examples.slice(start, stop)
         # The held-out part is scored like the rest, but not trained on.
         to_train = stream.examples.slice(start, min(stop, stream.heldout_start))
 
-        # 1. Score the slice, or start at its click rate.
-        scores = None
-        if featurizer:
-            scores = progressive[start:stop] = learners.model.predict(featurizer.inputs(part))
-        else:
-            learners.start_at_click_rate(to_train.label)
+        # 1. Score the slice, or start at its click rate; an interrupted training has done so.
+        if not states.interrupted(phase):
+            if featurizer:
+                progressive[start:stop] = learners.model.predict(featurizer.inputs(part))
+            else:
+                learners.start_at_click_rate(to_train.label)
+        scores = progressive[start:stop] if featurizer else None
 
         # 2. Train on what is not held out. The sampling prefers examples with bad scores.
         started, cpu = time.perf_counter(), time.process_time()
         before = None if scores is None else scores[: len(to_train)]
         inputs = sampled(stream.today.inputs(to_train), to_train, stream.settings, before)
         preparing = time.perf_counter() - started, time.process_time() - cpu
-        timing = train_model_and_baseline(learners, inputs, stream.settings, name, listener)
+        save = states.saver(learners, phase, Timing.total(timings), progressive)
+        timing = train_model_and_baseline(
+            learners, inputs, stream.settings, name, listener, states.place(phase), save
+        )
         timings.append(timing.after_reading(*preparing))
 
         # 3. From now on the model has been trained on today's scalers and encodings.

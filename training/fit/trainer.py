@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from features.errors import InputError
 from features.schema import Relation, Schema
 from training.data.columns import AbsentFields
@@ -26,10 +28,11 @@ from training.evaluation.slices import Slicing
 from training.fit.checkpoints import ENCODINGS, Description, read_description, write_description
 from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.fit.policies import WarmupRestart, is_stale, starts_fresh
+from training.fit.resume import WARM_START, SavedStates
 from training.fit.sampling import sampled
 from training.fit.score_then_train import DayStream, local_hours, score_then_train
 from training.fit.threads import use_threads_for
-from training.fit.training_loop import ProgressListener, train_model_and_baseline
+from training.fit.training_loop import ProgressListener, Timing, train_model_and_baseline
 from training.models.encoding_inputs import Encodings, read_encodings, write_encodings
 from training.models.multi_hash.size import IdCountSource, MultiHashSize, multi_hash_sizes
 from training.settings import ModelSettings, TrainingSettings
@@ -55,6 +58,9 @@ class TrainRequest:
             neighbouring hours.
         begins_day: whether the table counts a new day (`Idle(days=...)`); false for a day's second
             hour.
+        states: folder in which the state of a long training is saved every
+            `training.save_every_s`; a state found there is continued. It must be of the same
+            request. None: nothing is saved.
     """
 
     schema: Schema
@@ -68,6 +74,7 @@ class TrainRequest:
     encodings: Path | None = None
     gap_days: float = 1
     begins_day: bool = True
+    states: Path | None = None
 
 
 def train_day(
@@ -80,13 +87,15 @@ def train_day(
 
     First the held-out slice of the previous day is trained on. Then the day is scored and trained
     on, except for its last slice, at once or hour by hour (`training.learn_by`). Model and baseline
-    score that slice. The same request gives the same bytes, except for times.
+    score that slice. The same request gives the same bytes, except for times, also when it was
+    interrupted and continues.
 
     Args:
         request: inputs and settings.
         out: the folder to fill.
         progress: called every few seconds, and at the end of each phase.
-        log: receives one line per multi-hash field before training starts: rows, bytes, collisions.
+        log: receives one line per multi-hash field before training starts (rows, bytes,
+            collisions), and one for each saved state.
 
     Returns:
         The figures of `metrics.json`; NaN if one is undefined (no earlier model, one class only).
@@ -108,13 +117,14 @@ def train_day(
     sizes = _log_multi_hash_sizes(request, log)
 
     # 2. Train.
-    learners, before = _warm_start(request, featurizer, progress)
+    states = SavedStates(request.states, request.training.save_every_s, log)
+    learners, before = _warm_start(request, featurizer, progress, states)
     start = heldout_start(len(examples), request.training.holdout_fraction)
     # After the warm start, whose impressions belong to the day before.
-    if request.begins_day:
+    if request.begins_day and not states.is_over(WARM_START):
         learners.start_day()
     stream = DayStream(examples, start, before, featurizer, request.training)
-    passed = score_then_train(learners, stream, progress)
+    passed = score_then_train(learners, stream, progress, states)
     # Before the held-out slice is scored: the figures are those of the model that is saved.
     learners.evict()
 
@@ -188,7 +198,10 @@ def _log_multi_hash_sizes(
 
 
 def _warm_start(
-    request: TrainRequest, featurizer: Featurizer, progress: ProgressListener | None
+    request: TrainRequest,
+    featurizer: Featurizer,
+    progress: ProgressListener | None,
+    states: SavedStates,
 ) -> tuple[ModelAndBaseline, Featurizer | None]:
     """Return the learners after the previous day, and the featurizer of their model.
 
@@ -197,14 +210,16 @@ def _warm_start(
     training = request.training
     config = LearnerConfig(request.schema, request.model, training, request.relations)
     if request.previous_checkpoint is None:
-        return ModelAndBaseline.new(config), None
+        return states.restored(config) or ModelAndBaseline.new(config), None
 
     # 1. Restore, with a warm-up of the learning rates after a gap, if configured.
     saved = read_description(request.previous_checkpoint)
     policy = training.staleness
     if policy.warmup_steps and is_stale(policy, request.gap_days):
         config = replace(config, wrap_optimizer=WarmupRestart(saved.step, policy.warmup_steps))
-    learners = ModelAndBaseline.from_checkpoint(config, request.previous_checkpoint, saved)
+    learners = states.restored(config) or ModelAndBaseline.from_checkpoint(
+        config, request.previous_checkpoint, saved
+    )
 
     # 2. Keep the previous day's scalers and encodings for it: today's graph was computed with the
     #    labels of the slice that is scored next.
@@ -213,7 +228,7 @@ def _warm_start(
     before = _with_relations(request, {**featurizer.scalers, **known}, encodings)
 
     # 3. Train on the previous day's held-out slice, which is no longer needed for evaluation.
-    if request.previous_partition is not None:
+    if request.previous_partition is not None and not states.is_over(WARM_START):
         # NULL: the earlier partition may lack fields that were added to the schema since.
         examples = _read(request, request.previous_partition, AbsentFields.NULL)
         # The share that the checkpoint's own training held out; today's may differ.
@@ -221,7 +236,10 @@ def _warm_start(
         heldout = examples.slice(start, len(examples))
         inputs = sampled(before.inputs(heldout), heldout, training)
         phase = "slice of the day before"
-        train_model_and_baseline(learners, inputs, training, phase, progress)
+        save = states.saver(learners, WARM_START, Timing.total(()), np.zeros(0, np.float32))
+        train_model_and_baseline(
+            learners, inputs, training, phase, progress, states.place(WARM_START), save
+        )
     return learners, before
 
 

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -95,8 +96,12 @@ ProgressListener = Callable[[Progress], None]
 class Meter:
     """Times a phase of so many examples, and reports every few seconds and at the end."""
 
-    def __init__(self, phase: str, total: int, listener: ProgressListener | None) -> None:
+    def __init__(
+        self, phase: str, total: int, listener: ProgressListener | None, before: int = 0
+    ) -> None:
         self._phase, self._total, self._listener = phase, total, listener
+        # Of an interrupted training: they count for the progress, and not for the speed.
+        self._before = before
         self._started = self._lap_started = self._last_report = time.perf_counter()
         self._started_cpu = time.process_time()
         self._done, self._waited_s, self._stepped_s = 0, 0.0, 0.0
@@ -110,14 +115,15 @@ class Meter:
         self._stepped_s += self._lap()
         self._done += examples
         now = self._lap_started
-        is_due = now - self._last_report >= REPORT_EVERY_S or self._done == self._total
+        done = self._before + self._done
+        is_due = now - self._last_report >= REPORT_EVERY_S or done == self._total
         if self._listener and is_due:
             self._last_report = now
             # Two readings of a clock may be equal: never divide by 0.
             rate, cpu_rate = (
                 self._done / max(spent, 1e-9) for spent in (now - self._started, self._cpu_s())
             )
-            self._listener(Progress(self._phase, self._done, self._total, rate, loss, cpu_rate))
+            self._listener(Progress(self._phase, done, self._total, rate, loss, cpu_rate))
 
     def timing(self) -> Timing:
         """Return the timing of the whole phase."""
@@ -131,31 +137,71 @@ class Meter:
         return self._lap_started - before
 
 
+@dataclass(frozen=True)
+class Place:
+    """A place in a phase of the training, between two batches.
+
+    Attributes:
+        number: of the pass.
+        began_at: the step at which the pass began, which is part of the seed of its order; None:
+            it has not begun.
+        batches: of the pass that were trained on.
+    """
+
+    number: int
+    began_at: int | None
+    batches: int
+
+
+BEGINNING = Place(0, None, 0)
+"""The place before the first batch of a phase."""
+
+
 def train_model_and_baseline(
     learners: ModelAndBaseline,
     inputs: Inputs,
     settings: TrainingSettings,
     phase: str,
     listener: ProgressListener | None,
+    start: Place = BEGINNING,
+    after_step: Callable[[Place, Timing], None] | None = None,
 ) -> Timing:
     """Train both learners on impressions in `settings.passes` passes.
 
     Impressions are shuffled within blocks by the seed, the step and the pass.
 
+    Args:
+        learners: to train.
+        inputs: the impressions.
+        settings: passes, batches, shuffling, seed.
+        phase: its name, for progress and errors.
+        listener: receives the progress.
+        start: where an interrupted training goes on.
+        after_step: receives the place after each step, and the time of the phase so far.
+
     Raises:
         UnsoundError: the loss or, at the end, a dense weight is not finite.
     """
-    meter = Meter(phase, len(inputs) * settings.passes, listener)
+    before = start.number * len(inputs) + min(start.batches * settings.batch_size, len(inputs))
+    meter = Meter(phase, len(inputs) * settings.passes, listener, before)
     hint = "the learning rates or check the numbers"
-    for number in range(settings.passes):
-        # The step is part of the seed: every phase of a day has its own order of impressions.
-        seed = (settings.seed, learners.model.table.step, number)
-        for prepared in _prepared(learners, inputs, settings, seed):
+    for number in range(start.number, settings.passes):
+        # 1. The order of the pass. The step is part of the seed: every phase of a day has its own.
+        step, done = learners.model.table.step, 0
+        if number == start.number and start.began_at is not None:
+            step, done = start.began_at, start.batches
+        seed = (settings.seed, step, number)
+
+        # 2. The batches of the pass that are left.
+        for prepared in _prepared(learners, inputs, settings, seed, done):
             meter.batch_arrived()
             loss = learners.train_step(prepared)
             _check_loss(loss, f"{learners.model.table.step} ({phase})", hint)
             # The batches of both learners are of the same impressions: count them once.
             meter.step_done(prepared[0].size, loss)
+            done += 1
+            if after_step:
+                after_step(Place(number, step, done), meter.timing())
     # The losses are those before each step: the last one does not show what its step did.
     for learner in learners:
         weights = learner.model.weights()
@@ -204,11 +250,15 @@ def _prepared(
     inputs: Inputs,
     settings: TrainingSettings,
     seed: tuple[int, ...],
+    skipped: int = 0,
 ) -> Iterator[Any]:
-    """Yield prepared batches of shuffled impressions, computed ahead in another thread."""
+    """Yield prepared batches of shuffled impressions, computed ahead in another thread.
+
+    The first `skipped` batches are left out.
+    """
     # Taking rows and finding their table rows overlaps with the steps; one thread keeps the order.
     order = batches(len(inputs), settings.batch_size, settings.shuffle_block, seed)
-    return ahead(lambda rows: learner.prepare(inputs.take(rows)), order)
+    return ahead(lambda rows: learner.prepare(inputs.take(rows)), islice(order, skipped, None))
 
 
 def _check_loss(loss: float, step: str, hint: str) -> None:
