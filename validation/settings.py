@@ -47,10 +47,13 @@ class ModelGateSettings(EvolvingSettings):
     refused when it is more than `max_standard_errors` of its standard error, that is, shown to be
     real. An AUC above `max_auc` is unsound: a field then tells the label. Without a champion to
     compare with, a candidate is blessed only if `bootstrap` is `always`, or `first` and no version
-    was ever promoted.
+    was ever promoted. When features, graph, model or training were configured otherwise for the
+    champion, its settings are trained on the candidate's days too, at most the last
+    `champion_recipe_days` (0: not at all), and the candidate may lose no more to that than to the
+    champion: newer data alone makes no better settings.
     """
 
-    added_later = ("max_auc_drop_by_compression",)
+    added_later = ("max_auc_drop_by_compression", "champion_recipe_days")
 
     max_parity_diff: Positive = 1e-6
     min_calibration: Positive = 0.5
@@ -64,6 +67,7 @@ class ModelGateSettings(EvolvingSettings):
     max_auc_drop_by_compression: Share = 0.0005
     max_standard_errors: Positive = 2.0
     max_p99_ms: Positive = 250.0
+    champion_recipe_days: Annotated[int, Field(ge=0)] = 3
 
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> Self:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 from features.errors import InputError, UnsoundError
 from features.partition import end_h
+from pipelines.stages.champion_recipe import recipe_inputs, train_champion_recipe
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
-from pipelines.store.artifacts import Version
+from pipelines.stages.train import device
+from pipelines.store.artifacts import STAGING, Version
 from pipelines.store.lineage import input_of, verdict_of
 from pipelines.tracking.champion import (
     Champion,
@@ -20,7 +23,7 @@ from pipelines.tracking.champion import (
 
 
 def champion_model(context: Context) -> Inputs:
-    """Return the compressed model that the candidate must be compared with.
+    """Return the compressed model that the candidate must be compared with, and its recipe's data.
 
     Raises:
         UnsoundError: there is none although there should be: its artifacts are missing, or the
@@ -31,7 +34,7 @@ def champion_model(context: Context) -> Inputs:
     if champion is None:
         return {}
     try:
-        return {"champion": champion.compressed(context.store)}
+        compressed = champion.compressed(context.store)
     except InputError as error:
         if context.config.model_gate.bootstrap == "always":
             return {}
@@ -40,6 +43,7 @@ def champion_model(context: Context) -> Inputs:
             f"{champion.model}: {error}. Restore its artifacts, or `elastic-ctr rollback` to a "
             "version that is there, or accept the candidate with --bootstrap"
         ) from error
+    return {"champion": compressed, **recipe_inputs(context, champion)}
 
 
 def champion_to_beat(context: Context) -> Champion | None:
@@ -98,14 +102,19 @@ class ValidateModel(Stage):
         from validation.model.check import Candidate, check_model
 
         paths = {name: version.path for name, version in inputs.items()}
-        candidate = Candidate(
-            paths["impressions"],
-            paths["checkpoint"],
-            paths["export"],
-            paths.get("champion"),
-            paths["compressed"],
-        )
-        return check_model(candidate, context.config.features, context.config.model_gate, out)
+        # Not in `out`: only the verdict and what it rests on are published.
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=STAGING) as scratch:
+            with device(context.config.training.device, context.report):
+                recipe = train_champion_recipe(context, inputs, Path(scratch))
+            candidate = Candidate(
+                paths["impressions"],
+                paths["checkpoint"],
+                paths["export"],
+                paths.get("champion"),
+                paths["compressed"],
+                recipe,
+            )
+            return check_model(candidate, context.config.features, context.config.model_gate, out)
 
     def check_result(self, version: Version) -> None:
         """Stop the day when the model is unsound."""

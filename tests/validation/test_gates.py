@@ -25,7 +25,7 @@ GOOD = Evidence(
     bytes_exported=5_000_000,
     p99_ms=4.0,
     impressions=20_000,
-    errors={"baseline": 0.01, "champion": 0.01, "compressed": 0.0001},
+    errors={"baseline": 0.01, "champion": 0.01, "champion_recipe": 0.01, "compressed": 0.0001},
 )
 SETTINGS = ModelGateSettings()
 
@@ -42,6 +42,18 @@ TABLE = [
         {"auc_champion": 0.7451},
         GateResult.REFUSED,
         {"auc_minus_champion"},
+    ),
+    (
+        "better than the champion by newer data alone",
+        {"auc_champion_recipe": 0.7451},
+        GateResult.REFUSED,
+        {"auc_minus_champion_recipe"},
+    ),
+    (
+        "level with the champion's settings",
+        {"auc_champion_recipe": 0.74},
+        GateResult.BLESSED,
+        set(),
     ),
     ("within the margin of the baseline", {"auc_baseline": 0.7499}, GateResult.BLESSED, set()),
     (
@@ -137,7 +149,7 @@ def test_the_truth_table(changes, outcome, failed):
     assert verdict.result is outcome
     assert {c.name for c in verdict.checks if not c.passed} == failed
     assert len(verdict.reasons) == len(failed)
-    assert len(verdict.checks) == 9
+    assert len(verdict.checks) == 9 + ("auc_champion_recipe" in changes)
 
 
 @pytest.mark.parametrize(

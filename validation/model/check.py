@@ -51,6 +51,8 @@ class Candidate:
         champion: the `compressed` artifact of the model that serves now; None if there is none.
         compressed: the candidate's `compressed` artifact, for the plot of sizes. After lossy steps
             the export is compared with it, otherwise with the trained model.
+        recipe: the champion's settings trained on the same days, with its `heldout.parquet`; None
+            if they are the candidate's.
     """
 
     partition: Path
@@ -58,6 +60,7 @@ class Candidate:
     export: Path
     champion: Path | None
     compressed: Path | None = None
+    recipe: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,12 @@ def check_model(
         parity = checked.result()
     exported = parity.serving.probability
 
+    recipe = None
+    if candidate.recipe is not None:
+        same = read_heldout(candidate.recipe / "heldout.parquet")
+        _check_same_records(partition, same.record, heldout)
+        recipe = same.model
+
     # 3. Decide.
     evidence = Evidence(
         auc=auc(label, heldout.model),
@@ -133,12 +142,14 @@ def check_model(
         auc_compressed=auc_compressed,
         auc_change_by_compression=change,
         impressions=len(label),
+        auc_champion_recipe=None if recipe is None else auc(label, recipe),
         errors={
             name: auc_difference_error(label, first, second, heldout.user)
             for name, first, second in (
                 ("baseline", exported, heldout.baseline),
                 ("champion", exported, champion),
                 ("compressed", expected, heldout.model),
+                ("champion_recipe", heldout.model, recipe),
             )
             if second is not None
         },
@@ -189,13 +200,19 @@ def score_compressed(compressed: Path, partition: Path, heldout: HeldOutScores) 
     schema, relations = scorer.description.schema, scorer.description.relations
     examples = read_examples(partition, schema, relations, AbsentFields.NULL)
     last = examples.slice(len(examples.label) - len(heldout.record), len(examples.label))
+    _check_same_records(partition, last.record_id, heldout)
+    return scorer.score(last)
+
+
+def _check_same_records(
+    partition: Path, records: NDArray[np.int64], heldout: HeldOutScores
+) -> None:
     # The day may have been ingested again since it was trained on.
-    if not np.array_equal(last.record_id, heldout.record):
+    if not np.array_equal(records, heldout.record):
         raise InputError(
             f"{partition}: its last records are not the held-out ones; train that day again on "
             "this partition"
         )
-    return scorer.score(last)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,12 @@ BOOTSTRAP = (
 
 
 _RATIO = "calibration of the exported model over the baseline's on the same impressions"
+_DROPS = {
+    "baseline": "AUC of the exported model minus the baseline's",
+    "champion": "AUC of the exported model minus the champion's",
+    "champion_recipe": "AUC of the trained model minus that of the champion's settings trained on "
+    "the same days",
+}
 _TOO_GOOD = "AUC of the exported model (one that is too high means that a field tells the label)"
 
 
@@ -55,7 +61,10 @@ class Evidence:
             half of the users that had no part in the choice of the compression.
         impressions: held-out impressions.
         errors: standard errors of the exported model's AUC minus that of `baseline` and of
-            `champion`, and of `compressed` minus the trained model's, by that name.
+            `champion`, of `compressed` minus the trained model's, and of the trained model's minus
+            `champion_recipe`, by that name.
+        auc_champion_recipe: of the champion's settings, trained on the candidate's days; None if
+            they are the candidate's own, or could not be trained.
     """
 
     auc: float
@@ -72,6 +81,7 @@ class Evidence:
     auc_change_by_compression: float | None = None
     impressions: int = 0
     errors: Mapping[str, float] = field(default_factory=dict)
+    auc_champion_recipe: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +137,10 @@ def _soundness(evidence: Evidence, settings: ModelGateSettings) -> list[Check]:
 def _merit(evidence: Evidence, settings: ModelGateSettings) -> list[Check]:
     exported = evidence.auc_exported
     checks = [_drop_check("baseline", exported - evidence.auc_baseline, evidence, settings)]
+    if evidence.auc_champion_recipe is not None:
+        # Trained against trained: neither is compressed.
+        change = evidence.auc - evidence.auc_champion_recipe
+        checks.append(_drop_check("champion_recipe", change, evidence, settings))
     if evidence.auc_change_by_compression is not None:
         words = _with_error(
             "AUC of the compressed model minus the trained model's", "compressed", evidence
@@ -150,14 +164,16 @@ def _drop_check(
     The limit is the smaller of the allowed drop and of so many standard errors: a drop that is
     shown to be one is refused also where it is small.
     """
-    limit: float = getattr(settings, f"max_auc_drop_to_{rival}")
+    limit = settings.max_auc_drop_to_champion
+    if rival == "baseline":
+        limit = settings.max_auc_drop_to_baseline
     error = evidence.errors.get(rival, math.nan)
     if math.isfinite(error):
         limit = min(limit, settings.max_standard_errors * error)
     else:
         # Without a standard error nothing is known about chance: the check fails.
         change = math.nan
-    words = _with_error(f"AUC of the exported model minus the {rival}'s", rival, evidence)
+    words = _with_error(_DROPS[rival], rival, evidence)
     return Check(f"auc_minus_{rival}", change, -limit, None, words)
 
 
