@@ -30,20 +30,30 @@ class Partitioning(StrEnum):
     PATH = "path"
 
 
-class SideTable(Settings):
+class SideTable(EvolvingSettings):
     """A table of users, items, … joined to the log by id (left join: an unknown id gets nulls).
 
     `key` is the column of the log, `table_key` (default: the same) the one of the table. `columns`
-    (default: all) are added; `prefix` is put before each.
+    (default: all) are added; `prefix` is put before each. A table without `{date}` in its path is
+    read with its present content for every day. `version` names its content: days are read again
+    when the name changes, and not when the file does.
     """
 
+    added_later = ("version",)
+
     path: str
+    version: str = ""
     format: Format = Format.CSV
     separator: str = ","
     key: str
     table_key: str = ""
     columns: tuple[str, ...] = ()
     prefix: str = ""
+
+    @property
+    def of_a_day(self) -> bool:
+        """Whether each day has its own table."""
+        return "{date}" in self.path
 
 
 class Negatives(Settings):

@@ -22,6 +22,7 @@ from features.partition import (
 from features.timezones import parse_timezone
 from pipelines.cli import console, options
 from pipelines.stages.freshness import Freshness, State, end_of
+from pipelines.stages.ingest import changed_tables, table_digests
 from pipelines.stages.report import days_with_artifacts
 from pipelines.stages.stage import Context
 from pipelines.store.lineage import champions
@@ -64,7 +65,8 @@ def check(
     Needs neither Airflow nor MLflow. Exit codes, the worst wins: 0 all are complete, 10 skipped
     (without data, by `run` or by `schedule.missing_input`), 11 stale (its inputs changed since),
     12 incomplete, 13 late (deadline passed, nothing committed), 14 missing (later ones exist),
-    15 blocked (its data or model is unsound), 16 older than --max-age.
+    15 blocked (its data or model is unsound), 16 older than --max-age. A changed side table without
+    a date is named and is no error.
     """
     limit = None if max_age is None else _parse_age(max_age)
     base = options.stage_context(config, workspace, [], date.min)
@@ -82,12 +84,14 @@ def check(
         "last promoted": _age(base, promoted.day if promoted else None, now),
     }
     too_old = limit is not None and any(age is None or age > limit for age in ages.values())
+    tables = _changed_tables(base, expected)
     code = max((EXIT_CODES[state] for _, state, _ in found), default=0)
     if as_json:
         document = {
             "days": [{"day": str(d), "state": s, "reason": why} for d, s, why in found],
             "age_hours": {name: age and _hours(age) for name, age in ages.items()},
             "too_old": too_old,
+            "side_tables": tables,
         }
         typer.echo(json.dumps(document, indent=1))
     else:
@@ -95,6 +99,11 @@ def check(
         for name, age in ages.items():
             text = "none" if age is None else f"{_hours(age):,.1f} h old"
             console.info(f"{name}: {text}")
+        for path, days in tables.items():
+            console.info(
+                f"side table {path} changed since {len(days)} days were made from it"
+                f" ({days[0]} … {days[-1]}), which keep its values of then"
+            )
     raise typer.Exit(EXIT_TOO_OLD if too_old else code)
 
 
@@ -123,6 +132,15 @@ def _expected(
     # Days of the future, which tests and simulations have, are expected once they exist.
     end = max([end, *later[-1:]], key=end_h)
     return partitions_between(begin, end) if end_h(end) >= end_h(begin) else []
+
+
+def _changed_tables(context: Context, days: list[Partition]) -> dict[str, list[str]]:
+    """Return, by path, the days that were made from other content of a side table."""
+    digests, found = table_digests(context.config.source), dict[str, list[str]]()
+    for day in days if digests else ():
+        for path in changed_tables(context.store.current("impressions", day), digests):
+            found.setdefault(path, []).append(str(day))
+    return found
 
 
 def _age(context: Context, day: Partition | None, now: datetime) -> timedelta | None:

@@ -33,6 +33,7 @@ from pipelines.config import Config, default_workspace, load_config
 from pipelines.demo.__main__ import demo
 from pipelines.services.__main__ import down, up
 from pipelines.stages.freshness import Freshness
+from pipelines.stages.ingest import changed_tables, table_digests
 from pipelines.stages.registry import artifacts, make_stage
 from pipelines.stages.report import day_report, days_with_artifacts, report_json
 from pipelines.store.artifacts import Store
@@ -72,7 +73,10 @@ def report(
             "days that are there, `elastic-ctr check` says which are missing"
         )
     figures = day_report(store, partition)
-    stale = _stale(config, workspace, [partition])
+    stale, tables = _stale(config, workspace, [partition]), dict[str, str]()
+    if config:
+        here = options.stage_context(config, workspace, [], partition)
+        tables = table_digests(here.config.source)
     if as_json:
         reasons = {artifact: reason for (artifact, _), reason in stale.items()}
         typer.echo(report_json({**figures, "stale": reasons} if config else figures))
@@ -89,6 +93,8 @@ def report(
             )
         for (artifact, _), reason in stale.items():
             console.info(f"stale: {artifact}: {reason}")
+        for path in changed_tables(store.current("impressions", partition), tables):
+            console.info(f"side table {path} changed since the day was ingested")
 
 
 @app.command()
