@@ -74,7 +74,7 @@ class SampledColumn:
         if not self.all_match(EPOCH):
             return None
         # A value from the middle: a few odd ones at the ends do not matter.
-        typical = abs(int(sorted(self.values)[len(self.values) // 2]))
+        typical = abs(sorted(map(int, self.values))[len(self.values) // 2])
         for unit, scale in {"s": 1, "ms": 1_000, "us": 1_000_000}.items():
             if _FIRST_S * scale <= typical < _END_S * scale:
                 return unit

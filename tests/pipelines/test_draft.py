@@ -8,7 +8,7 @@ import yaml
 
 from features.errors import InputError
 from features.schema import Schema
-from pipelines.cli.draft import draft
+from pipelines.cli.draft import SampledColumn, draft
 
 
 @pytest.fixture
@@ -46,6 +46,12 @@ def test_the_draft_is_a_valid_schema(log):
         schema.timestamp.column,
         schema.timestamp.unit,
     ) == ("clicked", "user_id", "ad_id", "ts", "s")
+
+
+def test_the_unit_of_epochs_is_that_of_the_middle_value_as_a_number():
+    """As text, a stray 5 lies between the nine and ten digits of September 2001."""
+    values = ("1000000000", "1000000001", "5", "999999998", "999999999")
+    assert SampledColumn("ts", values, len(values)).time_unit() == "s"
 
 
 def test_kinds_are_told_apart(log):
