@@ -42,7 +42,7 @@ LIMITS = {"budget_bytes": "--budget-bytes", "max_auc_drop": "--max-auc-drop", "p
 class SearchTask(StageTask):
     """Run `elastic-ctr search-compression` for the champion's day, or for the day of the form."""
 
-    def execute(self, context: Context) -> str:
+    def run_stage(self, context: Context) -> str:
         """Return the plan's path; raises by the table of `dags.stage_task`."""
         params = context["params"]
         day = params.get("date") or "champion"
@@ -58,7 +58,7 @@ class SearchTask(StageTask):
 class PlannedTask(StageTask):
     """Run a stage with the plan of the search, for the day that was searched."""
 
-    def execute(self, context: Context) -> str:
+    def run_stage(self, context: Context) -> str:
         """Return the manifest's path; raises by the table of `dags.stage_task`."""
         # Plan and day come from the search's XCom, so that all tasks are of one model, also if
         # another one is promoted meanwhile.

@@ -19,13 +19,13 @@ from __future__ import annotations
 import inspect
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronDataIntervalTimetable
+from airflow.sdk import DAG, CronDataIntervalTimetable, TaskGroup
 
 from dags.earlier_days import EarlierDays
 from dags.form import trigger_form
 from dags.stage_task import StageTask, dag_arguments
 from pipelines.services.schedule import schedule_cron, schedule_zone
-from pipelines.stages.registry import STAGES, dependencies, stage_class
+from pipelines.stages.registry import PHASES, dependencies, stage_class, stages_of_phases
 
 TIMEOUTS = {
     "default_pool": timedelta(hours=1),
@@ -59,7 +59,11 @@ def build_dag() -> DAG:
             timeout=timedelta(days=1),
             doc_md=EarlierDays.__doc__,
         )
-        tasks = {name: _task(name) for name in STAGES}
+        tasks: dict[str, StageTask] = {}
+        for phase, names in stages_of_phases().items():
+            # Without the group's prefix: a task keeps its id when a stage changes its phase.
+            with TaskGroup(phase, prefix_group_id=False, group_display_name=PHASES[phase][0]):
+                tasks |= {name: _task(name) for name in names}
         for name, needed in dependencies().items():
             # A stage that needs no other stage waits for the earlier days.
             ([tasks[before] for before in needed] or first) >> tasks[name]

@@ -12,23 +12,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import Asset, AssetAlias, BaseOperator
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
     AirflowRescheduleException,
     AirflowSkipException,
+    AirflowTaskTimeout,
 )
 
 from dags.request import read_request
 from dags.stage_process import StageProcess
 from pipelines.services.schedule import schedule_zone
+from pipelines.stages.registry import PUBLISHED
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -46,10 +50,33 @@ RUN_URL_VARIABLE = "ELASTIC_CTR_AIRFLOW_URL"
 # A shell reports a command that signal n killed as 128 + n.
 _SHELL_SIGNAL_BASE = 128
 _MEANINGS = {
-    2: "bad input or configuration",
-    3: "unsound data or model",
-    EXIT_NO_DATA: "the source has no data for this day or hour",
+    2: (
+        "bad input or configuration",
+        "correct what the cause names. A file or the log: clear this task. A value of the form: "
+        "trigger a new run.",
+    ),
+    3: (
+        "unsound data or model",
+        "the last champion still serves. See the report; correct the data and clear `ingest`, or "
+        "change the gate (`data_gate`, `model_gate`) in the YAML file and clear this task.",
+    ),
+    EXIT_NO_DATA: (
+        "the source has no data for this day or hour",
+        "repair the source and clear this task, or mark the run as a success to go on without it.",
+    ),
 }
+_UNEXPECTED = (
+    "an unexpected error",
+    "see docs/troubleshooting.md and the traceback's file that the cause names; clear this task "
+    "when it is corrected.",
+)
+_TRY_AGAIN = (
+    "Airflow tries again, if tries are left. After the last one correct what the cause names and "
+    "clear this task."
+)
+MAX_CAUSE_CHARACTERS = 2000
+# The beginning of the CLI's error message.
+_ERROR = "error:"
 
 
 def dag_arguments() -> dict[str, Any]:
@@ -94,9 +121,22 @@ class StageTask(BaseOperator):
         self.stage = stage
         self.settings = settings
         self._process: StageProcess | None = None
+        if stage in PUBLISHED:
+            # An alias: Airflow would update a plain asset whenever the task succeeds, also where
+            # a candidate was refused or earlier encodings are still valid.
+            self.outlets = [AssetAlias(asset_of(stage).name)]
 
     def execute(self, context: Context) -> str:
         """Run the stage and return its manifest's path; raises by the table of this module."""
+        manifest = self.run_stage(context)
+        if self.outlets and is_new(manifest, context["dag_run"].start_date):
+            asset = asset_of(self.stage)
+            # Airflow creates the asset at its first update.
+            context["outlet_events"][self.outlets[0]].add(asset, extra={"manifest": manifest})
+        return manifest
+
+    def run_stage(self, context: Context) -> str:
+        """Run the command and return the manifest's path."""
         request = read_request(context["params"], context["dag_run"])
         # The task's own settings come last, so they override those of the form.
         argv = replace(request, overrides=(*request.overrides, *self.settings)).command(self.stage)
@@ -105,20 +145,32 @@ class StageTask(BaseOperator):
 
     def run_command(self, argv: list[str], environment: Mapping[str, str]) -> str:
         """Run a command as a stage: log its output and raise by its exit code."""
-        manifest = missing_input = ""
+        manifest = missing_input = cause = ""
 
         def forward(line: str) -> None:
-            nonlocal manifest, missing_input
+            nonlocal manifest, missing_input, cause
             self.log.info("%s", line)
             if line.startswith(MANIFEST):
                 manifest = line.removeprefix(MANIFEST).strip()
             if line.startswith(MISSING_INPUT):
                 missing_input = line.removeprefix(MISSING_INPUT).strip()
+            # The message comes last; it may have several lines.
+            if line.startswith(_ERROR) or cause:
+                cause = f"{cause}\n{line.removeprefix(_ERROR)}".strip()[:MAX_CAUSE_CHARACTERS]
 
         self.log.info("Running %s", argv)
         self._process = StageProcess(argv, environment)
-        exit_code = self._process.run(forward)
-        raise_for_exit_code(self.stage, exit_code, missing_input)
+        try:
+            exit_code = self._process.run(forward)
+        except AirflowTaskTimeout as error:
+            limit = self.execution_timeout
+            what = f"took longer than {limit}, the limit of this task, and was ended"
+            remedy = (
+                "Airflow tries again, if tries are left; a training continues from its last saved "
+                "state. If it is only slow, raise `execution_timeout` in the DAG file."
+            )
+            raise AirflowException(_failure(self.stage, what, "the log above", remedy)) from error
+        raise_for_exit_code(self.stage, exit_code, missing_input, cause)
         if not manifest or len(manifest) > MAX_XCOM_CHARACTERS:
             raise AirflowFailException(
                 f"{self.stage}: expected a line `{MANIFEST}<path>` of at most "
@@ -140,7 +192,22 @@ def stage_environment(environment: Mapping[str, str], run_url: str) -> dict[str,
     return {**kept, "PYTHONUNBUFFERED": "1", RUN_URL_VARIABLE: run_url}
 
 
-def raise_for_exit_code(stage: str, exit_code: int, missing_input: str = "") -> None:
+def asset_of(stage: str) -> Asset:
+    """Return the asset that a stage updates, `elastic_ctr.champion` for instance."""
+    name = PUBLISHED[stage]
+    return Asset(f"elastic_ctr.{name}", uri=f"elastic-ctr://{name}")
+
+
+def is_new(manifest: str, since: datetime | None) -> bool:
+    """Whether a version was committed since this time and, of `promote`, moved the champion."""
+    commit = json.loads(Path(manifest).read_text(encoding="utf-8"))
+    new = since is None or commit["committed_at_s"] >= int(since.timestamp())
+    return new and bool(commit["metrics"].get("promoted", True))
+
+
+def raise_for_exit_code(
+    stage: str, exit_code: int, missing_input: str = "", cause: str = ""
+) -> None:
     """Raise the exception by which Airflow does what the table says; exit code 0 raises none.
 
     Args:
@@ -148,7 +215,9 @@ def raise_for_exit_code(stage: str, exit_code: int, missing_input: str = "") -> 
         exit_code: of its process.
         missing_input: what the command said of a day or hour without data: `wait`, `skip`, or
             nothing.
+        cause: the command's error message. It ends the task's log, with what to do.
     """
+    cause = cause or "the log above says why"
     if exit_code == 0:
         return
     if exit_code == EXIT_NO_DATA and missing_input == "skip":
@@ -159,15 +228,15 @@ def raise_for_exit_code(stage: str, exit_code: int, missing_input: str = "") -> 
         # No retry: those are few, and for failures.
         raise AirflowRescheduleException(datetime.now(UTC) + WAIT)
     if exit_code == EXIT_RETRY:
-        raise AirflowException(
-            f"{stage}: a service it depends on failed (exit code {exit_code}); worth another try"
-        )
+        what = f"a service it depends on failed (exit code {exit_code})"
+        raise AirflowException(_failure(stage, what, cause, _TRY_AGAIN))
     if exit_code < 0 or exit_code > _SHELL_SIGNAL_BASE:
-        raise AirflowException(
-            f"{stage}: killed (exit code {exit_code}; -9 often means that memory ran out); "
-            "worth another try"
-        )
-    meaning = _MEANINGS.get(exit_code, "an unexpected error")
-    raise AirflowFailException(
-        f"{stage}: {meaning} (exit code {exit_code}); the log above says why"
-    )
+        what = f"killed (exit code {exit_code}; -9 often means that memory ran out)"
+        raise AirflowException(_failure(stage, what, cause, _TRY_AGAIN))
+    meaning, remedy = _MEANINGS.get(exit_code, _UNEXPECTED)
+    what = f"{meaning} (exit code {exit_code})"
+    raise AirflowFailException(_failure(stage, what, cause, remedy))
+
+
+def _failure(stage: str, what: str, cause: str, remedy: str) -> str:
+    return f"{stage}: {what}\nCause: {cause}\nWhat to do: {remedy}"

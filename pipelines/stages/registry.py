@@ -27,6 +27,22 @@ STAGES: dict[str, str] = {
 """Command → class. The values are strings, so that a stage's source digest, which follows import
 statements, does not cover every other stage through the modules that use this list."""
 
+PHASES: dict[str, tuple[str, str]] = {
+    "data": ("Data", "ingest"),
+    "graph_and_pretraining": ("Graph and pretraining", "cross-graph"),
+    "training": ("Training", "train"),
+    "compression_and_release": ("Compression and release", "compress"),
+}
+"""Phases of a day: id → the name that Airflow shows, and the first stage; the stages after it
+belong to the same phase, up to the first one of the next."""
+
+PUBLISHED: dict[str, str] = {
+    "ingest": "impressions",
+    "pretrain": "encodings",
+    "promote": "champion",
+}
+"""Stage → Airflow's asset that it updates, for other DAGs to be scheduled on."""
+
 
 def stage_class(name: str) -> type[Stage]:
     """Return the class of a command; imports its module."""
@@ -48,6 +64,17 @@ def artifacts() -> tuple[str, ...]:
 def maker_of(artifact: str) -> str:
     """Return the command of the stage that makes an artifact."""
     return next(name for name in STAGES if stage_class(name).artifact == artifact)
+
+
+def stages_of_phases() -> dict[str, tuple[str, ...]]:
+    """Return the stages of each phase."""
+    first = {start: phase for phase, (_, start) in PHASES.items()}
+    found: dict[str, tuple[str, ...]] = {}
+    phase = ""
+    for name in STAGES:
+        phase = first.get(name, phase)
+        found[phase] = (*found.get(phase, ()), name)
+    return found
 
 
 def dependencies() -> dict[str, set[str]]:

@@ -82,6 +82,32 @@ def test_the_edges_follow_from_what_the_stages_read(dag):
     }
 
 
+def test_the_stages_are_grouped_by_the_four_phases_and_keep_their_ids(dag):
+    groups = dag.task_group.get_task_group_dict()
+    assert {name: set(group.children) for name, group in groups.items() if name} == {
+        "data": {"ingest", "validate_data", "feature_statistics", "cross_counts"},
+        "graph_and_pretraining": {"cross_graph", "pretrain"},
+        "training": {"train"},
+        "compression_and_release": {"compress", "export", "validate_model", "promote", "monitor"},
+    }
+
+
+def test_artifacts_that_matter_are_assets(dag_bag):
+    outlets = {
+        (dag.dag_id, task.task_id): [outlet.name for outlet in task.outlets]
+        for dag in dag_bag.dags.values()
+        for task in dag.tasks
+        if task.outlets
+    }
+    assert outlets == {
+        ("daily_retrain", "ingest"): ["elastic_ctr.impressions"],
+        ("daily_retrain", "pretrain"): ["elastic_ctr.encodings"],
+        ("daily_retrain", "promote"): ["elastic_ctr.champion"],
+        ("pretrain_cross_features", "pretrain"): ["elastic_ctr.encodings"],
+        ("compress_champion", "promote"): ["elastic_ctr.champion"],
+    }
+
+
 def test_each_stage_is_one_command_of_the_command_line(dag):
     from pipelines.stages.registry import STAGES as COMMANDS
 
@@ -144,7 +170,8 @@ def test_the_form_knows_types_limits_and_sections(dag):
     batch_size = dag.params.get_param("training.batch_size")
     assert batch_size.schema["type"] == ["null", "integer"]
     assert batch_size.schema["minimum"] == 1
-    assert batch_size.schema["section"] == "training"
+    assert batch_size.schema["section"] == "How to train"
+    assert dag.params.get_param("training.device").schema["enum"] == [None, "auto", "cpu", "gpu"]
     assert batch_size.description
     assert dag.params.get_param("date").schema["format"] == "date"
 
@@ -155,6 +182,7 @@ def test_the_form_knows_types_limits_and_sections(dag):
         ("training.batch_size", 0),
         ("training.batch_size", "many"),
         ("date", 5),
+        ("training.device", "tpu"),
         ("hour", 24),
         ("hour", -1),
         ("config", "a\0b"),

@@ -55,7 +55,7 @@ def test_its_settings_come_last_on_the_command_line(dag):
     task = dag.get_task("pretrain")
     task.run_command = lambda argv, environment: seen.append(argv)
     params = {"config": "conf/simulated.yaml", "date": "2026-01-08", "training.seed": 3}
-    task.execute({"params": params, "dag_run": Run(), "ti": None})
+    task.run_stage({"params": params, "dag_run": Run(), "ti": None})
     assert seen[0][-3:] == [
         "--date=2026-01-08",
         "--set=training.seed=3",

@@ -1,5 +1,6 @@
 """Exit codes as Airflow's outcomes, the manifest as the only XCom, and the end of a killed task."""
 
+import json
 import os
 import signal
 import sys
@@ -15,7 +16,13 @@ from airflow.sdk.exceptions import (
     AirflowSkipException,
 )
 
-from dags.stage_task import MAX_XCOM_CHARACTERS, RUN_URL_VARIABLE, StageTask, stage_environment
+from dags.stage_task import (
+    MAX_XCOM_CHARACTERS,
+    RUN_URL_VARIABLE,
+    StageTask,
+    is_new,
+    stage_environment,
+)
 
 pytestmark = pytest.mark.airflow
 
@@ -103,6 +110,48 @@ def test_a_killed_stage_is_worth_a_retry():
     with pytest.raises(AirflowException, match="killed") as error:
         run_script("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     assert not isinstance(error.value, AirflowFailException)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 75, 137])
+def test_a_failed_tasks_log_ends_with_the_cause_and_what_to_do(code):
+    script = f"print('working'); print('error: no rows\\n  in a.csv'); raise SystemExit({code})"
+    with pytest.raises(AirflowException) as error:
+        run_script(script)
+    first, *cause, remedy = str(error.value).splitlines()
+    assert first.startswith("train: ")
+    assert cause == ["Cause: no rows", "  in a.csv"]
+    assert remedy.startswith("What to do: ")
+    assert "clear" in remedy
+
+
+@pytest.mark.process
+def test_a_task_over_its_time_limit_ends_its_stage_and_says_what_to_do():
+    from airflow.sdk.execution_time.timeout import timeout
+
+    running = StageTask(task_id="train", stage="train", execution_timeout=timedelta(seconds=1))
+    began = time.monotonic()
+    with (
+        pytest.raises(AirflowException, match=r"longer than 0:00:01.*\n.*\nWhat to do"),
+        timeout(1),
+    ):
+        running.run_command([sys.executable, "-c", "import time; time.sleep(60)"], os.environ)
+    assert time.monotonic() - began < 20
+
+
+def test_an_asset_is_updated_by_a_new_version_only(tmp_path):
+    def manifest(committed_at: datetime, **metrics: object) -> str:
+        path = tmp_path / "_COMMIT.json"
+        commit = {"committed_at_s": int(committed_at.timestamp()), "metrics": metrics}
+        path.write_text(json.dumps(commit))
+        return str(path)
+
+    start = datetime(2026, 1, 2, tzinfo=UTC)
+    later, before = start + timedelta(minutes=3), start - timedelta(days=1)
+    assert is_new(manifest(later), start)
+    assert not is_new(manifest(before), start), "still valid encodings of an earlier run"
+    assert is_new(manifest(later, promoted=True), start)
+    assert not is_new(manifest(later, promoted=False), start), "a refused candidate"
 
 
 @pytest.mark.process
