@@ -73,30 +73,46 @@ def written_text(value: Column, kind: T.DataType) -> Column:
 def _python_float(value: Column, kind: T.DataType) -> Column:
     """Return finite floats, not 0, as Python's `repr` writes them.
 
-    The last digit of a 32-bit float differs where two decimals are equally near to it.
+    Java before 19 has another last digit for subnormal numbers and for some below 1e-20 or above
+    2⁶³.
     """
-    # 1. The shortest digits that denote the value. Java before 19 writes a digit too many for some.
-    precisions = (0, 5, 6, 7) if isinstance(kind, T.FloatType) else (0, 13, 14, 15)
     size = F.abs(value)
-    written = F.format_string(f"%.{8 if isinstance(kind, T.FloatType) else 16}e", size)
-    for precision in reversed(precisions):
-        shorter = F.format_string(f"%.{precision}e", size)
-        written = F.when(shorter.try_cast(kind) == size, shorter).otherwise(written)
-    exponent = F.regexp_extract(written, r"e([-+][0-9]+)", 1).cast("int")
-    digits = F.regexp_replace(F.regexp_extract(written, r"\A([0-9.]+)", 1), r"[.]|0+\z", "")
-    # 2. Plain between 1e-4 and 1e16. Only fractions are: integers were written as such.
-    small = F.concat(F.lit("0."), F.repeat(F.lit("0"), -exponent - 1), digits)
-    head, rest = F.substring(digits, F.lit(1), exponent + 1), F.substr(digits, exponent + 2)
-    plain = F.when(exponent < 0, small).otherwise(F.concat(head, F.lit("."), rest))
-    # 3. Otherwise with an exponent of two digits or more.
-    fraction = F.when(F.length(digits) > 1, F.concat(F.lit("."), F.substr(digits, F.lit(2))))
-    power = F.concat(
-        F.when(exponent < 0, "e-").otherwise("e+"), F.format_string("%02d", F.abs(exponent))
-    )
-    mantissa = F.concat(F.substr(digits, F.lit(1), F.lit(1)), F.coalesce(fraction, F.lit("")))
-    scientific = F.concat(mantissa, power)
+    # 1. The shortest digits that denote the value. Java before 19 writes a digit too many for some.
+    if isinstance(kind, T.FloatType):
+        exact = F.format_string("%.16e", size)
+        candidates = [_rounded(size, exact, precision) for precision in (5, 6, 7, 8)]
+    else:
+        candidates = [F.format_string(f"%.{precision}e", size) for precision in (13, 14, 15, 16)]
+    candidates.insert(0, F.format_string("%.0e", size))
+    # Lambdas name a value once: in plain expressions each use repeats the code that computes it,
+    # until Spark gives up compiling it.
+    written = F.filter(F.array(*candidates), lambda text: text.try_cast(kind) == size)
+
+    def as_python(written: Column) -> Column:
+        exponent = F.regexp_extract(written, r"e([-+][0-9]+)", 1).cast("int")
+        digits = F.regexp_replace(F.regexp_extract(written, r"\A([0-9.]+)", 1), r"[.]|0+\z", "")
+        # 2. Plain between 1e-4 and 1e16. Only fractions are: integers were written as such.
+        small = F.concat(F.lit("0."), F.repeat(F.lit("0"), -exponent - 1), digits)
+        head, rest = F.substring(digits, F.lit(1), exponent + 1), F.substr(digits, exponent + 2)
+        plain = F.when(exponent < 0, small).otherwise(F.concat(head, F.lit("."), rest))
+        # 3. Otherwise with an exponent of two digits or more.
+        fraction = F.when(F.length(digits) > 1, F.concat(F.lit("."), F.substr(digits, F.lit(2))))
+        power = F.concat(
+            F.when(exponent < 0, "e-").otherwise("e+"), F.format_string("%02d", F.abs(exponent))
+        )
+        mantissa = F.concat(F.substr(digits, F.lit(1), F.lit(1)), F.coalesce(fraction, F.lit("")))
+        return F.when(exponent.between(-4, 15), plain).otherwise(F.concat(mantissa, power))
+
     sign = F.when(value < 0, "-").otherwise("")
-    return F.concat(sign, F.when(exponent.between(-4, 15), plain).otherwise(scientific))
+    return F.concat(sign, F.get(F.transform(written, as_python), F.lit(0)))
+
+
+def _rounded(size: Column, exact: Column, precision: int) -> Column:
+    """Return a 32-bit float with so many digits after the first, halves to the even digit."""
+    # Java rounds halves up.
+    halfway = rf"\A([0-9][.][0-9]{{{precision - 1}}}[02468])50*e"
+    text = F.format_string(f"%.{precision}e", size)
+    return F.when(exact.rlike(halfway), F.regexp_replace(exact, halfway, "$1e")).otherwise(text)
 
 
 def single_value(name: str, kind: T.DataType) -> Column:

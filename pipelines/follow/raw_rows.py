@@ -10,6 +10,8 @@ import stat
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -238,14 +240,28 @@ def raw_string(value: object) -> str:
     if isinstance(value, bytes):
         # Spark casts bytes to text as UTF-8.
         return value.decode("utf-8", "replace")
-    return NULL if _is_null(value) else str(value)
+    if _is_null(value):
+        return NULL
+    if isinstance(value, Decimal):
+        # `str` writes small ones with an exponent, and Spark does not.
+        return f"{value:f}"
+    if isinstance(value, datetime):
+        return _time_text(value)
+    return str(value)
+
+
+def _time_text(value: datetime) -> str:
+    """Return a time as ingest writes it: in UTC with microseconds, or without a zone."""
+    if value.tzinfo is not None:
+        return f"{value.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    return f"{value:%Y-%m-%d %H:%M:%S.%f}".rstrip("0").removesuffix(".")
 
 
 def raw_list(value: object, separator: str) -> list[str]:
     """Return the elements of a list, or of text split at the separator, as text."""
     if isinstance(value, list | tuple | np.ndarray):
         return [raw_string(v) for v in value if not _is_null(v)]
-    return [] if _is_null(value) else [part for part in str(value).split(separator) if part]
+    return [part for part in raw_string(value).split(separator) if part]
 
 
 def _is_null(value: object) -> bool:

@@ -7,6 +7,7 @@ only. Values may be strings or numbers. A multi-valued field has a list of strin
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -84,9 +85,14 @@ def _text(name: Any, value: Any) -> str:
         )
     if _is_null(value):
         return ""
-    # A column of integers with a null arrives as floats; the log has `7`, not `7.0`.
-    is_integer = isinstance(value, float | np.floating) and float(value).is_integer()
-    return str(int(value)) if is_integer else str(value)
+    # The spelling of ingest (`features.canonical.float_text`), which this copy cannot import.
+    if isinstance(value, float | np.floating):
+        if float(value).is_integer() and abs(float(value)) < 2.0**63:
+            return str(int(value))
+        return repr(float(str(value)))
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return f"{value:f}" if isinstance(value, Decimal) else str(value)
 
 
 def _is_null(value: Any) -> bool:
