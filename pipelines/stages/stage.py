@@ -1,6 +1,7 @@
 """What a stage is, and how one is executed.
 
-`execute` resolves the inputs and hashes them with the configuration and the source code. If a
+`execute` resolves the inputs and hashes them with the configuration, the source code and
+the versions of libraries. If a
 version with this hash is committed, it is reused; otherwise the stage runs in a staging folder,
 which is then published. A stage that is killed half-way leaves nothing that a reader can find.
 """
@@ -25,7 +26,7 @@ from features.redaction import redacted
 from pipelines.config import Config
 from pipelines.store.artifacts import DamagedError, Store, Version
 from pipelines.store.lease import in_use
-from pipelines.store.source_digest import source_digest, source_revision
+from pipelines.store.source_digest import library_versions, source_digest, source_revision
 
 Metrics: TypeAlias = Mapping[str, Any]
 Inputs: TypeAlias = Mapping[str, Version]
@@ -281,6 +282,7 @@ def _version_hash(stage: Stage, context: Context, inputs: Inputs) -> str:
         "config": {name: config_section(context.config, name) for name in stage.sections},
         "fingerprint": stage.fingerprint(context),
         "source": source_digest(type(stage).__module__),
+        "libraries": library_versions(type(stage).__module__),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

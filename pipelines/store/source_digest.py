@@ -11,6 +11,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +27,13 @@ PACKAGES = frozenset(
         "pipelines",
     }
 )
+
+LIBRARIES = frozenset(
+    {"great_expectations", "keras", "numba", "numpy", "pandas", "pyarrow", "pyspark", "tensorflow"}
+)
+"""Libraries whose version may decide on the content of a result, by the names of their imports."""
+
+_LIBRARY = re.compile(rf"^[ \t]*(?:from|import)[ ]({'|'.join(sorted(LIBRARIES))})\b", re.MULTILINE)
 
 # Import statements as ruff formats them. Patterns are used because parsing the files took a third
 # of a second in every stage; a test compares the result with the parser's for every file.
@@ -45,6 +53,27 @@ def source_digest(module: str, root: Path = ROOT) -> str:
     for name, path in sorted(closure(module, root).items()):
         digest.update(name.encode() + b"\x00" + path.read_bytes() + b"\x00")
     return digest.hexdigest()
+
+
+def library_versions(module: str, root: Path = ROOT) -> dict[str, str]:
+    """Return the versions of the `LIBRARIES` that a module's source imports, directly or not.
+
+    The version of one that is not installed is "".
+    """
+    paths = closure(module, root).values()
+    return {name: _version(name) for name in sorted(set().union(*map(_libraries_of, paths)))}
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
+
+
+@lru_cache(maxsize=512)
+def _libraries_of(path: Path) -> frozenset[str]:
+    return frozenset(_LIBRARY.findall(path.read_text(encoding="utf-8")))
 
 
 @lru_cache(maxsize=1)

@@ -1,10 +1,18 @@
 """The source digest follows imports, and only imports."""
 
 import ast
+from importlib.metadata import version
 
 import pytest
 
-from pipelines.store.source_digest import PACKAGES, ROOT, closure, imports_of, source_digest
+from pipelines.store.source_digest import (
+    PACKAGES,
+    ROOT,
+    closure,
+    imports_of,
+    library_versions,
+    source_digest,
+)
 
 
 @pytest.fixture
@@ -92,3 +100,29 @@ def test_remarks_renamed_members_and_several_lines_are_read(tmp_path):
         "pipelines.g.i",
     ]
     assert list(imports_of(path)) == expected
+
+
+@pytest.mark.covers("audit-L14")
+def test_the_libraries_that_a_stage_imports_count_by_their_version(tree, monkeypatch, tmp_path):
+    root = tree(
+        pipelines__a="def f():\n    from training.b import g\n",
+        training__b="import os\nimport numpy as np\nfrom tensorflow.keras import layers\n",
+        training__c="import pyspark\n",
+    )
+    versions = library_versions("pipelines.a", root)
+    assert versions == {name: version(name) for name in ("numpy", "tensorflow")}
+    # Another TensorFlow is found first.
+    (tmp_path / "libraries" / "tensorflow-9.9.dist-info").mkdir(parents=True)
+    metadata = "Metadata-Version: 2.1\nName: tensorflow\nVersion: 9.9\n"
+    (tmp_path / "libraries" / "tensorflow-9.9.dist-info" / "METADATA").write_text(metadata)
+    monkeypatch.syspath_prepend(tmp_path / "libraries")
+    assert library_versions("pipelines.a", root) == {**versions, "tensorflow": "9.9"}
+
+
+@pytest.mark.covers("audit-L14")
+@pytest.mark.parametrize(
+    ("stage", "library"),
+    [("ingest", "pyspark"), ("train", "tensorflow"), ("train", "numpy"), ("export", "tensorflow")],
+)
+def test_the_version_of_a_stage_knows_its_libraries(stage, library):
+    assert library in library_versions(f"pipelines.stages.{stage}")
