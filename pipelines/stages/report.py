@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from features.partition import Partition, in_order
-from pipelines.stages.registry import artifacts
+from pipelines.stages.registry import artifacts, maker_of
 from pipelines.store.artifacts import Store
 from pipelines.tracking.journal import TrackingJournal
 
@@ -58,6 +58,19 @@ def day_report(store: Store, day: Partition) -> dict[str, Any]:
 def figures_of(report: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a report, which MLflow stores as metrics."""
     return {k: float(v) for k, v in report.items() if isinstance(v, bool | int | float)}
+
+
+def day_metrics(report: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a day report as MLflow's metrics: `train/auc`, `export/bytes_exported`.
+
+    The name is the stage and the name that the stage gives the figure.
+    """
+    return {
+        f"{maker_of(artifact)}/{name}": value
+        for key, value in figures_of(report).items()
+        if key in _SOURCES
+        for artifact, name in [_SOURCES[key]]
+    }
 
 
 def days_with_artifacts(store: Store) -> Iterator[Partition]:

@@ -32,7 +32,11 @@ _FORBIDDEN = re.compile(r"[^\w./ :-]", re.ASCII)
 
 @dataclass(frozen=True)
 class Event:
-    """One stage that ran or failed. Times are epoch milliseconds; artifacts are local paths."""
+    """One stage that ran or failed. Times are epoch milliseconds; artifacts are local paths.
+
+    `day_metrics` are for the runs of the day and of the pipeline. `settings` is the whole
+    configuration as YAML. A dataset has `name`, `digest`, `context` and `uri`.
+    """
 
     pipeline: str
     day: str
@@ -46,6 +50,8 @@ class Event:
     tags: Mapping[str, str] = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
     day_metrics: Mapping[str, float] = field(default_factory=dict)
+    datasets: tuple[Mapping[str, str], ...] = ()
+    settings: str = ""
 
     @property
     def run_key(self) -> str:
@@ -86,7 +92,9 @@ class TrackingJournal:
     def read(self, path: Path) -> Event:
         """Read an event; raises ValueError, TypeError or KeyError when the file holds none."""
         document = json.loads(path.read_text(encoding="utf-8"))
-        return Event(**{**document, "artifacts": tuple(document["artifacts"])})
+        # Events of earlier releases have no datasets.
+        lists = {name: tuple(document.get(name, ())) for name in ("artifacts", "datasets")}
+        return Event(**{**document, **lists})
 
     def mark_sent(self, path: Path) -> None:
         """Record that an event reached MLflow."""
@@ -160,4 +168,6 @@ def _fit(event: Event) -> Event:
         day_metrics={fit_name(k): v for k, v in event.day_metrics.items() if math.isfinite(v)},
         params={fit_name(k): redact(v)[:_LONGEST_PARAM] for k, v in event.params.items()},
         tags={fit_name(k): redact(v)[:_LONGEST_TAG] for k, v in tags.items()},
+        datasets=tuple({k: redact(v) for k, v in each.items()} for each in event.datasets),
+        settings=redact(event.settings),
     )

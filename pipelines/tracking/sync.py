@@ -1,22 +1,27 @@
 """Sends the journal to MLflow: a parent run per pipeline and day (or hour), a child per stage.
 
-Runs are found by the tag `elastic_ctr.run_key`, so a retry creates no second one; a metric that is
-sent twice has the same time and step, and MLflow stores it once. MLflow is imported inside the
-functions that need it.
+One more run per pipeline has the figures of all days, so that MLflow draws them as lines. The step
+of a metric is the day (or hour) since 1970. Runs are found by the tag `elastic_ctr.run_key`, so a
+retry creates no second one; a metric that is sent twice has the same time and step, and MLflow
+stores it once. MLflow is imported inside the functions that need it.
 """
 
 from __future__ import annotations
 
+import getpass
+import json
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import InputError, RetryableError
+from features.partition import end_h, length_h, parse_partition, start_h
 from features.redaction import redact
 from pipelines.store.lease import lease
 from pipelines.store.source_digest import source_revision
@@ -27,6 +32,14 @@ if TYPE_CHECKING:
 
 RUN_KEY = "elastic_ctr.run_key"
 _PARENT = "mlflow.parentRunId"
+_EXPERIMENT_TAGS = {
+    # Without it MLflow opens an experiment in the view for language models.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "A run per day (or hour) of a pipeline, below it a run per stage. The run `all days` draws "
+        "the figures of the days as lines. Metrics are named `stage/figure`."
+    ),
+}
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -42,6 +55,7 @@ CONNECT_S, SYNC_S, EVENT_S = 30.0, 60.0, 5.0
 LONGEST_S = 1800.0
 """Limit in seconds for other work with MLflow, which may upload a model."""
 
+_EPOCH_H = start_h(date(1970, 1, 1))
 _BAD_REQUEST = 400
 _BATCH = 90
 """Metrics and parameters per request: MLflow accepts at most 100 parameters and tags."""
@@ -102,11 +116,15 @@ class Tracker:
                 "`tracking.experiment`"
             )
         if found:
+            for name, value in _EXPERIMENT_TAGS.items():
+                # What a person chose stays; what the user interface guessed does not.
+                if "inferred" in found.tags.get(name, "inferred"):
+                    client.set_experiment_tag(found.experiment_id, name, value)
             return str(found.experiment_id)
         # A server chooses where files go. Without a server they go to the workspace.
         local = "://" not in self.uri or self.uri.startswith("sqlite")
         location = (self.workspace / "mlartifacts").resolve().as_uri() if local else None
-        return str(client.create_experiment(self.experiment, artifact_location=location))
+        return str(client.create_experiment(self.experiment, location, _EXPERIMENT_TAGS))
 
     def day_run(self, client: MlflowClient, day_key: str, started_ms: int) -> str:
         """Return the id of the parent run of `<pipeline>/<day>`, created if it does not exist."""
@@ -214,16 +232,47 @@ def _send(client: MlflowClient, experiment_id: str, journal: TrackingJournal, ev
     run = _find_or_create(
         client, experiment_id, event.run_key, event.stage, started_ms, {_PARENT: parent}
     )
-    _log(client, run, event, event.metrics, event.tags)
+    # 1. The day's run. Its settings are those of the last stage that ran.
+    if event.settings:
+        client.log_text(parent, event.settings, "settings.yaml")
     seconds = {f"seconds.{event.stage}": f"{(ended_ms - started_ms) / 1000:.1f}"}
-    _log(client, parent, event, event.day_metrics, {**event.tags, **seconds})
+    _log(client, parent, event, event.day_metrics, ended_ms, {**event.tags, **seconds})
+    own = [each for each in event.datasets if each["name"] == f"impressions/{event.day}"]
+    _log_datasets(client, parent, own)
+
+    # 2. The stage's run, with its artifacts.
+    _log(client, run, event, event.metrics, ended_ms, event.tags)
+    _log_datasets(client, run, event.datasets)
     for path in map(Path, event.artifacts):
         if path.is_dir():
-            client.log_artifacts(parent, str(path), f"{event.stage}/{path.name}")
+            client.log_artifacts(run, str(path), path.name)
         elif path.is_file():
-            client.log_artifact(parent, str(path), event.stage)
+            client.log_artifact(run, str(path))
     for each in (run, parent):
         client.set_terminated(each, event.status, ended_ms)
+
+    # 3. The pipeline's run. The time of a metric is the day's end, for MLflow's axis of time.
+    if event.day_metrics:
+        name = f"{event.pipeline}: all days"
+        whole = _find_or_create(client, experiment_id, event.pipeline, name, started_ms)
+        time_ms = (end_h(parse_partition(event.day)) - _EPOCH_H) * 3_600_000
+        only_metrics = replace(event, params={})
+        _log(client, whole, only_metrics, event.day_metrics, time_ms, {})
+        client.set_terminated(whole, event.status, ended_ms)
+
+
+def _log_datasets(client: MlflowClient, run: str, datasets: Sequence[Mapping[str, str]]) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    inputs = [
+        DatasetInput(
+            Dataset(each["name"], each["digest"], "local", json.dumps({"uri": each["uri"]})),
+            [InputTag("mlflow.data.context", each["context"])],
+        )
+        for each in datasets
+    ]
+    if inputs:
+        client.log_inputs(run, inputs)
 
 
 def _find_or_create(
@@ -239,7 +288,16 @@ def _find_or_create(
         found[0]
         if found
         else client.create_run(
-            experiment_id, start_time=started_ms, tags={RUN_KEY: key, **(tags or {})}, run_name=name
+            experiment_id,
+            start_time=started_ms,
+            tags={
+                RUN_KEY: key,
+                "mlflow.user": getpass.getuser(),
+                "mlflow.source.type": "LOCAL",
+                "mlflow.source.name": f"elastic-ctr {name if _PARENT in (tags or {}) else 'run'}",
+                **(tags or {}),
+            },
+            run_name=name,
         )
     )
     return str(run.info.run_id)
@@ -250,6 +308,7 @@ def _log(
     run: str,
     event: Event,
     metrics: Mapping[str, float],
+    time_ms: int,
     tags: Mapping[str, str],
 ) -> None:
     from mlflow.entities import Metric, Param, RunTag
@@ -257,18 +316,32 @@ def _log(
     # MLflow does not allow to change a parameter, so the ones that the run has are not sent again.
     known = client.get_run(run).data.params
     params = [Param(k, v) for k, v in sorted(event.params.items()) if k not in known]
-    values = [Metric(k, float(v), event.ended_ms, 0) for k, v in sorted(metrics.items())]
+    step = step_of(event.day)
+    values = [Metric(k, float(v), time_ms, step) for k, v in sorted(metrics.items())]
     labels = [RunTag(k, v) for k, v in sorted(tags.items())]
     for start in range(0, max(len(params), len(values), 1), _BATCH):
         part = slice(start, start + _BATCH)
         client.log_batch(run, values[part], params[part], labels if start == 0 else [])
 
 
+def step_of(day: str) -> int:
+    """Return the step of a day's metrics: days since 1970-01-01; of an hour's: hours since then.
+
+    >>> step_of("1970-02-01"), step_of("1970-01-02T03")
+    (31, 27)
+    """
+    partition = parse_partition(day)
+    return (start_h(partition) - _EPOCH_H) // length_h(partition)
+
+
 def run_tags(config: Mapping[str, object], digests: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that say what a run is of: configuration, data, source, and Airflow run."""
     tags = {f"digest.{name}": digest for name, digest in digests.items()}
     tags |= {f"config.{name}": str(value) for name, value in config.items()}
-    tags |= {"git.revision": revision} if (revision := source_revision()) else {}
+    if revision := source_revision():
+        commit = revision.removesuffix("-dirty")
+        tags |= {"mlflow.source.git.commit": commit}
+        tags |= {"mlflow.source.git.dirty": str(commit != revision).lower()}
     for name in ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "ELASTIC_CTR_AIRFLOW_URL"):
         if os.environ.get(name):
             tags[name.lower()] = os.environ[name]

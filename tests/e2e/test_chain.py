@@ -138,7 +138,10 @@ def test_one_mlflow_parent_a_day_with_a_child_a_stage(world):
     experiment = client.get_experiment_by_name("elastic-ctr")
     runs = client.search_runs([experiment.experiment_id])
     parents = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
-    assert sorted(r.info.run_name for r in parents) == [str(d) for d in DAYS]
+    *parents, whole = sorted(parents, key=lambda r: r.info.run_name)
+    assert [r.info.run_name for r in parents] == [str(d) for d in DAYS]
+    history = client.get_metric_history(whole.info.run_id, "train/auc")
+    assert len({point.step for point in history}) == len(DAYS)
     for parent in parents:
         children = {
             r.info.run_name
@@ -146,7 +149,7 @@ def test_one_mlflow_parent_a_day_with_a_child_a_stage(world):
             if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id
         }
         assert {"ingest", "train", "validate-model", "promote", "monitor"} <= children
-        assert "auc" in parent.data.metrics
+        assert "train/auc" in parent.data.metrics
     champion = client.get_model_version_by_alias("ctr", "champion")
     assert champion.tags["elastic_ctr.day"] in {str(d) for d in DAYS}
 

@@ -10,17 +10,19 @@ import sqlite3
 import threading
 import time
 from contextlib import closing, suppress
-from datetime import date
+from datetime import UTC, date, datetime
 
+import mlflow.artifacts
 import pytest
 from tiny_days import DAYS, make_context, publish
 
 from features.errors import RetryableError
 from pipelines.stages.chain import run_stage
 from pipelines.store.artifacts import Store
+from pipelines.store.source_digest import source_revision
 from pipelines.tracking import sync
 from pipelines.tracking.journal import Event, TrackingJournal
-from pipelines.tracking.sync import RUN_KEY, Tracker
+from pipelines.tracking.sync import RUN_KEY, Tracker, run_tags
 
 
 def event(stage="train", day="2024-01-02", **changes):
@@ -81,15 +83,73 @@ def test_a_day_becomes_one_parent_with_a_child_per_stage(tracker, tmp_path):
     )
     assert tracker.sync() == 2
     found = runs(tracker)
-    assert set(found) == {"p/2024-01-02", "p/2024-01-02/train/aa", "p/2024-01-02/monitor/aa"}
+    assert set(found) == {"p", "p/2024-01-02", "p/2024-01-02/train/aa", "p/2024-01-02/monitor/aa"}
     parent = found["p/2024-01-02"]
     assert parent.data.metrics == {"auc": 0.7}
     assert parent.data.params == {"model.dim": "16"}
     assert found["p/2024-01-02/train/aa"].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert journal.run_id(date(2024, 1, 2)) == parent.info.run_id
-    assert [a.path for a in tracker.client().list_artifacts(parent.info.run_id, "monitor")] == [
-        "monitor/verdict.json"
+    own = found["p/2024-01-02/monitor/aa"].info.run_id
+    assert [a.path for a in tracker.client().list_artifacts(own)] == ["verdict.json"]
+
+
+def test_the_run_of_the_pipeline_has_a_point_per_day(mlflow_here):
+    """Charts over days: the step is the day since 1970, the time the day's end."""
+    tracker, journal = Tracker(mlflow_here, "tests"), TrackingJournal(mlflow_here)
+    # 2024-01-02 twice, as after a kill between sending and marking.
+    for n, day in enumerate(("2024-01-03", "2024-01-02", "2024-01-02", "2024-01-02T05")):
+        journal.append(
+            event(
+                "monitor", day, day_metrics={"train/auc": 0.5}, version=f"v{n}", params={"a": "1"}
+            )
+        )
+    assert tracker.sync() == 4
+    whole = runs(tracker)["p"]
+    points = tracker.client().get_metric_history(whole.info.run_id, "train/auc")
+    end = datetime(2024, 1, 3, tzinfo=UTC).timestamp() * 1000
+    assert sorted((p.step, p.timestamp) for p in points) == [
+        (19724, end),
+        (19725, end + 86_400_000),
+        (19724 * 24 + 5, end - 18 * 3_600_000),
     ]
+    assert (whole.info.run_name, whole.data.params) == ("p: all days", {})
+    assert whole.info.status == "FINISHED"
+
+
+def test_the_columns_of_mlflows_table_are_filled(mlflow_here):
+    """Issue 19: Dataset and Source were empty, and the experiment opened as one of agents."""
+    tracker, journal = Tracker(mlflow_here, "tests"), TrackingJournal(mlflow_here)
+    client = tracker.client()
+    # As an experiment of an earlier release that MLflow's page has looked at.
+    id_ = client.create_experiment("tests", (mlflow_here / "files").as_uri())
+    client.set_experiment_tag(id_, "mlflow.experimentKind", "no_inferred_type")
+    read = {"name": "impressions/2024-01-02", "digest": "d1", "context": "training", "uri": "/a"}
+    other = {"name": "impressions/2024-01-01", "digest": "d0", "context": "evaluation", "uri": "/b"}
+    tags = run_tags({}, {})
+    path = journal.append(event(datasets=(read, other), settings="name: p\n", tags=tags))
+    tracker.sync()
+    path.with_name(path.name.replace(".pending.", ".sent.")).rename(path)
+    tracker.sync()  # sent again, which changes nothing
+    kind = client.get_experiment(id_).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development"
+    found = runs(tracker)
+    day, stage = found["p/2024-01-02"], found["p/2024-01-02/train/aa"]
+    names = [[i.dataset.name for i in run.inputs.dataset_inputs] for run in (day, stage)]
+    assert [names[0], sorted(names[1])] == [[read["name"]], [other["name"], read["name"]]]
+    assert stage.data.tags["mlflow.source.name"] == "elastic-ctr train"
+    assert day.data.tags["mlflow.source.name"] == "elastic-ctr run"
+    assert day.data.tags["mlflow.user"]
+    commit = source_revision().removesuffix("-dirty")
+    assert day.data.tags.get("mlflow.source.git.commit", "") == commit
+    assert mlflow.artifacts.load_text(f"{day.info.artifact_uri}/settings.yaml") == "name: p\n"
+
+
+def test_a_kind_of_experiment_that_a_person_chose_stays(mlflow_here):
+    client = Tracker(mlflow_here, "tests").client()
+    id_ = client.create_experiment("tests")
+    client.set_experiment_tag(id_, "mlflow.experimentKind", "genai_development")
+    Tracker(mlflow_here, "tests").experiment_id(client)
+    assert client.get_experiment(id_).tags["mlflow.experimentKind"] == "genai_development"
 
 
 @pytest.mark.slow

@@ -13,7 +13,11 @@ AIRFLOW = ("AIRFLOW_CTX_DAG_ID", "AIRFLOW_CTX_DAG_RUN_ID", "ELASTIC_CTR_AIRFLOW_
 
 def revision():
     """The tag of the checkout's commit; none where git does not answer (an unpacked archive)."""
-    return {"git.revision": source_revision()} if source_revision() else {}
+    if not source_revision():
+        return {}
+    commit = source_revision().removesuffix("-dirty")
+    dirty = str(commit != source_revision()).lower()
+    return {"mlflow.source.git.commit": commit, "mlflow.source.git.dirty": dirty}
 
 
 @pytest.fixture(autouse=True)

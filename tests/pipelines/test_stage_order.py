@@ -1,5 +1,7 @@
 """The chain's order, and the journal of what ran and what failed."""
 
+import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,6 +9,8 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import tiny_days
+import yaml
 from tiny_days import DAYS, DOCUMENT, EMPTY_DAY, make_context, publish, publish_candidate
 
 from features.errors import InputError, NoDataError, UnsoundError
@@ -114,21 +118,32 @@ def test_a_finished_stage_is_journalled_with_its_figures_parameters_and_digest(c
     )
     assert event.version == outcome.version.hash
     assert event.started_ms <= event.ended_ms
-    assert {"rows_kept": 7.0, "inputs": 0.0}.items() <= event.metrics.items()
+    assert {"train/rows_kept": 7.0, "train/inputs": 0.0}.items() <= event.metrics.items()
+    assert 0 <= event.metrics["system/cpu_seconds"] < 60
+    assert 10 < event.metrics["system/peak_memory_mb"] < 1e5
     assert event.tags["digest.checkpoint"] == outcome.version.digest
     assert event.day_metrics == {}
 
 
-def test_parameters_are_the_leaves_of_the_sections_by_their_path(tmp_path, tiny_chain):
+def test_parameters_are_what_a_person_chose_and_all_settings_are_one_yaml(tmp_path, tiny_chain):
     fields = [{"name": f"field{n}", "kind": "categorical"} for n in range(9)]
-    context = make_context(tmp_path, features={**DOCUMENT["features"], "fields": fields})
+    features = {**DOCUMENT["features"], "fields": fields}
+    context = make_context(tmp_path, features=features, model={"deep": {"l21": 0.125}})
     run_stage("train", context)
-    params = events(context)[0].params
-    assert params["compression.zero_tolerance"] == "0.0"
-    assert params["model.deep.l21"] == str(context.config.model.deep.l21)
-    assert params["features.label"] == "click"
-    assert "features.fields" not in params, "a long list is no parameter"
-    assert all(isinstance(value, str) and len(value) <= 200 for value in params.values())
+    (event,) = events(context)
+    assert event.params["model.deep.l21"] == "0.125"
+    assert event.params["features.label"] == "click"
+    # A default is no choice; a list too long for a table is told apart by its digest.
+    assert "compression.zero_tolerance" not in event.params
+    assert re.fullmatch("9 entries, sha256 [0-9a-f]{8}", event.params["features.fields"])
+    settings = yaml.safe_load(event.settings)
+    assert settings["features"]["fields"][8]["name"] == "field8"
+    assert settings["compression"]["zero_tolerance"] == 0.0
+    fewer = make_context(tmp_path, features={**features, "fields": fields[:8]})
+    assert fewer.config != context.config
+    run_stage("train", fewer)
+    changed = {k for k, v in events(fewer)[1].params.items() if event.params.get(k) != v}
+    assert changed == {"features.fields"}, "and model.deep.l21 is no longer chosen"
 
 
 def test_what_was_there_already_is_not_journalled_again(context, tiny_chain):
@@ -181,15 +196,30 @@ def test_a_part_of_a_day_can_be_run(context, tiny_chain):
 
 @pytest.mark.slow
 def test_the_end_of_a_day_sends_its_events_to_mlflow(tmp_path, mlflow_here, tiny_chain):
+    from mlflow.data import get_source
+
     context = make_context(tmp_path)
+    tiny_days.Step_checkpoint.reads = ("impressions",)
     list(run_day(context, ["ingest", "train", "monitor"]))
     assert events(context) == []
     client = Tracker(mlflow_here, "elastic-ctr").client()
     found = client.search_runs([client.get_experiment_by_name("elastic-ctr").experiment_id])
     by_name = {run.info.run_name: run for run in found}
-    assert set(by_name) == {"2026-01-01", "ingest", "train", "monitor"}
+    assert set(by_name) == {"tiny: all days", "2026-01-01", "ingest", "train", "monitor"}
     assert by_name["2026-01-01"].data.tags[RUN_KEY] == "tiny/2026-01-01"
-    assert by_name["2026-01-01"].data.metrics["rows"] == 7
+    assert by_name["2026-01-01"].data.metrics["ingest/rows_kept"] == 7
+    # The stage read impressions: they are its dataset, and the raw log is that of `ingest`.
+    impressions = context.store.current("impressions", DAYS[0])
+    (read,) = by_name["train"].inputs.dataset_inputs
+    assert (read.dataset.name, read.dataset.digest) == (
+        "impressions/2026-01-01",
+        impressions.digest[:16],
+    )
+    assert read.tags[0].value == "training"
+    assert get_source(read).load() == str(impressions.path)
+    (log,) = by_name["ingest"].inputs.dataset_inputs
+    assert log.dataset.name == "log"
+    assert json.loads(log.dataset.source) == {"uri": "logs/*.csv"}
     assert TrackingJournal(mlflow_here).run_id(DAYS[0]) == by_name["2026-01-01"].info.run_id
 
 
