@@ -147,7 +147,7 @@ def test_it_is_told_as_it_goes_and_journalled_for_mlflow(search, trained, tmp_pa
     ]
     newest = events[-1]
     assert (newest.pipeline, newest.day, newest.status) == ("searched", "2026-01-01", "FINISHED")
-    assert newest.metrics["bytes_chosen"] <= 60_000
+    assert newest.metrics["search-compression/bytes_chosen"] <= 60_000
     assert newest.params["max_bytes"] == "60000"
     assert {
         str(tmp_path / "out" / name) for name in ("plan.yaml", "search.json", "pareto.png")

@@ -150,7 +150,7 @@ def test_it_is_journalled_for_mlflow(select, planted, tmp_path):
     ]
     newest = events[-1]
     assert (newest.pipeline, newest.day, newest.status) == ("tiny", "2026-01-03", "FINISHED")
-    assert newest.metrics["inputs_pruned"] == 3
+    assert newest.metrics["select-features/inputs_pruned"] == 3
     assert newest.params["selection.learning_rate"] == "0.05"
     assert {
         str(tmp_path / "out" / name) for name in ("pruned.yaml", "selection.json", "selection.png")
