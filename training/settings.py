@@ -19,8 +19,10 @@ class AdmissionSettings(Settings):
     """Which ids get a row: those seen `min_count` times (1: all).
 
     `count` counts every id exactly; `sketch` and `poisson` count ids without a row in bounded
-    memory that forgets. `poisson` also admits only ids that are likely to be seen within the
-    horizon, in impressions. `min_counts` overrides `min_count` for the fields it names.
+    memory that forgets. `poisson` admits ids that are likely to be seen `min_count` times within
+    the horizon, which counts the field's own keys: a list of three ids counts three times, so a
+    field with lists reaches the horizon in fewer impressions. `min_counts` overrides `min_count`
+    for the fields it names.
     """
 
     kind: Literal["count", "sketch", "poisson"] = "count"

@@ -150,7 +150,8 @@ class PoissonAdmission:
 
     Attributes:
         min_count: k, occurrences that make a key worth a row.
-        horizon: T = t + horizon: events of the key's field ahead. Give this or `until`.
+        horizon: T = t + horizon: events of the key's field ahead, each key of a list being one.
+            Give this or `until`.
         until: T = until: the end of a pass, in events of the key's field from its first one; after
             it p is 0 or 1.
         prior: the rate model; None is GammaPrior(0.3, 0.3 · horizon or until), which is close to

@@ -165,9 +165,12 @@ def test_padding_passes_the_keras_mask_on() -> None:
     )
 
 
-def test_mixed_bfloat16_computes_in_bfloat16_over_float32_rows() -> None:
-    layer = ElasticEmbedding(2, dtype="mixed_bfloat16")
-    assert _learned(layer, tf.constant([1])).dtype == tf.bfloat16
+@pytest.mark.parametrize("combiner", [None, "sum", "mean", "sqrtn"])
+def test_mixed_bfloat16_computes_in_bfloat16_over_float32_rows(combiner: str | None) -> None:
+    layer = ElasticEmbedding(2, combiner=combiner, dtype="mixed_bfloat16")
+    # Sums of float32 sizes and bfloat16 vectors raised a TypeError.
+    keys = tf.ragged.constant([[1, 2], [3]]) if combiner else tf.constant([1])
+    assert _learned(layer, keys).dtype == tf.bfloat16
     assert layer(keras.Input((), dtype="int64")).dtype == "bfloat16"
     assert layer.table.lookup(np.array([1])).dtype == np.float32
 

@@ -1,5 +1,7 @@
 """Gates against float64 NumPy: relaxation, inputs, penalty, independence of the scale."""
 
+import re
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -10,6 +12,7 @@ from training_data import MODEL, SCHEMA
 from features.errors import InputError
 from features.schema import Categorical, Relation, Schema, Timestamp
 from training.data.layout import FieldLayout
+from training.models import gates
 from training.models.ctr import DEEP, WIDE, CtrModel
 from training.models.gates import LOGITS, Draw, GatedModel, GateRule, concrete, temperature, uses
 from training.models.weight_transfer import carry_over
@@ -215,6 +218,20 @@ def test_embeddings_ten_times_as_large_before_a_layer_a_tenth_as_large_move_the_
     after = gate_gradient(model, {**vectors, DEEP: vectors[DEEP] * 10}, dense, cross, label)
     assert np.abs(before).min() > 1e-6
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.covers("audit-L7")
+def test_the_mean_factors_at_the_first_temperature_are_those_of_the_docstring():
+    """Fault L7: the docstring gave a mean of 1, which only the limit t → 0 has."""
+    stated = re.findall(r"(\d\.\d+)\s+at δ = (\d\.\d+)", gates.__doc__)
+    assert len(stated) == 3
+    first, last = GateRule().temperatures
+    for mean, keep in stated:
+        delta = tf.constant([float(keep)], tf.float64)
+        z = concrete(delta, GRID, tf.constant(first, tf.float64)).numpy()
+        assert np.mean(z / float(keep)) == pytest.approx(float(mean), abs=0.005)
+        z = concrete(delta, GRID, tf.constant(last, tf.float64)).numpy()
+        assert np.mean(z / float(keep)) == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize("keep", [0.2, 0.8])

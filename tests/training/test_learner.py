@@ -18,7 +18,7 @@ from training.fit.inference import pool_ragged, unpool_ragged
 from training.fit.learner import Learner, ahead, log_losses
 from training.fit.model_and_baseline import LearnerConfig, ModelAndBaseline
 from training.models.ctr import DEEP, WIDE, build_model, logistic_regression
-from training.settings import GroupSettings
+from training.settings import AdmissionSettings, GroupSettings
 
 RECIPE = LearnerConfig(SCHEMA, MODEL, TRAINING, ())
 GROUPS = (
@@ -102,6 +102,31 @@ def test_predicting_makes_no_row(learners):
 
 def test_predicting_nothing_gives_nothing(learners):
     assert learners.model.predict(some_inputs(rows=0)).shape == (0,)
+
+
+@pytest.mark.covers("audit-L8")
+@pytest.mark.parametrize("rows", [1, 7, 100, 300])
+def test_an_impression_has_the_same_bits_in_a_batch_of_any_size(learners, rows):
+    """Fault L8: matrix products of other shapes sum in another order."""
+    inputs = some_inputs(rows=300, seed=9)
+    together = learners.model.predict(inputs)
+    first = np.arange(rows)
+    np.testing.assert_array_equal(learners.model.predict(inputs.take(first)), together[:rows])
+    np.testing.assert_array_equal(
+        learners.model.predict(inputs.take(first[::-1])), together[:rows][::-1]
+    )
+
+
+@pytest.mark.covers("audit-L10")
+def test_the_events_that_admission_counts_are_a_field_s_keys():
+    """Fault L10: the horizon was said to be in impressions."""
+    fresh, inputs = ModelAndBaseline.new(RECIPE), some_inputs()
+    inputs = replace(inputs, keys=inputs.keys + 1000 * np.arange(5))  # no key is of two fields
+    fresh.train_step(fresh.prepare(inputs))
+    fields = fresh.model.table.statistics().fields
+    assert fields["user_id"].events == len(inputs) == 50
+    assert fields["tags"].events == len(inputs.lists[0].values) != 50
+    assert "the field's own keys" in " ".join(AdmissionSettings.__doc__.split())
 
 
 def test_one_step_of_logistic_regression_by_hand():

@@ -167,8 +167,11 @@ def test_the_slice_of_the_day_before_is_learned_and_nothing_else_of_it(
     )
 
 
-def test_without_statistics_scalers_come_from_the_days_own_rows(first, days):
+@pytest.mark.covers("audit-L13")
+def test_without_statistics_scalers_come_from_the_rows_that_are_trained_on(first, days):
+    """Fault L13: they came from the held-out rows too."""
     examples = read_examples(days[0], SCHEMA)
+    examples = examples.slice(0, heldout_start(len(examples), TRAINING.holdout_fraction))
     values = examples.numbers[:, 0][examples.present[:, 0]]
     assert read_description(first[0]).scalers == {
         "price": Scaler(float(values.mean()), float(values.std()))

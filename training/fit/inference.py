@@ -18,7 +18,8 @@ from training.models.pooling import concat_chunks, list_lengths, pool_fields
 Lookup = Callable[[NDArray[np.int64], NDArray[np.int16]], Mapping[str, NDArray[np.float32]]]
 
 SCORING_BATCH = 4096
-"""Rows that are scored at once. Fixed, so that a model scores an impression the same everywhere."""
+"""Impressions of every scoring batch; the last one is filled up. Matrix products of other shapes
+add in another order; with one shape a model scores an impression the same in every batch."""
 
 
 class ForwardModel(Protocol):
@@ -65,10 +66,12 @@ class Forward:
         # Without impressions there is still an array to concatenate.
         parts = [np.zeros(0, np.float32)]
         for start in range(0, len(inputs), SCORING_BATCH):
-            batch = inputs.take(np.arange(start, min(len(inputs), start + SCORING_BATCH)))
+            rows = np.arange(start, min(len(inputs), start + SCORING_BATCH))
+            batch = inputs.take(rows).filled_up(SCORING_BATCH)
             flat = self._lookup(batch.flat_keys(), batch.flat_fields())
             vectors = {name: tf.constant(rows) for name, rows in flat.items()}
-            parts.append(self._graph(vectors, *map(tf.constant, batch_arguments(batch))).numpy())
+            scores = self._graph(vectors, *map(tf.constant, batch_arguments(batch))).numpy()
+            parts.append(scores[: len(rows)])
         return np.concatenate(parts)
 
     def _probabilities(

@@ -52,7 +52,8 @@ class TrainRequest:
         partition: the day's `impressions` artifact.
         previous_partition: of the checkpoint's day; its held-out slice is trained on first.
         previous_checkpoint: the last checkpoint before the day; None on the first day.
-        statistics: `feature_statistics` of an earlier day; None: the day's own rows give scalers.
+        statistics: `feature_statistics` of an earlier day; None: the rows that are trained on
+            give scalers.
         encodings: an `encodings` artifact of earlier days; None: p_uv is 0.
         gap_days: days from the checkpoint's day to this one: 1 for neighbouring days, 1/24 for
             neighbouring hours.
@@ -112,14 +113,14 @@ def train_day(
     slicing = Slicing.of(request.partition, request.schema, request.training.slices)
     started, cpu = time.perf_counter(), time.process_time()
     examples = _read(request, request.partition)
-    featurizer = _featurizer(request, examples)
+    start = heldout_start(len(examples), request.training.holdout_fraction)
+    featurizer = _featurizer(request, examples.slice(0, start))
     reading = time.perf_counter() - started, time.process_time() - cpu
     sizes = _log_multi_hash_sizes(request, log)
 
     # 2. Train.
     states = SavedStates(request.states, request.training.save_every_s, log)
     learners, before = _warm_start(request, featurizer, progress, states)
-    start = heldout_start(len(examples), request.training.holdout_fraction)
     # After the warm start, whose impressions belong to the day before.
     if request.begins_day and not states.is_over(WARM_START):
         learners.start_day()
@@ -167,10 +168,10 @@ def _read(
     return read_examples(partition, request.schema, request.relations, absent, weight)
 
 
-def _featurizer(request: TrainRequest, examples: Examples) -> Featurizer:
+def _featurizer(request: TrainRequest, trained: Examples) -> Featurizer:
     dense = FieldLayout.of(request.schema).dense
-    # Scalers of the day's own rows (no labels) serve fields that have no statistics yet.
-    scalers = scalers_from_numbers(dense, examples.numbers, examples.present)
+    # Scalers of the day's trained rows serve fields that have no statistics yet.
+    scalers = scalers_from_numbers(dense, trained.numbers, trained.present)
     if request.statistics:
         known = scalers_from_statistics(request.statistics, dense)
         scalers |= {name: known[name] for name in dense if name in known}

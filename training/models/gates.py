@@ -5,10 +5,12 @@ with probability δ_j. Its values enter the model as `value / δ_j · z_j`, wher
 Bernoulli(δ_j) variable, relaxed so that δ_j has a gradient. FSCD draws one z for a batch, DropRank
 one for each impression; `penalty` is the cost of keeping.
 
-The division by δ is EasyRec's. It keeps the mean of `z / δ` at 1, so there is no small factor that
-an embedding or the next layer could grow to cancel. The gate acts through its noise alone, whose
-size relative to the signal, √((1 - δ) / δ), is the same at every scale. For the same reason a model
-that was trained with gates is scored, ranked and exported without them.
+The division by δ is EasyRec's. It keeps the mean of `z / δ` near 1, so there is no small factor
+that an embedding or the next layer could grow to cancel. The mean is 1 only for unrelaxed z: at
+temperature 0.5, where training starts by default, it is 1.37 at δ = 0.05, 1.08 at δ = 0.3 and 0.96
+at δ = 0.8; at 0.1, where training ends, it is within 2 % of 1. So the gate acts through its noise,
+whose size relative to the signal, √((1 - δ) / δ) as t → 0, is the same at every scale. For the same
+reason a model that was trained with gates is scored, ranked and exported without them.
 """
 
 from __future__ import annotations
