@@ -191,8 +191,10 @@ def _source_changed(stage: Stage, context: Context, version: Version) -> bool:
     # stale. No files: the log was archived.
     if not all("{date}" in pattern for pattern in source.patterns):
         return False
-    recorded, files = version.commit.get("fingerprint"), stage.fingerprint(context)
-    return bool(recorded and files) and fingerprint_digest(files) != recorded
+    recorded = version.commit.get("fingerprint")
+    if not recorded or not stage.fingerprint(context):
+        return False
+    return fingerprint_digest(stage, context) != recorded
 
 
 def _blocked_by(versions: dict[str, Version | None]) -> str | None:

@@ -232,7 +232,7 @@ def _run_and_publish(
         _check_space(stage, context)
         started = time.monotonic()
         # Computed before the run: a file that arrives meanwhile makes the result stale.
-        fingerprint = fingerprint_digest(stage.fingerprint(context))
+        fingerprint = fingerprint_digest(stage, context)
         states = store.states(stage.artifact, context.day, version_hash)
         metrics = stage.run(replace(context, states=states), inputs, out)
         facts = {
@@ -284,14 +284,24 @@ def _version_hash(stage: Stage, context: Context, inputs: Inputs) -> str:
         "source": source_digest(type(stage).__module__),
         "libraries": library_versions(type(stage).__module__),
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return _digest(parts, context)
 
 
-def fingerprint_digest(fingerprint: object) -> str | None:
+def fingerprint_digest(stage: Stage, context: Context) -> str | None:
     """Return the digest of a stage's fingerprint, which may be long, or None if it has none."""
-    if fingerprint is None:
-        return None
-    return hashlib.sha256(json.dumps(fingerprint).encode()).hexdigest()[:16]
+    fingerprint = stage.fingerprint(context)
+    return None if fingerprint is None else _digest(fingerprint, context)
+
+
+def _digest(content: object, context: Context) -> str:
+    """Return the digest of JSON, in which paths below the workspace count from there.
+
+    So a workspace that was moved keeps its versions.
+    """
+    text = json.dumps(content, sort_keys=True, default=str)
+    # As JSON writes it, without the quotes. The slash spares folders whose names only begin so.
+    root = json.dumps(str(context.store.workspace.resolve()))[1:-1]
+    return hashlib.sha256(text.replace(f"{root}/", "").encode()).hexdigest()[:16]
 
 
 def config_section(config: Config, name: str) -> Any:

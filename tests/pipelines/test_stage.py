@@ -12,6 +12,8 @@ import pytest
 from tiny_days import DAYS, make_context, publish, write_config
 
 from features.errors import InputError, UnsoundError
+from pipelines.stages.freshness import changed_inputs
+from pipelines.stages.ingest import Ingest
 from pipelines.stages.stage import Stage, execute, require
 from pipelines.store.source_digest import PACKAGES, ROOT
 
@@ -114,6 +116,31 @@ def test_a_changed_fingerprint_makes_a_new_version(context):
     first = execute(Double(), context)
     assert not execute(Double(source="file of tuesday"), context).reused
     assert execute(Double(), context).version == first.version
+
+
+class ReadsFiles(Double):
+    """A stage whose configuration and fingerprint name files, as those of `ingest` do."""
+
+    name, sections = "ingest", ("source",)
+    fingerprint = Ingest.fingerprint
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_a_workspace_that_was_moved_is_not_stale(tmp_path, changed):
+    """Versions hashed absolute paths, so that every day was made anew after `mv`."""
+    source = {"path": "${WORKSPACE}/logs/{date}.csv", "format": "csv", "partition": "path"}
+    (tmp_path / "a" / "workspace" / "logs").mkdir(parents=True)
+    (tmp_path / "a" / "workspace" / "logs" / f"{DAYS[0]}.csv").write_text("click\n1\n")
+    before = make_context(tmp_path / "a", source=source)
+    give(before, 3)
+    execute(ReadsFiles(), before)
+    (tmp_path / "a").rename(tmp_path / "b")
+    after = make_context(tmp_path / "b", source=source)
+    version = after.store.current("doubled", DAYS[0])
+    if changed:
+        (tmp_path / "b" / "workspace" / "logs" / f"{DAYS[0]}.csv").write_text("click\n0\n1\n")
+    assert bool(changed_inputs(ReadsFiles(), after, version)) == changed
+    assert execute(ReadsFiles(), after).reused != changed
 
 
 def test_an_input_with_other_content_makes_a_new_version(context):
