@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, CronTriggerTimetable
 from airflow.sdk.bases.operator import chain
 
+from dags.approval import Approval, approval_form
 from dags.form import compression_form
 from dags.request import CLI, RunRequest
 from dags.stage_task import StageTask, dag_arguments, stage_environment
@@ -88,7 +89,7 @@ def build_dag() -> DAG:
         doc_md=__doc__,
         # A run is for the model that serves when it starts, not for an interval of data.
         schedule=CronTriggerTimetable(compress_cron(), timezone=schedule_zone().key),
-        params=compression_form(),
+        params={**compression_form(), **approval_form()},
         tags=["elastic-ctr", "compression"],
         **dag_arguments(),
     )
@@ -110,7 +111,7 @@ def build_dag() -> DAG:
             )
             for stage in STAGES
         ]
-        chain(search, *planned)
+        chain(search, *planned[:-1], Approval(task_id="approve"), planned[-1])
     return dag
 
 

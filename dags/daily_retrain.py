@@ -20,7 +20,9 @@ import inspect
 from datetime import timedelta
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, TaskGroup
+from airflow.sdk.bases.operator import chain
 
+from dags.approval import Approval, approval_form
 from dags.earlier_days import EarlierDays
 from dags.form import trigger_form
 from dags.stage_task import StageTask, dag_arguments
@@ -48,7 +50,7 @@ def build_dag() -> DAG:
         # Gives each run an interval, from which `dags.run_date` reads the day. In Airflow 3 a
         # plain cron string gives an empty one at the time of the run, unless configured otherwise.
         schedule=CronDataIntervalTimetable(schedule_cron(), timezone=schedule_zone().key),
-        params=trigger_form(),
+        params={**trigger_form(), **approval_form()},
         tags=["elastic-ctr", "training"],
         **dag_arguments(),
     )
@@ -64,19 +66,25 @@ def build_dag() -> DAG:
             # Without the group's prefix: a task keeps its id when a stage changes its phase.
             with TaskGroup(phase, prefix_group_id=False, group_display_name=PHASES[phase][0]):
                 tasks |= {name: _task(name) for name in names}
+                if "promote" in names:
+                    approval = Approval(task_id="approve")
         for name, needed in dependencies().items():
             # A stage that needs no other stage waits for the earlier days.
-            ([tasks[before] for before in needed] or first) >> tasks[name]
+            before = [tasks[other] for other in needed] or [first]
+            chain(before, *([approval] if name == "promote" else []), tasks[name])
     return dag
 
 
 def _task(name: str) -> StageTask:
     stage = stage_class(name)
     command = f"elastic-ctr {name} --config FILE --date YYYY-MM-DD"
+    # Without an approval there is no promotion, and the day still has figures.
+    rule = "none_failed_min_one_success" if name == "monitor" else "all_success"
     return StageTask(
         task_id=name.replace("-", "_"),
         stage=name,
         pool=stage.pool,
+        trigger_rule=rule,
         execution_timeout=TIMEOUTS[stage.pool],
         doc_md=f"{inspect.getdoc(stage)}\n\nBy hand: `{command}` (or `YYYY-MM-DDTHH`)",
     )

@@ -18,7 +18,7 @@ from features.partition import Partition, is_before
 from pipelines.services.environment import FOLDERS_VARIABLE, allowed_folders
 from pipelines.services.schedule import runs_by_hour, schedule_zone
 
-SUBJECT = ("config", "date", "hour", "workspace")
+SUBJECT = ("config", "date", "hour", "workspace", "approval")
 """Parameters that are no settings of the configuration."""
 
 CLI = (sys.executable, "-m", "pipelines.cli")

@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, AssetAlias, BaseOperator
+from airflow.sdk import Asset, AssetAlias, BaseOperator, BaseOperatorLink
 from airflow.sdk.exceptions import (
     AirflowException,
     AirflowFailException,
@@ -31,21 +31,25 @@ from airflow.sdk.exceptions import (
 
 from dags.request import read_request
 from dags.stage_process import StageProcess
+from pipelines.services.environment import RUN_URL_VARIABLE
 from pipelines.services.schedule import schedule_zone
 from pipelines.stages.registry import PUBLISHED
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+    from airflow.sdk.types import TaskInstanceKey
 
 EXIT_NO_DATA = 4
 EXIT_RETRY = 75
 MANIFEST = "manifest="
 MISSING_INPUT = "missing_input="
+LINK = "link="
+LINKS = ("MLflow run", "Report")
+DATA_DOCS = "Data Docs"
 WAIT = timedelta(minutes=10)
 """Time between two looks for the data of a day or hour whose deadline has not passed."""
 # An XCom is a row of Airflow's database: a path, never data.
 MAX_XCOM_CHARACTERS = 500
-RUN_URL_VARIABLE = "ELASTIC_CTR_AIRFLOW_URL"
 
 # A shell reports a command that signal n killed as 128 + n.
 _SHELL_SIGNAL_BASE = 128
@@ -101,6 +105,30 @@ def dag_arguments() -> dict[str, Any]:
     }
 
 
+class StageLink(BaseOperatorLink):
+    """A button on a task: it opens an address that the stage printed (`link=<name> <address>`).
+
+    Airflow reads it when the task has ended, also when it failed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The text of the button."""
+        return self._name
+
+    @property
+    def xcom_key(self) -> str:
+        """The key under which Airflow stores the address."""
+        return f"link_{self._name}"
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the address; empty where the stage printed none."""
+        return str(getattr(operator, "links", {}).get(self._name, ""))
+
+
 class StageTask(BaseOperator):
     """Run `elastic-ctr <stage>` for the run's day or hour.
 
@@ -121,6 +149,9 @@ class StageTask(BaseOperator):
         self.stage = stage
         self.settings = settings
         self._process: StageProcess | None = None
+        self.links: dict[str, str] = {}
+        names = (*LINKS, *([DATA_DOCS] if stage == "validate-data" else []))
+        self.operator_extra_links = [StageLink(name) for name in names]
         if stage in PUBLISHED:
             # An alias: Airflow would update a plain asset whenever the task succeeds, also where
             # a candidate was refused or earlier encodings are still valid.
@@ -154,6 +185,9 @@ class StageTask(BaseOperator):
                 manifest = line.removeprefix(MANIFEST).strip()
             if line.startswith(MISSING_INPUT):
                 missing_input = line.removeprefix(MISSING_INPUT).strip()
+            if line.startswith(LINK):
+                name, _, address = line.removeprefix(LINK).strip().rpartition(" ")
+                self.links[name] = address
             # The message comes last; it may have several lines.
             if line.startswith(_ERROR) or cause:
                 cause = f"{cause}\n{line.removeprefix(_ERROR)}".strip()[:MAX_CAUSE_CHARACTERS]

@@ -18,6 +18,9 @@ LOOPBACK = "127.0.0.1"
 USER = "admin"
 PASSWORDS = "passwords.json"
 DATA_VARIABLE = "ELASTIC_CTR_DATA"
+RUN_URL_VARIABLE = "ELASTIC_CTR_AIRFLOW_URL"
+"""The address of the Airflow task that runs a stage."""
+
 FOLDERS_VARIABLE = "ELASTIC_CTR_FOLDERS"
 """The folders, separated by `:`, in which `config` and `workspace` of a trigger form may lie."""
 

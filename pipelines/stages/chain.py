@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from features.errors import ElasticCtrError, NoDataError, RetryableError
+from features.errors import ElasticCtrError, NoDataError, RetryableError, UnsoundError
 from features.partition import parse_partition
 from features.redaction import redacted
 from pipelines.config import Config
@@ -134,7 +134,6 @@ def _journal_success(
     used: Mapping[str, float] = MappingProxyType({}),
 ) -> None:
     version = result.version
-    paths = (version.path / entry for entry in stage.tracked)
     figures = figures_of(version.metrics)
     # The last stage also sends the figures of the whole day, for the parent run.
     monitored = stage.name == "monitor"
@@ -147,17 +146,31 @@ def _journal_success(
         metrics={**{f"{stage.name}/{k}": v for k, v in figures.items()}, **used},
         params=_chosen(context.config, stage.sections),
         tags=run_tags(_config_tags(context), {version.artifact: version.digest}),
-        artifacts=tuple(str(path) for path in paths if path.exists()),
+        artifacts=_tracked(stage, version),
         day_metrics=day_metrics(day_report(context.store, context.day)) if monitored else {},
         datasets=_datasets(stage, context, version),
         settings=yaml.safe_dump(redacted(context.config.model_dump(mode="json")), sort_keys=False),
     )
 
 
+def _tracked(stage: Stage, version: Version) -> tuple[str, ...]:
+    paths = (version.path / entry for entry in stage.tracked)
+    return tuple(str(path) for path in paths if path.exists())
+
+
 def _journal_failure(name: str, context: Context, started_ms: int, error: Exception) -> None:
     tags = {"error": f"{type(error).__name__}: {error}", **run_tags(_config_tags(context), {})}
     # There is no version; the time keeps the runs of two failures apart.
-    _journal(context, name, f"failed-{started_ms}", started_ms, "FAILED", tags=tags)
+    files: tuple[str, ...] = ()
+    if isinstance(error, UnsoundError):
+        # A stage that checks its result has published it: its report says what is unsound.
+        stage = make_stage(name)
+        version = context.store.current(stage.artifact, context.day)
+        checks = type(stage).check_result is not Stage.check_result
+        files = _tracked(stage, version) if checks and version else ()
+    _journal(
+        context, name, f"failed-{started_ms}", started_ms, "FAILED", tags=tags, artifacts=files
+    )
     # A retryable error is often MLflow itself not answering; the next stage sends the event.
     if not isinstance(explain(error), RetryableError):
         sync(context)

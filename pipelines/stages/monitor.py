@@ -17,7 +17,7 @@ class Monitor(Stage):
     name = "monitor"
     artifact = "monitor"
     reads = (
-        "promotion",
+        "promotion?",
         "impressions?",
         "data_verdict?",
         "feature_statistics?",
@@ -27,7 +27,8 @@ class Monitor(Stage):
         "checkpoint?",
         "compressed?",
         "export?",
-        "validation_report?",
+        # A candidate that a person did not approve has no promotion.
+        "validation_report",
     )
     tracked = ("metrics.json",)
 

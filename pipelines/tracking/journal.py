@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from features.files import write_atomically
 from features.partition import Partition, folder_of, parse_partition
@@ -115,16 +116,26 @@ class TrackingJournal:
             for path in reasons
         }
 
-    def remember_run(self, day: str, run_id: str) -> None:
-        """Store the id of the parent run of a day or hour with its events."""
-        write_atomically(self._folder(day) / "run.json", json.dumps({"run_id": run_id}))
+    def remember_run(
+        self, day: str, run_id: str, links: Mapping[str, Mapping[str, str]] | None = None
+    ) -> None:
+        """Store the id of the parent run of a day or hour, and links: stage → name → address."""
+        known = self._run(parse_partition(day)).get("links", {})
+        document = {"run_id": run_id, "links": {**known, **(links or {})}}
+        write_atomically(self._folder(day) / "run.json", json.dumps(document))
 
     def run_id(self, day: Partition) -> str | None:
         """Return the id of the parent run of a day or hour, or None if MLflow has none yet."""
+        return self._run(day).get("run_id")
+
+    def links(self, day: Partition, stage: str) -> dict[str, str]:
+        """Return the addresses of what MLflow has of a stage's last run: name → address."""
+        return dict(self._run(day).get("links", {}).get(stage, {}))
+
+    def _run(self, day: Partition) -> dict[str, Any]:
         path = self.workspace / "tracking" / folder_of(day) / "run.json"
-        if not path.is_file():
-            return None
-        return str(json.loads(path.read_text(encoding="utf-8"))["run_id"])
+        found: dict[str, Any] = json.loads(path.read_bytes()) if path.is_file() else {}
+        return found
 
     @property
     def _refused(self) -> Path:

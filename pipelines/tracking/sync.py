@@ -250,6 +250,15 @@ def _send(client: MlflowClient, experiment_id: str, journal: TrackingJournal, ev
             client.log_artifact(run, str(path))
     for each in (run, parent):
         client.set_terminated(each, event.status, ended_ms)
+    uri = redact(client.tracking_uri).rstrip("/")
+    if uri.startswith("http"):
+        page = f"{uri}/#/experiments/{experiment_id}/runs"
+        files = f"{page}/{run}/artifacts"
+        names = {Path(path).name for path in event.artifacts}
+        links = {"MLflow run": f"{page}/{run}"}
+        links |= {"Report": files} if names else {}
+        links |= {"Data Docs": f"{files}/data_docs/index.html"} if "data_docs" in names else {}
+        journal.remember_run(event.day, parent, {event.stage: links})
 
     # 3. The pipeline's run. The time of a metric is the day's end, for MLflow's axis of time.
     if event.day_metrics:

@@ -44,7 +44,7 @@ def commands(dag, task_id, **params):
 
 
 def test_search_and_then_the_stages_one_after_the_other(dag):
-    order = ["search_plan", "compress", "export", "validate_model", "promote"]
+    order = ["search_plan", "compress", "export", "validate_model", "approve", "promote"]
     assert [task.task_id for task in dag.topological_sort()] == order
     assert all(dag.get_task(a).downstream_task_ids == {b} for a, b in pairwise(order))
     assert dag.timetable.expression == "0 6 * * 1"

@@ -76,7 +76,8 @@ def test_the_edges_follow_from_what_the_stages_read(dag):
         "train": {"compress"},
         "compress": {"export"},
         "export": {"validate_model"},
-        "validate_model": {"promote"},
+        "validate_model": {"approve"},
+        "approve": {"promote"},
         "promote": {"monitor"},
         "monitor": set(),
     }
@@ -88,7 +89,14 @@ def test_the_stages_are_grouped_by_the_four_phases_and_keep_their_ids(dag):
         "data": {"ingest", "validate_data", "feature_statistics", "cross_counts"},
         "graph_and_pretraining": {"cross_graph", "pretrain"},
         "training": {"train"},
-        "compression_and_release": {"compress", "export", "validate_model", "promote", "monitor"},
+        "compression_and_release": {
+            "compress",
+            "export",
+            "validate_model",
+            "approve",
+            "promote",
+            "monitor",
+        },
     }
 
 
@@ -112,6 +120,19 @@ def test_each_stage_is_one_command_of_the_command_line(dag):
     from pipelines.stages.registry import STAGES as COMMANDS
 
     assert {dag.get_task(stage).stage for stage in STAGES} == set(COMMANDS)
+
+
+def test_each_task_has_links_and_only_the_data_check_has_data_docs(dag):
+    links = {
+        name: [link.name for link in dag.get_task(name).operator_extra_links] for name in STAGES
+    }
+    assert links.pop("validate_data") == ["MLflow run", "Report", "Data Docs"]
+    assert set(map(tuple, links.values())) == {("MLflow run", "Report")}
+
+
+def test_without_an_approval_the_day_still_has_figures(dag):
+    assert dag.get_task("monitor").trigger_rule == "none_failed_min_one_success"
+    assert {task.trigger_rule for task in dag.tasks if task.task_id != "monitor"} == {"all_success"}
 
 
 def test_one_run_at_a_time_and_no_catching_up(dag):
@@ -162,7 +183,7 @@ def test_the_dag_is_described(dag):
 def test_the_form_offers_the_marked_settings_flattened(dag):
     from dags.form import FORM
 
-    assert list(dag.params) == ["config", "date", "hour", "workspace", *FORM]
+    assert list(dag.params) == ["config", "date", "hour", "workspace", *FORM, "approval"]
     assert all(dag.params[path] is None for path in (*FORM, "date", "hour"))
 
 

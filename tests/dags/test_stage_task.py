@@ -155,6 +155,18 @@ def test_an_asset_is_updated_by_a_new_version_only(tmp_path):
 
 
 @pytest.mark.process
+def test_the_addresses_that_a_stage_prints_become_links_also_when_it_fails():
+    running = StageTask(task_id="validate_data", stage="validate-data")
+    script = "print('link=Data Docs http://m/#/docs'); raise SystemExit(3)"
+    with pytest.raises(AirflowFailException):
+        running.run_command([sys.executable, "-c", script], os.environ)
+    found = {
+        link.name: link.get_link(running, ti_key=None) for link in running.operator_extra_links
+    }
+    assert found == {"MLflow run": "", "Report": "", "Data Docs": "http://m/#/docs"}
+
+
+@pytest.mark.process
 def test_a_manifest_does_not_hide_a_bad_exit_code():
     with pytest.raises(AirflowFailException):
         run_script("print('manifest=/a'); raise SystemExit(3)")

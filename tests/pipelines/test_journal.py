@@ -68,6 +68,17 @@ def test_the_run_id_of_a_day_is_remembered(tmp_path):
     assert journal.run_id(date(2024, 1, 2)) == "abc"
 
 
+def test_the_links_of_a_day_are_remembered_by_stage(tmp_path):
+    journal, day = TrackingJournal(tmp_path), date(2024, 1, 2)
+    assert journal.links(day, "train") == {}
+    journal.remember_run("2024-01-02", "abc", {"train": {"MLflow run": "http://m/1"}})
+    journal.remember_run("2024-01-02", "abc", {"export": {"MLflow run": "http://m/2"}})
+    journal.remember_run("2024-01-02", "abc")
+    assert journal.links(day, "train") == {"MLflow run": "http://m/1"}
+    assert journal.links(day, "export") == {"MLflow run": "http://m/2"}
+    assert journal.run_id(day) == "abc"
+
+
 @pytest.mark.slow
 def test_a_day_becomes_one_parent_with_a_child_per_stage(tracker, tmp_path):
     (tmp_path / "verdict.json").write_text("{}")

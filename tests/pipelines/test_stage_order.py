@@ -17,6 +17,7 @@ from features.errors import InputError, NoDataError, UnsoundError
 from features.partition import days_between
 from pipelines.stages.chain import run_day, run_stage
 from pipelines.stages.registry import STAGES, artifacts, make_stage
+from pipelines.stages.validate_data import ValidateData
 from pipelines.tracking.journal import TrackingJournal
 from pipelines.tracking.sync import RUN_KEY, Tracker
 
@@ -173,6 +174,27 @@ def test_a_verdict_that_stops_the_day_is_a_failure_too(context, mlflow_away):
     with pytest.raises(UnsoundError):
         run_stage("promote", context)
     assert events(context)[0].tags["error"].startswith("UnsoundError: the model of 2026-01-01")
+
+
+class UnsoundData(ValidateData):
+    """A data check that fails."""
+
+    reads = ()
+
+    def run(self, context, inputs, out):
+        (out / "verdict.json").write_text('{"reasons": ["no rows"]}', encoding="utf-8")
+        return {"passed": False}
+
+
+def test_the_report_of_unsound_data_is_journalled_with_the_failure(
+    context, mlflow_away, monkeypatch
+):
+    # Without it the failed task would have no Data Docs in MLflow.
+    monkeypatch.setitem(STAGES, "validate-data", f"{__name__}:UnsoundData")
+    with pytest.raises(UnsoundError, match="no rows"):
+        run_stage("validate-data", context)
+    version = context.store.current("data_verdict", DAYS[0])
+    assert events(context)[0].artifacts == (str(version.path / "verdict.json"),)
 
 
 def test_two_failures_are_two_events(context, mlflow_away):
