@@ -62,11 +62,11 @@ class IngestReport:
 def ingest(
     spark: SparkSession, source: Source, schema: Schema, partition: Partition, out: Path
 ) -> IngestReport:
-    """Write `impressions/`, `quarantine/` and `aggregates.parquet` of one day or hour into `out`.
+    """Write `impressions/`, `quarantine/`, `aggregates.parquet` and `values.parquet` into `out`.
 
-    `spark_jobs.records.accounted` decides which records are rows in; drawn negatives are too. The
-    hours of a day together give what the day gives. `record_id` hashes the raw record; if
-    duplicates are kept, the hash of a repeat includes its number.
+    They are those of one day or hour. `spark_jobs.records.accounted` decides which records are rows
+    in; drawn negatives are too. The hours of a day together give what the day gives. `record_id`
+    hashes the raw record; if duplicates are kept, the hash of a repeat includes its number.
 
     Args:
         source: the location of the log and its format.

@@ -18,6 +18,8 @@ class Check:
         low: smallest allowed value; None: no lower limit.
         high: largest allowed value; None: no upper limit.
         words: what the limit is about, as part of a report's sentence.
+        examples: values that show it, as text; may be empty.
+        setting: the setting that changes the limit; may be empty.
     """
 
     name: str
@@ -25,6 +27,8 @@ class Check:
     low: float | None
     high: float | None
     words: str
+    examples: str = ""
+    setting: str = ""
 
     def __post_init__(self) -> None:
         # A check that cannot fail is a mistake in a gate.
@@ -63,7 +67,9 @@ class Check:
         """The check as one line, for logs and reasons."""
         value = self.finite_value
         shown = "not a number" if value is None else f"{value:.10g}"
-        return f"{self.words}: {shown}, must be {self.limit}"
+        found = f"{self.words}: {shown}, must be {self.limit}"
+        found += f" ({self.examples})" if self.examples else ""
+        return found + (f"; `{self.setting}` sets the limit" if self.setting else "")
 
     def as_dict(self) -> dict[str, str | float | bool | None]:
         """Plain data for JSON; a value that is not a finite number is None."""
@@ -73,4 +79,6 @@ class Check:
             "limit": self.limit,
             "passed": self.passed,
             "words": self.words,
+            "examples": self.examples,
+            "setting": self.setting,
         }

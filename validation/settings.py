@@ -12,11 +12,20 @@ from pydantic import Field, model_validator
 from features.schema import EvolvingSettings, Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Ratio = Annotated[float, Field(gt=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class DataGateSettings(Settings):
-    """When a day's data may be trained on."""
+    """When a day's data may be trained on.
+
+    Drift: a day is compared with the earlier days together, up to seven, and each earlier day with
+    the others. The limit of a distance is twice the largest one among the earlier days, but at
+    least the setting (`validation.data.drift`). With fewer than `drift_min_days` earlier days there
+    is no judgement. `drift` says whether a day that drifts fails or is only reported. An hour is
+    compared with the same hour of earlier days. `max_field_auc` and `max_damaged_text_share` hold
+    without history, and fail the day.
+    """
 
     min_rows: Annotated[int, Field(ge=1)] = 1000
     max_quarantined_share: Share = 0.05
@@ -24,7 +33,20 @@ class DataGateSettings(Settings):
     max_ctr: Share = 0.95
     max_null_share: Share = 0.5
     null_share_by_field: dict[str, Share] = {}
-    max_rows_ratio: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 10.0
+    max_rows_ratio: Ratio = 10.0
+    drift: Literal["fail", "warn", "off"] = "fail"
+    drift_min_days: Annotated[int, Field(ge=3, le=7)] = 7
+    drift_ignored_fields: tuple[str, ...] = ()
+    max_psi: Positive = 0.25
+    max_share_change: Share = 0.2
+    max_js: Share = 0.1
+    max_new_value_rate: Share = 0.3
+    max_cardinality_change: Ratio = 3.0
+    max_rows_change: Ratio = 1.6
+    max_ctr_change: Ratio = 1.5
+    max_hour_change: Ratio = 1.8
+    max_field_auc: Share = 0.9
+    max_damaged_text_share: Share = 0.01
 
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> Self:

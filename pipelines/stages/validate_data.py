@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, time, timedelta
 from itertools import islice
 from pathlib import Path
 
 from features.errors import UnsoundError
 from features.partition import Hour, Partition, same_kind
+from features.timezones import parse_timezone
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
 
@@ -15,9 +17,14 @@ HISTORY_DAYS = 7
 
 
 def comparable_history(context: Context) -> Inputs:
-    """Return the impressions of up to seven earlier days, for an hour of the same hour of them."""
+    """Return the impressions of up to seven earlier days, for an hour of the same hour of them.
+
+    Days that failed the gate are no yardstick: a fault that stays would pass on its second day.
+    """
     earlier = context.store.before("impressions", context.day)
-    comparable = (v for v in earlier if _is_comparable(v.day, context.day))
+    comparable = (
+        v for v in earlier if _is_comparable(v.day, context.day) and not _failed(context, v.day)
+    )
     return {f"history-{v.day}": v for v in islice(comparable, HISTORY_DAYS)}
 
 
@@ -37,11 +44,24 @@ class ValidateData(Stage):
         config = context.config
         # The inputs are in the order of `reads`.
         today, *history = (v.path / "aggregates.parquet" for v in inputs.values())
-        verdict = check_data(today, history, config.features, config.data_gate, out)
+        verdict = check_data(
+            today,
+            history,
+            config.features,
+            config.data_gate,
+            out,
+            hours=_has_24_hours(context.day, config.features.timezone),
+        )
+        for note in verdict.notes:
+            context.report(note)
+        if verdict.passed:
+            for check in verdict.drifted:
+                context.report(f"drift: {check.finding}")
         return {
             "passed": verdict.passed,
             "expectations": verdict.evaluated,
             "failed": len(verdict.failed),
+            "drifted": len(verdict.drifted),
         }
 
     def check_result(self, version: Version) -> None:
@@ -52,6 +72,20 @@ class ValidateData(Stage):
                 f"data of {version.day} failed its gate: {'; '.join(verdict['reasons'])}. "
                 f"Report: {version.path / 'data_docs'}. The last champion stays."
             )
+
+
+def _failed(context: Context, day: Partition) -> bool:
+    verdict = context.store.current("data_verdict", day)
+    return verdict is not None and not verdict.metrics["passed"]
+
+
+def _has_24_hours(day: Partition, timezone: str) -> bool:
+    if isinstance(day, Hour):
+        return False
+    zone = parse_timezone(timezone)
+    starts = (datetime.combine(each, time(), zone) for each in (day, day + timedelta(days=1)))
+    first, following = (start.utcoffset() for start in starts)
+    return first == following
 
 
 def _is_comparable(earlier: Partition, now: Partition) -> bool:

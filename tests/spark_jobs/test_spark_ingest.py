@@ -177,6 +177,7 @@ def test_only_the_named_files_are_left(messy):
         "aggregates.parquet",
         "impressions/part-00000.parquet",
         "quarantine/part-00000.parquet",
+        "values.parquet",
     ]
 
 
@@ -343,6 +344,7 @@ def test_the_same_records_give_the_same_bytes_in_any_order_and_partitioning(spar
         "impressions/part-00000.parquet",
         "quarantine/part-00000.parquet",
         "aggregates.parquet",
+        "values.parquet",
     ):
         assert (tmp_path / name).read_bytes() == (folder / "out" / name).read_bytes(), name
 

@@ -56,10 +56,22 @@ ALL = {
 }
 
 
+NO_VALUES = pa.schema(
+    {
+        "field": pa.string(),
+        "value": pa.string(),
+        "hash": pa.int64(),
+        "impressions": pa.int64(),
+        "clicks": pa.int64(),
+    }
+).empty_table()
+
+
 def write(path, metrics):
     rows = [{"field": f, "metric": m, "value": v} for (f, m), v in metrics.items()]
     columns = pa.schema([("field", pa.string()), ("metric", pa.string()), ("value", pa.float64())])
     pq.write_table(pa.Table.from_pylist(rows, columns), path)
+    pq.write_table(NO_VALUES, path.with_name("values.parquet"))
     return path
 
 
@@ -134,7 +146,8 @@ def test_the_verdict_file_says_what_was_seen_and_what_was_allowed(tmp_path):
     document = json.loads((tmp_path / "verdict.json").read_text())
     assert document["passed"] is False
     assert document["reasons"] == [
-        "click-through rate of the day: 0.99, must be between 0.0005 and 0.95"
+        "click-through rate of the day: 0.99, must be between 0.0005 and 0.95; "
+        "`data_gate.min_ctr, max_ctr` sets the limit"
     ]
     failed = [c for c in document["checks"] if not c["passed"]]
     assert failed == [
@@ -144,6 +157,8 @@ def test_the_verdict_file_says_what_was_seen_and_what_was_allowed(tmp_path):
             "limit": "between 0.0005 and 0.95",
             "passed": False,
             "words": "click-through rate of the day",
+            "examples": "",
+            "setting": "data_gate.min_ctr, max_ctr",
         }
     ]
 

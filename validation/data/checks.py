@@ -95,7 +95,8 @@ def data_checks(
         ratio = day.day("rows_kept") / mean if mean else math.nan
         limit = settings.max_rows_ratio
         words = f"records kept, over the mean of {len(history)} earlier days"
-        checks.append(Check("rows_ratio", ratio, 1 / limit, limit, words))
+        setting = "data_gate.max_rows_ratio"
+        checks.append(Check("rows_ratio", ratio, 1 / limit, limit, words, "", setting))
     for field in fields:
         checks += _field_checks(day, field, settings)
     return tuple(checks)
@@ -108,12 +109,17 @@ def _day_checks(day: Aggregates, settings: DataGateSettings) -> list[Check]:
     lost_words = "records read that were neither kept nor quarantined"
     share = quarantined / rows_in if rows_in else math.nan
     share_words = "share of the records that went to quarantine"
+    prefix, most = "quarantined:", settings.max_quarantined_share
+    found = {m: n for (_, m), n in day.values.items() if m.startswith(prefix) and n > 0}
+    reasons = ", ".join(f"{m.removeprefix(prefix)}: {n:.0f}" for m, n in sorted(found.items()))
+    quarantine = "data_gate.max_quarantined_share"
+    kept_words, ctr_words = "records kept for training", "click-through rate of the day"
     ctr, low, high = day.day("ctr"), settings.min_ctr, settings.max_ctr
     return [
-        Check("rows_kept", kept, settings.min_rows, None, "records kept for training"),
+        Check("rows_kept", kept, settings.min_rows, None, kept_words, "", "data_gate.min_rows"),
         Check("rows_unaccounted", lost, 0, 0, lost_words),
-        Check("quarantined_share", share, None, settings.max_quarantined_share, share_words),
-        Check("ctr", ctr, low, high, "click-through rate of the day"),
+        Check("quarantined_share", share, None, most, share_words, reasons, quarantine),
+        Check("ctr", ctr, low, high, ctr_words, "", "data_gate.min_ctr, max_ctr"),
     ]
 
 
@@ -122,11 +128,14 @@ def _field_checks(day: Aggregates, field: ColumnField, settings: DataGateSetting
     allowed = settings.null_share_by_field.get(name, settings.max_null_share)
     nulls = day.of(name, "null_share")
     words = f"share of records without a value in {name}"
-    checks = [Check(f"{name}.null_share", nulls, None, allowed, words)]
+    setting = f"data_gate.null_share_by_field.{name}"
+    checks = [Check(f"{name}.null_share", nulls, None, allowed, words, "", setting)]
     if isinstance(field, Numeric):
         unreadable = day.of(name, "unreadable_share")
         words = f"share of values in {name} that are no number"
-        checks.append(Check(f"{name}.unreadable_share", unreadable, None, allowed, words))
+        checks.append(
+            Check(f"{name}.unreadable_share", unreadable, None, allowed, words, "", setting)
+        )
 
         bounds = [day.of(name, metric) for metric in _BOUNDS]
         broken = sum(not math.isfinite(bound) for bound in bounds)

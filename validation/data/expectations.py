@@ -27,8 +27,10 @@ from great_expectations.render.view import DefaultJinjaPageView
 from features.schema import Schema
 from validation.checks import Check
 from validation.data.checks import data_checks, read_aggregates
+from validation.data.drift import Day, drift_checks, read_values, sound_value_checks
 from validation.settings import DataGateSettings
 
+VALUES = "values.parquet"
 _SUITE = "data_gate"
 
 
@@ -38,13 +40,18 @@ class DataVerdict:
 
     Attributes:
         checks: every check of the day, in the order of the report.
-        failed: those whose expectation failed or was not evaluated, in the same order.
+        failed: those whose expectation failed or was not evaluated, in the same order, but for
+            drift that is only reported.
         evaluated: number of expectations that Great Expectations reports on.
+        drifted: those of them that compare the day's values with earlier days and failed.
+        notes: what was not judged, one sentence each.
     """
 
     checks: tuple[Check, ...]
     failed: tuple[Check, ...]
     evaluated: int
+    drifted: tuple[Check, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -64,27 +71,36 @@ class DataVerdict:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        failed = {check.name for check in self.failed}
+        failed = {check.name for check in (*self.failed, *self.drifted)}
         checks = [check.as_dict() | {"passed": check.name not in failed} for check in self.checks]
         return {
             "passed": self.passed,
             "reasons": list(self.reasons),
+            "drift": [check.finding for check in self.drifted],
+            "notes": list(self.notes),
             "evaluated": self.evaluated,
             "checks": checks,
         }
 
 
 def check_data(
-    aggregates: Path, history: Sequence[Path], schema: Schema, settings: DataGateSettings, out: Path
+    aggregates: Path,
+    history: Sequence[Path],
+    schema: Schema,
+    settings: DataGateSettings,
+    out: Path,
+    *,
+    hours: bool = True,
 ) -> DataVerdict:
     """Validate a day; write `verdict.json` and `data_docs/index.html` into `out`.
 
     Args:
-        aggregates: the day's `aggregates.parquet`.
+        aggregates: the day's `aggregates.parquet`; `values.parquet` is beside it.
         history: the same of earlier days; empty for a first day, whose size is not checked.
         schema: fields to check.
         settings: the limits.
         out: an existing folder.
+        hours: see `validation.data.drift.drift_checks`.
 
     Returns:
         The verdict. An unsound day is no exception: the caller publishes the verdict first.
@@ -93,16 +109,38 @@ def check_data(
         InputError: a file cannot be read, or the settings name an unknown field.
     """
     earlier = [read_aggregates(path) for path in history]
-    checks = data_checks(read_aggregates(aggregates), earlier, schema, settings)
+    today = read_aggregates(aggregates)
+    checks = data_checks(today, earlier, schema, settings)
+    paths, notes = [*history, aggregates], []
+    days = [
+        Day(counted, read_values(path.with_name(VALUES)))
+        for counted, path in zip([*earlier, today], paths, strict=True)
+        if path is aggregates or path.with_name(VALUES).is_file()
+    ]
+    checks += tuple(sound_value_checks(days[-1], schema, settings))
+    drift: set[str] = set()
+    if settings.drift != "off":
+        if len(days) <= settings.drift_min_days:
+            notes.append(
+                f"drift is not judged: {len(days) - 1} earlier ones to compare with, "
+                f"`data_gate.drift_min_days` asks for {settings.drift_min_days}"
+            )
+        else:
+            found = drift_checks(days[-1], days[:-1], schema, settings, hours=hours)
+            drift, checks = {check.name for check in found}, (*checks, *found)
     result = _evaluate(checks)
     succeeded = {r.expectation_config.kwargs["column"] for r in result.results if r.success}
     # A check fails if either side says so, or if GX did not report on it.
     failed = tuple(check for check in checks if check.name not in succeeded or not check.passed)
-    verdict = DataVerdict(checks=checks, failed=failed, evaluated=len(result.results))
+    drifted = tuple(check for check in failed if check.name in drift)
+    if settings.drift == "warn":
+        failed = tuple(check for check in failed if check.name not in drift)
+    verdict = DataVerdict(checks, failed, len(result.results), drifted, tuple(notes))
 
     document = json.dumps(verdict.as_dict(), indent=2, allow_nan=False)
     (out / "verdict.json").write_text(document + "\n", encoding="utf-8")
     outcome = "passed" if verdict.passed else f"{len(failed)} of {len(checks)} expectations failed"
+    outcome += f", drift: {len(drifted)}" if drifted else ""
     page = str(DefaultJinjaPageView().render(ValidationResultsPageRenderer().render(result)))
     (out / "data_docs").mkdir(exist_ok=True)
     page = standalone(page, f"Data gate: {outcome}")
