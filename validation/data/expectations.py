@@ -95,7 +95,7 @@ def check_data(
     """Validate a day; write `verdict.json` and `data_docs/index.html` into `out`.
 
     Args:
-        aggregates: the day's `aggregates.parquet`; `values.parquet` is beside it.
+        aggregates: the day's `aggregates.parquet`; `values.parquet` is next to it.
         history: the same of earlier days; empty for a first day, whose size is not checked.
         schema: fields to check.
         settings: the limits.
