@@ -310,9 +310,9 @@ def _distance_check(
 
 
 def _psi(p: Counts, q: Counts) -> float:
+    p, q = p[q > 0], q[q > 0]
     order = np.argsort(-q, kind="stable")[:_FREQUENT]
-    known = np.where(q > 0, p, 0)
-    cells = [np.append(n[order], n.sum() - n[order].sum()) + 0.5 for n in (known, q)]
+    cells = [np.append(n[order], n.sum() - n[order].sum()) + 0.5 for n in (p, q)]
     a, b = (n / n.sum() for n in cells)
     return float(((a - b) * np.log(a / b)).sum())
 
