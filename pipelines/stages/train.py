@@ -86,7 +86,8 @@ class Train(Stage):
         missing = days_missing(context, checkpoint)
         if missing:
             context.report(f"trains over a hole: the {missing:.3g} days before are not trained on")
-        with device(config.training.device, context.report):
+        batch = config.training.batch_size
+        with device(config.training.device, context.report), memory_errors(batch):
             figures = train_day(
                 request, out, lambda p: context.report(_format_progress(p)), context.report
             )
@@ -117,6 +118,25 @@ def device(wanted: str, report: Callable[[str], None]) -> Iterator[None]:
     # One training at a time, also of other workspaces: two would share the memory and fail.
     with lease(Path(tempfile.gettempdir()) / "elastic-ctr-gpu", report=report):
         yield
+
+
+@contextmanager
+def memory_errors(batch_size: int) -> Iterator[None]:
+    """Raise RetryableError with the batch size to try in place of an error for want of memory.
+
+    The batch is not made smaller here: the model would not be the one that was configured.
+    """
+    import tensorflow as tf
+
+    try:
+        yield
+    except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RetryableError(
+            f"out of memory in training ({said}). Nothing was published. Try again with more "
+            f"memory, or with `training.batch_size: {max(1, batch_size // 2)}` (now {batch_size}),"
+            " which makes another version"
+        ) from error
 
 
 def gap_days(context: Context, checkpoint: Version | None) -> float:

@@ -10,14 +10,14 @@ import yaml
 from graph_files import counted, write_graph
 from tiny_days import make_context, publish
 
-from features.errors import InputError
+from features.errors import InputError, RetryableError
 from features.partition import parse_partition
 from pipelines.config import load_config
 from pipelines.stages.cross_graph import BuildCrossGraph
 from pipelines.stages.encodings import encodings_for, recent_encodings
 from pipelines.stages.pretrain import Pretrain
 from pipelines.stages.stage import Context, config_section, execute
-from pipelines.stages.train import Train
+from pipelines.stages.train import Train, memory_errors
 from pipelines.store.artifacts import Store
 
 
@@ -203,6 +203,24 @@ def trained_auc(world, name, frames, last_day):
             other.publish(out, "cross_graph", day, "g", facts("cross-graph"))
         assert execute(Pretrain(), context).version.metrics["relations_used"] == 1
     return execute(Train(), context).version.metrics["auc"]
+
+
+@pytest.mark.covers("F23")
+@pytest.mark.parametrize("kind", ["NumPy", "TensorFlow"])
+def test_training_that_runs_out_of_memory_names_the_batch_size_to_try(world, kind):
+    import tensorflow
+
+    path, store, _ = world
+    if kind == "NumPy":
+        config = load_config(path, [f"model.hidden=[{1 << 45}]"], store.workspace)
+        context = Context(config, NIGHTS[3], store)
+        with pytest.raises(RetryableError) as found:
+            execute(Train(), context)
+        assert store.current("checkpoint", NIGHTS[3]) is None
+    else:
+        with pytest.raises(RetryableError) as found, memory_errors(64):
+            raise tensorflow.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    assert "`training.batch_size: 32` (now 64)" in str(found.value)
 
 
 @pytest.mark.slow
