@@ -26,6 +26,7 @@ from spark_jobs.sources import (
     CORRUPT,
     DAMAGE,
     FILE,
+    ROW,
     canonical_column,
     column_type,
     describe,
@@ -120,8 +121,9 @@ def validated_records(
         accounted(F.col(_MS), source, schema, partition)
     )
     # Equal records are numbered. With their number in the hash, repeats have different identities
-    # where duplicates are kept.
-    repeats = F.row_number().over(Window.partitionBy(_ID).orderBy(_ID))
+    # where duplicates are kept. The order decides which of them is quarantined, and is part of its
+    # position there.
+    repeats = F.row_number().over(Window.partitionBy(_ID).orderBy(FILE, ROW))
     numbered = stamped.withColumn(_ID, digest(raw)).withColumn("__n", repeats)
     return numbered.select(
         *(quoted(name) for name in raw.columns),
@@ -133,7 +135,7 @@ def validated_records(
 
 
 def as_json(records: DataFrame) -> Column:
-    """Return the raw record (JSON) of each of `validated_records`."""
+    """Return the raw record (JSON) of each of `validated_records`, with its file and row."""
     added = (_MS, _ID, REASON, UNDATED, DAMAGE)
     return F.to_json(F.struct(*(quoted(name) for name in records.columns if name not in added)))
 
@@ -194,7 +196,7 @@ def digest(raw: DataFrame) -> Column:
         return F.coalesce(as_text(quoted(name), column_type(raw, name)), F.lit(_NULL_MARK))
 
     # A record is the same one in whichever file it is.
-    return F.xxhash64(*(text(name) for name in raw.columns if name not in (DAMAGE, FILE)))
+    return F.xxhash64(*(text(name) for name in raw.columns if name not in (DAMAGE, FILE, ROW)))
 
 
 def _reason(raw: DataFrame, source: Source, schema: Schema, partition: Partition) -> Column:

@@ -76,7 +76,8 @@ class Source(EvolvingSettings):
     `{date}`, and `{hour}` (two digits, of the schema's zone) if each hour has its own files.
     `rename` maps a column of the file to the name in the schema. `null_values` are read as null in
     CSV, whose text is of `encoding`. A record with a longer cell than `max_cell_bytes` is
-    quarantined. With `follow_links` a file may be a symbolic link that leads out of the folder.
+    quarantined; a list counts a byte for each value and those of its texts. With `follow_links` a
+    file may be a symbolic link that leads out of the folder.
     """
 
     added_later = ("encoding", "max_cell_bytes", "follow_links")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,15 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
-from pyspark.sql.types import BinaryType, DataType, StringType, StructField, StructType
+from pyspark.sql.types import (
+    ArrayType,
+    BinaryType,
+    DataType,
+    MapType,
+    StringType,
+    StructField,
+    StructType,
+)
 
 from features.canonical import NULL
 from features.errors import InputError, NoDataError
@@ -31,7 +40,11 @@ DAMAGE = "__damage"
 """Reason (`encoding` or `cell_size`) of a record whose values cannot be used."""
 
 FILE = "__file"
-"""The file of a record with `DAMAGE`, else null."""
+"""The file of a record, below the source's folder."""
+
+ROW = "__row"
+"""Number of a record in its Parquet file, from 0; always null for CSV, whose lines Spark does not
+number."""
 
 # Damaged files have no error condition in common: these occur in the messages of pyspark 4.3.
 _READ_FAILURES = re.compile(
@@ -43,6 +56,7 @@ _JOIN_KEY = "__join_key"
 _SHOWN_COLUMNS = 40
 _SHOWN_REPEATS = 5
 _SHOWN_CHARACTERS = 200
+_SHOWN_VALUES = 20
 _LOST = "\ufffd"
 """What a decoder writes for a byte that is not in the encoding."""
 
@@ -52,7 +66,7 @@ def read_log(
 ) -> DataFrame:
     """Return the raw records of a source: the log's columns under their schema names.
 
-    `CORRUPT`, `DAMAGE` and `FILE` are added. Values that are too long are cut.
+    `CORRUPT`, `DAMAGE`, `FILE` and `ROW` are added. Values that are too long are cut.
 
     CSV columns are strings; Parquet columns keep their types. With `partition: path` only the files
     of the day (or of the hour, if hours have files) are read, else all that the pattern matches.
@@ -97,7 +111,7 @@ def read_log(
         )
     renamed = (quoted(old).alias(new) for old, new in zip(frame.columns, names, strict=True))
     # 3. What cannot be used.
-    return _with_damage(frame, source).select(*renamed, DAMAGE, FILE)
+    return _with_damage(frame, source).select(*renamed, DAMAGE, FILE, ROW)
 
 
 def join_side_tables(
@@ -219,13 +233,12 @@ def _read_table(spark: SparkSession, paths: list[str], table: Source | SideTable
 
 
 def _with_damage(frame: DataFrame, source: Source) -> DataFrame:
-    """Return the frame with `DAMAGE` and `FILE`; texts that are too long are cut."""
+    """Return the frame with `DAMAGE`, `FILE` and `ROW`; values that are too long are cut."""
     kinds = {field.name: field.dataType for field in frame.schema.fields}
     texts = [name for name, kind in kinds.items() if isinstance(kind, StringType | BinaryType)]
-    if not texts:
-        return frame.withColumns({DAMAGE: F.lit(None).cast("string"), FILE: F.lit(None)})
-    sizes = {name: F.octet_length(quoted(name)) for name in texts}
-    giant = F.array_max(F.array(*sizes.values())) > source.max_cell_bytes
+    measured = ((name, _bytes_of(name, kind)) for name, kind in kinds.items())
+    sizes = {name: size for name, size in measured if size is not None}
+    giant = F.array_max(F.array(F.lit(0), *sizes.values())) > source.max_cell_bytes
     joined = F.concat_ws("", *(quoted(name).cast("string") for name in texts))
     # Spark's CSV reader writes U+FFFD for what it cannot decode; Parquet's bytes are kept.
     lost = joined.contains(_LOST) if source.format is Format.CSV else ~F.is_valid_utf8(joined)
@@ -234,14 +247,56 @@ def _with_damage(frame: DataFrame, source: Source) -> DataFrame:
     def cut(name: str) -> Column:
         if name not in sizes:
             return quoted(name)
-        shown = F.substring(quoted(name), 1, _SHOWN_CHARACTERS).cast("string")
-        size = F.format_string("… (%d bytes)", sizes[name])
-        short = F.concat(shown, size).cast(kinds[name])
-        return F.when(sizes[name] > source.max_cell_bytes, short).otherwise(quoted(name))
+        value, kind = quoted(name), kinds[name]
+        if isinstance(kind, ArrayType):
+            short = F.slice(value, 1, _SHOWN_VALUES)
+            if isinstance(kind.elementType, StringType | BinaryType):
+                short = F.transform(short, lambda each: F.substring(each, 1, _SHOWN_CHARACTERS))
+        elif isinstance(kind, MapType):
+            short = F.lit(None)
+        else:
+            shown = F.substring(value, 1, _SHOWN_CHARACTERS).cast("string")
+            short = F.concat(shown, F.format_string("… (%d bytes)", sizes[name])).cast(kind)
+        return F.when(sizes[name] > source.max_cell_bytes, short).otherwise(value)
 
-    file = F.when(damage.isNotNull(), F.col("_metadata.file_path"))
+    parquet = source.format is Format.PARQUET
+    row = F.col("_metadata.row_index") if parquet else F.lit(None).cast("long")
     columns = (cut(name).alias(name) for name in frame.columns)
-    return frame.select(*columns, damage.alias(DAMAGE), file.alias(FILE))
+    return frame.select(
+        *columns, damage.alias(DAMAGE), _file_below(source).alias(FILE), row.alias(ROW)
+    )
+
+
+def _bytes_of(name: str, kind: DataType) -> Column | None:
+    """Return the size of values; of a list or map a byte for each value and those of its texts."""
+    value = quoted(name)
+    if isinstance(kind, StringType | BinaryType):
+        return F.octet_length(value)
+    if isinstance(kind, ArrayType) and isinstance(kind.elementType, StringType | BinaryType):
+        return F.aggregate(
+            value,
+            F.lit(0),
+            lambda total, each: total + 1 + F.coalesce(F.octet_length(each), F.lit(0)),
+        )
+    return F.size(value) if isinstance(kind, ArrayType | MapType) else None
+
+
+def _file_below(source: Source) -> Column:
+    """Return the path of each record's file below the folder of the source.
+
+    Names do not depend on where the folder lies, so that equal logs give equal quarantines.
+    """
+    depths = []
+    for folder in map(_folder_of, source.patterns):
+        # A URI begins with scheme, "" and host, which `Path` writes as `s3:/host`.
+        is_uri = bool(folder.parts) and folder.parts[0].endswith(":")
+        # Links are not resolved, as in Spark's paths.
+        whole = folder if is_uri else Path(os.path.abspath(folder))  # noqa: PTH100
+        depths.append(3 + len(whole.parts) - (2 if is_uri else 1))
+    path = F.url_decode(F.replace(F.col("_metadata.file_path"), F.lit("+"), F.lit("%2B")))
+    # Spark writes `file:/folder` or `file:///folder`.
+    parts = F.split(F.regexp_replace(path, r"\Afile:/+", "file:///"), "/")
+    return F.array_join(F.slice(parts, min(depths) + 1, F.size(parts)), "/")
 
 
 def _check_files(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import os
 import stat
 import zlib
@@ -242,6 +243,9 @@ def raw_string(value: object) -> str:
         return value.decode("utf-8", "replace")
     if _is_null(value):
         return NULL
+    if isinstance(value, list | tuple | np.ndarray):
+        # `str` of an array leaves out what is in its middle.
+        return json.dumps([raw_string(each) for each in value])
     if isinstance(value, Decimal):
         # `str` writes small ones with an exponent, and Spark does not.
         return f"{value:f}"

@@ -215,7 +215,7 @@ class RecordValidator:
         for name in rows.columns:
             cells = [raw_string(value) for value in rows[name]]
             decoded &= np.array([_LOST not in cell for cell in cells], bool)
-            sizes = [len(cell.encode("utf-8", "surrogatepass")) for cell in cells]
+            sizes = [_bytes_of(*each) for each in zip(rows[name], cells, strict=True)]
             sized &= np.array(sizes, int) <= self._source.max_cell_bytes
             if name in numeric:
                 finite &= np.array([is_finite(cell) for cell in cells], bool)
@@ -309,6 +309,19 @@ def _record_ids(rows: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.bool_
         digest = hashlib.blake2b(hashed.encode("utf-8", "surrogatepass"), digest_size=8).digest()
         ids[row] = int.from_bytes(digest, "big", signed=True)
     return ids, first
+
+
+def _bytes_of(value: object, text: str) -> int:
+    """Return the size of a cell, as ingest measures it."""
+    if isinstance(value, list | tuple | np.ndarray):
+        return len(value) + sum(len(_utf8(each)) for each in value)
+    return len(_utf8(text))
+
+
+def _utf8(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    return value.encode("utf-8", "surrogatepass") if isinstance(value, str) else b""
 
 
 def _json_records(rows: pd.DataFrame) -> list[str]:

@@ -11,8 +11,9 @@ import pytest
 
 from features.canonical import canonical
 from features.errors import InputError
-from features.schema import Categorical, Numeric, Schema, Timestamp
+from features.schema import Categorical, MultiValued, Numeric, Schema, Timestamp
 from pipelines.follow.raw_rows import raw_string, read_rows
+from pipelines.follow.records import RecordValidator
 from spark_jobs.ingest import ingest
 from spark_jobs.settings import Source
 from spark_jobs.values import single_value
@@ -96,7 +97,9 @@ def test_a_day_without_a_good_record_gives_the_reason_and_an_example(spark, tmp_
 
 def log(**columns) -> pd.DataFrame:
     good = {"click": [1], "user": ["u"], "item": ["i"], "ts": [NOON], "site": ["s"], "price": [1.0]}
-    return pd.DataFrame({**good, **columns})
+    longest = max(map(len, columns.values()), default=1)
+    repeated = {name: values * longest for name, values in good.items()}
+    return pd.DataFrame({**repeated, **columns})
 
 
 def lacking_first(folder: Path) -> None:
@@ -192,3 +195,55 @@ def test_links_are_followed_where_that_is_allowed(spark, tmp_path):
     linked(tmp_path / "log" / "in")
     source = Source(path=str(tmp_path / "log/in/*.parquet"), follow_links=True)
     assert ingest(spark, source, SCHEMA, DAY, tmp_path / "out").rows_kept == 1
+
+
+@pytest.mark.covers("F7")
+def test_a_quarantined_row_can_be_found(spark, tmp_path):
+    # Names with a blank, a plus and a percent sign; two equal rows, in the second file first.
+    folder = tmp_path / "log" / "2022-05-01"
+    folder.mkdir(parents=True)
+    log(click=[1, 7], user=["u", "w"]).iloc[[1, 0]].to_parquet(folder / "b +%20.parquet")
+    bad = log(click=[0, 1, 8], user=["v", "u", "w"])
+    bad.to_parquet(folder / "a.parquet")
+    source = Source(path=str(tmp_path / "log/{date}/*.parquet"), partition="path")
+    ingest(spark, source, SCHEMA, DAY, tmp_path / "out")
+    rows = pd.read_parquet(tmp_path / "out" / "quarantine").itertuples(index=False)
+    found = {(r, *map(json.loads(text).get, ("__file", "__row", "click"))) for r, text in rows}
+    assert found == {
+        ("duplicate", "2022-05-01/b +%20.parquet", 1, 1),
+        ("label", "2022-05-01/b +%20.parquet", 0, 7),
+        ("label", "2022-05-01/a.parquet", 2, 8),
+    }
+
+
+@pytest.mark.covers("F7", "H10")
+@pytest.mark.parametrize("kind", ["texts", "numbers", "text"])
+def test_a_giant_list_costs_its_record_in_ingest_and_follow_mode(spark, tmp_path, kind):
+    giants = {
+        "texts": ["t" * 10] * 100_000,
+        "numbers": np.arange(100_000),
+        "text": "|".join(map(str, range(200_000))),
+    }
+    small = {"texts": ["a"], "numbers": [1], "text": "1|2"}
+    schema = SCHEMA.model_copy(
+        update={"fields": (*SCHEMA.fields, MultiValued(name="tags", separator="|"))}
+    )
+    rows = log(click=[1, 0], user=["u", "v"]).assign(tags=[giants[kind], small[kind]])
+    rows.to_parquet(tmp_path / "2022-05-01.parquet")
+    source = Source(path=str(tmp_path / "{date}.parquet"), partition="path")
+    report = ingest(spark, source, schema, DAY, tmp_path / "out")
+    assert (report.rows_kept, report.reasons["cell_size"]) == (1, 1)
+    (record,) = pd.read_parquet(tmp_path / "out" / "quarantine")["record"]
+    assert json.loads(record)["user"] == "u"
+    assert len(record) < 1000
+    followed = RecordValidator(source, schema).validate(tmp_path / "2022-05-01.parquet")
+    assert [reason for reason, _ in followed.quarantined] == ["cell_size"]
+    assert followed.kept["user"].to_pylist() == ["v"]
+
+
+def test_long_lists_that_differ_in_their_middle_are_two_records_in_follow_mode(tmp_path):
+    lists = [np.arange(2000), np.where(np.arange(2000) == 1000, 7, np.arange(2000))]
+    rows = pd.concat([log(), log()], ignore_index=True).assign(tags=lists)
+    rows.to_parquet(tmp_path / "a.parquet")
+    source = Source(path=str(tmp_path / "a.parquet"))
+    assert RecordValidator(source, SCHEMA).validate(tmp_path / "a.parquet").kept.num_rows == 2

@@ -159,6 +159,7 @@ def test_quarantine_holds_the_raw_records(messy):
             "tags": "a",
             "price": "1",
             "policy": "p",
+            "__file": "log-2022-05-01.csv",
         },
     ) in records
     assert sorted(r["__corrupt"] for reason, r in records if reason == "malformed") == [
@@ -340,13 +341,22 @@ def test_the_same_records_give_the_same_bytes_in_any_order_and_partitioning(spar
         ingest(spark, Source(path=str(tmp_path / "shuffled.parquet")), TYPED, DAY, tmp_path)
     finally:
         spark.conf.set("spark.sql.shuffle.partitions", 2)
-    for name in (
-        "impressions/part-00000.parquet",
-        "quarantine/part-00000.parquet",
-        "aggregates.parquet",
-        "values.parquet",
-    ):
+    for name in ("impressions/part-00000.parquet", "aggregates.parquet", "values.parquet"):
         assert (tmp_path / name).read_bytes() == (folder / "out" / name).read_bytes(), name
+    # Quarantined records say where they lie.
+    here, there = quarantine_of(tmp_path), quarantine_of(folder / "out")
+    assert here == there
+    assert len(here) > 10
+
+
+def quarantine_of(out: Path) -> list[tuple[str, str]]:
+    """Reasons and records without their positions."""
+    rows = pd.read_parquet(out / "quarantine").itertuples(index=False)
+    records = ((reason, json.loads(record)) for reason, record in rows)
+    return sorted(
+        (why, json.dumps({k: v for k, v in record.items() if k not in ("__file", "__row")}))
+        for why, record in records
+    )
 
 
 def test_without_deduplication_repeats_stay_with_ids_of_their_own(spark, typed, tmp_path):

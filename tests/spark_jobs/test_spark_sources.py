@@ -9,7 +9,7 @@ import pytest
 
 from features.errors import InputError, NoDataError
 from spark_jobs.settings import Format, SideTable, Source
-from spark_jobs.sources import CORRUPT, DAMAGE, FILE, join_side_tables, read_errors, read_log
+from spark_jobs.sources import CORRUPT, DAMAGE, FILE, ROW, join_side_tables, read_errors, read_log
 
 pytestmark = pytest.mark.spark
 
@@ -34,7 +34,7 @@ def test_csv_patterns_braces_gzip_renames_and_null_values(spark, tmp_path):
         null_values=("NA", "-"),
     )
     frame = read_log(spark, source, DAY)
-    assert frame.columns == ["id", "note", CORRUPT, DAMAGE, FILE]
+    assert frame.columns == ["id", "note", CORRUPT, DAMAGE, FILE, ROW]
     rows = {tuple(row)[:3] for row in frame.collect()}
     assert rows == {
         ("007", 'x;"y"', None),
