@@ -25,14 +25,14 @@ def log(tmp_path_factory):
         {
             "event_time": time.map(lambda t: t.isoformat()),
             "user_id": [f"u{u:05d}" for u in user],
-            "ad_id": ad,
+            "sku": [f"s{a}" for a in ad],
             "campaign": [f"c{a % 5}" for a in ad],
             "device": rng.choice(["ios", "android", "wéb"], ROWS),
             "interests": [
-                ";".join(f"i{i}" for i in rng.integers(0, 30, n)) for n in rng.integers(1, 5, ROWS)
+                "|".join(f"i{i}" for i in rng.integers(0, 30, n)) for n in rng.integers(1, 5, ROWS)
             ],
             "bid": np.round(rng.lognormal(0, 1, ROWS), 3),
-            "position": rng.integers(1, 5, ROWS),
+            "coupon": np.where(rng.random(ROWS) < 0.73, "", rng.choice(["a", "b"], ROWS)),
             "dwell_time": rng.integers(0, 90, ROWS) * clicked,
             "clicked": clicked.astype(int),
         }
@@ -49,18 +49,26 @@ def mine(log):
     from pipelines.cli.draft import draft
 
     document = yaml.safe_load(draft(str(log)))
-    document["features"]["timezone"] = "+02:00"
-    document["data_gate"] = {"min_rows": 100}
     document["model_gate"] = {
         "max_auc_drop_to_baseline": 0.5,
         "max_auc_drop_to_champion": 0.5,
         "max_p99_ms": 10_000,
     }
-    document["training"] = {"batch_size": 64}
+    document.setdefault("training", {})["batch_size"] = 64
     document["spark"] = {"remote": "local"}  # the other tests from end to end share a server
     world.config.write_text(yaml.safe_dump(document))
     world.run("run", "--config", str(world.config), "--from", "2024-06-01", "--to", "2024-06-02")
     return world
+
+
+def test_the_draft_tells_item_list_and_often_empty_column(mine):
+    """The data gate of the first day is that of the draft."""
+    document = yaml.safe_load(mine.config.read_text())
+    fields = {f["name"]: f for f in document["features"]["fields"]}
+    assert document["features"]["item"] == "sku"
+    assert document["features"]["timezone"] == "+02:00"
+    assert fields["interests"]["separator"] == "|"
+    assert document["data_gate"]["null_share_by_field"]["coupon"] > 0.73
 
 
 def test_the_days_are_local_and_complete(mine):
