@@ -236,7 +236,8 @@ def _fields(column: SampledColumn, ids: tuple[SampledColumn, SampledColumn]) -> 
         share = sum(mark in v for v in column.values) / len(column.values)
         settings = f"kind: multi_valued, separator: {_text(mark)}"
         return [_Field(name, column.name, settings, f"{share:.0%} of the values have {mark!r}")]
-    is_id = _ID.search(column.name) or column in ids
+    # `bid` and `paid` end like an id; an id has no fraction.
+    is_id = column in ids or (_ID.search(column.name) and column.integral)
     if not column.numeric or is_id or (column.integral and column.distinct <= _MAX_CODES):
         return [_Field(name, column.name, "kind: categorical", count)]
     skewed = column.skewed

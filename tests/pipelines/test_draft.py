@@ -136,6 +136,8 @@ def fields_of(document):
 
 def test_what_a_sample_tells_is_in_the_draft_with_the_reason(impressions, tmp_path):
     impressions["tags"] = ["a|b", "c"] * (ROWS // 2)
+    # Its name ends like an id's.
+    impressions["bid"] = impressions["price"]
     member, request = impressions.pop("who"), [f"r{i}" for i in range(ROWS)]
     times = {"event_time": impressions.pop("second")}
     frame = {**impressions, **times, "member": member, "request": request, "one": "x"}
@@ -146,7 +148,7 @@ def test_what_a_sample_tells_is_in_the_draft_with_the_reason(impressions, tmp_pa
     assert features["forbidden"] == ["after"]
     assert fields["tags"]["separator"] == "|"
     assert not {"request", "one"} & set(fields)
-    assert len(fields["price"]["boundaries"]) == 9
+    assert len(fields["price"]["boundaries"]) == len(fields["bid"]["boundaries"]) == 9
     assert 0.75 < document["data_gate"]["null_share_by_field"]["sparse"] < 1
     assert document["data_gate"]["min_rows"] == ROWS // 4
     text = draft(str(path))
