@@ -240,12 +240,14 @@ def _datasets(stage: Stage, context: Context, version: Version) -> tuple[dict[st
         if of["artifact"] in _DATASETS:
             day = parse_partition(of["day"])
             read = context.store.find(of["artifact"], day, of["hash"])
-            trains = stage.name in ("train", "pretrain") and name != "previous_impressions"
+            # What `train` scores before it learns from the rest is held out of the day before.
+            scores = stage.name == "validate-model" or name == "previous_impressions"
+            trains = stage.name in ("train", "pretrain") and not scores
             found.append(
                 {
                     "name": f"{of['artifact']}/{of['day']}",
                     "digest": (read.digest if read else of["hash"])[:_DIGEST],
-                    "context": "training" if trains else "evaluation",
+                    "context": "training" if trains else "evaluation" if scores else "preparation",
                     "uri": str(read.path if read else ""),
                 }
             )

@@ -83,7 +83,12 @@ def _promote(context: Context, inputs: Inputs) -> Decision:
             run_id=run_id,
         )
         version = registry.register(
-            write, run_id, day, inputs["export"].hash, {"elastic_ctr.pipeline": name}
+            write,
+            run_id,
+            day,
+            inputs["export"].hash,
+            {"elastic_ctr.pipeline": name},
+            _described(day, name, inputs["validation_report"]),
         )
 
         # 2. A blocked version stays blocked. One that was promoted before keeps that decision, also
@@ -110,6 +115,18 @@ def _promote(context: Context, inputs: Inputs) -> Decision:
         registry.move(version, serving)
     serving_champion(context.store, registry.name)
     return Decision(True, "blessed by the model gate", version, serving)
+
+
+def _described(day: str, pipeline: str, report: Version) -> str:
+    """Return the description of a version: the day, and the gate's AUCs."""
+    figures = {"the model": "auc_exported", "the champion": "auc_champion"}
+    aucs = [
+        f"{what} {report.metrics[name]:.4f}"
+        for what, name in figures.items()
+        if report.metrics.get(name) is not None
+    ]
+    measured = f" AUC on the day: {', '.join(aucs)}." if aucs else ""
+    return f"Trained by {pipeline} up to {day}.{measured}"
 
 
 def _require_compared(context: Context, report: Version, serving: str) -> None:

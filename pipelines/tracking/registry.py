@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,13 @@ _DIGEST = "elastic_ctr.digest"
 _REPLACED = "elastic_ctr.replaced"
 _PROMOTED = "elastic_ctr.promoted"
 _BLOCKED = "elastic_ctr.blocked"
+_DESCRIPTION = (
+    "A click model. The alias `champion` serves, `previous` served before it. "
+    "`elastic-ctr rollback` moves them."
+)
+_MODELS = "mlflow.log-model.history"
+_CHAMPIONS, _LONGEST_DESCRIPTION = "\n\n## Champions\n\n", 5000
+"""Heading in the description, and how many characters MLflow keeps."""
 
 Writer = Callable[[Path], object]
 """Writes an MLflow model to a folder that does not exist yet."""
@@ -97,26 +106,44 @@ class Registry:
                 return found
 
     def register(
-        self, write: Writer, run_id: str, day: str, digest: str, tags: dict[str, str]
+        self,
+        write: Writer,
+        run_id: str,
+        day: str,
+        digest: str,
+        tags: dict[str, str],
+        description: str = "",
     ) -> str:
         """Return the version of an export, which is created unless one with its digest exists."""
         from mlflow.exceptions import MlflowException
 
         try:
-            self.client.create_registered_model(self.name)
+            self.client.create_registered_model(self.name, tags, _DESCRIPTION)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         # A retry after a kill finds the version that was registered before.
         if found := self._with_digest(digest):
             return found[0]
+        # A folder of its own: a second export of the day must not change the first one's files.
+        place = f"model-{digest}"
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
             write(folder)
-            self.client.log_artifacts(run_id, str(folder), "model")
-        source = f"{self.client.get_run(run_id).info.artifact_uri}/model"
+            self.client.log_artifacts(run_id, str(folder), place)
+        run = self.client.get_run(run_id)
+        source = f"{run.info.artifact_uri}/{place}"
+        # By this tag MLflow shows the version in the column Models of the run.
+        models = json.loads(run.data.tags.get(_MODELS, "[]"))
+        model = {"run_id": run_id, "artifact_path": place, "flavors": {"python_function": {}}}
+        models.append({**model, "utc_time_created": f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}"})
+        self.client.set_tag(run_id, _MODELS, json.dumps(models))
         labels = {_DIGEST: digest, DAY: day, **tags}
-        made = str(self.client.create_model_version(self.name, source, run_id, tags=labels).version)
+        made = str(
+            self.client.create_model_version(
+                self.name, source, run_id, tags=labels, description=description
+            ).version
+        )
         # The registry does not keep tags unique. If another host registered the same export in the
         # meantime, the first version stays.
         first = self._with_digest(digest)[0]
@@ -152,6 +179,7 @@ class Registry:
         if now is not None:
             self.client.set_registered_model_alias(self.name, PREVIOUS, now)
         self.client.set_registered_model_alias(self.name, CHAMPION, version)
+        self._note(version, f"replaces version {now}" if now else "the first champion")
         # Written last: an alias that is elsewhere although this is set was moved by a person.
         self.client.set_model_version_tag(self.name, version, _PROMOTED, "true")
 
@@ -162,6 +190,23 @@ class Registry:
         else:
             self.client.set_registered_model_alias(self.name, PREVIOUS, previous)
         self.client.set_registered_model_alias(self.name, CHAMPION, version)
+        self._note(version, "rollback")
+
+    def _note(self, version: str, why: str) -> None:
+        """Add a line to the champions in the model's description; what a person wrote stays."""
+        text = self.client.get_registered_model(self.name).description or _DESCRIPTION
+        before, _, table = text.partition(_CHAMPIONS)
+        lines = table.strip().splitlines()
+        # A move that was killed is done again.
+        if not (lines and lines[-1].startswith(f"* version {version} ")):
+            at = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+            lines.append(f"* version {version} of {self.read(version).day} since {at}: {why}")
+            room = _LONGEST_DESCRIPTION - len(before.rstrip() + _CHAMPIONS)
+            while lines and len("\n".join(lines)) > room:
+                lines.pop(0)
+            if lines:
+                text = before.rstrip() + _CHAMPIONS + "\n".join(lines)
+                self.client.update_registered_model(self.name, text)
 
     def block(self, version: str, reason: str) -> None:
         """Note that a version must not become the champion."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 RUN_KEY = "elastic_ctr.run_key"
 _PARENT = "mlflow.parentRunId"
 _EXPERIMENT_TAGS = {
-    # Without it MLflow opens an experiment in the view for language models.
+    # MLflow 3.17 shows it in the list, and opens what the address or the browser's switch says.
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.note.content": (
         "A run per day (or hour) of a pipeline, below it a run per stage. The run `all days` draws "
@@ -237,8 +237,8 @@ def _send(client: MlflowClient, experiment_id: str, journal: TrackingJournal, ev
         client.log_text(parent, event.settings, "settings.yaml")
     seconds = {f"seconds.{event.stage}": f"{(ended_ms - started_ms) / 1000:.1f}"}
     _log(client, parent, event, event.day_metrics, ended_ms, {**event.tags, **seconds})
-    own = [each for each in event.datasets if each["name"] == f"impressions/{event.day}"]
-    _log_datasets(client, parent, own)
+    trained_on = [each for each in event.datasets if each["context"] == "training"]
+    _log_datasets(client, parent, trained_on)
 
     # 2. The stage's run, with its artifacts.
     _log(client, run, event, event.metrics, ended_ms, event.tags)

@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from pathlib import Path
 
+import mlflow.artifacts
 import pytest
 import yaml
 from tiny_days import DAYS, make_context, promote_candidate, publish_candidate
@@ -52,13 +54,32 @@ def test_the_version_holds_the_exports_files_as_a_tensorflow_model(context, regi
     assert version.tags["elastic_ctr.pipeline"] == "tiny"
     run = registry.client.get_run(version.run_id)
     assert run.data.tags[RUN_KEY] == "tiny/2026-01-01"
-    assert version.source == f"{run.info.artifact_uri}/model"
-    registry.client.download_artifacts(version.run_id, "model", str(tmp_path))
-    assert (
-        tmp_path / "model" / "data" / "saved_model" / "saved_model.pb"
-    ).read_text() == "weights 2026-01-01"
-    described = yaml.safe_load((tmp_path / "model" / "MLmodel").read_text())
+    place = version.source.removeprefix(f"{run.info.artifact_uri}/")
+    # The column Models of MLflow's table reads this tag.
+    (logged,) = json.loads(run.data.tags["mlflow.log-model.history"])
+    assert (logged["run_id"], logged["artifact_path"]) == (version.run_id, place)
+    model = Path(registry.client.download_artifacts(version.run_id, place, str(tmp_path)))
+    assert (model / "data" / "saved_model" / "saved_model.pb").read_text() == "weights 2026-01-01"
+    described = yaml.safe_load((model / "MLmodel").read_text())
     assert described["flavors"]["tensorflow"]["saved_model_dir"] == "data/saved_model"
+
+
+def test_a_second_export_of_a_day_leaves_the_first_version_its_files(context, registry, tmp_path):
+    """Both were written to one folder of the day's run, so version 1 served the files of 2."""
+
+    def write(text):
+        def to(folder):
+            folder.mkdir()
+            (folder / "weights").write_text(text)
+
+        return to
+
+    tracker = Tracker(context.store.workspace, "elastic-ctr")
+    run = tracker.day_run(registry.client, "tiny/2026-01-01", 1)
+    versions = [registry.register(write(text), run, "2026-01-01", text, {}) for text in "ab"]
+    found = [registry.client.get_model_version("ctr", version).source for version in versions]
+    held = [mlflow.artifacts.load_text(f"{source}/weights") for source in found]
+    assert (versions, held) == (["1", "2"], ["a", "b"])
 
 
 def test_the_next_day_replaces_the_champion_and_remembers_it(context, registry):
@@ -66,6 +87,40 @@ def test_the_next_day_replaces_the_champion_and_remembers_it(context, registry):
     decision = promote(context, DAYS[1])
     assert (decision.metrics["model_version"], decision.metrics["replaced"]) == ("2", "1")
     assert (registry.alias(CHAMPION), registry.alias(PREVIOUS)) == ("2", "1")
+
+
+def test_the_registered_model_tells_what_served_when(context, registry):
+    """The history of the alias is in the description, below what a person wrote."""
+    promote(context, DAYS[0])
+    client = registry.client
+    assert client.get_registered_model("ctr").tags == {"elastic_ctr.pipeline": "tiny"}
+    assert client.get_model_version("ctr", "1").description.startswith(
+        "Trained by tiny up to 2026-01-01."
+    )
+    text = client.get_registered_model("ctr").description
+    client.update_registered_model("ctr", text.replace("A click model.", "Ask Ada."))
+    promote(context, DAYS[1])
+    registry.roll_back("1", None)
+    registry.roll_back("1", None)  # as after a kill
+    head, _, champions = client.get_registered_model("ctr").description.partition("## Champions")
+    assert head.startswith("Ask Ada.")
+    lines = champions.strip().splitlines()
+    told = [(line.split()[2], line.split()[4], line.rpartition(": ")[2]) for line in lines]
+    assert told == [
+        ("1", "2026-01-01", "the first champion"),
+        ("2", "2026-01-02", "replaces version 1"),
+        ("1", "2026-01-01", "rollback"),
+    ]
+    # MLflow keeps 5000 characters: the oldest lines make room, what a person wrote does not.
+    client.update_registered_model("ctr", f"{head}## Champions\n\n" + "* version 9 was\n" * 310)
+    registry.roll_back("2", None)
+    text = client.get_registered_model("ctr").description
+    assert len(text) <= 5000
+    assert text.startswith("Ask Ada.")
+    assert text.endswith("rollback")
+    client.update_registered_model("ctr", "x" * 5000)
+    registry.roll_back("1", None)
+    assert client.get_registered_model("ctr").description == "x" * 5000
 
 
 def test_a_refused_candidate_is_passed_over(context, registry):
