@@ -125,7 +125,7 @@ class Registry:
         # A retry after a kill finds the version that was registered before.
         if found := self._with_digest(digest):
             return found[0]
-        # A folder of its own: a second export of the day must not change the first one's files.
+        # A separate folder: a second export of the day must not change the first one's files.
         place = f"model-{digest}"
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
