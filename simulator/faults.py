@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from features.errors import InputError
 from simulator.hashing import salt
-from simulator.impressions import LOG_SCHEMA, Chunk, LogStream, impressions
+from simulator.impressions import Chunk, LogStream, impressions, log_columns
 from simulator.settings import FaultKind, FileFault, MissingColumn, RecordFault, SimulatorSettings
 from simulator.world import World
 
@@ -56,14 +56,15 @@ def log_schema(settings: SimulatorSettings, day: date) -> pa.Schema:
         InputError: a `missing_column` fault names a column that the log does not have.
     """
     missing = {f.column for f in settings.faults if isinstance(f, MissingColumn) and day in f.days}
-    unknown = sorted(missing - set(LOG_SCHEMA.names))
+    columns = log_columns(settings)
+    unknown = sorted(missing - set(columns.names))
     if unknown:
         raise InputError(
-            f"fault missing_column names {unknown}, but the log has {LOG_SCHEMA.names}: correct "
+            f"fault missing_column names {unknown}, but the log has {columns.names}: correct "
             "`simulator.faults`"
         )
     types = _types(_record_faults(settings, day))
-    kept = [field for field in LOG_SCHEMA if field.name not in missing]
+    kept = [field for field in columns if field.name not in missing]
     return pa.schema([pa.field(field.name, types.get(field.name, field.type)) for field in kept])
 
 

@@ -31,14 +31,18 @@ LOG_SCHEMA = pa.schema(
         ("item_id", pa.int64()),
         ("category_id", pa.int64()),
         ("advertiser_id", pa.int64()),
+        ("segment_id", pa.int64()),
+        ("topic_id", pa.int64()),
         ("price", pa.float64()),
         ("policy", pa.string()),
         ("propensity", pa.float64()),
         ("click", pa.int32()),
     ]
 )
-"""Columns of the log. `policy` is "logged" or "random"; `user_tags` are joined by commas; `price`
-may be null."""
+"""Columns of the log; those of `SimulatorSettings.noise` come last.
+
+`policy` is "logged" or "random"; `user_tags` are joined by commas; `price` may be null.
+"""
 
 _LOG_STREAM = 101
 _STREAM_IDS = 5_000_000_000
@@ -115,12 +119,30 @@ def impressions(
         "item_id": items,
         "category_id": world.category(items),
         "advertiser_id": world.advertiser(items),
+        "segment_id": world.segment(users),
+        "topic_id": world.topic(items),
         "price": pa.array(price, mask=rng.random(count) < settings.null_price_share),
         "policy": _named(("logged", "random"), choice.is_random.astype(np.int64)),
         "propensity": choice.propensity,
         "click": clicks.astype(np.int32),
     }
-    return pa.table(columns).cast(LOG_SCHEMA)
+    # Drawn last: the columns before are the same with and without them.
+    columns |= {
+        name: rng.integers(size, size=count)
+        for name, size in zip(noise_columns(settings), settings.noise, strict=True)
+    }
+    return pa.table(columns).cast(log_columns(settings))
+
+
+def noise_columns(settings: SimulatorSettings) -> list[str]:
+    """Return the names of the columns that have no effect."""
+    return [f"noise_{number}" for number in range(len(settings.noise))]
+
+
+def log_columns(settings: SimulatorSettings) -> pa.Schema:
+    """Return the columns of the log."""
+    fields = [pa.field(name, pa.int64()) for name in noise_columns(settings)]
+    return pa.schema([*LOG_SCHEMA, *fields])
 
 
 def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -19,10 +19,8 @@ import pyarrow.parquet as pq
 from features.errors import InputError
 from simulator.faults import broken_chunk, has_file_fault, log_schema, truncate
 from simulator.impressions import Chunk, chunks
-from simulator.settings import FaultKind, SimulatorSettings
+from simulator.settings import SETTINGS_FILE, FaultKind, SimulatorSettings
 from simulator.world import World
-
-_SETTINGS_FILE = "_settings.json"
 
 
 @dataclass(frozen=True)
@@ -46,8 +44,8 @@ def simulate_day(settings: SimulatorSettings, day: date, out_dir: Path) -> Simul
     """Write the log of a UTC day as `out_dir/dt=YYYY-MM-DD/part-00000.parquet` and further parts.
 
     The bytes depend on (settings, day) only. Parts and their records are in the order of time, with
-    one row group per chunk and the columns `simulator.impressions.LOG_SCHEMA`. The folder appears
-    by a rename when it is complete, and replaces an earlier one. It also has `_settings.json`.
+    one row group per chunk and `simulator.impressions.log_columns`. The folder appears by a rename
+    when it is complete, and replaces an earlier one. It also has the settings.
 
     Raises:
         InputError: the day is before the settings' first day, or a fault names an unknown column.
@@ -66,7 +64,7 @@ def simulate_day(settings: SimulatorSettings, day: date, out_dir: Path) -> Simul
     rows = clicks = 0
     names: list[str] = []
     with _staging_folder(target) as staging:
-        (staging / _SETTINGS_FILE).write_text(settings.model_dump_json(), encoding="utf-8")
+        (staging / SETTINGS_FILE).write_text(settings.model_dump_json(), encoding="utf-8")
         for number, part in enumerate(parts):
             names.append(f"part-{number:05d}.parquet")
             part_rows, part_clicks = _write_part(world, day, part, staging / names[-1])
@@ -77,7 +75,7 @@ def simulate_day(settings: SimulatorSettings, day: date, out_dir: Path) -> Simul
 
 def is_simulated(settings: SimulatorSettings, day: date, out_dir: Path) -> bool:
     """Whether `simulate_day` has already written this day with equal settings."""
-    written = out_dir / f"dt={day.isoformat()}" / _SETTINGS_FILE
+    written = out_dir / f"dt={day.isoformat()}" / SETTINGS_FILE
     return written.is_file() and written.read_text(encoding="utf-8") == settings.model_dump_json()
 
 

@@ -10,22 +10,27 @@ from simulator.settings import SimulatorSettings
 Ids = NDArray[np.int64]
 
 
-def power_law(draws: NDArray[np.float64], size: int, exponent: float) -> Ids:
-    """Map uniform draws to ranks 0 … size - 1; rank r has a frequency of about (r + 1)^-exponent.
+def power_law(draws: NDArray[np.float64], size: int, exponent: float, shift: float = 0.0) -> Ids:
+    """Map uniform draws to ranks 0 … size - 1.
 
-    Inverts the distribution function of the density x^-exponent on [1, size + 1), without a table.
+    Rank r has a frequency of about (r + 1 + shift)^-exponent (Zipf and Mandelbrot). Inverts the
+    distribution function of the density x^-exponent on [1 + shift, size + 1 + shift), without a
+    table.
     """
+    first, last = 1.0 + shift, size + 1.0 + shift
     if abs(exponent - 1) < 1e-9:
-        x = np.power(size + 1.0, draws)
+        x = first * np.power(last / first, draws)
     else:
         power = 1 - exponent
-        x = np.power(1 + draws * ((size + 1.0) ** power - 1), 1 / power)
-    return np.clip(x.astype(np.int64) - 1, 0, size - 1)
+        low = first**power
+        x = np.power(low + draws * (last**power - low), 1 / power)
+    return np.clip((x - shift).astype(np.int64) - 1, 0, size - 1)
 
 
 def draw_users(rng: np.random.Generator, settings: SimulatorSettings, count: int) -> Ids:
     """Return user ids 0 … users - 1 by popularity, int64 [count]."""
-    return power_law(rng.random(count), settings.users, settings.user_exponent)
+    draws = rng.random(count)
+    return power_law(draws, settings.users, settings.user_exponent, settings.user_shift)
 
 
 def draw_candidates(
@@ -53,7 +58,8 @@ def _draw_lane(
 
     def draw(draws: NDArray[np.float64], size: int) -> Ids:
         """Return numbers below `size` that are `lane` modulo the number of lanes."""
-        return power_law(draws, -(-(size - lane) // lanes), settings.item_exponent) * lanes + lane
+        size, shift = -(-(size - lane) // lanes), settings.item_shift / lanes
+        return power_law(draws, size, settings.item_exponent, shift) * lanes + lane
 
     items = draw(rng.random(count), settings.items)
     if lane < new:

@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 
 from features.schema import Settings
 
+SETTINGS_FILE = "_settings.json"
+"""File in the folder of a simulated day, with the settings that it was made with."""
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -88,7 +91,8 @@ class EffectSettings(Settings):
 
     `context` applies to each of slot, device, hour, position and country, `interaction` to each of
     (slot, category) and (user tags, category), `latent` to the inner product of user and item
-    factors.
+    factors, `segment` to that of the factors of the user's segment and of the item's topic, which
+    also holds for pairs that were never seen.
     """
 
     user: NonNegative = 0.3
@@ -98,6 +102,7 @@ class EffectSettings(Settings):
     context: NonNegative = 0.3
     interaction: NonNegative = 0.4
     latent: NonNegative = 0.4
+    segment: NonNegative = 0.4
     price: NonNegative = 0.2
 
 
@@ -122,12 +127,16 @@ class SimulatorSettings(Settings):
     Attributes:
         first_day: first day of the simulation; days are UTC days.
         new_items_per_day: items that appear each day in addition to the `items` of the first day.
-        user_exponent: a user's popularity is rank^-exponent; `item_exponent` is that of items.
+        segments: of users, and `topics` of items; there are more pairs of them than a day shows.
+        user_exponent: a user's popularity is (rank + `user_shift`)^-exponent; `item_exponent` and
+            `item_shift` are those of items. A shift keeps the first ones from being too frequent.
         fresh_share: share of the candidates that are items of `new_items_per_day`.
         fresh_decay: factor by which the share of a day's new items falls with each day of age.
         base_ctr: approximate CTR of the uniformly random policy.
         drift_per_day: radians by which factors of users and items turn each day.
         random_share: share of the impressions that are chosen uniformly among the candidates.
+        noise: for each column `noise_0`, `noise_1`, … the number of its values, which are drawn
+            uniformly and have no effect on a click.
     """
 
     first_day: date = date(2026, 1, 1)
@@ -137,15 +146,21 @@ class SimulatorSettings(Settings):
     new_items_per_day: Annotated[int, Field(ge=0)] = 100
     categories: Count = 40
     advertisers: Annotated[int, Field(ge=1, le=10_000_000)] = 500
+    segments: Count = 400
+    topics: Count = 300
     latent_dim: Annotated[int, Field(ge=1, le=64)] = 8
+    segment_dim: Annotated[int, Field(ge=1, le=64)] = 4
     user_exponent: NonNegative = 0.7
+    user_shift: NonNegative = 0.0
     item_exponent: NonNegative = 1.0
+    item_shift: NonNegative = 0.0
     fresh_share: Share = 0.15
     fresh_decay: Annotated[float, Field(gt=0, lt=1)] = 0.7
     base_ctr: Annotated[float, Field(gt=0, lt=1)] = 0.08
     drift_per_day: NonNegative = 0.05
     random_share: Share = 0.05
     null_price_share: Share = 0.03
+    noise: tuple[Count, ...] = ()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     effects: EffectSettings = EffectSettings()
     policy: PolicySettings = PolicySettings()

@@ -2,7 +2,8 @@
 
     logit = base + user bias + country + slot + device + hour + position            (the visit)
           + item bias + category + advertiser + price                               (the item)
-          + <user factors, item factors> + slot x category + user tags x category   (both)
+          + <user factors, item factors> + <segment factors, topic factors>         (both)
+          + slot x category + user tags x category
 
 Biases and factors of a user or item are √2 · cos(2π · hash + angle), with mean 0 and variance 1.
 Drift turns the angle, so any day is computed without the days before it. Effects of the few values
@@ -46,6 +47,8 @@ class Property(IntEnum):
     CATEGORY = 5
     ADVERTISER = 6
     PRICE = 7
+    SEGMENT = 8
+    TOPIC = 9
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,14 @@ class World:
         """Return the users' sets of tags as numbers into `tag_sets`, int64 [n]."""
         return power_law(self._uniform(users, Property.TAG_SET), TAG_SETS, _SKEW)
 
+    def segment(self, users: Ints) -> Ints:
+        """Return the users' segments, int64 [n]."""
+        return power_law(self._uniform(users, Property.SEGMENT), self.settings.segments, _SKEW)
+
+    def topic(self, items: Ints) -> Ints:
+        """Return the items' topics, int64 [n]."""
+        return power_law(self._uniform(items, Property.TOPIC), self.settings.topics, _SKEW)
+
     def category(self, items: Ints) -> Ints:
         """Return the items' categories, int64 [n]."""
         return power_law(self._uniform(items, Property.CATEGORY), self.settings.categories, _SKEW)
@@ -127,13 +138,28 @@ class World:
         """
         turn = _ITEM_TURNS if owner is Property.ITEM else 1
         drift = turn * day_index * self.settings.drift_per_day
-        angles = 2 * np.pi * np.arange(_ANGLES) / _ANGLES + drift
-        table = (np.sqrt(2) * np.cos(angles)).astype(np.float32)
-        return table[phases(ids, salt(self.settings.seed, owner), 1 + self.settings.latent_dim)]
+        return self._factors(ids, owner, 1 + self.settings.latent_dim, drift)
+
+    def group_factors(self, groups: Ints, owner: Property) -> Floats:
+        """Return the factors of segments or topics, which do not drift.
+
+        Args:
+            groups: segments or topics, int64 [n].
+            owner: `SEGMENT` or `TOPIC`.
+
+        Returns:
+            float32 [segment_dim, n].
+        """
+        return self._factors(groups, owner, self.settings.segment_dim, 0.0)
 
     def visit(self, users: Ints, context: VisitContext, day_index: int) -> Visit:
         """Return the visits of users in their contexts on a day."""
         return Visit(self, users, context, day_index)
+
+    def _factors(self, ids: Ints, owner: Property, count: int, drift: float) -> Floats:
+        angles = 2 * np.pi * np.arange(_ANGLES) / _ANGLES + drift
+        table = (np.sqrt(2) * np.cos(angles)).astype(np.float32)
+        return table[phases(ids, salt(self.settings.seed, owner), count)]
 
     def _uniform(self, ids: Ints, what: Property) -> NDArray[np.float64]:
         return uniform(ids, salt(self.settings.seed, what))
@@ -146,6 +172,7 @@ class Visit:
         self._world, self._context, self._day_index = world, context, day_index
         self._traits = world.traits(users, Property.USER, day_index)
         self._tag_set = world.tag_set(users)
+        self._segment = world.group_factors(world.segment(users), Property.SEGMENT)
         effects, settings = world.effects, world.settings
         shifts = [
             fault.logit_shift
@@ -171,6 +198,9 @@ class Visit:
         total += effects.slot_category[slot, category] + crossed
         for mine, theirs in zip(self._traits[1:], traits[1:], strict=True):
             total += scale.latent / np.sqrt(world.settings.latent_dim) * mine * theirs
+        topic = world.group_factors(world.topic(items), Property.TOPIC)
+        for mine, theirs in zip(self._segment, topic, strict=True):
+            total += scale.segment / np.sqrt(world.settings.segment_dim) * mine * theirs
         return total
 
 
@@ -210,6 +240,6 @@ def _base_logit(settings: SimulatorSettings) -> float:
     """
     e = settings.effects
     variance = e.user**2 + e.item**2 + e.category**2 + e.advertiser**2 + e.latent**2 + e.price**2
-    variance += 5 * e.context**2 + 2 * e.interaction**2
+    variance += 5 * e.context**2 + 2 * e.interaction**2 + e.segment**2
     logit = np.log(settings.base_ctr / (1 - settings.base_ctr))
     return float(logit * np.sqrt(1 + np.pi * variance / 8))

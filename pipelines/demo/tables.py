@@ -17,6 +17,8 @@ _METRICS = {
     "AUC, held out": ("auc", ".4f"),
     "AUC, exported": ("auc_exported", ".4f"),
     "AUC, baseline": ("auc_lr_baseline", ".4f"),
+    # Of the true probabilities: only a simulated log has them.
+    "AUC, possible": ("auc_possible", ".4f"),
     "rows in table": ("rows_in_table", ",.0f"),
 }
 """Label → key of `elastic-ctr report --json`, and format."""

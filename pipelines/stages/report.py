@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from features.partition import Partition, in_order
+from features.errors import InputError
+from features.partition import Partition, day_of, folder_of, in_order
 from pipelines.stages.registry import artifacts, maker_of
-from pipelines.store.artifacts import Store
+from pipelines.store.artifacts import Store, Version
 from pipelines.tracking.journal import TrackingJournal
+from simulator.settings import SETTINGS_FILE
+
+log = logging.getLogger(__name__)
 
 _SOURCES = {
     "rows": ("impressions", "rows_kept"),
@@ -37,6 +42,9 @@ _SOURCES = {
 }
 """Figure of the report → artifact and the name that its stage gives the figure."""
 
+_POSSIBLE = ("auc_possible", "log_loss_possible")
+"""Figures of `best_possible`, which are next to the checkpoint's own in MLflow."""
+
 
 def day_report(store: Store, day: Partition) -> dict[str, Any]:
     """Return the figures of a day or hour; those of stages that have not run are None."""
@@ -49,10 +57,46 @@ def day_report(store: Store, day: Partition) -> dict[str, Any]:
     return {
         "date": day.isoformat(),
         **figures,
+        **best_possible(store, versions),
         "revisions": sorted({v.commit.get("revision", "") for v in versions.values()}),
         "run_id": TrackingJournal(store.workspace).run_id(day),
         "seconds": {v.commit["stage"]: v.commit["seconds"] for v in versions.values()},
     }
+
+
+def best_possible(store: Store, versions: Mapping[str, Version]) -> dict[str, float]:
+    """Return AUC and log loss of the true probabilities on the held-out impressions.
+
+    No model can be better on average. Empty unless the day's log is a simulated one.
+
+    Args:
+        store: holds the log, with the settings that it was simulated with.
+        versions: of the day, by artifact; impressions and checkpoint are needed.
+    """
+    impressions, checkpoint = versions.get("impressions"), versions.get("checkpoint")
+    if impressions is None or checkpoint is None:
+        return {}
+    settings = store.workspace / "logs" / folder_of(day_of(impressions.day)) / SETTINGS_FILE
+    if not settings.is_file():
+        return {}
+    # Imported here: without a simulated log nothing of this is needed, nor in DAG files.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from simulator.settings import SimulatorSettings
+    from simulator.truth import TRUTH_COLUMNS, true_probability
+    from training.evaluation.metrics import auc, log_loss
+
+    heldout = pq.read_table(checkpoint.path / "heldout.parquet", columns=["label"])
+    label = heldout["label"].to_numpy().astype("float32")
+    try:
+        table = pq.read_table(impressions.path / "impressions", columns=list(TRUTH_COLUMNS))
+        world = SimulatorSettings.model_validate_json(settings.read_bytes())
+        truth = true_probability(world, pa.table(table.slice(len(table) - len(label))))
+    except (ValueError, InputError) as error:
+        log.warning("no best possible figures of %s: %s", impressions.day, error)
+        return {}
+    return dict(zip(_POSSIBLE, (auc(label, truth), log_loss(label, truth)), strict=True))
 
 
 def figures_of(report: Mapping[str, Any]) -> dict[str, float]:
@@ -68,8 +112,8 @@ def day_metrics(report: Mapping[str, Any]) -> dict[str, float]:
     return {
         f"{maker_of(artifact)}/{name}": value
         for key, value in figures_of(report).items()
-        if key in _SOURCES
-        for artifact, name in [_SOURCES[key]]
+        if key in _SOURCES or key in _POSSIBLE
+        for artifact, name in [_SOURCES.get(key, ("checkpoint", key))]
     }
 
 

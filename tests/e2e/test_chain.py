@@ -6,10 +6,14 @@ from datetime import date
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from sklearn.metrics import roc_auc_score
 from worlds import FIRST, LAST, copy_world
 
+from pipelines.config import load_config
 from pipelines.stages.registry import artifacts
+from simulator.truth import true_probability
 
 pytestmark = pytest.mark.slow
 DAYS = [date(2026, 1, d) for d in (1, 2, 3)]
@@ -55,6 +59,21 @@ def test_the_report_has_its_keys_and_the_numbers_hang_together(world):
     assert last["keys_seen"] > first["keys_seen"]
     assert last["bytes_exported"] < last["bytes_trained"]
     assert last["run_id"]
+
+
+def test_the_report_of_a_simulated_log_says_what_the_best_model_would_reach(world):
+    report = figures(world, DAYS[2])
+    checkpoint = world.store.current("checkpoint", DAYS[2])
+    heldout = pd.read_parquet(checkpoint.path / "heldout.parquet")
+    # Straight from the log, by the records' ids: the report takes the last impressions.
+    log = pd.read_parquet(world.workspace / "logs" / f"dt={DAYS[2]}")
+    log = log.sort_values(["timestamp_ms"]).tail(len(heldout))
+    assert log["click"].sum() == heldout["label"].sum()
+    settings = load_config(world.config, [], world.workspace).simulator
+    truth = true_probability(settings, pa.Table.from_pandas(log, preserve_index=False))
+    assert report["auc_possible"] == pytest.approx(roc_auc_score(log["click"], truth), abs=1e-9)
+    assert report["auc_possible"] > report["auc"]
+    assert report["log_loss_possible"] < report["log_loss"]
 
 
 def test_rows_in_are_rows_kept_and_quarantined(world):

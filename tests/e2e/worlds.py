@@ -21,7 +21,8 @@ SMALL = {
         "items": 400,
         "new_items_per_day": 20,
     },
-    "training": {"batch_size": 128},
+    "graph": {"relations": []},
+    "training": {"batch_size": 128, "admission": {"min_count": 1}},
     "model": {"hidden": [16], "dim": 8},
     "data_gate": {"min_rows": 100},
     "model_gate": {

@@ -114,3 +114,19 @@ def test_smallest_world():
     table = impressions(World(tiny), tiny.first_day, chunks(tiny)[0])
     assert table.schema.equals(LOG_SCHEMA)
     assert (table["user_id"].to_pylist(), len(table)) == ([0], 1)
+
+
+def test_noise_columns_come_last_and_change_nothing_else():
+    plain = SimulatorSettings(users=100, items=50)
+    noisy = plain.model_copy(update={"noise": (3, 1_000_000)})
+    day, chunk = date(2026, 1, 1), Chunk(0, 0, 5_000)
+    table = impressions(World(noisy), day, chunk)
+    assert table.column_names == [*LOG_SCHEMA.names, "noise_0", "noise_1"]
+    assert table.select(LOG_SCHEMA.names).equals(impressions(World(plain), day, chunk))
+    few, many = (table[name].to_numpy() for name in ("noise_0", "noise_1"))
+    assert set(few) == {0, 1, 2}
+    assert len(set(many)) > 4_950
+    # Without an effect: the click rate is the same for each value, up to chance.
+    click = table["click"].to_numpy()
+    rates = [click[few == value].mean() for value in range(3)]
+    assert np.ptp(rates) < 6 * np.sqrt(click.var() / (5_000 / 3))

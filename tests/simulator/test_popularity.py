@@ -23,9 +23,23 @@ def test_rank_frequencies_match_the_integral_of_the_density(exponent):
     assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected))
 
 
-@given(draw=st.floats(0, 1, exclude_max=True), size=st.integers(1, 10**9), exponent=st.floats(0, 3))
-def test_every_rank_is_within_bounds(draw, size, exponent):
-    assert 0 <= power_law(np.array([draw]), size, exponent)[0] < size
+@pytest.mark.parametrize("exponent", [0.7, 1.0])
+def test_a_shift_evens_out_the_first_ranks(exponent):
+    size, shift, draws = 1_000, 20.0, 400_000
+    counts = np.bincount(power_law(rng().random(draws), size, exponent, shift), minlength=size)
+    weights = (np.arange(size) + 1.5 + shift) ** -exponent
+    expected = draws * weights / weights.sum()
+    assert np.all(np.abs(counts - expected) < 5 * np.sqrt(expected) + 0.001 * expected)
+
+
+@given(
+    draw=st.floats(0, 1, exclude_max=True),
+    size=st.integers(1, 10**9),
+    exponent=st.floats(0, 3),
+    shift=st.floats(0, 1000),
+)
+def test_every_rank_is_within_bounds(draw, size, exponent, shift):
+    assert 0 <= power_law(np.array([draw]), size, exponent, shift)[0] < size
 
 
 def test_the_tail_is_long_most_users_are_rare_and_few_are_frequent():

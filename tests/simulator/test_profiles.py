@@ -14,7 +14,7 @@ import pytest
 
 from features.schema import MultiValued, Numeric
 from pipelines.config import load_config
-from simulator.impressions import LOG_SCHEMA
+from simulator.impressions import log_columns
 from simulator.log import simulate_day
 from spark_jobs.settings import Format, Partitioning
 
@@ -95,7 +95,9 @@ def test_the_simulated_profile_reads_what_the_simulator_writes(tmp_path):
     assert list(Path("/").glob(config.source.path.replace("{date}", "2026-01-02").lstrip("/"))) == [
         file
     ]
-    assert columns_used(config) | {config.features.label} <= set(LOG_SCHEMA.names)
+    assert columns_used(config) | {config.features.label} <= set(
+        log_columns(config.simulator).names
+    )
     assert {"policy", "propensity"} <= config.features.forbidden & set(config.features.extras)
 
 

@@ -48,7 +48,11 @@ def test_without_effects_every_impression_has_the_base_rate():
 
 @pytest.mark.parametrize(
     "part",
-    [name for name in NONE if name not in ("context", "interaction", "advertiser", "category")],
+    [
+        name
+        for name in NONE
+        if name not in ("context", "interaction", "advertiser", "category", "segment")
+    ],
 )
 def test_each_continuous_effect_has_the_standard_deviation_asked_for(part):
     rng = np.random.default_rng(5)
@@ -87,6 +91,23 @@ def test_the_latent_part_is_an_inner_product_of_traits():
     )
     expected = a_world.base + 0.5 * (mine.astype(float) * theirs).sum(axis=0) / np.sqrt(5)
     np.testing.assert_allclose(logits(a_world, users, items, 3), expected, rtol=1e-6)
+
+
+def test_segments_and_topics_act_through_a_matrix_of_low_rank_that_does_not_drift():
+    a_world = world(effects=only(segment=0.5), segments=12, topics=9, segment_dim=2)
+    users, items = np.arange(3_000), np.arange(3_000)[::-1]
+    segment, topic = a_world.segment(users), a_world.topic(items)
+    values = logits(a_world, users, items, 0) - a_world.base
+    table = np.full((12, 9), np.nan)
+    table[segment, topic] = values
+    assert np.isfinite(table).all()
+    np.testing.assert_allclose(values, table[segment, topic], atol=1e-9)
+    assert np.linalg.matrix_rank(table, tol=1e-6) == 2
+    # A pair's effect follows from others': that is what can be learned about unseen ones.
+    known = np.delete(np.delete(table, 5, 0), 3, 1)
+    weights, *_ = np.linalg.lstsq(known.T, np.delete(table[5], 3), rcond=None)
+    assert weights @ np.delete(table[:, 3], 5) == pytest.approx(table[5, 3], abs=1e-6)
+    np.testing.assert_array_equal(values, logits(a_world, users, items, 9) - a_world.base)
 
 
 def test_drift_moves_probabilities_slowly_and_without_limit():
@@ -153,6 +174,8 @@ def test_properties_are_within_their_ranges_and_fixed_for_an_id():
         (a_world.tag_set(ids), TAG_SETS),
         (a_world.category(ids), 7),
         (a_world.advertiser(ids), 11),
+        (a_world.segment(ids), 400),
+        (a_world.topic(ids), 300),
     ]:
         assert set(values) <= set(range(size))
         assert len(set(values)) > min(size, 100) / 2

@@ -51,10 +51,10 @@ def rank(draw, size, exponent=0.8):
     return int((1 + draw * ((size + 1) ** power - 1)) ** (1 / power)) - 1
 
 
-def traits(number, owner, turns):
+def traits(number, owner, turns, count=1 + SETTINGS.latent_dim):
     seed = salted(SETTINGS.seed, owner)
     found = []
-    for position in range(1 + SETTINGS.latent_dim):
+    for position in range(count):
         word = splitmix(number, salted(seed, position // 4))
         phase = (word >> 16 * (position % 4)) & 0xFFFF
         found.append(
@@ -82,6 +82,8 @@ def test_users_and_items_have_the_properties_of_their_hashes(world, records):
         assert record["user_tags"].split(",") == [TAGS[tag] for tag in tag_set]
         assert record["category_id"] == rank(share(item, Property.CATEGORY), 9)
         assert record["advertiser_id"] == rank(share(item, Property.ADVERTISER), 40)
+        assert record["segment_id"] == rank(share(user, Property.SEGMENT), 400)
+        assert record["topic_id"] == rank(share(item, Property.TOPIC), 300)
         log_price = math.sqrt(2) * math.cos(2 * math.pi * share(item, Property.PRICE))
         assert record["price"] == pytest.approx(math.exp(2.5 + 0.8 * log_price), abs=0.0051)
 
@@ -114,6 +116,9 @@ def expected_logit(world, record):
         tables.slot_category[slot, category]
         + tables.tags_category[rank(share(user, Property.TAG_SET), TAG_SETS), category]
     )
+    segment = traits(record["segment_id"], Property.SEGMENT, 0, 4)
+    topic = traits(record["topic_id"], Property.TOPIC, 0, 4)
+    both += scale.segment * sum(s * t for s, t in zip(segment, topic, strict=True)) / math.sqrt(4)
     return world.base + visit + shown + both
 
 
@@ -124,9 +129,7 @@ def test_the_true_probability_is_the_logistic_of_the_stated_sum(world):
 
 
 def test_the_base_logit_by_hand(world):
-    one = EffectSettings(
-        user=1, item=0, category=0, advertiser=0, context=0, interaction=0, latent=0, price=0
-    )
+    one = EffectSettings(**dict.fromkeys(EffectSettings.model_fields, 0.0) | {"user": 1.0})
     assert World(SETTINGS.model_copy(update={"effects": one})).base == pytest.approx(
         math.log(3 / 7) * math.sqrt(1 + math.pi / 8)
     )

@@ -154,6 +154,12 @@ class ModelAndBaseline:
             if learner.table.eviction:
                 learner.table.evict()
 
+    def compact(self) -> None:
+        """Release memory that the tables no longer need; see `ElasticTable.compact`."""
+        for learner in self:
+            for table in tables_of(learner.table).values():
+                table.compact()
+
     def save(self, folder: Path) -> None:
         """Write both into a checkpoint folder."""
         for learner in self:

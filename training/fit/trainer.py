@@ -128,6 +128,8 @@ def train_day(
     passed = score_then_train(learners, stream, progress, states)
     # Before the held-out slice is scored: the figures are those of the model that is saved.
     learners.evict()
+    # The reported memory is then a function of the content, also after an interruption.
+    learners.compact()
 
     # 3. Score the held-out slice and write everything.
     heldout = featurizer.inputs(examples.slice(start, len(examples)))
