@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 MARKER = "covers"
@@ -68,19 +68,26 @@ RUBRIC: dict[str, dict[str, tuple[str, str]]] = {
 
 
 def covered() -> dict[str, list[str]]:
-    """Return the tests by what they cover: id → `path::test`, from `@pytest.mark.covers(id, …)`."""
+    """Return the tests by what they cover: id → `path::test`, from `@pytest.mark.covers(id, …)`.
+
+    A whole file that is marked (`pytestmark`) is `path`.
+    """
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(TESTS.rglob("test_*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree, file = ast.parse(path.read_text(encoding="utf-8")), str(path.relative_to(TESTS))
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
-                for name in _ids(node):
-                    found[name].append(f"{path.relative_to(TESTS)}::{node.name}")
+                for name in _ids(node.decorator_list):
+                    found[name].append(f"{file}::{node.name}")
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark":
+                marks = node.value.elts if isinstance(node.value, ast.List) else [node.value]
+                for name in _ids(marks):
+                    found[name].append(file)
     return found
 
 
-def _ids(test: ast.FunctionDef) -> Iterator[str]:
-    for mark in test.decorator_list:
+def _ids(marks: Iterable[ast.expr]) -> Iterator[str]:
+    for mark in marks:
         if isinstance(mark, ast.Call) and ast.unparse(mark.func) == f"pytest.mark.{MARKER}":
             yield from (str(ast.literal_eval(argument)) for argument in mark.args)
 

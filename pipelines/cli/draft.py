@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from features.errors import InputError
 from features.schema import RESERVED
-from pipelines.cli.draft_columns import Sample, SampledColumn, read_sample
+from pipelines.cli.draft_columns import LogSample, SampledColumn, read_sample
 
 # Names that give a column's role away, the likeliest first.
 _LABELS = (
@@ -74,7 +74,7 @@ def draft(pattern: str) -> str:
     return "\n".join(_lines(pattern, sample)) + "\n"
 
 
-def _lines(pattern: str, sample: Sample) -> Iterator[str]:
+def _lines(pattern: str, sample: LogSample) -> Iterator[str]:
     columns = sample.columns
     label = _label(columns)
     time = _time([c for c in columns if c is not label])
@@ -117,7 +117,7 @@ def _lines(pattern: str, sample: Sample) -> Iterator[str]:
     yield from _relations(fields, by_column, label, user, item)
 
 
-def _source(sample: Sample, path: str, dated: bool) -> Iterator[str]:
+def _source(sample: LogSample, path: str, dated: bool) -> Iterator[str]:
     yield f"name: {_identifier(sample.path.stem.split('.')[0]) or 'my_log'}"
     yield "source:"
     yield f"  path: {_text(path)}"
@@ -284,7 +284,7 @@ def _partition(pattern: str, time: SampledColumn) -> tuple[str, bool, str, str]:
 
 
 def _gate(
-    sample: Sample, time: SampledColumn, fields: list[_Field], columns: dict[str, SampledColumn]
+    sample: LogSample, time: SampledColumn, fields: list[_Field], columns: dict[str, SampledColumn]
 ) -> Iterator[str]:
     """Yield limits of the data gate where the sample would fail the default ones."""
     often = {f.name: columns[f.column].null_share for f in fields}

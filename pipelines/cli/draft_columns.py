@@ -30,7 +30,7 @@ _TELLING_AUC = 0.9
 
 
 @dataclass(frozen=True)
-class Sample:
+class LogSample:
     """The first records of a file, and how the file is written."""
 
     path: Path
@@ -254,7 +254,7 @@ class SampledColumn:
         return float(product.sum()) / spread if len(product) >= 4 and spread > 0 else 0.0
 
 
-def read_sample(path: Path) -> Sample:
+def read_sample(path: Path) -> LogSample:
     """Read the first records of a CSV or Parquet file.
 
     Raises:
@@ -272,7 +272,7 @@ def read_sample(path: Path) -> Sample:
                 _typed_column(name, values)
                 for name, values in zip(batch.schema.names, batch.columns, strict=True)
             ]
-            return Sample(path, batch.num_rows, columns, "parquet")
+            return LogSample(path, batch.num_rows, columns, "parquet")
         return _read_csv(path)
     except InputError:
         raise
@@ -292,7 +292,7 @@ def _typed_column(name: str, values: Any) -> SampledColumn:
     return SampledColumn(name, tuple(map(canonical, values.to_pylist())))
 
 
-def _read_csv(path: Path) -> Sample:
+def _read_csv(path: Path) -> LogSample:
     import pandas as pd
 
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
@@ -327,7 +327,7 @@ def _read_csv(path: Path) -> Sample:
     frame.columns = frame.columns.str.removeprefix("\ufeff")
     nulls = tuple(word for word in _NULLS if frame.isin([word]).any(axis=None))
     columns = [_text_column(str(name), frame[name], nulls) for name in frame.columns]
-    return Sample(path, len(frame), columns, "csv", separator, encoding, nulls)
+    return LogSample(path, len(frame), columns, "csv", separator, encoding, nulls)
 
 
 def _text_column(name: str, series: pd.Series, nulls: tuple[str, ...]) -> SampledColumn:
