@@ -11,7 +11,7 @@ import yaml
 from tiny_days import DOCUMENT, make_context, write_config
 
 from features.errors import InputError
-from features.redaction import redact
+from features.redaction import redact, remember
 from pipelines.config import load_config
 from pipelines.stages.stage import execute
 from pipelines.tracking.sync import Tracker
@@ -119,3 +119,13 @@ def test_variables_may_stand_in_flow_lists_and_in_parts_and_not_in_comments(tmp_
     )
     path.write_text(f"# ${{NOT_SET}} in a comment is no variable\n{text}")
     assert load_config(path).source.path == ("landing/*.csv", "more/x.csv")
+
+
+@pytest.mark.covers("F33")
+def test_a_value_that_is_too_long_for_a_path_is_kept_out_too(tmp_path):
+    """A private key is longer than any path, and may hold what no path can."""
+    for value in ("canary" * 2_000, "canary\0key-of-a-server"):
+        remember("PRIVATE_KEY", value)
+        assert redact(f"the key is {value}.") == "the key is ${PRIVATE_KEY}."
+    remember("FOLDER", str(tmp_path))
+    assert redact(f"{tmp_path} is missing") == f"{tmp_path} is missing"

@@ -6,11 +6,11 @@ from datetime import date
 
 import pytest
 import tensorflow as tf
-from tiny_days import make_context
+from tiny_days import DAYS, make_context, publish
 
 from features.errors import RetryableError
 from features.partition import Hour
-from pipelines.stages.train import days_missing, device, gap_days
+from pipelines.stages.train import days_missing, device, gap_days, warm_start
 from pipelines.store.artifacts import Store
 
 
@@ -70,3 +70,16 @@ def test_trainings_take_turns_on_a_gpu(monkeypatch, tmp_path):
     with device("gpu", print):
         assert not free()
     assert free()
+
+
+@pytest.mark.covers("audit-P09")
+def test_the_held_out_slice_is_that_of_the_impressions_which_the_checkpoint_trained_on(tmp_path):
+    """Mutant P09: late rows make another version of the day, with another held-out slice."""
+    overrides = ["training.unvalidated_parent=true"]
+    context = make_context(tmp_path, DAYS[1], overrides)
+    trained = publish(context.store, "impressions", DAYS[0], "trained")
+    checkpoint = publish(context.store, "checkpoint", DAYS[0], inputs=[trained])
+    publish(context.store, "impressions", DAYS[0], "late")
+    found = warm_start(context)
+    assert found["checkpoint"].hash == checkpoint.hash
+    assert found["previous_impressions"].hash == "trained"
