@@ -10,6 +10,9 @@ from rich.table import Table
 from pipelines.cli.console import MISSING, format_bytes, format_value
 from pipelines.demo.watch import DayRun
 
+_POSSIBLE = "AUC, possible"
+"""AUC of the true probabilities."""
+
 _METRICS = {
     # Progressive: the model of the day before, on the whole day, before it is trained on.
     "rows": ("rows", ",.0f"),
@@ -17,8 +20,7 @@ _METRICS = {
     "AUC, held out": ("auc", ".4f"),
     "AUC, exported": ("auc_exported", ".4f"),
     "AUC, baseline": ("auc_lr_baseline", ".4f"),
-    # Of the true probabilities: only a simulated log has them.
-    "AUC, possible": ("auc_possible", ".4f"),
+    _POSSIBLE: ("auc_possible", ".4f"),
     "rows in table": ("rows_in_table", ",.0f"),
 }
 """Label → key of `elastic-ctr report --json`, and format."""
@@ -37,6 +39,9 @@ def day_table(days: Sequence[DayRun], reports: Mapping[str, Mapping[str, Any]]) 
         table.add_column(day.run.day, justify="right", no_wrap=True)
     columns = [dict(_cells(day, reports.get(day.run.day, {}))) for day in days]
     for label in dict.fromkeys(label for column in columns for label in column):
+        # Only a simulated log has it.
+        if label == _POSSIBLE and all(column[label] == MISSING for column in columns):
+            continue
         table.add_row(label, *(column[label] for column in columns))
     return table
 

@@ -97,7 +97,7 @@ def test_the_report_of_an_hour_has_its_figures_and_its_mlflow_run(hourly):
         for run in runs
         if "mlflow.parentRunId" not in run.data.tags
     }
-    assert sorted(parents) == [*DAYS, *HOURS]
+    assert sorted(parents) == [*DAYS, *HOURS, "simulated: all days"]
     assert figures["run_id"] == parents[HOURS[2]]
 
 

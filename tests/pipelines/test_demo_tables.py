@@ -14,6 +14,7 @@ REPORT = {
     "auc": 0.73,
     "auc_exported": 0.729,
     "auc_lr_baseline": 0.7,
+    "auc_possible": 0.8,
     "rows_in_table": 20001,
     "bytes_trained": 12_300_000,
     "bytes_exported": 45_600,
@@ -49,6 +50,7 @@ def test_a_day_shows_its_figures():
         "AUC, held out": "0.7300",
         "AUC, exported": "0.7290",
         "AUC, baseline": "0.7000",
+        "AUC, possible": "0.8000",
         "rows in table": "20,001",
         "bytes, trained": "12.3 MB",
         "bytes, exported": "45.6 kB",
@@ -63,7 +65,7 @@ def test_each_day_has_its_column():
     days = [day("2022-04-25", "success"), day("2022-04-26", "failed")]
     table = day_table(days, {"2022-04-26": REPORT})
     assert cells(table)[0] == ["rows", MISSING, "15,432"]
-    assert cells(table)[10] == ["run", "success", "failed"]
+    assert cells(table)[11] == ["run", "success", "failed"]
 
 
 def test_a_failed_day_without_figures_has_dashes_not_zeros():

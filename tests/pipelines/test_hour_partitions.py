@@ -165,7 +165,7 @@ def test_rows_of_an_hour_are_compared_with_the_same_hour_of_earlier_days_and_day
 def test_growth_is_to_the_last_of_the_same_kind(context):
     for partition, rows in ((Hour(DAYS[0], 3), 10), (DAYS[0], 900), (Hour(DAYS[1], 0), 12)):
         give(context, "impressions", partition, rows_kept=rows)
-        give(context, "promotion", partition, promoted=True)
+        give(context, "validation_report", partition, verdict="blessed")
         version = execute(Monitor(), replace(context, day=partition)).version
     assert version.metrics["rows_change"] == 2
     assert json.loads((version.path / "metrics.json").read_text())["date"] == "2026-01-02T00"

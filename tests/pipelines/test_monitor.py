@@ -21,7 +21,7 @@ def monitor(context, day, rows=None, **checkpoint):
     if rows is not None:
         publish(context.store, "impressions", day, rows_kept=rows)
     publish(context.store, "checkpoint", day, **checkpoint)
-    publish(context.store, "promotion", day, promoted=True)
+    publish(context.store, "validation_report", day, verdict="blessed")
     return execute(Monitor(), replace(context, day=day)).version
 
 
@@ -73,11 +73,11 @@ def test_everything_the_day_made_is_an_input(context):
     assert set(monitor(context, DAYS[0], 100).commit["inputs"]) == {
         "impressions",
         "checkpoint",
-        "promotion",
+        "validation_report",
     }
 
 
-def test_a_day_without_a_decision_is_not_monitored(context):
+def test_a_day_without_a_verdict_is_not_monitored(context):
     publish(context.store, "checkpoint", DAYS[0])
-    with pytest.raises(InputError, match="elastic-ctr promote"):
+    with pytest.raises(InputError, match="elastic-ctr validate-model"):
         execute(Monitor(), context)

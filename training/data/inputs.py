@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import tensorflow as tf
@@ -60,24 +60,6 @@ class Inputs:
             weight=None if self.weight is None else self.weight[indices],
             importance=None if self.importance is None else self.importance[indices],
             log_odds_shift=self.log_odds_shift,
-        )
-
-    def filled_up(self, rows: int) -> Self:
-        """Return `rows` impressions: these, then empty ones, of key 0 and without list values."""
-        missing = rows - len(self)
-
-        def filled(array: NDArray[Any]) -> NDArray[Any]:
-            return np.pad(array, [(0, missing), *[(0, 0)] * (array.ndim - 1)])
-
-        return type(self)(
-            keys=filled(self.keys),
-            lists=tuple(
-                Ragged(values.values, np.pad(values.offsets, (0, missing), mode="edge"))
-                for values in self.lists
-            ),
-            dense=filled(self.dense),
-            cross=filled(self.cross),
-            label=filled(self.label),
         )
 
     def loss_weights(self) -> NDArray[np.float32]:

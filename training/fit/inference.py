@@ -67,7 +67,8 @@ class Forward:
         parts = [np.zeros(0, np.float32)]
         for start in range(0, len(inputs), SCORING_BATCH):
             rows = np.arange(start, min(len(inputs), start + SCORING_BATCH))
-            batch = inputs.take(rows).filled_up(SCORING_BATCH)
+            # The last batch repeats its last impression: every one has lists as its model needs.
+            batch = inputs.take(np.pad(rows, (0, SCORING_BATCH - len(rows)), mode="edge"))
             flat = self._lookup(batch.flat_keys(), batch.flat_fields())
             vectors = {name: tf.constant(rows) for name, rows in flat.items()}
             scores = self._graph(vectors, *map(tf.constant, batch_arguments(batch))).numpy()
