@@ -124,18 +124,20 @@ def _ids_seen(store: Store, days: list[date]) -> int:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from training.data.layout import FieldLayout
+    from features.schema import Categorical, MultiValued
     from training.fit.checkpoints import read_description
 
     versions = [store.current("impressions", day) for day in days]
     checkpoint = store.current("checkpoint", days[-1])
     assert checkpoint is not None
-    keyed = FieldLayout.of(read_description(checkpoint.path).schema).keyed
+    # Not times and numbers: their columns hold the raw values, not ids.
+    fields = read_description(checkpoint.path).schema.fields
+    names = [field.name for field in fields if isinstance(field, Categorical | MultiValued)]
     table = pa.concat_tables(
         pq.read_table(version.path / "impressions") for version in versions if version
     )
     total = 0
-    for name in (name for name in keyed if name in table.column_names):
+    for name in names:
         column = table[name].combine_chunks()
         flat = column.flatten() if pa.types.is_list(column.type) else column
         total += pc.count_distinct(flat).as_py()
