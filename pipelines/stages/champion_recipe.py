@@ -8,12 +8,14 @@ same days too, from the champion's checkpoint, and the candidate must not be wor
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from features.errors import InputError
-from features.partition import HOURS_PER_DAY, day_of, end_h, is_before, same_kind
+from features.partition import is_before, same_kind
 from pipelines.stages.stage import Context, Inputs
+from pipelines.stages.train import begins_day, device, gap_days
 from pipelines.store.artifacts import Version
 from pipelines.store.lineage import input_of
 from pipelines.tracking.champion import Champion
@@ -93,9 +95,10 @@ def train_champion_recipe(context: Context, inputs: Inputs, scratch: Path) -> Pa
     share = read_description(inputs["checkpoint"].path).training.holdout_fraction
     # Both are judged on the same impressions, which neither was trained on.
     training = saved.training.model_copy(update={"holdout_fraction": share})
-    folder, heldout, ended = parent.path, inputs.get(_HELDOUT), parent.day
+    folder, heldout, before = parent.path, inputs.get(_HELDOUT), parent
     days = [version for name, version in inputs.items() if name.startswith(_DAY)]
     for version in days:
+        at = replace(context, day=version.day)
         statistics = inputs.get(f"{_STATISTICS}{version.day.isoformat()}")
         # The candidate's encodings know the clicks of the days before its own: until then, and if
         # its graph is another one, the recipe keeps the champion's.
@@ -110,16 +113,17 @@ def train_champion_recipe(context: Context, inputs: Inputs, scratch: Path) -> Pa
             previous_checkpoint=folder,
             statistics=statistics.path if statistics else None,
             encodings=encodings.path,
-            gap_days=(end_h(version.day) - end_h(ended)) / HOURS_PER_DAY,
-            begins_day=day_of(version.day) != day_of(ended),
+            gap_days=gap_days(at, before),
+            begins_day=begins_day(at, before),
         )
         context.report(f"training the champion's recipe on {version.day}")
         try:
-            train_day(request, scratch / version.day.isoformat(), log=context.report)
+            with device(context.config.training.device, context.report):
+                train_day(request, scratch / version.day.isoformat(), log=context.report)
         except InputError as error:
             context.report(f"the champion's recipe cannot be trained on {version.day}: {error}")
             return None
-        folder, heldout, ended = scratch / version.day.isoformat(), version, version.day
+        folder, heldout, before = scratch / version.day.isoformat(), version, version
     return folder
 
 

@@ -10,7 +10,6 @@ from features.errors import InputError, UnsoundError
 from features.partition import end_h
 from pipelines.stages.champion_recipe import recipe_inputs, train_champion_recipe
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
-from pipelines.stages.train import device
 from pipelines.store.artifacts import STAGING, Version
 from pipelines.store.lineage import input_of, verdict_of
 from pipelines.tracking.champion import (
@@ -104,15 +103,13 @@ class ValidateModel(Stage):
         paths = {name: version.path for name, version in inputs.items()}
         # Not in `out`: only the verdict and what it rests on are published.
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=STAGING) as scratch:
-            with device(context.config.training.device, context.report):
-                recipe = train_champion_recipe(context, inputs, Path(scratch))
             candidate = Candidate(
                 paths["impressions"],
                 paths["checkpoint"],
                 paths["export"],
                 paths.get("champion"),
                 paths["compressed"],
-                recipe,
+                train_champion_recipe(context, inputs, Path(scratch)),
             )
             return check_model(candidate, context.config.features, context.config.model_gate, out)
 
