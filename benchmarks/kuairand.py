@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from harness.options import print_json
+from harness.options import LEARNING, print_json
 
 from features.partition import days_between
 from pipelines.cli import console
@@ -28,15 +28,6 @@ from pipelines.store.artifacts import Store
 
 FIRST, LAST = date(2022, 4, 25), date(2022, 5, 5)
 TEST = (date(2022, 5, 6), date(2022, 5, 8))
-LEARNING = (
-    "ingest",
-    "validate-data",
-    "feature-statistics",
-    "cross-counts",
-    "cross-graph",
-    "pretrain",
-    "train",
-)
 TAB = "1"
 BEST = (
     "model.kind=fusion",

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from harness.options import chosen, print_json, progress
+from harness.options import LEARNING, chosen, print_json, progress
 
 from pipelines.cli import console
 from pipelines.config import load_config
@@ -37,15 +37,6 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 }
 """What is trained → what it sets beyond the profile."""
 
-LEARNING = (
-    "ingest",
-    "validate-data",
-    "feature-statistics",
-    "cross-counts",
-    "cross-graph",
-    "pretrain",
-    "train",
-)
 DAYS = 3
 CHOSEN_ON = 17
 """The seed of the profile, which is not among those that are reported."""

@@ -14,6 +14,10 @@ from typing import Any
 import typer
 
 from features.errors import ElasticCtrError
+from pipelines.stages.registry import STAGES
+
+LEARNING = tuple(STAGES)[: tuple(STAGES).index("train") + 1]
+"""The stages of a day up to its training."""
 
 
 def chosen(names: str, known: Iterable[str], option: str) -> tuple[str, ...]:
