@@ -44,7 +44,7 @@ LOG_SCHEMA = pa.schema(
 `policy` is "logged" or "random"; `user_tags` are joined by commas; `price` may be null.
 """
 
-_LOG_STREAM = 101
+_LOG_STREAM, _EXPERIMENT_STREAM = 101, 102
 _STREAM_IDS = 5_000_000_000
 _DAY_IDS = 10_000_000_000
 _SLOT_ODDS = (0.15, 0.45, 0.15, 0.15, 0.10)
@@ -84,54 +84,128 @@ def impressions(
     # The generator's key holds the chunk. The order of the draws below is part of the result.
     rng = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
 
-    # 1. Draw who visits, when and where.
-    records = np.arange(chunk.start, chunk.start + count)
-    times = _times(rng, records, settings.impressions_per_day)
-    users = draw_users(rng, settings, count)
-    odds = (_SLOT_ODDS, _DEVICE_ODDS, _POSITION_ODDS)
-    slot, device, position = (_weighted(rng, each, count) for each in odds)
-    context = VisitContext(slot, device, position, times // 3_600_000)
+    # 1. Draw who visits, when and where, and what could be shown.
+    requests = _draw_requests(rng, world, day, chunk)
 
-    # 2. Draw candidates, let the policy choose one, and draw the click from its true probability.
-    day_index = (day - settings.first_day).days
-    candidates = draw_candidates(rng, settings, max(day_index, 0), count)
-    visit = world.visit(users, context, day_index)
-    logits = np.stack([visit.logits(items) for items in candidates])
-    choice = choose(rng, logits, settings.policy, settings.random_share)
+    # 2. Let the policy choose one candidate, and draw the click from its true probability.
+    choice = choose(rng, requests.logits, settings.policy, settings.random_share)
     shown = choice.candidate, np.arange(count)
-    clicks = rng.random(count) < sigmoid(logits[shown])
+    clicks = rng.random(count) < sigmoid(requests.logits[shown])
 
     # 3. Write the columns.
-    items = candidates[shown]
-    price = np.round(np.exp(2.5 + 0.8 * world.log_price(items)), 2)
-    tag_sets = [",".join(TAGS[t] for t in tags) for tags in world.tag_sets]
     # Ids are YYYYMMDD followed by ten digits, which start at five billion for late impressions.
     number = day.year * 10_000 + day.month * 100 + day.day
     columns = {
-        "impression_id": number * _DAY_IDS + stream * _STREAM_IDS + records,
-        "timestamp_ms": day_start_ms(day) + times,
-        "user_id": users,
-        "country": _named(COUNTRIES, world.country(users)),
-        "user_tags": _named(tag_sets, world.tag_set(users)),
-        "slot": _named(SLOTS, slot),
-        "device": _named(DEVICES, device),
-        "position": position + 1,
-        "item_id": items,
-        "category_id": world.category(items),
-        "advertiser_id": world.advertiser(items),
-        "segment_id": world.segment(users),
-        "topic_id": world.topic(items),
-        "price": pa.array(price, mask=rng.random(count) < settings.null_price_share),
+        "impression_id": number * _DAY_IDS + stream * _STREAM_IDS + requests.records,
+        **_described(rng, world, day, requests, requests.candidates[shown]),
         "policy": _named(("logged", "random"), choice.is_random.astype(np.int64)),
         "propensity": choice.propensity,
         "click": clicks.astype(np.int32),
     }
     # Drawn last: the columns before are the same with and without them.
-    columns |= {
-        name: rng.integers(size, size=count)
-        for name, size in zip(noise_columns(settings), settings.noise, strict=True)
-    }
+    columns |= _noise(rng, settings, count)
     return pa.table(columns).cast(log_columns(settings))
+
+
+@dataclass(frozen=True)
+class CandidateRows:
+    """What could be shown to n visits of a day, for policies that choose among it.
+
+    Attributes:
+        table: a row per candidate, all of visit 0 first: the log's columns without
+            `impression_id`, `policy`, `propensity` and `click`. [n * candidates] rows.
+        probability: of a click when it is shown, float64 [n, candidates].
+    """
+
+    table: pa.Table
+    probability: NDArray[np.float64]
+
+
+def candidate_rows(world: World, day: date, visits: int) -> CandidateRows:
+    """Draw visits of a day, other ones than those of its log, with all their candidates.
+
+    Args:
+        world: the simulated world.
+        day: the day.
+        visits: their number; they are spread over the day as the log's impressions are.
+    """
+    settings, chunk = world.settings, Chunk(0, 0, visits)
+    key = [salt(settings.seed, _EXPERIMENT_STREAM, day.toordinal()), 0]
+    rng = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+    drawn = _draw_requests(rng, world, day, chunk, per_day=visits)
+    lanes = len(drawn.candidates)
+    every = _Requests(
+        *(np.repeat(column, lanes) for column in (drawn.records, drawn.times, drawn.users)),
+        VisitContext(*(np.repeat(each, lanes) for each in vars(drawn.context).values())),
+        drawn.candidates,
+        drawn.logits,
+    )
+    columns = _described(rng, world, day, every, drawn.candidates.T.ravel())
+    columns |= _noise(rng, settings, visits * lanes)
+    kinds = log_columns(settings)
+    schema = pa.schema([kinds.field(name) for name in columns])
+    return CandidateRows(pa.table(columns).cast(schema), sigmoid(drawn.logits.T))
+
+
+@dataclass(frozen=True)
+class _Requests:
+    """Visits, int64 [n] each, with their candidates [candidates, n] and the true logits of each."""
+
+    records: Ints
+    times: Ints
+    users: Ints
+    context: VisitContext
+    candidates: Ints
+    logits: NDArray[np.float64]
+
+
+def _draw_requests(
+    rng: np.random.Generator, world: World, day: date, chunk: Chunk, per_day: int | None = None
+) -> _Requests:
+    settings, count = world.settings, chunk.rows
+    records = np.arange(chunk.start, chunk.start + count)
+    times = _times(rng, records, per_day or settings.impressions_per_day)
+    users = draw_users(rng, settings, count)
+    odds = (_SLOT_ODDS, _DEVICE_ODDS, _POSITION_ODDS)
+    slot, device, position = (_weighted(rng, each, count) for each in odds)
+    context = VisitContext(slot, device, position, times // 3_600_000)
+    day_index = (day - settings.first_day).days
+    candidates = draw_candidates(rng, settings, max(day_index, 0), count)
+    visit = world.visit(users, context, day_index)
+    logits = np.stack([visit.logits(items) for items in candidates])
+    return _Requests(records, times, users, context, candidates, logits)
+
+
+def _described(
+    rng: np.random.Generator, world: World, day: date, requests: _Requests, items: Ints
+) -> dict[str, Ints | pa.Array]:
+    """Return the columns that describe visits and the items shown in them."""
+    users, context = requests.users, requests.context
+    price = np.round(np.exp(2.5 + 0.8 * world.log_price(items)), 2)
+    tag_sets = [",".join(TAGS[t] for t in tags) for tags in world.tag_sets]
+    return {
+        "timestamp_ms": day_start_ms(day) + requests.times,
+        "user_id": users,
+        "country": _named(COUNTRIES, world.country(users)),
+        "user_tags": _named(tag_sets, world.tag_set(users)),
+        "slot": _named(SLOTS, context.slot),
+        "device": _named(DEVICES, context.device),
+        "position": context.position + 1,
+        "item_id": items,
+        "category_id": world.category(items),
+        "advertiser_id": world.advertiser(items),
+        "segment_id": world.segment(users),
+        "topic_id": world.topic(items),
+        "price": pa.array(price, mask=rng.random(len(items)) < world.settings.null_price_share),
+    }
+
+
+def _noise(rng: np.random.Generator, settings: SimulatorSettings, count: int) -> dict[str, Ints]:
+    names = noise_columns(settings)
+    return {
+        name: rng.integers(size, size=count)
+        for name, size in zip(names, settings.noise, strict=True)
+    }
 
 
 def noise_columns(settings: SimulatorSettings) -> list[str]:
