@@ -134,12 +134,11 @@ def candidate_rows(world: World, day: date, visits: int) -> CandidateRows:
     rng = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
     drawn = _draw_requests(rng, world, day, chunk, per_day=visits)
     lanes = len(drawn.candidates)
-    every = _Requests(
-        *(np.repeat(column, lanes) for column in (drawn.records, drawn.times, drawn.users)),
-        VisitContext(*(np.repeat(each, lanes) for each in vars(drawn.context).values())),
-        drawn.candidates,
-        drawn.logits,
+    records, times, users = (
+        np.repeat(column, lanes) for column in (drawn.records, drawn.times, drawn.users)
     )
+    context = VisitContext(*(np.repeat(each, lanes) for each in vars(drawn.context).values()))
+    every = _Requests(records, times, users, context, drawn.candidates, drawn.logits)
     columns = _described(rng, world, day, every, drawn.candidates.T.ravel())
     columns |= _noise(rng, settings, visits * lanes)
     kinds = log_columns(settings)
