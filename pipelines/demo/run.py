@@ -27,6 +27,7 @@ from pipelines.services.processes import wait_until
 from pipelines.services.schedule import PARTITION_VARIABLE, runs_by_hour, schedule_zone
 from pipelines.stages.report import day_report
 from pipelines.store.artifacts import Store
+from pipelines.tracking.pages import start_pages
 
 DAG_TIMEOUT_S = 180.0
 BACKFILL_TIMEOUT_S = 6 * 3600.0
@@ -137,4 +138,6 @@ def _show_results(
 def _show_addresses(console: Console, services: Services, seconds: float) -> None:
     login = f"  (login {USER}, password in {services.passwords})" if services.login else ""
     console.print(f"Airflow  {services.airflow_url}/dags/{DAG_ID}{login}", soft_wrap=True)
-    console.print(f"MLflow   {services.mlflow_url}\n(after {seconds:.0f} s)")
+    for address in start_pages(services.mlflow_url):
+        console.print(f"MLflow   {address}", soft_wrap=True)
+    console.print(f"(after {seconds:.0f} s)")

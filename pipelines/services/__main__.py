@@ -11,6 +11,7 @@ import typer
 from features.errors import ElasticCtrError
 from pipelines.services import control
 from pipelines.services.environment import PASSWORDS, USER
+from pipelines.tracking.pages import start_pages
 
 Folder = Annotated[
     Path | None, typer.Option("--run-dir", help="Folder of databases and logs (default .run).")
@@ -71,7 +72,9 @@ def main() -> None:
 
 
 def _show(services: control.Services, state: str) -> None:
-    typer.echo(f"{state}\n  Airflow  {services.airflow_url}\n  MLflow   {services.mlflow_url}")
+    typer.echo(f"{state}\n  Airflow  {services.airflow_url}")
+    for address in start_pages(services.mlflow_url):
+        typer.echo(f"  MLflow   {address}")
     if services.login:
         typer.echo(f"  login    {USER}, password in {services.passwords}")
     if services.spark_url:

@@ -26,20 +26,13 @@ from features.redaction import redact
 from pipelines.store.lease import lease
 from pipelines.store.source_digest import source_revision
 from pipelines.tracking.journal import Event, TrackingJournal
+from pipelines.tracking.pages import experiment_tags, page
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_KEY = "elastic_ctr.run_key"
 _PARENT = "mlflow.parentRunId"
-_EXPERIMENT_TAGS = {
-    # MLflow 3.17 shows it in the list, and opens what the address or the browser's switch says.
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": (
-        "A run per day (or hour) of a pipeline, below it a run per stage. The run `all days` draws "
-        "the figures of the days as lines. Metrics are named `stage/figure`."
-    ),
-}
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -116,15 +109,17 @@ class Tracker:
                 "`tracking.experiment`"
             )
         if found:
-            for name, value in _EXPERIMENT_TAGS.items():
-                # What a person chose stays; what the user interface guessed does not.
-                if "inferred" in found.tags.get(name, "inferred"):
-                    client.set_experiment_tag(found.experiment_id, name, value)
-            return str(found.experiment_id)
-        # A server chooses where files go. Without a server they go to the workspace.
-        local = "://" not in self.uri or self.uri.startswith("sqlite")
-        location = (self.workspace / "mlartifacts").resolve().as_uri() if local else None
-        return str(client.create_experiment(self.experiment, location, _EXPERIMENT_TAGS))
+            experiment_id, known = str(found.experiment_id), found.tags
+        else:
+            # A server chooses where files go. Without a server they go to the workspace.
+            local = "://" not in self.uri or self.uri.startswith("sqlite")
+            location = (self.workspace / "mlartifacts").resolve().as_uri() if local else None
+            experiment_id, known = str(client.create_experiment(self.experiment, location)), {}
+        for name, value in experiment_tags(experiment_id).items():
+            # What a person chose stays; what the user interface guessed does not.
+            if "inferred" in known.get(name, "inferred"):
+                client.set_experiment_tag(experiment_id, name, value)
+        return experiment_id
 
     def day_run(self, client: MlflowClient, day_key: str, started_ms: int) -> str:
         """Return the id of the parent run of `<pipeline>/<day>`, created if it does not exist."""
@@ -252,12 +247,13 @@ def _send(client: MlflowClient, experiment_id: str, journal: TrackingJournal, ev
         client.set_terminated(each, event.status, ended_ms)
     uri = redact(client.tracking_uri).rstrip("/")
     if uri.startswith("http"):
-        page = f"{uri}/#/experiments/{experiment_id}/runs"
-        files = f"{page}/{run}/artifacts"
         names = {Path(path).name for path in event.artifacts}
-        links = {"MLflow run": f"{page}/{run}"}
-        links |= {"Report": files} if names else {}
-        links |= {"Data Docs": f"{files}/data_docs/index.html"} if "data_docs" in names else {}
+        paths = {"MLflow run": run}
+        paths |= {"Report": f"{run}/artifacts"} if names else {}
+        paths |= (
+            {"Data Docs": f"{run}/artifacts/data_docs/index.html"} if "data_docs" in names else {}
+        )
+        links = {name: page(uri, experiment_id, path) for name, path in paths.items()}
         journal.remember_run(event.day, parent, {event.stage: links})
 
     # 3. The pipeline's run. The time of a metric is the day's end, for MLflow's axis of time.

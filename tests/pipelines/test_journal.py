@@ -22,6 +22,7 @@ from pipelines.store.artifacts import Store
 from pipelines.store.source_digest import source_revision
 from pipelines.tracking import sync
 from pipelines.tracking.journal import Event, TrackingJournal
+from pipelines.tracking.pages import VIEWS
 from pipelines.tracking.sync import RUN_KEY, Tracker, run_tags
 
 
@@ -153,6 +154,34 @@ def test_the_columns_of_mlflows_table_are_filled(mlflow_here):
     commit = source_revision().removesuffix("-dirty")
     assert day.data.tags.get("mlflow.source.git.commit", "") == commit
     assert mlflow.artifacts.load_text(f"{day.info.artifact_uri}/settings.yaml") == "name: p\n"
+
+
+def test_the_saved_views_find_days_and_compression_plans(mlflow_here):
+    """Issue 19: no metric was in the table, and two days or two plans had to be searched for."""
+    tracker, journal = Tracker(mlflow_here, "tests"), TrackingJournal(mlflow_here)
+    client = tracker.client()
+    id_ = client.create_experiment("tests", (mlflow_here / "files").as_uri())  # by an older release
+    stages = {
+        "compress": {"compress/bytes_after": 9.0},
+        "export": {"export/bytes_exported": 9.0},
+        "search-compression": {"search-compression/auc_drop": 0.0},
+    }
+    for stage, metrics in stages.items():
+        journal.append(event(stage, metrics=metrics))
+        journal.append(event(stage, day="2024-01-02T03", metrics=metrics))
+    tracker.sync()
+    tags, found = client.get_experiment(id_).tags, {}
+    for key in VIEWS:
+        saved = json.loads(tags[f"mlflow.sharedViewState.{key}"])
+        assert f"[{saved['name']}](/#/experiments/{id_}/runs?" in tags["mlflow.note.content"]
+        state = json.loads(saved["state"])
+        order = [f"{state['orderByKey']} DESC"]
+        shown = client.search_runs([id_], state["searchFilter"], order_by=order)
+        found[key] = sorted(run.info.run_name for run in shown)
+    assert found == {
+        "days": ["2024-01-02", "2024-01-02T03"],
+        "plans": ["compress"] * 2 + ["search-compression"] * 2,
+    }
 
 
 def test_a_kind_of_experiment_that_a_person_chose_stays(mlflow_here):
