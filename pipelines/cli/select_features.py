@@ -21,6 +21,7 @@ from pipelines.config import Config, load_config
 from pipelines.stages.chain import track_result
 from pipelines.stages.stage import Context, no_report
 from pipelines.store.lineage import parent_checkpoint
+from pipelines.tracking.champion import refresh_blocked
 
 if TYPE_CHECKING:
     from compression.selection.footprint import Budget
@@ -104,6 +105,7 @@ def _select(
 
     # 1. Find the checkpoint to start from and the days to train on.
     store = context.store
+    refresh_blocked(store, context.config.tracking.registered_model, context.report)
     unvalidated = context.config.training.unvalidated_parent
     checkpoint = parent_checkpoint(store, first, context.report, unvalidated=unvalidated)
     if checkpoint is None:

@@ -49,6 +49,7 @@ from pipelines.follow.records import (
 )
 from pipelines.store.artifacts import Store
 from pipelines.store.lineage import input_of, parent_checkpoint
+from pipelines.tracking.champion import refresh_blocked
 from training.data.examples import Examples, examples_of
 from training.fit.checkpoints import read_description
 from training.fit.model_and_baseline import LearnerConfig
@@ -420,6 +421,7 @@ class FollowProcess:
     def _first_follower(self, recipe: LearnerConfig) -> StreamTrainer:
         """Return the learner of the workspace's last sound checkpoint, or a new one."""
         store = self._job.store
+        refresh_blocked(store, self._job.config.tracking.registered_model, self._report)
         unvalidated = self._job.config.training.unvalidated_parent
         checkpoint = parent_checkpoint(store, date.max, self._report, unvalidated=unvalidated)
         if checkpoint is None:

@@ -22,6 +22,7 @@ from pipelines.stages.registry import STAGES, make_stage
 from pipelines.stages.report import day_metrics, day_report, figures_of
 from pipelines.stages.stage import Context, Stage, StageResult, config_section, execute
 from pipelines.store.artifacts import Version
+from pipelines.tracking.champion import refresh_blocked
 from pipelines.tracking.journal import Event, TrackingJournal
 from pipelines.tracking.sync import Tracker, run_tags
 from spark_jobs.settings import fill_pattern
@@ -37,6 +38,9 @@ _DATASETS = ("impressions", "cross_graph")
 def run_stage(name: str, context: Context) -> StageResult:
     """Run one stage and journal it; a failure is journalled and sent before it is raised again."""
     started_ms, cpu_s = int(time.time() * 1000), _used()["system/cpu_seconds"]
+    # Here and not in the stage, whose version would then depend on the source of the tracking.
+    if name == "train":
+        refresh_blocked(context.store, context.config.tracking.registered_model, context.report)
     try:
         stage = make_stage(name)
         result = execute(stage, context)

@@ -54,8 +54,8 @@ def parent_checkpoint(
     def accept(checkpoint: Version) -> bool:
         if not sound_checkpoint(store, checkpoint, unvalidated=unvalidated):
             report(
-                f"no warm start from the checkpoint of {checkpoint.day}: validate-model did not "
-                "find it sound"
+                f"no warm start from the checkpoint of {checkpoint.day}: it is blocked, or "
+                "validate-model did not find it sound"
             )
             return False
         try:

@@ -10,11 +10,11 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from features.errors import InputError, RetryableError
+from features.errors import ElasticCtrError, InputError, RetryableError
 from features.files import write_atomically
 from features.partition import Partition, end_h, parse_partition
 from pipelines.store.artifacts import Store, Version
@@ -241,12 +241,12 @@ def roll_back(
 
 def block(store: Store, model: str, version: Registered, reason: str) -> None:
     """Mark a version: it is not promoted again, and no training starts from its checkpoint."""
+    found = _champion(version, model).checkpoint(store)
+    version = replace(version, blocked=reason, blocked_checkpoint=found.hash if found else "")
     registry, answered = connect(store, model)
     with answered:
-        registry.block(version.version, reason)
-    checkpoint = _champion(version, model).checkpoint(store)
-    entry = {"version": version.version, "day": version.day, "reason": reason}
-    entry["checkpoint"] = checkpoint.hash if checkpoint else ""
+        registry.block(version.version, reason, version.blocked_checkpoint)
+    entry = _blocked_entry(store, model, version)
     write_blocked(store, {**read_blocked(store), f"{model}/{version.version}": entry})
 
 
@@ -258,6 +258,49 @@ def unblock(store: Store, model: str, version: str) -> None:
         blocked = read_blocked(store)
         blocked.pop(f"{model}/{version}", None)
         write_blocked(store, blocked)
+
+
+def refresh_blocked(store: Store, model: str, report: Callable[[str], None]) -> None:
+    """Take over what other workspaces blocked, or allowed again, in the registry.
+
+    While MLflow does not answer, the list of this workspace stands, which is reported. It is not
+    asked as long as there is no checkpoint that training could start from.
+    """
+    if store.latest_before("checkpoint", date.max) is None:
+        return
+    try:
+        with registry_lease(store, model):
+            registry, answered = connect(store, model)
+            with answered:
+                versions = registry.versions()
+            known = read_blocked(store)
+            blocked = dict(known)
+            for version in versions:
+                key = f"{model}/{version.version}"
+                if version.blocked and key not in known:
+                    blocked[key] = _blocked_entry(store, model, version)
+                    report(f"version {version.version} of {version.day} is blocked in MLflow")
+                # A version that is no more in the registry, or another one there, stays blocked.
+                elif not version.blocked and known.get(key, {}).get("day") == version.day:
+                    del blocked[key]
+            if blocked != known:
+                write_blocked(store, blocked)
+    except ElasticCtrError as error:
+        reason = str(error).partition(". ")[0]
+        report(f"{reason}: what is blocked is read from this workspace alone")
+
+
+def _blocked_entry(store: Store, model: str, version: Registered) -> dict[str, str]:
+    checkpoint = version.blocked_checkpoint
+    # A tag that was set by hand or by an earlier release names no checkpoint.
+    if not checkpoint and (found := _champion(version, model).checkpoint(store)):
+        checkpoint = found.hash
+    return {
+        "version": version.version,
+        "day": version.day,
+        "reason": version.blocked,
+        "checkpoint": checkpoint,
+    }
 
 
 def remember(

@@ -23,6 +23,7 @@ _DIGEST = "elastic_ctr.digest"
 _REPLACED = "elastic_ctr.replaced"
 _PROMOTED = "elastic_ctr.promoted"
 _BLOCKED = "elastic_ctr.blocked"
+_BLOCKED_CHECKPOINT = "elastic_ctr.blocked_checkpoint"
 _DESCRIPTION = (
     "A click model. The alias `champion` serves, `previous` served before it. "
     "`elastic-ctr rollback` moves them."
@@ -48,6 +49,7 @@ class Registered:
         finished: whether the alias was moved to it, so that an alias that is elsewhere was moved
             away later. Versions of earlier releases do not say.
         blocked: why it must not serve, "" if it may.
+        blocked_checkpoint: hash of the checkpoint that is blocked with it, "" if not known.
     """
 
     version: str
@@ -56,6 +58,7 @@ class Registered:
     replaced: str | None
     finished: bool
     blocked: str
+    blocked_checkpoint: str
 
     @property
     def promoted(self) -> bool:
@@ -208,8 +211,9 @@ class Registry:
                 text = before.rstrip() + _CHAMPIONS + "\n".join(lines)
                 self.client.update_registered_model(self.name, text)
 
-    def block(self, version: str, reason: str) -> None:
-        """Note that a version must not become the champion."""
+    def block(self, version: str, reason: str, checkpoint: str) -> None:
+        """Note that a version must not become the champion, and of which checkpoint it is."""
+        self.client.set_model_version_tag(self.name, version, _BLOCKED_CHECKPOINT, checkpoint)
         self.client.set_model_version_tag(self.name, version, _BLOCKED, reason)
 
     def unblock(self, version: str) -> None:
@@ -227,4 +231,5 @@ def _registered(version: ModelVersion) -> Registered:
         replaced=None if replaced is None else str(replaced),
         finished=_PROMOTED in tags,
         blocked=str(tags.get(_BLOCKED, "")),
+        blocked_checkpoint=str(tags.get(_BLOCKED_CHECKPOINT, "")),
     )

@@ -19,9 +19,11 @@ from tiny_days import (
 
 from features.errors import InputError, RetryableError, UnsoundError
 from pipelines.cli.options import day_or_champion
+from pipelines.stages.chain import run_stage
 from pipelines.stages.promote import Promote
 from pipelines.stages.stage import execute
 from pipelines.stages.validate_model import ValidateModel, champion_model, champion_to_beat
+from pipelines.store.artifacts import Store
 from pipelines.store.cleaning import clean
 from pipelines.store.lineage import parent_checkpoint
 from pipelines.tracking.champion import (
@@ -275,6 +277,42 @@ def test_clean_keeps_what_a_rollback_needs(context, registry):
     clean(context.store, 1)
     found = roll_back(context.store, "ctr", None, "bad", print)
     assert (found.version, found.compressed(context.store).hash) == ("1", "cweights1")
+
+
+@pytest.mark.covers("F29", "H11")
+def test_a_block_in_another_workspace_stops_the_warm_start_here(
+    context, registry, tmp_path, monkeypatch
+):
+    """Fault F29: only the workspace in which a version was blocked knew of it."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{context.store.workspace}/mlflow.db")
+    three_days(context)
+    shutil.copytree(context.store.workspace, tmp_path / "other")
+    lines = []
+    other = replace(context, store=Store(tmp_path / "other"), day=DAYS[3], report=lines.append)
+
+    def parent():
+        # The stage ends there: the day has no data. What is blocked was asked for before.
+        with pytest.raises(InputError, match="no impressions of 2026-01-04"):
+            run_stage("train", other)
+        return parent_checkpoint(other.store, DAYS[3], print, unvalidated=True).day
+
+    assert parent() == DAYS[2]
+    roll_back(context.store, "ctr", None, "wrong labels", print)
+    block(context.store, "ctr", registry.read("2"), "wrong labels")
+    # Of version 2 the other workspace has made another checkpoint itself, which is not blocked.
+    publish_candidate(other.store, DAYS[1], content="right labels")
+    with monkeypatch.context() as patch:
+        for name, value in AWAY.items():
+            patch.setenv(name, value)
+        assert parent() == DAYS[2]
+        assert any("is read from this workspace alone" in line for line in lines)
+    assert parent() == DAYS[1]
+    assert "version 3 of 2026-01-03 is blocked in MLflow" in lines
+    unblock(context.store, "ctr", "3")
+    assert parent() == DAYS[2]
+    # Set by hand in MLflow: the checkpoint is that of the version's export.
+    registry.client.set_model_version_tag("ctr", "3", "elastic_ctr.blocked", "by hand")
+    assert parent() == DAYS[1]
 
 
 @pytest.mark.covers("infrastructure-7")
