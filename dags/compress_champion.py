@@ -53,7 +53,7 @@ class SearchTask(StageTask):
         argv += [f"{option}={value}" for option, value in limits.items() if value is not None]
         argv += ["--fine-tune"] if params.get("fine_tune") else []
         argv += [f"--set=compression.steps={params['steps']}"] if params.get("steps") else []
-        return self.run_command(argv, stage_environment(os.environ, ""))
+        return self.run_command(argv, stage_environment(os.environ, context))
 
 
 class PlannedTask(StageTask):
@@ -65,7 +65,9 @@ class PlannedTask(StageTask):
         # another one is promoted meanwhile.
         plan = str(context["ti"].xcom_pull(task_ids=SEARCH))
         command = planned_request(context["params"], plan).command(self.stage)
-        return self.run_command([*command, f"--plan={plan}"], stage_environment(os.environ, ""))
+        return self.run_command(
+            [*command, f"--plan={plan}"], stage_environment(os.environ, context)
+        )
 
 
 def planned_request(params: Mapping[str, Any], plan: str) -> RunRequest:

@@ -171,8 +171,7 @@ class StageTask(BaseOperator):
         request = read_request(context["params"], context["dag_run"])
         # The task's own settings come last, so they override those of the form.
         argv = replace(request, overrides=(*request.overrides, *self.settings)).command(self.stage)
-        run_url = str(getattr(context["ti"], "log_url", "") or "")
-        return self.run_command(argv, stage_environment(os.environ, run_url))
+        return self.run_command(argv, stage_environment(os.environ, context))
 
     def run_command(self, argv: list[str], environment: Mapping[str, str]) -> str:
         """Run a command as a stage: log its output and raise by its exit code."""
@@ -218,8 +217,12 @@ class StageTask(BaseOperator):
             self._process.terminate()
 
 
-def stage_environment(environment: Mapping[str, str], run_url: str) -> dict[str, str]:
-    """Return a stage's environment: without Airflow's settings, which hold secrets."""
+def stage_environment(environment: Mapping[str, str], context: Context) -> dict[str, str]:
+    """Return a stage's environment, with the task's address in Airflow.
+
+    It is without Airflow's settings, which hold secrets.
+    """
+    run_url = str(getattr(context["ti"], "log_url", "") or "")
     airflow = ("AIRFLOW__", "_AIRFLOW")
     kept = {name: value for name, value in environment.items() if not name.startswith(airflow)}
     # Unbuffered, so that a line of the stage is in the log when it is printed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from features.redaction import redact
+from pipelines.services.environment import RUN_URL_VARIABLE
+from pipelines.tracking.journal import TrackingJournal
 
 if TYPE_CHECKING:
-    from pipelines.stages.stage import StageResult
+    from pipelines.stages.stage import Context, StageResult
 
 MISSING = "–"
 """Stands in a table for a value that is missing or not a number."""
@@ -95,3 +98,13 @@ def format_bytes(count: float | None) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def say_links(stage: str, context: Context) -> None:
+    """Print the addresses of what MLflow has of the stage's run; the DAG reads the lines."""
+    journal = TrackingJournal(context.store.workspace)
+    # While the run is not sent, the addresses are those of an earlier one.
+    sent = not any(f"-{stage}-" in path.name for path in journal.pending())
+    if os.environ.get(RUN_URL_VARIABLE) and sent:
+        for name, address in journal.links(context.day, stage).items():
+            print(f"link={name} {address}")

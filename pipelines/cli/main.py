@@ -36,7 +36,6 @@ from pipelines.stages.freshness import changed_inputs, end_of, record_skip
 from pipelines.stages.registry import STAGES, make_stage
 from pipelines.stages.report import days_with_artifacts
 from pipelines.stages.stage import Context
-from pipelines.tracking.journal import TrackingJournal
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -90,13 +89,13 @@ def _stage_command(name: str) -> Callable[..., None]:
             _say_missing_input(name, context, error)
             raise
         except Exception:
-            _say_links(name, context)
+            console.say_links(name, context)
             raise
         console.show_result(result)
         if os.environ.get(RUN_URL_VARIABLE):
             # A task that ended has a link to its run, so that must not wait for the day's end.
             sync(context)
-        _say_links(name, context)
+        console.say_links(name, context)
         # The DAG reads the last line of the output.
         typer.echo(f"manifest={result.version.manifest}")
 
@@ -107,16 +106,6 @@ for _name in STAGES:
     app.command(
         _name, help=f"Run the stage {_name} for one day or hour.", rich_help_panel="Stages"
     )(_stage_command(_name))
-
-
-def _say_links(stage: str, context: Context) -> None:
-    """Print the addresses of what MLflow has of the stage's run; the DAG reads the lines."""
-    journal = TrackingJournal(context.store.workspace)
-    # While the run is not sent, the addresses are those of an earlier one.
-    sent = not any(f"-{stage}-" in path.name for path in journal.pending())
-    if os.environ.get(RUN_URL_VARIABLE) and sent:
-        for name, address in journal.links(context.day, stage).items():
-            typer.echo(f"link={name} {address}")
 
 
 def _say_missing_input(stage: str, context: Context, error: NoDataError) -> None:

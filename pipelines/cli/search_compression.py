@@ -96,6 +96,7 @@ def search_compression(
     if as_json:
         typer.echo(document)
     else:
+        console.say_links("search-compression", context)
         _show(result)
         console.info(f"wrote {PLAN}, {REPORT} and {PLOT} to {folder}")
         typer.echo(f"manifest={(folder / PLAN).resolve()}")

@@ -9,6 +9,7 @@ import pytest
 from dags.compress_champion import planned_request
 from features.errors import InputError
 from features.partition import Hour
+from pipelines.services.environment import RUN_URL_VARIABLE
 
 pytestmark = pytest.mark.airflow
 
@@ -27,7 +28,7 @@ def dag(airflow_database):
 class Ti:
     """What is read of a task instance."""
 
-    log_url = ""
+    log_url = "http://127.0.0.1/task"
 
     def xcom_pull(self, task_ids):
         assert task_ids == "search_plan"
@@ -41,6 +42,15 @@ def commands(dag, task_id, **params):
     given = dag.params.dump() | params
     task.run_stage({"params": given, "ti": Ti()})
     return seen[0][3:]
+
+
+@pytest.mark.parametrize("task_id", ["search_plan", "compress"])
+def test_its_stages_know_their_task_so_that_they_print_links(dag, task_id):
+    """Issue 19: no task of this DAG had a link to its MLflow run."""
+    environments, task = [], dag.get_task(task_id)
+    task.run_command = lambda argv, environment: environments.append(environment)
+    task.run_stage({"params": dag.params.dump(), "ti": Ti()})
+    assert environments[0][RUN_URL_VARIABLE] == Ti.log_url
 
 
 def test_search_and_then_the_stages_one_after_the_other(dag):

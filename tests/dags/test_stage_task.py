@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from airflow.sdk.exceptions import (
@@ -205,7 +206,8 @@ def test_a_stage_does_not_see_airflows_secrets():
         "MLFLOW_TRACKING_URI": "http://m",
         "PATH": "/bin",
     }
-    assert stage_environment(given, "http://log") == {
+    ti = SimpleNamespace(log_url="http://log")
+    assert stage_environment(given, {"ti": ti}) == {
         "MLFLOW_TRACKING_URI": "http://m",
         "PATH": "/bin",
         "PYTHONUNBUFFERED": "1",

@@ -110,17 +110,24 @@ class Browser:
         self.until(lambda: all(text in self.text() for text in texts), f"{texts}", seconds)
 
     def click(self, text: str | None = None, selector: str = "*") -> None:
-        """Click the element with exactly this text (or label), which may appear later."""
-        find = f"({_FIND})({json.dumps(text)}, {json.dumps(selector)})"
-        center = f"""(() => {{
-          const e = {find};
+        """Click the element with exactly this text (or label) once it is there and at rest."""
+        find = f"""(() => {{
+          const e = ({_FIND})({json.dumps(text)}, {json.dumps(selector)});
           if (!e) return null;
           e.scrollIntoView({{block: "center"}});
-          const b = e.getBoundingClientRect();
-          return [b.x + b.width / 2, b.y + b.height / 2];
+          const box = e.getBoundingClientRect();
+          const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
+          const top = document.elementFromPoint(x, y);  // another one while a part fades in
+          return top && (e.contains(top) || top.contains(e)) ? [x, y] : null;
         }})()"""
-        self.until(lambda: self.run(f"!!{find}"), f"an element {selector} {text!r}")
-        x, y = self.run(center)
+        places: list = [None]
+
+        def rests() -> bool:
+            places.append(self.run(find))
+            return places[-1] is not None and places[-1] == places[-2]
+
+        self.until(rests, f"element {selector} {text!r}")
+        x, y = places[-1]
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

@@ -121,14 +121,18 @@ def test_a_setting_is_changed_in_the_form_and_two_runs_are_compared_in_mlflow(pe
     browser.wait("Days compared", "train/auc", *DAYS)
     assert "AI Gateway" not in browser.text()
     person.picture("mlflow-runs")
+    compare(browser)
+
+
+def compare(browser):
+    """Compare the first and the last day of MLflow's table: only what differs is shown."""
     for day in (DAYS[0], DAYS[-1]):
         browser.click(selector=f"[row-id='{row_of(browser, day)}'] input[type=checkbox]")
     browser.click("Compare", "button")
     browser.wait("Parameters", "model.dim", *(DAYS[0], DAYS[-1]))
-    browser.click(selector="button[role=switch]")  # only what differs
+    browser.click(selector="button[role=switch]")
     browser.until("!document.body.innerText.includes('model.dim')", "shorter table")
     browser.wait("model.deep.learning_rate", FIRST_RATE, RATE)
-    person.picture("mlflow-compare")
 
 
 @pytest.mark.skipif(not PICTURES, reason="ELASTIC_CTR_PICTURES names no folder")
@@ -145,8 +149,15 @@ def test_the_pictures_of_the_documentation(person):
     person.picture("airflow-graph")
     sections = {"What to compress": person.form, "What to search for": {"plans": "60"}}
     run = person.trigger("compress_champion", sections, picture="airflow-compress")
-    person.link(run, "validate_model", "MLflow run")
-    # 2. MLflow: plans, and lines over days.
+    for task in ("search_plan", "promote"):
+        person.link(run, task, "MLflow run")
+    # 2. MLflow, in a browser where *Model training* was chosen: days, plans, lines over days.
+    browser.open(person.services.mlflow_url)
+    browser.click("Model training")
+    browser.open(person.page("Days compared"))
+    browser.wait("train/auc", *DAYS)
+    compare(browser)
+    person.picture("mlflow-compare")
     browser.open(person.page("Compression plans compared"))
     browser.wait("search-compression", "compress/bytes_after")
     person.picture("mlflow-plans")
