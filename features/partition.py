@@ -111,6 +111,13 @@ def same_kind(one: Partition, other: Partition) -> bool:
     return isinstance(one, Hour) == isinstance(other, Hour)
 
 
+def comparable(earlier: Partition, now: Partition) -> bool:
+    """Whether both are days, or the same hour of days: the number of records depends on it."""
+    if isinstance(earlier, Hour) and isinstance(now, Hour):
+        return earlier.hour == now.hour
+    return same_kind(earlier, now)
+
+
 def kind_of(partition: Partition) -> str:
     """Return `day` or `hour`."""
     return "hour" if isinstance(partition, Hour) else "day"

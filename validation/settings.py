@@ -67,20 +67,32 @@ class ModelGateSettings(EvolvingSettings):
     `max_auc_drop_by_compression` limits what lossy compression steps may cost against the trained
     model itself, on the users that did not choose them. A drop against champion or baseline is also
     refused when it is more than `max_standard_errors` of its standard error, that is, shown to be
-    real. An AUC above `max_auc` is unsound: a field then tells the label. Without a champion to
-    compare with, a candidate is blessed only if `bootstrap` is `always`, or `first` and no version
-    was ever promoted. When features, graph, model or training were configured otherwise for the
-    champion, its settings are trained on the candidate's days too, at most the last
-    `champion_recipe_days` (0: not at all), and the candidate may lose no more to that than to the
-    champion: newer data alone makes no better settings.
+    real. Calibration is also compared with that of up to 14 earlier days over the same hours, once
+    there are `calibration_min_days`: a change by more than a factor of `max_calibration_change`
+    that is as rare as `max_calibration_standard_errors` is refused. An AUC above `max_auc` is
+    unsound: a field then tells the label. Without a champion to compare with, a candidate is
+    blessed only if `bootstrap` is `always`, or `first` and no version was ever promoted. When
+    features, graph, model or training were configured otherwise for the champion, its settings are
+    trained on the candidate's days too, at most the last `champion_recipe_days` (0: not at all),
+    and the candidate may lose no more to that than to the champion: newer data alone makes no
+    better settings.
     """
 
-    added_later = ("max_auc_drop_by_compression", "champion_recipe_days")
+    added_later = (
+        "max_auc_drop_by_compression",
+        "champion_recipe_days",
+        "calibration_min_days",
+        "max_calibration_change",
+        "max_calibration_standard_errors",
+    )
 
     max_parity_diff: Positive = 1e-6
     min_calibration: Positive = 0.5
     max_calibration: Positive = 2.0
     max_calibration_ratio: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.4
+    calibration_min_days: Annotated[int, Field(ge=3, le=14)] = 5
+    max_calibration_change: Ratio = 1.05
+    max_calibration_standard_errors: Positive = 3.0
     min_auc: Share = 0.5
     max_auc: Share = 0.99
     max_auc_drop_to_champion: Share = 0.005

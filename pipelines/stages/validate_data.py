@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from features.errors import UnsoundError
-from features.partition import Hour, Partition, same_kind
+from features.partition import Hour, Partition, comparable
 from features.timezones import parse_timezone
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
 from pipelines.store.artifacts import Version
@@ -22,10 +22,8 @@ def comparable_history(context: Context) -> Inputs:
     Days that failed the gate are no yardstick: a fault that stays would pass on its second day.
     """
     earlier = context.store.before("impressions", context.day)
-    comparable = (
-        v for v in earlier if _is_comparable(v.day, context.day) and not _failed(context, v.day)
-    )
-    return {f"history-{v.day}": v for v in islice(comparable, HISTORY_DAYS)}
+    found = (v for v in earlier if comparable(v.day, context.day) and not _failed(context, v.day))
+    return {f"history-{v.day}": v for v in islice(found, HISTORY_DAYS)}
 
 
 class ValidateData(Stage):
@@ -86,10 +84,3 @@ def _has_24_hours(day: Partition, timezone: str) -> bool:
     starts = (datetime.combine(each, time(), zone) for each in (day, day + timedelta(days=1)))
     first, following = (start.utcoffset() for start in starts)
     return first == following
-
-
-def _is_comparable(earlier: Partition, now: Partition) -> bool:
-    # The number of records depends on the hour of the day.
-    if isinstance(earlier, Hour) and isinstance(now, Hour):
-        return earlier.hour == now.hour
-    return same_kind(earlier, now)

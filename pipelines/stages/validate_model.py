@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
+from itertools import islice
 from pathlib import Path
 
 from features.errors import InputError, UnsoundError
-from features.partition import end_h
+from features.partition import comparable, end_h
 from pipelines.stages.champion_recipe import recipe_inputs, train_champion_recipe
 from pipelines.stages.stage import Context, Inputs, Metrics, Stage
-from pipelines.store.artifacts import STAGING, Version
+from pipelines.store.artifacts import STAGING, DamagedError, Version
 from pipelines.store.lineage import input_of, verdict_of
 from pipelines.tracking.champion import (
     Champion,
@@ -19,6 +20,9 @@ from pipelines.tracking.champion import (
     version_of,
     was_ever_promoted,
 )
+
+_HOURS = "calibration_hours.json"
+_EARLIER_DAYS = 14
 
 
 def champion_model(context: Context) -> Inputs:
@@ -83,6 +87,16 @@ def _check_bootstrap(context: Context) -> None:
     )
 
 
+def earlier_reports(context: Context) -> list[Version]:
+    """Return the reports that the candidate's calibration is compared with, latest first.
+
+    They are no inputs: each report would then be made from all before it, which `clean` keeps.
+    """
+    reports = context.store.before("validation_report", context.day)
+    found = (v for v in reports if comparable(v.day, context.day) and _HOURS in v.commit["files"])
+    return list(islice(found, _EARLIER_DAYS))
+
+
 class ValidateModel(Stage):
     """Compare the export with the trained model, the champion and the baselines; write the verdict.
 
@@ -95,6 +109,12 @@ class ValidateModel(Stage):
     reads = ("impressions", "checkpoint", "export", "compressed", champion_model)
     sections = ("features", "model_gate")
     tracked = ("verdict.json", "plots")
+
+    def fingerprint(self, context: Context) -> object:
+        """The calibration of earlier days by hour, by its checksum."""
+        return {
+            v.day.isoformat(): v.commit["files"][_HOURS]["sha256"] for v in earlier_reports(context)
+        }
 
     def run(self, context: Context, inputs: Inputs, out: Path) -> Metrics:
         """See `validation.model.check.check_model`."""
@@ -110,8 +130,14 @@ class ValidateModel(Stage):
                 paths.get("champion"),
                 paths["compressed"],
                 train_champion_recipe(context, inputs, Path(scratch)),
+                _undamaged(earlier_reports(context), context),
             )
-            return check_model(candidate, context.config.features, context.config.model_gate, out)
+            figures = check_model(
+                candidate, context.config.features, context.config.model_gate, out
+            )
+        for note in json.loads((out / "verdict.json").read_text(encoding="utf-8"))["notes"]:
+            context.report(note)
+        return figures
 
     def check_result(self, version: Version) -> None:
         """Stop the day when the model is unsound."""
@@ -121,3 +147,15 @@ class ValidateModel(Stage):
                 f"the model of {version.day} is unsound: {'; '.join(verdict['reasons'])}. "
                 "The last champion stays."
             )
+
+
+def _undamaged(reports: list[Version], context: Context) -> list[Path]:
+    found = []
+    for version in reports:
+        try:
+            version.verify()
+        except DamagedError as error:
+            context.report(f"{error}; calibration is not compared with {version.day}")
+            continue
+        found.append(version.path)
+    return found

@@ -11,6 +11,8 @@ from compression.pruning import compress
 from compression.settings import CompressionSettings
 from training.evaluation.metrics import auc
 from validation.model.check import Candidate, check_model, read_heldout, score_compressed
+from validation.model.gates import SAME_HOURS
+from validation.model.hours import HOURS, HourSums
 from validation.settings import ModelGateSettings
 
 
@@ -27,6 +29,7 @@ def test_a_good_candidate_is_blessed(judged):
     document = json.loads((out / "verdict.json").read_text())
     assert document["verdict"] == figures["verdict"] == "blessed"
     assert document["reasons"] == []
+    assert "0 of 5 earlier days" in document["notes"][0]
     assert figures["parity_max_abs_diff"] <= 1e-6
     assert figures["auc_exported"] == pytest.approx(figures["auc"], abs=1e-3)
     assert figures["auc_exported"] > 0.6 > figures["auc_baseline"] == 0.5
@@ -56,6 +59,49 @@ def test_the_report_holds_answers_costs_and_pictures(judged, judged_checkpoint):
     assert figures["bytes_exported"] == sum(
         p.stat().st_size for p in out.parent.glob("export0/**/*") if p.is_file()
     )
+
+
+@pytest.mark.covers("audit-M7")
+def test_calibration_by_hour_is_kept_and_compared(
+    judged, judged_checkpoint, partition, exported, tmp_path
+):
+    """Reports of earlier days in which the model predicted half as much refuse the candidate."""
+    written = json.loads((judged[0] / HOURS).read_text())
+    heldout = read_heldout(judged_checkpoint / "heldout.parquet")
+    predicted = np.load(judged[0] / "predictions.npy", allow_pickle=False)
+    kept = [each for each in written["hours"] if each["heldout"]]
+    assert written["comparable"]
+    assert sum(each["rows"] for each in kept) == HELDOUT
+    assert sum(each["clicks"] for each in kept) == heldout.label.sum()
+    assert sum(each["predicted"] for each in kept) == pytest.approx(predicted.sum())
+
+    earlier = [tmp_path / str(n) for n in range(6)]
+    for number, folder in enumerate(earlier):
+        folder.mkdir()
+        scaled = [
+            each | {name: each[name] * 1_000 for name in ("rows", "clicks")}
+            | {"predicted": each["predicted"] * (500 + number)}
+            for each in written["hours"]
+        ]  # fmt: skip
+        (folder / HOURS).write_text(json.dumps(written | {"hours": scaled}))
+    (tmp_path / "older report").mkdir()
+    out = tmp_path / "report"
+    out.mkdir()
+    settings = ModelGateSettings(max_p99_ms=60_000, max_calibration_standard_errors=0.1)
+    candidate = Candidate(
+        partition,
+        judged_checkpoint,
+        exported[0],
+        None,
+        earlier=[*earlier, tmp_path / "older report"],
+    )
+    figures = check_model(candidate, SCHEMA, settings, out)
+    assert figures["verdict"] == "refused"
+    verdict = json.loads((out / "verdict.json").read_text())
+    assert [each["name"] for each in verdict["checks"] if not each["passed"]] == [SAME_HOURS]
+    assert verdict["metrics"]["same_hours"]["days"] == 6
+    # What was refused for its calibration is no yardstick for later days.
+    assert HourSums.read(out / HOURS) is None
 
 
 STEPS = [

@@ -1,5 +1,6 @@
 """The gate meets the model that serves, whatever happened to days, folders and aliases."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,11 +19,17 @@ from tiny_days import (
 )
 
 from features.errors import InputError, RetryableError, UnsoundError
+from features.partition import Hour
 from pipelines.cli.options import day_or_champion
 from pipelines.stages.chain import run_stage
 from pipelines.stages.promote import Promote
 from pipelines.stages.stage import execute
-from pipelines.stages.validate_model import ValidateModel, champion_model, champion_to_beat
+from pipelines.stages.validate_model import (
+    ValidateModel,
+    champion_model,
+    champion_to_beat,
+    earlier_reports,
+)
 from pipelines.store.artifacts import Store
 from pipelines.store.cleaning import clean
 from pipelines.store.lineage import parent_checkpoint
@@ -384,3 +391,25 @@ def test_a_candidate_of_no_day_before_the_champion_is_compared_with_nothing(cont
     lines = []
     assert champion_model(replace(context, day=DAYS[0], report=lines.append)) == {}
     assert "version 1 of 2026-01-03 serves; no champion of a day before 2026-01-01" in lines[0]
+
+
+@pytest.mark.covers("audit-M7")
+def test_calibration_is_compared_with_reports_of_earlier_days_that_have_it(context):
+    """By content of that file alone: a report with another latency changes no later verdict."""
+
+    def report(day, version, hours="h"):
+        files = {"verdict.json": json.dumps({"verdict": "blessed", "reasons": [], "v": version})}
+        files |= {"calibration_hours.json": f"{hours} of {day}"} if hours else {}
+        return publish(context.store, "validation_report", day, version, files=files)
+
+    for day in DAYS[:4]:
+        report(day, "one", "" if day == DAYS[0] else "h")
+    publish(context.store, "validation_report", Hour(DAYS[1], 3), "hour", files={"a": "b"})
+    today = replace(context, day=DAYS[3])
+    assert [version.day for version in earlier_reports(today)] == [DAYS[2], DAYS[1]]
+    before = ValidateModel().fingerprint(today)
+    report(DAYS[2], "two")
+    assert ValidateModel().fingerprint(today) == before
+    report(DAYS[2], "three", "other")
+    assert ValidateModel().fingerprint(today) != before
+    assert ValidateModel().fingerprint(replace(context, day=DAYS[0])) == {}

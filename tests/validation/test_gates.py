@@ -210,7 +210,7 @@ def test_a_bootstrap_does_not_excuse_the_other_gates():
     assert worse.reasons[-1] == unsound.reasons[-1] == BOOTSTRAP
 
 
-NO_FIGURES = {"bytes_exported", "impressions", "errors", "auc_compressed"}
+NO_FIGURES = {"bytes_exported", "impressions", "errors", "auc_compressed", "same_hours"}
 
 
 @given(st.sampled_from([f.name for f in fields(Evidence) if f.name not in NO_FIGURES]))

@@ -32,7 +32,8 @@ from training.evaluation.metrics import (
     log_loss,
 )
 from training.fit.checkpoints import read_description
-from validation.model.gates import Evidence, Verdict, decide
+from validation.model.gates import SAME_HOURS, Evidence, GateResult, Verdict, decide
+from validation.model.hours import HOURS, HourSums, compare_hours, local_hours_of
 from validation.model.requests import RawRequests, read_requests
 from validation.serving.measure import BATCH_SIZES, ServingReport, serve
 from validation.settings import ModelGateSettings
@@ -53,6 +54,8 @@ class Candidate:
             the export is compared with it, otherwise with the trained model.
         recipe: the champion's settings trained on the same days, with its `heldout.parquet`; None
             if they are the candidate's.
+        earlier: the `validation_report` artifacts of earlier days that calibration is compared
+            with, where they have `calibration_hours.json`.
     """
 
     partition: Path
@@ -61,6 +64,7 @@ class Candidate:
     champion: Path | None
     compressed: Path | None = None
     recipe: Path | None = None
+    earlier: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,8 @@ def check_model(
 ) -> dict[str, Any]:
     """Validate a candidate.
 
-    Writes `verdict.json`, `serving.json`, `predictions.npy` and `plots/` into `out`.
+    Writes `verdict.json`, `serving.json`, `calibration_hours.json`, `predictions.npy` and `plots/`
+    into `out`.
 
     Returns:
         The stage's figures: verdict, evidence, and metrics derived from it, in one flat dict.
@@ -128,6 +133,11 @@ def check_model(
         recipe = same.model
 
     # 3. Decide.
+    progressive = candidate.checkpoint / "progressive.json"
+    hour = local_hours_of(partition, heldout.record, schema.timezone)
+    today = HourSums.of(hour, label, exported, progressive)
+    files = (report / HOURS for report in candidate.earlier)
+    earlier = [HourSums.read(file) for file in files if file.is_file()]
     evidence = Evidence(
         auc=auc(label, heldout.model),
         auc_exported=auc(label, exported),
@@ -143,6 +153,7 @@ def check_model(
         auc_change_by_compression=change,
         impressions=len(label),
         auc_champion_recipe=None if recipe is None else auc(label, recipe),
+        same_hours=compare_hours(today, [day for day in earlier if day is not None]),
         errors={
             name: auc_difference_error(label, first, second, heldout.user)
             for name, first, second in (
@@ -159,6 +170,10 @@ def check_model(
     # 4. Write.
     for name, document in (("verdict", verdict.as_dict()), ("serving", parity.as_dict())):
         (out / f"{name}.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+    # A fault that stays would pass on a later day, if the days with it were compared with.
+    strange = any(check.name == SAME_HOURS and not check.passed for check in verdict.checks)
+    sound = verdict.result is not GateResult.UNSOUND
+    today.write(out / HOURS, comparable=sound and not strange)
     np.save(out / "predictions.npy", exported, allow_pickle=False)
     # The exported model first: the plots are about it.
     curves = {"exported model": exported, "logistic regression": heldout.baseline}

@@ -15,6 +15,7 @@ from typing import Any
 
 from features.json_safe import json_safe
 from validation.checks import Check
+from validation.model.hours import SameHours
 from validation.settings import ModelGateSettings
 
 BOOTSTRAP = (
@@ -22,6 +23,9 @@ BOOTSTRAP = (
 )
 """The reason given when a model is blessed without a champion to compare with."""
 
+
+SAME_HOURS = "calibration_same_hours"
+"""The check of calibration against earlier days."""
 
 _RATIO = "calibration of the exported model over the baseline's on the same impressions"
 _DROPS = {
@@ -65,6 +69,7 @@ class Evidence:
             `champion_recipe`, by that name.
         auc_champion_recipe: of the champion's settings, trained on the candidate's days; None if
             they are the candidate's own, or could not be trained.
+        same_hours: the exported model's calibration beside that of earlier days.
     """
 
     auc: float
@@ -82,22 +87,28 @@ class Evidence:
     impressions: int = 0
     errors: Mapping[str, float] = field(default_factory=dict)
     auc_champion_recipe: float | None = None
+    same_hours: SameHours | None = None
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result with its reasons: what failed, or why a bootstrap was allowed."""
+    """The result with its reasons: what failed, or why a bootstrap was allowed.
+
+    `notes` say what was not judged, and why.
+    """
 
     result: GateResult
     reasons: tuple[str, ...]
     checks: tuple[Check, ...]
     evidence: Evidence
+    notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for `verdict.json`; numbers that are not finite are null."""
         return {
             "verdict": str(self.result),
             "reasons": list(self.reasons),
+            "notes": list(self.notes),
             "checks": [check.as_dict() for check in self.checks],
             "metrics": json_safe(asdict(self.evidence)),
         }
@@ -113,7 +124,10 @@ def decide(evidence: Evidence, settings: ModelGateSettings) -> Verdict:
         result = GateResult.UNSOUND
     if evidence.auc_champion is None:
         reasons.append(BOOTSTRAP)
-    return Verdict(result, tuple(reasons), (*soundness, *merit), evidence)
+    notes = (_not_judged(evidence.same_hours, settings),) if evidence.same_hours else ()
+    return Verdict(
+        result, tuple(reasons), (*soundness, *merit), evidence, tuple(filter(None, notes))
+    )
 
 
 def _soundness(evidence: Evidence, settings: ModelGateSettings) -> list[Check]:
@@ -150,10 +164,43 @@ def _merit(evidence: Evidence, settings: ModelGateSettings) -> list[Check]:
         checks.append(Check("auc_minus_trained", change, limit, None, words))
     if evidence.auc_champion is not None:
         checks.append(_drop_check("champion", exported - evidence.auc_champion, evidence, settings))
+    same = evidence.same_hours
+    if same is not None and not _not_judged(same, settings):
+        checks.append(_same_hours_check(same, settings))
     # Latency is no matter of soundness: a slow model predicts well, but must not be served.
     words = "99th percentile of the latency of one request, in ms"
     checks.append(Check("p99_ms", evidence.p99_ms, None, settings.max_p99_ms, words))
     return checks
+
+
+def _not_judged(same: SameHours, settings: ModelGateSettings) -> str:
+    """Return why calibration is not compared with earlier days; empty if it is."""
+    if same.days >= settings.calibration_min_days:
+        return ""
+    return (
+        f"calibration against earlier days not judged: {same.days} of "
+        f"{settings.calibration_min_days} earlier days with sound figures of hours {same.hours} "
+        "(`model_gate.calibration_min_days`)"
+    )
+
+
+def _same_hours_check(same: SameHours, settings: ModelGateSettings) -> Check:
+    most = max(
+        settings.max_calibration_change,
+        math.exp(same.tolerance(settings.max_calibration_standard_errors)),
+    )
+    words = (
+        f"predicted over observed clicks in hours {same.hours}, over that of {same.days} earlier "
+        "days in the same hours"
+    )
+    shown = (
+        f"{same.calibration:.3g} against {same.calibration_earlier:.3g}, standard error "
+        f"{same.error:.1%}, {same.clicks:,} clicks; look for clicks that are lost or late in the "
+        "log, and for changed training settings"
+    )
+    ratio = same.calibration / same.calibration_earlier
+    setting = "model_gate.max_calibration_change"
+    return Check(SAME_HOURS, ratio, 1 / most, most, words, shown, setting)
 
 
 def _drop_check(
