@@ -69,7 +69,7 @@ class Evidence:
             `champion_recipe`, by that name.
         auc_champion_recipe: of the champion's settings, trained on the candidate's days; None if
             they are the candidate's own, or could not be trained.
-        same_hours: the exported model's calibration beside that of earlier days.
+        same_hours: the exported model's calibration compared with that of earlier days.
     """
 
     auc: float

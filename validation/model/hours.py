@@ -93,7 +93,7 @@ class HourSums:
 
 @dataclass(frozen=True)
 class SameHours:
-    """A candidate's calibration beside that of earlier days over the same hours.
+    """A candidate's calibration and that of earlier days over the same hours.
 
     Attributes:
         hours: the hours, for instance `19 to 23`.
