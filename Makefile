@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cat requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 
-.PHONY: help env demo test test-fast test-all coverage mutants lint format docs up down lock audit clean
+.PHONY: help env quickstart demo test test-fast test-all coverage mutants lint format docs up down lock audit clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -20,7 +20,10 @@ $(STAMP): requirements.lock pyproject.toml
 	rm -f $(VENV)/.installed-*
 	touch $@
 
-demo: env  ## run the daily pipeline in Airflow for three days and print its figures (KEEP=1 leaves the UIs running)
+quickstart: env  ## train two simulated days in one process, without Airflow, and print what each part did
+	$(BIN)/elastic-ctr quickstart
+
+demo: env  ## all of it in Airflow: three days, compression, selection, online learning, lift (KEEP=1 leaves the UIs running)
 	$(BIN)/elastic-ctr demo $(if $(KEEP),--keep)
 
 lint: env  ## ruff, mypy, import-linter
@@ -74,4 +77,4 @@ audit: env  ## bill of materials (build/sbom.json) and known vulnerabilities; ne
 	$(BIN)/uv tool run pip-audit==2.9.0 --requirement requirements.lock --require-hashes --disable-pip --strict
 
 clean:  ## remove the environment and everything that demo, up and the tests made
-	rm -rf $(VENV) .run workspace
+	rm -rf $(VENV) .run workspace workspace-quickstart

@@ -36,14 +36,16 @@ from day_steps import Plan, measure_steps
 from harness.options import chosen, print_json, progress, refusals
 
 from pipelines.cli.console import table
-from pipelines.demo.run import KUAIRAND, SIMULATED, Subject
-from pipelines.demo.watch import DAG_ID, DayRun, Watcher, Window
+from pipelines.demo.run import SIMULATED, Subject
+from pipelines.demo.watch import DAG_ID, DayRun, Watcher
+from pipelines.services.airflow_api import DagRun
 from pipelines.services.control import running
 from pipelines.services.environment import DATA_VARIABLE, QUIET, data_folder
 from pipelines.services.processes import tagged, wait_until
 from pipelines.services.schedule import schedule_zone
 
 ROOT = Path(__file__).resolve().parents[1]
+KUAIRAND = Subject(ROOT / "conf" / "kuairand_pure.yaml", date(2022, 4, 25))
 DATA = {"kuairand_pure": KUAIRAND, "simulated": SIMULATED}
 _DAG_TIMEOUT_S = 240.0
 _PATIENCE_S = 3600.0
@@ -79,9 +81,10 @@ class AirflowDays:
                     used.append(self._cpu())
                     ended += 1
 
-            watcher = Watcher(
-                api, Window(self.days[0], self.days[-1], zone), progress, lambda _d, _n: None, note
-            )
+            def runs() -> list[DagRun]:
+                return api.runs(DAG_ID, self.days[0], self.days[-1], zone)
+
+            watcher = Watcher(api, runs, progress, lambda _d, _n: None, note)
             done = watcher.follow(_PATIENCE_S)
         if failed := [day.run.day for day in done if day.run.state != "success"]:
             raise typer.BadParameter(

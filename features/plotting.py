@@ -32,9 +32,12 @@ def figure_file(path: Path, inches: tuple[float, float]) -> Iterator[Figure]:
     figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
-def plain_axes(figure: Figure) -> Axes:
-    """Return new axes with a light grid behind the data and no frame at the top and right."""
-    axes = figure.add_subplot()
+def plain_axes(figure: Figure, position: tuple[int, int, int] = (1, 1, 1)) -> Axes:
+    """Return new axes with a light grid behind the data and no frame at the top and right.
+
+    `position`: rows and columns of the figure, and which cell, counted from 1.
+    """
+    axes = figure.add_subplot(*position)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -18,6 +18,9 @@ from training.evaluation.metrics import Interval
 SEARCHED = "searched"
 """Name of the plans that are not a baseline."""
 
+_PLANS_PER_LEVEL, _FEWEST_LEVELS = 10, 4
+"""A baseline is measured at one level for so many plans, and at least at so many levels."""
+
 TUNED = "fine-tuned"
 """Name of the chosen plan with `fine_tune` in it."""
 
@@ -117,7 +120,7 @@ def search(
         evaluator: evaluates the plans.
         settings: every plan begins with its `drop_fields`; its other steps are not used.
         goal: the limits.
-        most: plans to evaluate; about thirty baselines are evaluated in addition.
+        most: plans to evaluate; up to about forty baselines are evaluated in addition.
         report: called with the number of each evaluated plan, and the plan.
         tune: evaluate the chosen plan with `fine_tune` too, and choose that if it is better.
 
@@ -156,8 +159,12 @@ def search(
         chosen = goal.best([chosen, plans[-1]])
 
     # 4. Compare with one step alone, and with all that the search evaluated.
+    # Their number grows with the search, which they shall not outlast.
+    levels = max(_FEWEST_LEVELS, most // _PLANS_PER_LEVEL)
     alone = [
-        evaluator.measure(name, steps) for name, each in baselines(space).items() for steps in each
+        evaluator.measure(name, steps)
+        for name, each in baselines(space, levels).items()
+        for steps in each
     ]
     front = pareto(plans)
     intervals = {plan.steps: evaluator.interval(plan) for plan in (*front, *alone, chosen)}

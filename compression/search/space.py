@@ -134,8 +134,11 @@ class SearchSpace:
         return (*levels[:axis], level, *levels[axis + 1 :])
 
 
-def baselines(space: SearchSpace) -> dict[str, list[tuple[StepSettings, ...]]]:
-    """Return the plans to compare with, by name: one step alone, at each of its levels."""
+def baselines(space: SearchSpace, most: int) -> dict[str, list[tuple[StepSettings, ...]]]:
+    """Return the plans to compare with, by name: one step alone, at each of its levels.
+
+    Where a step has more than `most` levels, so many are used, at equal distances.
+    """
     named = {axis.name: axis.levels[1:] for axis in space.axes}
     forms, columns = named.get("form", ()), named.get("columns", ())
     alone: dict[str, list[StepSettings]] = {
@@ -148,7 +151,16 @@ def baselines(space: SearchSpace) -> dict[str, list[tuple[StepSettings, ...]]]:
         "narrower rows": [Widths(ranks=(low,)) for low, high in columns if low == high],
     }
     # An axis that a model does not have has no baseline.
-    return {name: [(*space.fixed, step) for step in each] for name, each in alone.items() if each}
+    return {
+        name: [(*space.fixed, each[i]) for i in _spread(len(each), most)]
+        for name, each in alone.items()
+        if each
+    }
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """Return at most `most` of the numbers below `count`, the first and the last among them."""
+    return sorted(set(np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()))
 
 
 def _row_axes(state: CompressionState) -> list[Axis]:

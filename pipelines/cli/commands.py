@@ -25,12 +25,14 @@ from features.redaction import redact
 from pipelines.cli import console, options
 from pipelines.cli.check import check
 from pipelines.cli.explain import explain_admission
+from pipelines.cli.lift import lift
 from pipelines.cli.rollback import block, rollback
 from pipelines.cli.search_compression import search_compression
 from pipelines.cli.select_features import select_features
 from pipelines.cli.serve_check import serve_check
 from pipelines.config import Config, default_workspace, load_config
 from pipelines.demo.__main__ import demo
+from pipelines.demo.quickstart import quickstart
 from pipelines.services.__main__ import down, up
 from pipelines.stages.freshness import Freshness
 from pipelines.stages.ingest import changed_tables, table_digests
@@ -48,7 +50,9 @@ STATUS_DAYS = 7
 
 app.command("check")(check)
 app.command("demo")(demo)
+app.command("quickstart")(quickstart)
 app.command("explain-admission")(explain_admission)
+app.command("lift")(lift)
 app.command("search-compression")(search_compression)
 app.command("select-features")(select_features)
 app.command("serve-check")(serve_check)

@@ -57,7 +57,7 @@ def predict_file(config: Config, store: Store, path: Path) -> pd.DataFrame:
     rows = read_rows(path, config.source.separator)
     sides = [(table, read_side_table(table)) for table in config.source.side_tables]
     joined = join_side_tables(normalize(rows, config.source), sides)
-    rows["probability"] = _score(export.path / "saved_model", config.features, joined)
+    rows["probability"] = score_rows(export.path / "saved_model", config.features, joined)
     return rows
 
 
@@ -74,7 +74,17 @@ def escape_formulas(rows: pd.DataFrame) -> pd.DataFrame:
     return escaped
 
 
-def _score(saved_model: Path, schema: Schema, rows: pd.DataFrame) -> np.ndarray:
+def score_rows(saved_model: Path, schema: Schema, rows: pd.DataFrame) -> np.ndarray:
+    """Return the probabilities of rows of the log, float32 [n], by an exported model.
+
+    Args:
+        saved_model: the export.
+        schema: names the columns.
+        rows: n rows, as `normalize` and `join_side_tables` return them.
+
+    Raises:
+        InputError: a feature column is missing.
+    """
     columns = {schema.source_column(field) for field in schema.column_fields()}
     require_columns(rows, columns, "the input", "which the model reads")
     # Imported after the checks: it takes seconds.

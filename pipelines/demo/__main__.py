@@ -1,7 +1,4 @@
-"""Run the demo as `python -m pipelines.demo`.
-
-By default it trains three days of the KuaiRand log if its folder is found, else of the simulator.
-"""
+"""Run the demo as `python -m pipelines.demo`, and `quickstart`, the same days without Airflow."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ import typer
 
 from features.errors import ElasticCtrError
 from pipelines.config import default_workspace
-from pipelines.demo.run import DAYS, default_subject, last_of, run_demo
+from pipelines.demo.run import DAYS, SIMULATED, last_of, run_demo
 from pipelines.services.__main__ import Login
 
 KEEP_VARIABLE = "KEEP"
@@ -25,7 +22,9 @@ _DATE = ["%Y-%m-%d"]
 
 
 def demo(
-    config: Annotated[Path | None, typer.Option(help="Configuration of the log to train.")] = None,
+    config: Annotated[
+        Path, typer.Option(help="Configuration of the log to train.")
+    ] = SIMULATED.config,
     workspace: Annotated[Path | None, typer.Option(help="Write artifacts to this folder.")] = None,
     first: Annotated[
         datetime | None, typer.Option("--from", formats=_DATE, help="First day (YYYY-MM-DD).")
@@ -38,13 +37,16 @@ def demo(
     ] = False,
     login: Login = True,
 ) -> None:
-    """Train a few days through Airflow."""
-    subject = default_subject()
-    begin = first.date() if first else subject.first
+    """Train a few days through Airflow, and compress, question, follow and compare the result.
+
+    Prints what each part did and writes it to WORKSPACE/demo/summary.html. Without options: three
+    days of a simulated log.
+    """
+    begin = first.date() if first else SIMULATED.first
     end = last.date() if last else last_of(begin, DAYS)
     stay = keep or os.environ.get(KEEP_VARIABLE, "") not in ("", "0")
     home = workspace or default_workspace()
-    sys.exit(run_demo(config or subject.config, home, begin, end, keep=stay, login=login))
+    sys.exit(run_demo(config, home, begin, end, keep=stay, login=login))
 
 
 def main() -> None:

@@ -1,28 +1,26 @@
-"""Start the services, run days through Airflow, print the results and stop the services."""
+"""Start the services, run days through Airflow and what follows them, print the results."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from features.errors import InputError
+from pipelines.demo.mission import Mission
+from pipelines.demo.summary import PAGE, summarize, summary_table, write_page
 from pipelines.demo.tables import day_table, stage_table
-from pipelines.demo.watch import DAG_ID, DayRun, Watcher, Window, progress
+from pipelines.demo.watch import DAG_ID, DayRun, Watcher, progress
 from pipelines.services.airflow_api import AirflowApi
 from pipelines.services.control import Services, default_folder, running
-from pipelines.services.environment import (
-    FOLDERS_VARIABLE,
-    REPOSITORY,
-    USER,
-    allowed_folders,
-    data_folder,
-)
+from pipelines.services.environment import FOLDERS_VARIABLE, REPOSITORY, USER, allowed_folders
 from pipelines.services.processes import wait_until
 from pipelines.services.schedule import PARTITION_VARIABLE, runs_by_hour, schedule_zone
 from pipelines.stages.report import day_report
@@ -43,13 +41,7 @@ class Subject:
     first: date
 
 
-KUAIRAND = Subject(REPOSITORY / "conf" / "kuairand_pure.yaml", date(2022, 4, 25))
 SIMULATED = Subject(REPOSITORY / "conf" / "simulated.yaml", date(2026, 1, 1))
-
-
-def default_subject() -> Subject:
-    """Return the KuaiRand log if its folder is found, else the simulator."""
-    return KUAIRAND if (data_folder() / "kuairand_pure").is_dir() else SIMULATED
 
 
 def run_demo(
@@ -87,7 +79,7 @@ def run_demo(
     console.print(
         f"Starting Airflow, MLflow and Spark for [bold]{config.stem}[/bold], {first} to {last}"
     )
-    window = Window(first, last, schedule_zone())
+    zone = schedule_zone()
     # Absolute paths, because Airflow's processes run in the folder of the packages.
     conf = {"config": str(config.resolve()), "workspace": str(workspace.resolve())}
     # The services that this starts accept the demo's own files.
@@ -100,16 +92,27 @@ def run_demo(
         # The DAG processor needs a while to find the DAG after the start.
         dag = f"the DAG {DAG_ID}"
         wait_until(lambda: api.has_dag(DAG_ID), services.processes, DAG_TIMEOUT_S, dag)
-        api.backfill(DAG_ID, first, last, conf, window.zone)
+        api.backfill(DAG_ID, first, last, conf, zone)
         # 2. Follow them, and show what came of them.
         with progress(console) as (report, advance):
-            days = Watcher(api, window, report, advance).follow(BACKFILL_TIMEOUT_S)
-        _show_results(console, api, days, workspace)
+            watcher = Watcher(api, lambda: api.runs(DAG_ID, first, last, zone), report, advance)
+            days = watcher.follow(BACKFILL_TIMEOUT_S)
+        reports = _show_results(console, api, days, workspace)
+        failed = any(day.run.state != "success" for day in days)
+        # 3. What is done with a model after its day, and what becomes of a spoilt day.
+        if not failed:
+            mission = Mission(console, services, config.resolve(), workspace.resolve(), last)
+            mission.run()
+            seconds = f"{time.monotonic() - began:.0f}, services and all commands included"
+            print_summary(workspace, config, reports, {**mission.notes, "seconds": seconds})
+            for sentence in mission.failed:
+                console.print(f"[bold red]failed:[/bold red] {escape(sentence)}", soft_wrap=True)
+            failed = bool(mission.failed)
         if keep:
             _show_addresses(console, services, time.monotonic() - began)
     stopped = "" if keep else "; the services that the demo started are stopped"
     console.print(f"{time.monotonic() - began:.0f} s in total{stopped}")
-    return int(any(day.run.state != "success" for day in days))
+    return int(failed)
 
 
 def last_of(first: date, days: int) -> date:
@@ -117,9 +120,30 @@ def last_of(first: date, days: int) -> date:
     return first + timedelta(days=days - 1)
 
 
+def print_summary(
+    workspace: Path,
+    config: Path,
+    reports: Mapping[str, Mapping[str, Any]],
+    notes: Mapping[str, str],
+) -> None:
+    """Print what each part did, and write it as a page.
+
+    Args:
+        workspace: the trained days.
+        config: the YAML file.
+        reports: day (ISO) → its report.
+        notes: part → what it did, of parts that leave no artifact.
+    """
+    console = Console(highlight=False)
+    summary = summarize(Store(workspace.resolve()), config.stem, reports, notes)
+    console.print(summary_table(summary))
+    page = write_page(summary, workspace.resolve() / "demo" / PAGE)
+    console.print(f"The same with plots: {page}", soft_wrap=True)
+
+
 def _show_results(
     console: Console, api: AirflowApi, days: Sequence[DayRun], workspace: Path
-) -> None:
+) -> Mapping[str, Mapping[str, Any]]:
     store = Store(workspace.resolve())
     reports = {day.run.day: day_report(store, date.fromisoformat(day.run.day)) for day in days}
     console.print(day_table(days, reports))
@@ -133,6 +157,7 @@ def _show_results(
                 # Its end says why a stage failed. Without markup: log lines contain brackets.
                 lines = log.splitlines()[-LOG_LINES:]
                 console.print("\n".join(lines), markup=False, soft_wrap=True)
+    return reports
 
 
 def _show_addresses(console: Console, services: Services, seconds: float) -> None:

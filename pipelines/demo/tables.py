@@ -33,17 +33,36 @@ def day_table(days: Sequence[DayRun], reports: Mapping[str, Mapping[str, Any]]) 
         days: the finished runs.
         reports: day → metrics, as in `elastic-ctr report --json`.
     """
+    found = {day.run.day: reports.get(day.run.day, {}) for day in days}
+    table = report_table(found)
+    runs = [dict(_run_cells(day)) for day in days]
+    for label in dict.fromkeys(label for run in runs for label in run):
+        table.add_row(label, *(run[label] for run in runs))
+    return table
+
+
+def report_table(reports: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return a table with a column per day.
+
+    Args:
+        reports: day → metrics, as in `elastic-ctr report --json`, in order.
+    """
     table = Table(title="Results by day")
     table.add_column("", no_wrap=True)
-    for day in days:
-        table.add_column(day.run.day, justify="right", no_wrap=True)
-    columns = [dict(_cells(day, reports.get(day.run.day, {}))) for day in days]
+    for day in reports:
+        table.add_column(day, justify="right", no_wrap=True)
+    for label, cells in figure_rows(reports):
+        table.add_row(label, *cells)
+    return table
+
+
+def figure_rows(reports: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the label of each figure and its text for each day."""
+    columns = [dict(_cells(report)) for report in reports.values()]
     for label in dict.fromkeys(label for column in columns for label in column):
         # Only a simulated log has it.
-        if label == _POSSIBLE and all(column[label] == MISSING for column in columns):
-            continue
-        table.add_row(label, *(column[label] for column in columns))
-    return table
+        if label != _POSSIBLE or any(column[label] != MISSING for column in columns):
+            yield label, [column[label] for column in columns]
 
 
 def stage_table(days: Sequence[DayRun]) -> Table:
@@ -65,13 +84,16 @@ def stage_table(days: Sequence[DayRun]) -> Table:
     return table
 
 
-def _cells(day: DayRun, report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _cells(report: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for label, (key, style) in _METRICS.items():
         yield label, format_value(report.get(key), style)
     yield "bytes, trained", format_bytes(report.get("bytes_trained"))
     yield "bytes, exported", format_bytes(report.get("bytes_exported"))
     yield "parity, max |Δp|", format_value(report.get("parity_max_abs_diff"), ".1e")
     yield "verdict", str(report.get("verdict") or MISSING)
+
+
+def _run_cells(day: DayRun) -> Iterator[tuple[str, str]]:
     skipped = any(task.task_id == "ingest" and task.state == "skipped" for task in day.tasks)
     yield "run", "no data" if skipped else day.run.state
     yield "seconds", f"{day.seconds:.0f}"

@@ -1,13 +1,11 @@
-"""Watch a backfill: report each task of each day when its state changes."""
+"""Watch runs of DAGs: report each task when its state changes."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import date
-from zoneinfo import ZoneInfo
 
 from rich.console import Console
 from rich.progress import (
@@ -31,17 +29,8 @@ _REPORTED = (*_FINISHED, "skipped", "running", "up_for_retry")
 
 
 @dataclass(frozen=True)
-class Window:
-    """The days that a backfill covers, and the time zone in which they begin."""
-
-    first: date
-    last: date
-    zone: ZoneInfo
-
-
-@dataclass(frozen=True)
 class DayRun:
-    """The run of a day, with its tasks."""
+    """A run, as a rule of a day, with its tasks."""
 
     run: DagRun
     tasks: tuple[TaskInstance, ...]
@@ -58,18 +47,18 @@ class Watcher:
 
     Attributes:
         api: Airflow.
-        window: the days to watch.
+        runs: returns the runs to watch, with their present states.
         report: receives a line per change.
         advance: receives the number of ended tasks and of all tasks after each poll.
-        polled: receives all days after each poll.
-        states: (day, task) → last state.
+        polled: receives all runs after each poll.
+        states: (run, task) → last state.
     """
 
     api: AirflowApi
-    window: Window
+    runs: Callable[[], Sequence[DagRun]]
     report: Callable[[str], None]
     advance: Callable[[int, int], None]
-    polled: Callable[[list[DayRun]], None] = lambda _days: None
+    polled: Callable[[list[DayRun]], None] = lambda _runs: None
     states: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def follow(self, timeout_s: float) -> list[DayRun]:
@@ -79,37 +68,38 @@ class Watcher:
             RetryableError: they have not ended after `timeout_s` seconds.
         """
         deadline = time.monotonic() + timeout_s
-        window = self.window
         while True:
-            runs = self.api.runs(DAG_ID, window.first, window.last, window.zone)
-            days = [DayRun(run, self._tasks(run)) for run in runs]
-            for day in days:
-                for task in day.tasks:
-                    self._report_change(day.run.day, task)
-            ended = sum(task.state in _ENDED for day in days for task in day.tasks)
-            # Days that are still queued have no tasks yet, but will have as many as the others.
-            per_day = max((len(day.tasks) for day in days), default=0)
-            self.advance(ended, per_day * len(days))
-            self.polled(days)
-            # `all` of no days is true, and Airflow creates the runs a while after the request.
-            if days and all(day.run.state in _FINISHED for day in days):
-                return days
+            found = [DayRun(run, self._tasks(run)) for run in self.runs()]
+            for each in found:
+                for task in each.tasks:
+                    self._report_change(each.run, task)
+            ended = sum(task.state in _ENDED for each in found for task in each.tasks)
+            # Runs that are still queued have no tasks yet, but will have as many as the others.
+            per_run = max((len(each.tasks) for each in found), default=0)
+            self.advance(ended, per_run * len(found))
+            self.polled(found)
+            # `all` of no runs is true, and Airflow creates the runs a while after the request.
+            if found and all(each.run.state in _FINISHED for each in found):
+                return found
             if time.monotonic() > deadline:
                 raise RetryableError(
-                    f"the backfill is not done after {timeout_s:.0f} s; look at the grid in "
+                    f"the runs are not done after {timeout_s:.0f} s; look at the grid in "
                     "Airflow, then run the demo again"
                 )
             time.sleep(POLL_S)
 
     def _tasks(self, run: DagRun) -> tuple[TaskInstance, ...]:
-        return () if run.state == "queued" else tuple(self.api.task_instances(DAG_ID, run.run_id))
+        return (
+            () if run.state == "queued" else tuple(self.api.task_instances(run.dag_id, run.run_id))
+        )
 
-    def _report_change(self, day: str, task: TaskInstance) -> None:
-        if task.state in _REPORTED and self.states.get((day, task.task_id)) != task.state:
+    def _report_change(self, run: DagRun, task: TaskInstance) -> None:
+        if task.state in _REPORTED and self.states.get((run.run_id, task.task_id)) != task.state:
             has_time = task.state in _FINISHED and task.seconds is not None
             seconds = f" {task.seconds:6.1f} s" if has_time else ""
-            self.report(f"{day}  {task.task_id:<20} {task.state}{seconds}")
-        self.states[(day, task.task_id)] = task.state
+            label = f"{run.day or run.dag_id:<17}"
+            self.report(f"{label} {task.task_id:<20} {task.state}{seconds}")
+        self.states[(run.run_id, task.task_id)] = task.state
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class DagRun:
     day: str
     state: str
     seconds: float | None = None
+    dag_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,10 +120,18 @@ class AirflowApi:
             "limit": _PAGE,
         }
         answer = self._send("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=query).json()
-        return [
-            DagRun(run["dag_run_id"], _day_of(run, zone), run["state"], run.get("duration"))
-            for run in answer["dag_runs"]
-        ]
+        return [_run_of(run, _day_of(run, zone)) for run in answer["dag_runs"]]
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any]) -> DagRun:
+        """Start a run with these parameters, as a person does in the form."""
+        body = {"logical_date": None, "conf": dict(conf)}
+        run = self._send("POST", f"/api/v2/dags/{dag_id}/dagRuns", json=body).json()
+        return _run_of(run, str(conf.get("date") or ""))
+
+    def refreshed(self, run: DagRun) -> DagRun:
+        """Return the run with its present state."""
+        answer = self._send("GET", f"/api/v2/dags/{run.dag_id}/dagRuns/{run.run_id}").json()
+        return _run_of(answer, run.day)
 
     def task_instances(self, dag_id: str, run_id: str) -> list[TaskInstance]:
         """Return the tasks of a run."""
@@ -177,6 +186,10 @@ class AirflowApi:
         raise InputError(
             f"Airflow refused {method} {path} ({response.status_code}): {response.text[:2000]}"
         )
+
+
+def _run_of(run: Mapping[str, Any], day: str) -> DagRun:
+    return DagRun(run["dag_run_id"], day, run["state"], run.get("duration"), run["dag_id"])
 
 
 def _day_of(run: Mapping[str, Any], zone: ZoneInfo) -> str:

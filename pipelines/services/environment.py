@@ -89,7 +89,7 @@ def airflow_environment(layout: ServiceLayout) -> dict[str, str]:
     # library.
     paths = (str(REPOSITORY) if IN_CHECKOUT else "", os.environ.get("PYTHONPATH", ""))
     return {
-        **_inherited(),
+        **inherited(),
         **_airflow_settings(layout),
         "MLFLOW_TRACKING_URI": layout.mlflow_url,
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
@@ -108,13 +108,13 @@ def stage_server_environment(layout: ServiceLayout) -> dict[str, str]:
 
 def spark_environment(server: SparkServer) -> dict[str, str]:
     """Return the environment of the Spark server."""
-    return server.environment(_inherited())
+    return server.environment(inherited())
 
 
 def mlflow_environment() -> dict[str, str]:
     """Return the environment of the MLflow server."""
     # Job execution would start eight more processes (MLflow 3.17).
-    return {**_inherited(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    return {**inherited(), "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def data_folder() -> Path:
@@ -134,7 +134,8 @@ def allowed_folders() -> list[str]:
     return [str(Path.cwd()), str(REPOSITORY), *([workspace] if workspace else [])]
 
 
-def _inherited() -> dict[str, str]:
+def inherited() -> dict[str, str]:
+    """Return this process's environment for a child, without another Airflow's or MLflow's."""
     # Settings of another Airflow or MLflow must not reach this one.
     foreign = ("AIRFLOW", "_AIRFLOW", "MLFLOW_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}

@@ -244,9 +244,9 @@ def test_fields_that_are_dropped_are_dropped_in_every_plan_and_baseline(evaluato
     space = SearchSpace.of(evaluator.after(settings.steps[:1]), settings.steps[:1])
     assert space.steps(space.start) == settings.steps[:1]
     assert all(
-        plan[0] == settings.steps[0] for plans in baselines(space).values() for plan in plans
+        plan[0] == settings.steps[0] for plans in baselines(space, 15).values() for plan in plans
     )
-    assert len(baselines(space)) == 5
+    assert len(baselines(space, 15)) == 5
 
 
 def test_a_search_from_end_to_end(evaluator):
@@ -269,7 +269,20 @@ def test_a_search_from_end_to_end(evaluator):
         == found.chosen.steps
     )
     assert {line["name"] for line in document["baselines"]} == set(
-        baselines(SearchSpace.of(evaluator.state))
+        baselines(SearchSpace.of(evaluator.state), 15)
     )
     for line in document["pareto"]:
         assert line["auc_drop_low"] <= line["auc_drop_high"]
+
+
+def test_a_short_search_compares_with_fewer_levels_the_outer_ones_included(evaluator):
+    space = SearchSpace.of(evaluator.state)
+    whole, few = baselines(space, 15), baselines(space, 4)
+    assert {name: len(plans) for name, plans in whole.items() if "prun" in name} == {
+        "magnitude pruning": 15,
+        "pruning by count": 15,
+    }
+    for name, plans in few.items():
+        assert len(plans) == min(4, len(whole[name]))
+        assert plans[0] == whole[name][0]
+        assert plans[-1] == whole[name][-1]

@@ -150,6 +150,26 @@ def test_the_champion_scores_raw_rows(world, tmp_path):
     assert np.corrcoef(scored["probability"], rows["click"].astype(float))[0, 1] > 0
 
 
+def test_the_champions_lift_is_told_with_its_truth(world, tmp_path):
+    config = ("--config", str(world.config))
+    done = world.run("lift", *config, "--visits", "4000", "--out", str(tmp_path), "--json")
+    found = json.loads(done.stdout)
+    assert set(found["visits"]) == {
+        "random",
+        "logistic regression",
+        "boosted trees",
+        "fusion",
+        "elastic",
+    }
+    assert sum(found["visits"].values()) == 4000
+    # The champion has learned something: it is better than chance, though not yet than the plain
+    # models after three days of 4,000 impressions.
+    assert found["true"]["elastic"]["pvctr"] > 1.1 * found["true"]["random"]["pvctr"]
+    assert 0.55 < found["auc"]["elastic"] < found["auc"]["true probabilities"]
+    assert json.loads((tmp_path / "lift.json").read_text()) == found
+    assert (tmp_path / "lift.png").stat().st_size > 10_000
+
+
 def test_one_mlflow_parent_a_day_with_a_child_a_stage(world):
     from mlflow import MlflowClient
 

@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from features.errors import InputError, RetryableError
-from pipelines.demo.watch import Watcher, Window
+from pipelines.demo.watch import Watcher
 from pipelines.services.airflow_api import AirflowApi, DagRun, TaskInstance
 from pipelines.services.processes import free_ports
 
@@ -84,7 +84,9 @@ def server() -> Iterator[Server]:
 
 
 def run_of(day: str, state: str, hour: str = "00") -> dict:
-    return {"dag_run_id": f"run-{day}", "logical_date": f"{day}T{hour}:00:00Z", "state": state}
+    at = f"{day}T{hour}:00:00Z"
+    own = {"dag_run_id": f"run-{day}", "dag_id": "daily_retrain"}
+    return {**own, "logical_date": at, "state": state}
 
 
 def task_of(name: str, state: str | None, seconds: float | None = None) -> dict:
@@ -94,7 +96,7 @@ def task_of(name: str, state: str | None, seconds: float | None = None) -> dict:
 def test_a_first_request_logs_in_and_goes_through(server):
     server.answers["GET", RUNS] = (200, {"dag_runs": [run_of("2022-04-25", "success")]})
     assert airflow(server).runs("daily_retrain", FIRST, LAST, UTC) == [
-        DagRun("run-2022-04-25", "2022-04-25", "success")
+        DagRun("run-2022-04-25", "2022-04-25", "success", dag_id="daily_retrain")
     ]
     assert [path for _, path, _, _ in server.requests] == [RUNS, "/auth/token", RUNS]
 
@@ -117,6 +119,25 @@ def test_a_backfill_covers_whole_days_one_run_at_a_time(server):
     assert body["to_date"] == "2022-04-26T23:59:59+00:00"
     assert body["max_active_runs"] == 1
     assert body["dag_run_conf"] == {"config": "a.yaml"}
+
+
+def test_a_run_is_triggered_with_its_parameters_and_looked_at_again(server):
+    path = "/api/v2/dags/compress_champion/dagRuns"
+    answer = {"dag_run_id": "manual_1", "dag_id": "compress_champion", "state": "queued"}
+    server.answers["POST", path] = (200, answer)
+    run = airflow(server).trigger("compress_champion", {"plans": 25, "date": "2022-04-25"})
+    assert server.requests[-1][3] == {
+        "logical_date": None,
+        "conf": {"plans": 25, "date": "2022-04-25"},
+    }
+    assert (run.run_id, run.dag_id, run.day, run.state) == (
+        "manual_1",
+        "compress_champion",
+        "2022-04-25",
+        "queued",
+    )
+    server.answers["GET", f"{path}/manual_1"] = (200, {**answer, "state": "success"})
+    assert airflow(server).refreshed(run).state == "success"
 
 
 def test_a_pool_is_made_or_changed(server):
@@ -216,8 +237,12 @@ def test_a_log_is_the_text_of_its_events(server):
 def watch(server: Server, timeout_s: float = 30.0) -> tuple[list, list[str], list[tuple[int, int]]]:
     lines: list[str] = []
     moves: list[tuple[int, int]] = []
+    api = airflow(server)
     watcher = Watcher(
-        airflow(server), Window(FIRST, LAST, UTC), lines.append, lambda *move: moves.append(move)
+        api,
+        lambda: api.runs("daily_retrain", FIRST, LAST, UTC),
+        lines.append,
+        lambda *move: moves.append(move),
     )
     return watcher.follow(timeout_s), lines, moves
 

@@ -13,11 +13,10 @@ import pytest
 import yaml
 
 from features.errors import InputError
-from pipelines.demo.run import KUAIRAND, SIMULATED, default_subject, last_of, run_demo
-from pipelines.demo.watch import DAG_ID, Watcher, Window
+from pipelines.demo.run import SIMULATED, last_of, run_demo
+from pipelines.demo.watch import DAG_ID, Watcher
 from pipelines.services import control
 from pipelines.services.environment import (
-    DATA_VARIABLE,
     QUIET,
     ServiceLayout,
     airflow_environment,
@@ -140,17 +139,9 @@ def test_each_start_has_a_long_secret_of_its_own(tmp_path):
     assert len(first.secret) >= 64
 
 
-def test_the_demonstration_takes_the_real_log_where_it_is_found(tmp_path, monkeypatch):
-    monkeypatch.setenv(DATA_VARIABLE, str(tmp_path))
-    assert default_subject() == SIMULATED
-    (tmp_path / "kuairand_pure").mkdir()
-    assert default_subject() == KUAIRAND
-
-
-@pytest.mark.parametrize("subject", [KUAIRAND, SIMULATED], ids=["kuairand_pure", "simulated"])
-def test_the_demonstrations_configurations_exist_and_begin_where_they_say(subject):
-    config = yaml.safe_load(subject.config.read_text())
-    assert config.get("simulator", {"first_day": subject.first})["first_day"] == subject.first
+def test_the_demonstration_begins_on_the_first_simulated_day():
+    config = yaml.safe_load(SIMULATED.config.read_text())
+    assert config["simulator"]["first_day"] == SIMULATED.first
 
 
 def test_three_days_end_two_days_later():
@@ -284,9 +275,15 @@ def _check_login(services: control.Services) -> None:
 
 def _outcome(api, first: date, days: int, conf: dict) -> list[dict[str, tuple[str, int]]]:
     """Run a backfill and return, for each day, every task's state and number of tries."""
-    window = Window(first, last_of(first, days), ZoneInfo("UTC"))
-    api.backfill(DAG_ID, window.first, window.last, conf, window.zone)
-    runs = Watcher(api, window, lambda _line: None, lambda _done, _total: None).follow(300)
+    window = first, last_of(first, days)
+    api.backfill(DAG_ID, *window, conf, ZoneInfo("UTC"))
+    watcher = Watcher(
+        api,
+        lambda: api.runs(DAG_ID, *window, ZoneInfo("UTC")),
+        lambda _line: None,
+        lambda _done, _total: None,
+    )
+    runs = watcher.follow(300)
     return [{task.task_id: (task.state, task.tries) for task in run.tasks} for run in runs]
 
 

@@ -12,11 +12,13 @@ from simulator.impressions import (
     LOG_SCHEMA,
     Chunk,
     LogStream,
+    candidate_rows,
     chunks,
     day_start_ms,
     impressions,
 )
 from simulator.settings import SimulatorSettings
+from simulator.truth import true_probability
 from simulator.world import World
 
 DAY = date(2026, 2, 1)
@@ -130,3 +132,32 @@ def test_noise_columns_come_last_and_change_nothing_else():
     click = table["click"].to_numpy()
     rates = [click[few == value].mean() for value in range(3)]
     assert np.ptp(rates) < 6 * np.sqrt(click.var() / (5_000 / 3))
+
+
+def test_candidates_have_their_true_probabilities_and_are_other_visits_than_the_logs(world):
+    drawn = candidate_rows(world, DAY, 5000)
+    lanes = SETTINGS.policy.candidates
+    assert drawn.table.num_rows == 5000 * lanes
+    assert drawn.probability.shape == (5000, lanes)
+    truth = true_probability(SETTINGS, drawn.table)
+    assert np.array_equal(truth, drawn.probability.ravel())
+    # All candidates of a visit are of one user at one time, and distinct.
+    for name in ("user_id", "timestamp_ms", "slot", "position"):
+        column = drawn.table[name].to_pandas().to_numpy().reshape(5000, lanes)
+        assert (column == column[:, :1]).all()
+    items = np.sort(drawn.table["item_id"].to_numpy().reshape(5000, lanes), axis=1)
+    assert (np.diff(items, axis=1) > 0).all()
+    log = impressions(world, DAY, Chunk(0, 0, 5000))
+    assert (drawn.table["user_id"].to_numpy()[::lanes] == log["user_id"].to_numpy()).mean() < 0.01
+    assert set(drawn.table.column_names) == set(log.column_names) - {
+        "impression_id",
+        "policy",
+        "propensity",
+        "click",
+    }
+    assert candidate_rows(world, DAY, 5000).table.equals(drawn.table)
+
+
+def test_candidates_are_spread_over_the_whole_day(world):
+    times = candidate_rows(world, DAY, 2400).table["timestamp_ms"].to_numpy() - day_start_ms(DAY)
+    assert set(times // 3_600_000) == set(range(24))
