@@ -58,9 +58,19 @@ def _remote_session(url: str, settings: SparkSettings, app_name: str) -> SparkSe
             f" `spark.remote` or {REMOTE_VARIABLE}, or set `spark.remote: {LOCAL}`"
         )
     builder = SparkSession.builder.remote(url).appName(app_name).config(map=_settings(settings))
+    from pyspark.sql.connect.client.retries import DefaultPolicy
+
+    class WhileItListens(DefaultPolicy):
+        """Spark's retries, for ten minutes a request, unless the server was killed."""
+
+        def can_retry(self, e: BaseException) -> bool:
+            return super().can_retry(e) and accepts_connections(url)
+
     try:
         # `create`, not `getOrCreate`: releasing this session must not end another block's.
-        return builder.create()
+        session = builder.create()
+        session.client.set_retry_policies([WhileItListens()])
+        return session
     except PySparkException as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(
