@@ -104,6 +104,9 @@ def impressions(
     }
     # Drawn last: the columns before are the same with and without them.
     columns |= _noise(rng, settings, count)
+    if settings.click_delay_s:
+        seen = rng.random(count) < logged_share(settings, columns["timestamp_ms"])
+        columns["click"] = (clicks & seen).astype(np.int32)
     return pa.table(columns).cast(log_columns(settings))
 
 
@@ -205,6 +208,17 @@ def _noise(rng: np.random.Generator, settings: SimulatorSettings, count: int) ->
         name: rng.integers(size, size=count)
         for name, size in zip(names, settings.noise, strict=True)
     }
+
+
+def logged_share(settings: SimulatorSettings, timestamp_ms: Ints) -> NDArray[np.float64]:
+    """Return the chance, float64 [n], that a click is in the log of its impression's day.
+
+    The others come after the log is written (`SimulatorSettings.click_delay_s`).
+    """
+    if not settings.click_delay_s:
+        return np.ones(len(timestamp_ms))
+    left_s = (DAY_MS - timestamp_ms % DAY_MS) / 1000 + settings.log_delay_s
+    return left_s / (left_s + settings.click_delay_s)
 
 
 def noise_columns(settings: SimulatorSettings) -> list[str]:

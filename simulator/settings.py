@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from features.schema import Settings
+from features.schema import EvolvingSettings, Settings
 
 SETTINGS_FILE = "_settings.json"
 """File in the folder of a simulated day, with the settings that it was made with."""
@@ -121,7 +121,7 @@ class PolicySettings(Settings):
     exploration: Share = 0.1
 
 
-class SimulatorSettings(Settings):
+class SimulatorSettings(EvolvingSettings):
     """The simulated world and its log.
 
     Attributes:
@@ -137,7 +137,13 @@ class SimulatorSettings(Settings):
         random_share: share of the impressions that are chosen uniformly among the candidates.
         noise: for each column `noise_0`, `noise_1`, … the number of its values, which are drawn
             uniformly and have no effect on a click.
+        click_delay_s: median of the seconds from impression to click, above 0: the log then lacks
+            the clicks that come after it is written. The share that takes longer than d is
+            `click_delay_s / (click_delay_s + d)`, so a few come days later.
+        log_delay_s: seconds from the end of a day until its log is written.
     """
+
+    added_later = ("click_delay_s", "log_delay_s")
 
     first_day: date = date(2026, 1, 1)
     impressions_per_day: Annotated[int, Field(ge=1, le=1_000_000_000)] = 100_000
@@ -161,6 +167,8 @@ class SimulatorSettings(Settings):
     random_share: Share = 0.05
     null_price_share: Share = 0.03
     noise: tuple[Count, ...] = ()
+    click_delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    log_delay_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 17
     effects: EffectSettings = EffectSettings()
     policy: PolicySettings = PolicySettings()

@@ -20,7 +20,8 @@ def true_probability(settings: SimulatorSettings, table: pa.Table) -> NDArray[np
     """Return the probability with which the simulator draws a click for each record, float64 [n].
 
     Bit-identical to the probabilities that `simulate_day` drew from. Impressions that were never
-    shown have one, too.
+    shown have one, too. With delayed clicks it is that of a click at any time; times
+    `simulator.impressions.logged_share` it is that of a click in the log.
 
     Args:
         settings: the settings that the log was made with.

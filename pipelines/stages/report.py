@@ -83,6 +83,7 @@ def best_possible(store: Store, versions: Mapping[str, Version]) -> dict[str, fl
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from simulator.impressions import logged_share
     from simulator.settings import SimulatorSettings
     from simulator.truth import TRUTH_COLUMNS, true_probability
     from training.evaluation.metrics import auc, log_loss
@@ -92,7 +93,10 @@ def best_possible(store: Store, versions: Mapping[str, Version]) -> dict[str, fl
     try:
         table = pq.read_table(impressions.path / "impressions", columns=list(TRUTH_COLUMNS))
         world = SimulatorSettings.model_validate_json(settings.read_bytes())
-        truth = true_probability(world, pa.table(table.slice(len(table) - len(label))))
+        table = pa.table(table.slice(len(table) - len(label)))
+        # The labels lack the clicks that came after the log was written.
+        times = table["timestamp_ms"].to_numpy().astype("int64")
+        truth = true_probability(world, table) * logged_share(world, times)
     except (ValueError, InputError) as error:
         log.warning("no best possible figures of %s: %s", impressions.day, error)
         return {}

@@ -1,8 +1,11 @@
 """Chunks: bounds, independence, the traffic of the day, the sources of columns."""
 
 from datetime import date
+from hashlib import sha256
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,8 +19,10 @@ from simulator.impressions import (
     chunks,
     day_start_ms,
     impressions,
+    logged_share,
 )
-from simulator.settings import SimulatorSettings
+from simulator.log import simulate_day
+from simulator.settings import SETTINGS_FILE, SimulatorSettings
 from simulator.truth import true_probability
 from simulator.world import World
 
@@ -161,3 +166,60 @@ def test_candidates_have_their_true_probabilities_and_are_other_visits_than_the_
 def test_candidates_are_spread_over_the_whole_day(world):
     times = candidate_rows(world, DAY, 2400).table["timestamp_ms"].to_numpy() - day_start_ms(DAY)
     assert set(times // 3_600_000) == set(range(24))
+
+
+def test_without_delays_the_log_and_its_settings_keep_their_bytes(tmp_path):
+    """The digests are of the simulator before it knew delays."""
+    settings = SimulatorSettings(impressions_per_day=5_000, users=100, items=50, noise=(3,))
+    files = simulate_day(settings, date(2026, 1, 2), tmp_path).files
+    table = pq.read_table(files[0])
+    # Other processors may round the last bit of the other columns differently.
+    names = [f.name for f in table.schema if not pa.types.is_floating(f.type)]
+    content = repr([table[name].to_pylist() for name in names])
+    assert sha256(content.encode()).hexdigest()[:16] == "348ef31d5be46e38"
+    assert (
+        sha256((files[0].parent / SETTINGS_FILE).read_bytes()).hexdigest()[:16]
+        == "2c91d2d0cd01e970"
+    )
+
+
+def test_late_clicks_are_missing_from_the_log_and_change_nothing_else():
+    plain = SimulatorSettings(
+        impressions_per_day=200_000, users=100, items=50, noise=(3,), base_ctr=0.3
+    )
+    delayed = plain.model_copy(update={"click_delay_s": 7_200.0})
+    settled = delayed.model_copy(update={"log_delay_s": 86_400.0})
+    chunk = Chunk(0, 0, 200_000)
+    true, late, later = (impressions(World(each), DAY, chunk) for each in (plain, delayed, settled))
+    assert late.drop_columns("click").equals(true.drop_columns("click"))
+    clicks, seen, more = (each["click"].to_numpy() for each in (true, late, later))
+    # A log that is written later has all clicks of an earlier one, and both have only true ones.
+    assert (seen <= more).all()
+    assert (more <= clicks).all()
+    assert seen.sum() < more.sum() < clicks.sum()
+    # By hour: 1 / (1 + median / time left), by hand.
+    hour = late["timestamp_ms"].to_numpy() % DAY_MS // 3_600_000
+    for settings, found, wait_h in ((delayed, seen, 0), (settled, more, 24)):
+        for each in (0, 12, 22, 23):
+            left_h = 24 - (each + np.linspace(0, 1, 1_001)) + wait_h
+            share = (left_h / (left_h + 2)).mean()
+            among = clicks[hour == each].sum()
+            error = np.sqrt(share * (1 - share) / among)
+            assert abs(found[hour == each].sum() / among - share) < 4 * error
+            times = late["timestamp_ms"].to_numpy()[hour == each]
+            assert logged_share(settings, times).mean() == pytest.approx(share, abs=0.01)
+
+
+def test_the_truth_of_delayed_clicks_is_known():
+    """Both of a click at any time and of one in the log."""
+    settings = SimulatorSettings(impressions_per_day=100_000, click_delay_s=20_000, base_ctr=0.3)
+    table = impressions(World(settings), DAY, Chunk(0, 0, 100_000))
+    truth = true_probability(settings, table)
+    chance = truth * logged_share(settings, table["timestamp_ms"].to_numpy())
+    clicks = table["click"].to_numpy()
+    error = np.sqrt((chance * (1 - chance)).sum())
+    assert abs(clicks.sum() - chance.sum()) < 4 * error
+    assert truth.sum() > chance.sum() + 50 * error
+    always = SimulatorSettings(impressions_per_day=100_000, base_ctr=0.3)
+    np.testing.assert_array_equal(true_probability(always, table), truth)
+    assert (logged_share(always, table["timestamp_ms"].to_numpy()) == 1).all()
