@@ -3,12 +3,25 @@
 import json
 import math
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import roc_auc_score
 from tiny_days import DAYS, publish
 
-from pipelines.stages.report import day_report, days_with_artifacts, figures_of, report_json
+from pipelines.stages.report import (
+    best_possible,
+    day_report,
+    days_with_artifacts,
+    figures_of,
+    report_json,
+)
 from pipelines.store.artifacts import Store
 from pipelines.tracking.journal import TrackingJournal
+from simulator.impressions import logged_share
+from simulator.log import simulate_day
+from simulator.settings import SimulatorSettings
+from simulator.truth import true_probability
 
 PROMISED = [
     "date",
@@ -139,3 +152,24 @@ def test_days_with_any_artifact_ascend(store):
     publish(store, "impressions", DAYS[1])
     publish(store, "export", DAYS[1])
     assert list(days_with_artifacts(store)) == [DAYS[1], DAYS[3]]
+
+
+@pytest.mark.parametrize("delay", [0.0, 40_000.0])
+def test_the_best_possible_figures_are_of_the_clicks_in_the_log(store, delay):
+    """With late clicks the last impressions of a day have few, which no model can ignore."""
+    settings = SimulatorSettings(impressions_per_day=20_000, click_delay_s=delay, base_ctr=0.3)
+    (file,) = simulate_day(settings, DAYS[0], store.workspace / "logs").files
+    table = pq.read_table(file)
+    versions = {each: publish(store, each, DAYS[0]) for each in ("impressions", "checkpoint")}
+    (versions["impressions"].path / "impressions").mkdir()
+    pq.write_table(table, versions["impressions"].path / "impressions" / "part.parquet")
+    label = table.select(["click"]).rename_columns(["label"])
+    pq.write_table(label, versions["checkpoint"].path / "heldout.parquet")
+    eventual = true_probability(settings, table)
+    truth = eventual * logged_share(settings, table["timestamp_ms"].to_numpy())
+    click = label["label"].to_numpy()
+    found = best_possible(store, versions)
+    assert found["auc_possible"] == pytest.approx(roc_auc_score(click, truth), abs=1e-9)
+    losses = [-np.where(click, np.log(each), np.log1p(-each)).mean() for each in (truth, eventual)]
+    assert found["log_loss_possible"] == pytest.approx(losses[0], abs=1e-6)
+    assert (losses[0] < losses[1] - 0.01) == bool(delay)
